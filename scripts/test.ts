@@ -1,0 +1,151 @@
+/**
+ * The whole suite: in Node and in Deno, on the cpu device and on WebGPU.
+ *
+ *   npm test                      everything
+ *   npm test -- matmul devices    the test files whose names contain one of these
+ *
+ * Where no WebGPU adapter works, a software one is put into the project's cache folder. What cannot run is said loudly;
+ * with CI=true it is a failure.
+ */
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { byHand, commonEnvironment, type Environment, findAdapter, softwareAdapter } from "./software-adapter.ts";
+
+interface Outcome {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+}
+
+const project = resolve(fileURLToPath(new URL("..", import.meta.url)));
+const deno = join(project, "node_modules/.bin/deno");
+const inCi = process.env["CI"] === "true";
+
+async function main(filters: readonly string[]): Promise<void> {
+  const files = await testFiles(filters);
+  const notRun: string[] = [];
+  const environment = await adapterEnvironment(notRun);
+  const outcomes = [await runNode(files, environment)];
+  if (existsSync(deno)) outcomes.push(await runDeno(files, environment));
+  else notRun.push("the whole suite in Deno: node_modules/.bin/deno is missing; npm ci brings it");
+  const sum = (count: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + count(outcome), 0);
+  const skipped = sum((outcome) => outcome.skipped);
+  if (skipped > 0) notRun.push(`${skipped} skipped tests, see above`);
+  for (const what of notRun) console.log(`\n*** NOT RUN: ${what} ***`);
+  const failed = sum((outcome) => outcome.failed);
+  console.log(`\n${sum((outcome) => outcome.passed)} passed, ${failed} failed`);
+  if (failed > 0 || (inCi && notRun.length > 0)) process.exitCode = 1;
+}
+
+async function testFiles(filters: readonly string[]): Promise<string[]> {
+  const all = (await readdir(join(project, "test"))).filter((name) => name.endsWith(".test.ts")).sort();
+  const files = all.filter((name) => filters.length === 0 || filters.some((filter) => `test/${name}`.includes(filter)));
+  if (files.length === 0) {
+    throw new Error(`no test file's name contains ${filters.join(" or ")}; there are:\n${all.join("\n")}`);
+  }
+  return files.map((name) => `test/${name}`);
+}
+
+/** The variables with which tests find their devices, and which devices they must find. */
+async function adapterEnvironment(notRun: string[]): Promise<Environment> {
+  const common = await commonEnvironment();
+  const found = findAdapter(common);
+  if (found !== undefined) {
+    console.log(`WebGPU adapter: ${found}`);
+    return { ...common, SHARDWISE_TEST_DEVICES: "cpu,gpu" };
+  }
+  try {
+    console.log("No WebGPU adapter works here; preparing a software one in .cache/software-adapter (55 MB, once)");
+    const environment = await softwareAdapter();
+    const prepared = findAdapter(environment);
+    if (prepared === undefined) throw new Error("the one in .cache/software-adapter does not work");
+    console.log(`WebGPU adapter: ${prepared}`);
+    return { ...environment, SHARDWISE_TEST_DEVICES: "cpu,gpu" };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    notRun.push(`all tests on WebGPU: no adapter works, and none could be prepared (${reason}). To get one, ${byHand}`);
+    return { ...common, SHARDWISE_TEST_DEVICES: "cpu" };
+  }
+}
+
+/** Node's runner, read as people do on the screen and counted from a second report. */
+async function runNode(files: readonly string[], environment: Environment): Promise<Outcome> {
+  console.log(`\nNode ${process.version}: ${files.length} files`);
+  const folder = join(project, ".cache");
+  await mkdir(folder, { recursive: true });
+  const report = join(folder, `test-report.${process.pid}.tap`);
+  const code = await show(
+    process.execPath,
+    [
+      "--import",
+      "tsx",
+      "--expose-gc",
+      "--test",
+      "--test-concurrency=2",
+      "--test-reporter=spec",
+      "--test-reporter-destination=stdout",
+      "--test-reporter=tap",
+      `--test-reporter-destination=${report}`,
+      ...files,
+    ],
+    environment,
+    () => {},
+  );
+  const text = await readFile(report, "utf8").catch(() => "");
+  await rm(report, { force: true });
+  const total = (name: string) => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(text)?.[1] ?? 0);
+  const failed = total("fail") + total("cancelled");
+  return {
+    passed: total("pass"),
+    failed: failed === 0 && code !== 0 ? 1 : failed,
+    skipped: total("skipped") + total("todo"),
+  };
+}
+
+/** Deno's runner, counted from its last line: `ok | 12 passed (3 steps) | 0 failed | 1 ignored (5s)`. */
+async function runDeno(files: readonly string[], environment: Environment): Promise<Outcome> {
+  console.log(`\nDeno: ${files.length} files`);
+  let tail = "";
+  const code = await show(
+    deno,
+    ["test", "--allow-all", "--no-check", "--v8-flags=--expose-gc", ...files],
+    { ...environment, NO_COLOR: "1" },
+    (text) => tail = (tail + text).slice(-4096),
+  );
+  const last = tail.trimEnd().split("\n").findLast((line) => /^(ok|FAILED) \|/.test(line)) ?? "";
+  const total = (name: string) => Number(new RegExp(`\\| (\\d+) ${name}`).exec(last)?.[1] ?? 0);
+  const failed = total("failed");
+  return { passed: total("passed"), failed: failed === 0 && code !== 0 ? 1 : failed, skipped: total("ignored") };
+}
+
+/** Runs a command, passes on what it prints, and resolves with its exit code. */
+function show(
+  command: string,
+  args: readonly string[],
+  environment: Environment,
+  seen: (text: string) => void,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: project,
+      env: { ...process.env, ...environment },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    child.stdout.setEncoding("utf8");
+    child.stdout.on("data", (text: string) => {
+      process.stdout.write(text);
+      seen(text);
+    });
+    child.on("error", reject);
+    child.on("close", (code) => resolve(code ?? 1));
+  });
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+});

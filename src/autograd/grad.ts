@@ -1,0 +1,89 @@
+/** Reverse-mode differentiation, from a graph to a larger graph of ordinary nodes: so gradients fuse and have gradients. */
+import { GradientError } from "../errors.ts";
+import { constant, copy, full } from "../graph/build.ts";
+import { type Node, toposort } from "../graph/node.ts";
+import { formatShape, sameShape } from "../graph/shape.ts";
+import { joinDisjoint } from "./adjoints.ts";
+import { add } from "./arithmetic.ts";
+import { flows, pullback } from "./rules.ts";
+
+/**
+ * The gradient of Σ outputs · cotangents by each of `inputs`, which may be leaves or inner nodes; zeros where no output
+ * depends on an input. Without `cotangents` the outputs must be scalars, and their sum is differentiated.
+ * Throws GradientError for outputs or inputs that are not f32, for outputs that are not scalars, and for cotangents
+ * that do not match the outputs.
+ */
+export function gradients(outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
+  check(outputs, inputs, cotangents);
+  const wanted = new Set(inputs);
+  const order = toposort(outputs);
+  const active = new Set<Node>();
+  for (const node of order) {
+    if (wanted.has(node) || node.src.some((x, i) => active.has(x) && flows(node, i))) active.add(node);
+  }
+
+  const terms = new Map<Node, Node[]>();
+  const accumulate = (node: Node, g: Node) => {
+    const list = terms.get(node);
+    if (list === undefined) terms.set(node, [g]);
+    else list.push(g);
+  };
+  outputs.forEach((output, i) => accumulate(output, cotangents?.[i] ?? constant(1, "f32")));
+  const result = new Map<Node, Node>();
+  for (let i = order.length - 1; i >= 0; i--) {
+    const node = order[i]!;
+    const list = terms.get(node);
+    if (list === undefined || !active.has(node)) continue;
+    terms.delete(node);
+    const g = total(list);
+    if (wanted.has(node)) result.set(node, g);
+    node.src.forEach((x, operand) => {
+      if (active.has(x) && flows(node, operand)) accumulate(x, pullback(g, node, operand));
+    });
+  }
+  return inputs.map((input) => result.get(input) ?? full(input.shape, 0, "f32"));
+}
+
+/** The sum of the cotangents that reached one node. Those of disjoint slices, as of many parameters in one buffer, are joined. */
+function total(terms: readonly Node[]): Node {
+  const [first, ...rest] = joinDisjoint(terms);
+  return rest.reduce((sum, g) => {
+    // Only where one value, bound to no device, was sent to several are there cotangents on several.
+    return add(sum, sum.device === undefined || g.device === undefined ? g : copy(g, sum.device));
+  }, first!);
+}
+
+function check(outputs: readonly Node[], inputs: readonly Node[], cotangents: readonly Node[] | undefined): void {
+  for (const output of outputs) {
+    if (output.dtype !== "f32") {
+      throw new GradientError("grad", { got: `an output of dtype ${output.dtype}`, need: "f32" });
+    }
+    if (cotangents === undefined && output.shape.length > 0) {
+      throw new GradientError("grad", {
+        got: `an output of shape ${formatShape(output.shape)}`,
+        need: "a scalar, as from sum() or mean(), or a cotangent of the output's shape",
+      });
+    }
+  }
+  for (const input of inputs) {
+    if (input.dtype !== "f32") {
+      throw new GradientError("grad", { got: `an input of dtype ${input.dtype}`, need: "f32" });
+    }
+  }
+  if (cotangents === undefined) return;
+  if (cotangents.length !== outputs.length) {
+    throw new GradientError("grad", {
+      got: `${cotangents.length} cotangents`,
+      need: `one for each of ${outputs.length} outputs`,
+    });
+  }
+  cotangents.forEach((g, i) => {
+    const { shape } = outputs[i]!;
+    if (g.dtype !== "f32" || !sameShape(g.shape, shape)) {
+      throw new GradientError("grad", {
+        got: `a cotangent ${g.dtype}${formatShape(g.shape)}`,
+        need: `f32${formatShape(shape)}, as the output`,
+      });
+    }
+  });
+}

@@ -1,0 +1,213 @@
+/**
+ * The vector-Jacobian product of every op. A rule gets the cotangent g of the result y and the operands, and builds the
+ * cotangent of an operand, one function for each operand, so that only what is asked for is built.
+ *
+ * Subgradients where a function has no derivative:
+ *  - abs and sign at 0: 0. relu at 0: 0. floor, ceil, trunc, round and sign: 0 everywhere.
+ *  - max, min: equal operands share equally. amax, amin: equal largest (smallest) elements share equally.
+ *    Where a NaN takes part, the cotangent may vanish.
+ *  - sqrt at 0: 0, so that the gradient of a vector's norm at the zero vector is 0.
+ *  - pow: d/dx of x^0 is 0, also at x = 0; d/dy of 0^y is 0.
+ *  - atan2 at the origin: 0.
+ *  - where: the operand not selected gets exactly 0, whatever its value.
+ */
+import { cast, copy, gather, permute, reduce, reshape, scatterAdd, slice } from "../graph/build.ts";
+import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
+import { alongAxes, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
+import {
+  add,
+  and,
+  cos,
+  cosh,
+  div,
+  equal,
+  exp,
+  less,
+  log,
+  mul,
+  neg,
+  pow,
+  sign,
+  sin,
+  sinh,
+  sqrt,
+  square,
+  sub,
+  where,
+} from "./arithmetic.ts";
+
+/** Structural ops have typed attributes; elementwise ops have none. */
+type Result<K extends Op> = K extends StructuralName ? NodeOf<K> : Node;
+
+type OperandRule<Y> = (g: Node, y: Y, ...x: Node[]) => Node;
+
+/** "none": no gradient flows. A function alone serves all operands of a variadic op. */
+type Rule<Y> = "none" | readonly ("none" | OperandRule<Y>)[] | ((g: Node, y: Y, operand: number) => Node);
+
+/** Which of two operands wins: all of g to it, half of g to each of two that are equal. */
+function share(g: Node, wins: Node, ties: Node): Node {
+  return where(wins, g, where(ties, mul(g, 0.5), 0));
+}
+
+/** Equal extreme elements share g equally. */
+function toExtremes(g: Node, y: ReductionNode, x: Node): Node {
+  const { axes } = y.attrs;
+  const extreme = equal(x, alongAxes(y, axes, x.shape));
+  const count = reduce("sum", cast(extreme, "f32"), axes);
+  return where(extreme, alongAxes(div(g, count), axes, x.shape), 0);
+}
+
+export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
+  // y = -x: dx = -g
+  neg: [(g) => neg(g)],
+  // y = |x|: dx = g sign(x)
+  abs: [(g, _, x) => mul(g, sign(x))],
+  sign: "none",
+  // y = √x: dx = g / 2y. The divisor is kept from 0, as the gradient of an unselected 1/0 would be 0·∞.
+  sqrt: [(g, y) => {
+    const zero = equal(y, 0);
+    return div(where(zero, 0, g), where(zero, 1, mul(y, 2)));
+  }],
+  // y = eˣ: dx = g y
+  exp: [(g, y) => mul(g, y)],
+  // y = eˣ - 1: dx = g (y + 1)
+  expm1: [(g, y) => mul(g, add(y, 1))],
+  // y = ln x: dx = g / x
+  log: [(g, _, x) => div(g, x)],
+  // y = ln(1 + x): dx = g / (1 + x)
+  log1p: [(g, _, x) => div(g, add(x, 1))],
+  // y = sin x: dx = g cos x
+  sin: [(g, _, x) => mul(g, cos(x))],
+  // y = cos x: dx = -g sin x
+  cos: [(g, _, x) => neg(mul(g, sin(x)))],
+  // y = tan x: dx = g (1 + y²)
+  tan: [(g, y) => mul(g, add(square(y), 1))],
+  // y = asin x: dx = g / √(1 - x²)
+  asin: [(g, _, x) => div(g, sqrt(sub(1, square(x))))],
+  // y = acos x: dx = -g / √(1 - x²)
+  acos: [(g, _, x) => neg(div(g, sqrt(sub(1, square(x)))))],
+  // y = atan x: dx = g / (1 + x²)
+  atan: [(g, _, x) => div(g, add(square(x), 1))],
+  // y = sinh x: dx = g cosh x
+  sinh: [(g, _, x) => mul(g, cosh(x))],
+  // y = cosh x: dx = g sinh x
+  cosh: [(g, _, x) => mul(g, sinh(x))],
+  // y = tanh x: dx = g (1 - y²)
+  tanh: [(g, y) => mul(g, sub(1, square(y)))],
+  // y = erf x: dx = g 2/√π exp(-x²)
+  erf: [(g, _, x) => mul(g, mul(exp(neg(square(x))), 2 / Math.sqrt(Math.PI)))],
+  floor: "none",
+  ceil: "none",
+  trunc: "none",
+  round: "none",
+  // y = max(x, 0): dx = g where y > 0
+  relu: [(g, y) => where(less(0, y), g, 0)],
+  not: "none",
+  bitNot: "none",
+
+  // y = a + b: da = g, db = g
+  add: [(g) => g, (g) => g],
+  // y = a - b: da = g, db = -g
+  sub: [(g) => g, (g) => neg(g)],
+  // y = a b: da = g b, db = g a
+  mul: [(g, _, _a, b) => mul(g, b), (g, _, a) => mul(g, a)],
+  // y = a / b: da = g / b, db = -(g / b) y
+  div: [(g, _, _a, b) => div(g, b), (g, y, _a, b) => neg(mul(div(g, b), y))],
+  idiv: "none",
+  irem: "none",
+  pow: [
+    // y = aᵇ: da = g b aᵇ⁻¹. At a = b = 0 the exponent is 0 instead of -1, which gives 0·1 and not 0·∞.
+    (g, _, a, b) => {
+      const indeterminate = and(equal(a, 0), equal(b, 0));
+      return mul(g, mul(b, pow(a, where(indeterminate, 0, sub(b, 1)))));
+    },
+    // y = aᵇ: db = g aᵇ ln a. The base 1 in place of 0 gives ln 1 = 0.
+    (g, _, a, b) => {
+      const base = where(equal(a, 0), 1, a);
+      return mul(g, mul(pow(base, b), log(base)));
+    },
+  ],
+  // y = max(a, b): da = g where a > b, g/2 where a = b
+  max: [(g, _, a, b) => share(g, less(b, a), equal(a, b)), (g, _, a, b) => share(g, less(a, b), equal(a, b))],
+  // y = min(a, b): da = g where a < b, g/2 where a = b
+  min: [(g, _, a, b) => share(g, less(a, b), equal(a, b)), (g, _, a, b) => share(g, less(b, a), equal(a, b))],
+  // y = atan2(a, b): da = g b / (a² + b²), db = -g a / (a² + b²)
+  atan2: [
+    (g, _, a, b) => mul(g, div(b, squaredRadius(a, b))),
+    (g, _, a, b) => neg(mul(g, div(a, squaredRadius(a, b)))),
+  ],
+  and: "none",
+  or: "none",
+  xor: "none",
+  shl: "none",
+  shr: "none",
+  lt: "none",
+  le: "none",
+  eq: "none",
+  ne: "none",
+  // y = c ? a : b: da = c ? g : 0, db = c ? 0 : g
+  where: ["none", (g, _, c) => where(c, g, 0), (g, _, c) => where(c, 0, g)],
+  threefry: "none",
+
+  const: "none",
+  iota: "none",
+  input: "none",
+  storage: "none",
+  cast: "none", // one side is not f32
+  bitcast: "none",
+  reshape: [(g, _, x) => reshape(g, x.shape)],
+  // y = x permuted: dx = g permuted back
+  permute: [(g, y) => permute(g, y.attrs.axes.map((_, axis) => y.attrs.axes.indexOf(axis)))],
+  // y repeats x: dx = the sum of g over the repeats
+  expand: [(g, _, x) => sumToShape(g, x.shape)],
+  // y = x in a frame of constants: dx = g without the frame
+  pad: [(g, y, x) => slice(g, y.attrs.low, x.shape, x.shape.map(() => 1))],
+  // y = a part of x: dx = g at the places of that part, zeros elsewhere
+  slice: [(g, y, x) => unslice(g, y.attrs.start, y.attrs.step, x.shape)],
+  // y = Σ xᵢ: dxᵢ = g
+  sum: [(g, y, x) => alongAxes(g, y.attrs.axes, x.shape)],
+  // y = Π xᵢ: dxᵢ = g Π xⱼ over j ≠ i
+  prod: [(g, y, x) => productAdjoint(g, x, y.attrs.axes)],
+  // y = max xᵢ: dxᵢ = g / (number of i with xᵢ = y) where xᵢ = y
+  amax: [(g, y, x) => toExtremes(g, y, x)],
+  amin: [(g, y, x) => toExtremes(g, y, x)],
+  // yᵢ = x[indexᵢ]: dx = Σ gᵢ added at indexᵢ; what was out of range read nothing of x
+  gather: [(g, y, x, index) => scatterAdd(index, g, y.attrs.axis, x.shape[y.attrs.axis]!), "none"],
+  // y = Σ valuesᵢ added at indexᵢ: dvaluesᵢ = g[indexᵢ]
+  scatterAdd: ["none", (g, y, index) => gather(g, index, y.attrs.axis)],
+  argsort: "none",
+  // y = parts joined: the cotangent of a part is that part of g
+  concat: (g, y, operand) => {
+    const { axis } = y.attrs;
+    const before = y.src.slice(0, operand).reduce((sum, x) => sum + x.shape[axis]!, 0);
+    const { shape } = y.src[operand]!;
+    return slice(g, shape.map((_, i) => i === axis ? before : 0), shape, shape.map(() => 1));
+  },
+  contiguous: [(g) => g],
+  stopGradient: "none",
+  // The cotangent goes back to where the operand lives.
+  copy: [(g, _, x) => x.device === undefined ? g : copy(g, x.device)],
+};
+
+/** a² + b², but 1 at the origin. */
+function squaredRadius(a: Node, b: Node): Node {
+  const radius = add(square(a), square(b));
+  return where(equal(radius, 0), 1, radius);
+}
+
+// Parameters of type never make every rule fit one type, without a cast of the table.
+const untyped: { readonly [K in Op]: Rule<never> } = rules;
+
+/** Whether a gradient can flow from `y` to its operand of that index. */
+export function flows(y: Node, operand: number): boolean {
+  const rule = untyped[y.op];
+  if (y.dtype !== "f32" || y.src[operand]!.dtype !== "f32" || rule === "none") return false;
+  return typeof rule === "function" || rule[operand] !== "none";
+}
+
+/** The cotangent of an operand of `y` to which a gradient `flows`, from the cotangent `g` of `y`. */
+export function pullback(g: Node, y: Node, operand: number): Node {
+  const rule = untyped[y.op];
+  if (typeof rule === "function") return rule(g, y as never, operand);
+  return (rule[operand] as OperandRule<never>)(g, y as never, ...y.src);
+}

@@ -1,0 +1,282 @@
+/** From a graph to a plan: simplify, split, schedule, merge, lay out, lower, tile, render. */
+import { flags } from "../debug/flags.ts";
+import { InternalError, OutOfMemoryError } from "../errors.ts";
+import { byteLength } from "../graph/build.ts";
+import { intern, type Node, toposort } from "../graph/node.ts";
+import { size } from "../graph/shape.ts";
+import { argsortProgram } from "./argsort.ts";
+import { eachStatement, type KernelIR } from "./ir.ts";
+import { type Layout, layOut, shareTemporaries } from "./memory.ts";
+import { type KernelGroup, mergeKernels } from "./merge.ts";
+import type { Plan, PlanStep, Program, Target } from "./plan.ts";
+import { lower } from "./lower.ts";
+import { renderJs } from "./render-js.ts";
+import { renderWgsl } from "./render-wgsl.ts";
+import { type Schedule, schedule } from "./schedule.ts";
+import { simplify } from "./simplify.ts";
+import { splitReductions } from "./split.ts";
+import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
+
+/** What is to be computed, from what. */
+export interface CompileRequest {
+  /** The values wanted, in order; may repeat, may be inputs themselves. */
+  readonly roots: readonly Node[];
+  /** Nodes whose values are given: placeholders, storages, and anything else that exists already. All leaves that the roots need. */
+  readonly inputs: readonly Node[];
+  /** Root `output` is to be written over input `input` (same bytes). Always honoured, by a copy where it must. */
+  readonly donate?: readonly { readonly input: number; readonly output: number }[];
+}
+
+/**
+ * Compiles a graph to a plan for a device of this kind. Deterministic: equal graphs give equal plans.
+ * Throws OutOfMemoryError for a value larger than the device can bind.
+ */
+export function compileGraph(request: CompileRequest, target: Target): Plan {
+  const given = new Set(request.inputs);
+  const simplified = simplify(request.roots, given);
+  const roots = materializeOperands(splitReductions(simplified, given), given);
+  checkLeaves(roots, given);
+  const donate = request.donate ?? [];
+  const { groups, stored } = kernels(roots, given, target);
+  const ordered = donorsLast(groups, new Set(donate.map((pair) => roots[pair.output]!)));
+
+  // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
+  const copied = new Set<number>();
+  const inMemory = new Set([...given, ...stored]);
+  const whole = new Set(stored.filter((node) => node.op === "argsort").map((node) => node.src[0]!));
+  for (;;) {
+    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied });
+    const lowered = ordered.map((group) => lowerGroup(group, layout, target));
+    const hazards = donate.filter((pair) =>
+      !copied.has(pair.output) &&
+      overwritesTooEarly(ordered, lowered, roots[pair.output]!, request.inputs[pair.input]!, layout.inputs[pair.input]!, inMemory)
+    );
+    if (hazards.length === 0) return assemble(ordered, lowered, layout, request.inputs, target);
+    for (const pair of hazards) copied.add(pair.output);
+  }
+}
+
+/** Parts of a concatenation that exist elsewhere, or that cannot be made in their place, are copied into it. */
+function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): Node[] {
+  const replaced = new Map<Node, Node>();
+  const now = (node: Node) => replaced.get(node) ?? node;
+  for (const node of toposort(roots, (node) => !given.has(node))) {
+    if (given.has(node)) continue;
+    const src = node.src.map((source) => {
+      if (node.op !== "concat" || (!given.has(source) && source.op !== "argsort")) return now(source);
+      const inPlace = now(source);
+      return intern("contiguous", [inPlace], {}, source.shape, source.dtype, source.device);
+    });
+    if (src.every((source, i) => source === node.src[i])) continue;
+    replaced.set(node, intern(node.op, src, node.attrs, node.shape, node.dtype, node.device));
+  }
+  return roots.map(now);
+}
+
+function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {
+  for (const node of toposort(roots, (node) => !given.has(node))) {
+    if ((node.op === "input" || node.op === "storage") && !given.has(node)) {
+      throw new InternalError("compileGraph", { got: `a graph with the leaf ${node.op} #${node.id}`, need: "that leaf among the inputs" });
+    }
+  }
+}
+
+/** The kernels of a graph, none of which binds more buffers than the device allows. */
+function kernels(roots: readonly Node[], given: ReadonlySet<Node>, target: Target): { groups: KernelGroup[]; stored: Node[] } {
+  const extra = new Set<Node>();
+  for (;;) {
+    const fuse = !flags().noFuse;
+    const plan = schedule({ roots, given, stored: extra, fuse });
+    const tooWide = widestNode(plan, given, target.maxStorageBuffersPerKernel);
+    if (tooWide === undefined) {
+      const groups = fuse ? mergeKernels(plan, given, target.maxStorageBuffersPerKernel) : plan.drafts.map((draft) => ({ drafts: [draft] }));
+      return { groups, stored: plan.drafts.map((draft) => draft.root) };
+    }
+    extra.add(tooWide);
+  }
+}
+
+/** In a kernel that would bind too many buffers, the inner node that takes most of them off it; undefined if all fit. */
+function widestNode(plan: Schedule, given: ReadonlySet<Node>, maxBuffers: number): Node | undefined {
+  const inMemory = new Set(plan.drafts.map((draft) => draft.root));
+  for (const draft of plan.drafts) {
+    if (draft.root.op === "concat") continue;
+    const isLeaf = (node: Node) => node !== draft.root && (given.has(node) || inMemory.has(node));
+    const order = toposort([draft.root], (node) => !isLeaf(node));
+    const leaves = order.filter(isLeaf);
+    if (leaves.length + 1 <= maxBuffers) continue;
+    const reads = new Map<Node, Set<Node>>();
+    let best: Node | undefined;
+    for (const node of order) {
+      const own = new Set<Node>();
+      if (isLeaf(node)) own.add(node);
+      else for (const source of node.src) for (const leaf of reads.get(source)!) own.add(leaf);
+      reads.set(node, own);
+      const candidate = node !== draft.root && !isLeaf(node) && own.size > 1 && own.size < maxBuffers;
+      if (candidate && (best === undefined || own.size > reads.get(best)!.size)) best = node;
+    }
+    if (best === undefined) {
+      throw new InternalError("schedule", { got: `${draft.root.op} of ${leaves.length} buffers`, need: `at most ${maxBuffers - 1}` });
+    }
+    return best;
+  }
+  return undefined;
+}
+
+/** Kernels that overwrite a donated input run as late as their readers allow. */
+function donorsLast(groups: readonly KernelGroup[], donated: ReadonlySet<Node>): KernelGroup[] {
+  const isDonor = (group: KernelGroup) => group.drafts.some((draft) => donated.has(draft.root));
+  const late = new Set(groups.filter(isDonor));
+  // A kernel that reads a donor's result is late, too: `groups` has sources first.
+  const lateRoots = new Set([...late].flatMap((group) => group.drafts.map((draft) => draft.root)));
+  for (const group of groups) {
+    if (late.has(group)) continue;
+    const roots = group.drafts.map((draft) => draft.root);
+    const reads = toposort(roots, (node) => roots.includes(node) || !lateRoots.has(node));
+    if (!reads.some((node) => lateRoots.has(node))) continue;
+    late.add(group);
+    roots.forEach((root) => lateRoots.add(root));
+  }
+  return [...groups.filter((group) => !late.has(group)), ...groups.filter((group) => late.has(group))];
+}
+
+function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelIR | undefined {
+  const [draft] = group.drafts;
+  const { root } = draft!;
+  if (root.op === "concat" || root.op === "argsort" || size(root.shape) === 0) return undefined;
+  if (root.op === "scatterAdd") return lower(group, layout, plainTile);
+  const domain = draft!.variables
+    .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
+    .map((variable) => variable.extent);
+  const blocked = draft!.contraction !== undefined && domain.length > 0;
+  const probe = lower(group, layout, blocked ? plainBlock(domain.length) : plainTile);
+  return lower(group, layout, chooseTile(group, probe, domain, target));
+}
+
+/** Whether the kernel that writes `root` over `old` is followed by a reader of `old`, or itself reads elsewhere than it writes. */
+function overwritesTooEarly(
+  groups: readonly KernelGroup[],
+  lowered: readonly (KernelIR | undefined)[],
+  root: Node,
+  old: Node,
+  slot: number,
+  inMemory: ReadonlySet<Node>,
+): boolean {
+  const writer = groups.findIndex((group) => group.drafts.some((draft) => draft.root === root));
+  const ir = lowered[writer];
+  if (ir === undefined) return true;
+  const buffer = ir.buffers.findIndex((entry) => entry.slot === slot);
+  const loads = new Set<string>();
+  const stores = new Set<string>();
+  eachStatement(ir.body, (statement) => {
+    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) loads.add(statement.expr.index.key);
+    if (statement.kind === "store" && statement.buffer === buffer) stores.add(statement.index.key);
+  });
+  for (const load of loads) if (!stores.has(load)) return true;
+  return groups.slice(writer + 1).some(({ drafts }) => {
+    const roots = drafts.map((draft) => draft.root);
+    return toposort(roots, (node) => roots.includes(node) || !inMemory.has(node)).includes(old);
+  });
+}
+
+function assemble(
+  groups: readonly KernelGroup[],
+  lowered: readonly (KernelIR | undefined)[],
+  layout: Layout,
+  inputs: readonly Node[],
+  target: Target,
+): Plan {
+  const programs: Program[] = [];
+  const known = new Map<string, number>();
+  const drafts: PlanStep[] = [];
+  const dispatch = (program: Program, slots: readonly number[]) => {
+    let index = known.get(program.key);
+    if (index === undefined) {
+      index = programs.length;
+      known.set(program.key, index);
+      programs.push(program);
+    }
+    drafts.push({ kind: "dispatch", program: index, slots });
+  };
+  groups.forEach((group, i) => {
+    const { root } = group.drafts[0]!;
+    const ir = lowered[i];
+    if (ir !== undefined) dispatch(renderProgram(ir, group, target), ir.buffers.map((buffer) => buffer.slot));
+    else if (root.op === "argsort" && size(root.shape) > 0) sort(root, layout, target, dispatch);
+  });
+  for (const copy of layout.copies) if (copy.bytes > 0) drafts.push({ kind: "copy", ...copy });
+
+  const touched = drafts.map((step) => step.kind === "dispatch" ? step.slots : [step.from, step.to]);
+  const standsFor = shareTemporaries(layout.slots, touched);
+  const used = new Set([...touched.flat(), ...layout.outputs].map((slot) => standsFor[slot]!));
+  // Numbered anew without the slots that nothing uses.
+  const numbers = new Map<number, number>();
+  const slots: { bytes: number }[] = [];
+  layout.slots.forEach((slot, index) => {
+    if (!used.has(index)) return;
+    if (slot.bytes > target.maxBindingBytes) {
+      throw new OutOfMemoryError("compileGraph", {
+        got: `a value of ${slot.bytes} bytes`,
+        need: `at most ${target.maxBindingBytes} bytes, the largest that a kernel of this device can bind`,
+      });
+    }
+    numbers.set(index, slots.length);
+    slots.push({ bytes: slot.bytes });
+  });
+  const number = (slot: number) => numbers.get(standsFor[slot]!)!;
+  const outputs = layout.outputs.map(number);
+  const inputNumbers = layout.inputs.map((slot) => numbers.get(slot) ?? -1);
+  const outside = new Set([...outputs, ...inputNumbers]);
+  return {
+    programs,
+    steps: drafts.map((step) =>
+      step.kind === "dispatch"
+        ? { ...step, slots: step.slots.map(number) }
+        : { ...step, from: number(step.from), to: number(step.to) }
+    ),
+    slots,
+    inputs: inputs.map((_, i) => inputNumbers[i]!),
+    outputs,
+    temporaries: slots.map((_, index) => index).filter((index) => !outside.has(index)),
+  };
+}
+
+function sort(
+  root: Node,
+  layout: Layout,
+  target: Target,
+  dispatch: (program: Program, slots: readonly number[]) => void,
+): void {
+  const source = root.src[0]!;
+  const length = root.shape[root.shape.length - 1]!;
+  const from = layout.source(source)!;
+  const [to, ...others] = layout.targets(root);
+  if (from.offset !== 0 || to === undefined || others.length > 0) {
+    throw new InternalError("argsort", { got: "an operand inside another value", need: "memory of its own" });
+  }
+  dispatch(argsortProgram(size(root.shape) / length, length, source.dtype, target), [from.slot, to.slot]);
+}
+
+/** 64 invocations are a multiple of every subgroup size in use. */
+const workgroupSize = 64;
+
+function renderProgram(ir: KernelIR, group: KernelGroup, target: Target): Program {
+  const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
+  const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
+  const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes: trafficOf(group) };
+  if (target.language === "js") {
+    const source = renderJs(ir);
+    return { ...common, key: `${invocations}|${source}`, language: "js", source, workgroups: [1, 1, 1] };
+  }
+  const { source, workgroups } = renderWgsl(ir, {
+    workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
+    maxWorkgroups: target.maxWorkgroupsPerDimension,
+    rollLoops: target.class === "software",
+  });
+  return { ...common, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
+}
+
+/** Bytes of the values that a kernel writes and of the nodes that it reads at least. */
+function trafficOf(group: KernelGroup): number {
+  return group.drafts.reduce((bytes, draft) => bytes + byteLength(draft.root) + draft.root.src.reduce((sum, source) => sum + byteLength(source), 0), 0);
+}

@@ -1,0 +1,385 @@
+/** From a kernel's values to kernel IR. All lanes of a tile are lowered together, so that they share loops and loads. */
+import { InternalError } from "../errors.ts";
+import { type Node, type ReductionNode } from "../graph/node.ts";
+import { type ElementwiseName, isElementwise, isReduction, reductions } from "../graph/ops.ts";
+import { size } from "../graph/shape.ts";
+import {
+  add,
+  addConstant,
+  atMost,
+  constantIndex,
+  type Index,
+  scale,
+  unflatten,
+  valueIndex,
+  type Variable,
+  variableIndex,
+  within,
+  zeroIndex,
+} from "./affine.ts";
+import { deeper, type Expr, KernelBuilder, type KernelIR, type Scope } from "./ir.ts";
+import type { KernelGroup } from "./merge.ts";
+import { type Draft, isContraction } from "./schedule.ts";
+import type { Tile } from "./tile.ts";
+import { isMovement, sourceIndices } from "./views.ts";
+
+/** Where a node's elements lie: element i at offset + sum of strides[a] * i[a], in elements. */
+export interface Location {
+  readonly slot: number;
+  readonly offset: number;
+  readonly strides: readonly number[];
+}
+
+export interface Memory {
+  /** Where a node can be read, if it is in memory. */
+  readonly source: (node: Node) => Location | undefined;
+  /** Where a kernel's value goes; several places for one that is wanted in several. */
+  readonly targets: (node: Node) => readonly Location[];
+}
+
+/** One element to compute: its indices, and what must hold for it to matter. */
+interface Lane {
+  readonly indices: readonly Index[];
+  readonly when: Expr | undefined;
+}
+
+/** Lowers one kernel with the factors of `tile`. */
+export function lower(group: KernelGroup, memory: Memory, tile: Tile): KernelIR {
+  const lowering = new Lowering(group, memory, tile);
+  return lowering.run();
+}
+
+/** The axes of a draft's domain that invocations walk in parallel, and those that one walks serially. */
+function splitAxes(draft: Draft): { outer: number[]; row: number[] } {
+  const outer: number[] = [];
+  const row: number[] = [];
+  draft.variables.forEach((variable, axis) => {
+    if (variable.extent !== 1) (draft.outer === undefined || draft.outer.has(variable) ? outer : row).push(axis);
+  });
+  return { outer, row };
+}
+
+class Lowering {
+  readonly #builder = new KernelBuilder();
+  readonly #group: KernelGroup;
+  readonly #memory: Memory;
+  readonly #tile: Tile;
+  readonly #own: ReadonlySet<Node>;
+  readonly #memo = new Map<string, readonly Expr[]>();
+
+  constructor(group: KernelGroup, memory: Memory, tile: Tile) {
+    this.#group = group;
+    this.#memory = memory;
+    this.#tile = tile;
+    this.#own = new Set(group.drafts.map((draft) => draft.root));
+  }
+
+  run(): KernelIR {
+    const [first] = this.#group.drafts;
+    if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
+    const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
+    const { parallel, lanes } = this.#tile.axes === undefined ? this.#flatDomain(domain) : this.#tiledDomain(domain, this.#tile.axes);
+    for (const draft of this.#group.drafts) this.#value(draft, lanes);
+    return this.#builder.finish(kernelName(this.#group), parallel);
+  }
+
+  /** One counter over the whole domain; each invocation computes `outer` neighbours. */
+  #flatDomain(domain: readonly number[]): { parallel: Variable[]; lanes: DomainLane[] } {
+    const factor = this.#tile.outer;
+    const variable = this.#builder.variable("i", size(domain) / factor);
+    const base = scale(variableIndex(variable), factor);
+    const lanes = Array.from({ length: factor }, (_, lane) => ({
+      indices: unflatten(addConstant(base, lane), domain),
+      when: undefined,
+    }));
+    return { parallel: [variable], lanes };
+  }
+
+  /** A counter per axis; each invocation computes a block. At an edge the last block moves back, and stores only what is its own. */
+  #tiledDomain(domain: readonly number[], factors: readonly number[]): { parallel: Variable[]; lanes: DomainLane[] } {
+    const parallel: Variable[] = [];
+    let lanes: DomainLane[] = [{ indices: [], when: undefined }];
+    domain.forEach((extent, axis) => {
+      const factor = factors[axis]!;
+      const variable = this.#builder.variable("i", Math.ceil(extent / factor));
+      parallel.push(variable);
+      const start = scale(variableIndex(variable), factor);
+      const base = atMost(start, extent - factor);
+      lanes = lanes.flatMap((lane) =>
+        Array.from({ length: factor }, (_, i) => {
+          const index = addConstant(base, i);
+          const own = base === start ? undefined : this.#builder.within(add(index, scale(start, -1)), 0, extent);
+          return { indices: [...lane.indices, within(index, 0, extent - 1)], when: this.#and(lane.when, own) };
+        })
+      );
+    });
+    return { parallel, lanes };
+  }
+
+  /** Computes and stores one value of the kernel at the lanes of the domain, in a loop where it has a row. */
+  #value(draft: Draft, domain: readonly DomainLane[]): void {
+    const { outer, row } = splitAxes(draft);
+    const root = draft.root;
+    if (row.length === 0) {
+      this.#store(root, domain.map((lane) => ({ when: lane.when, indices: this.#place(root, outer, lane.indices, row, []) })), this.#builder.root);
+      return;
+    }
+    const extents = row.map((axis) => root.shape[axis]!);
+    const factor = size(extents) % this.#tile.row === 0 ? this.#tile.row : 1;
+    const variable = this.#builder.variable("r", size(extents) / factor);
+    const body = this.#builder.openLoop(this.#builder.root, variable);
+    const lanes = domain.flatMap((lane) =>
+      Array.from({ length: factor }, (_, i) => {
+        const position = addConstant(scale(variableIndex(variable), factor), i);
+        return { when: lane.when, indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)) };
+      })
+    );
+    this.#store(root, lanes, body);
+    this.#builder.root.statements.push({ kind: "loop", variable, body });
+  }
+
+  #place(root: Node, outer: readonly number[], at: readonly Index[], row: readonly number[], along: readonly Index[]): Index[] {
+    const indices = root.shape.map(() => zeroIndex);
+    outer.forEach((axis, i) => indices[axis] = at[i]!);
+    row.forEach((axis, i) => indices[axis] = along[i]!);
+    return indices;
+  }
+
+  #store(root: Node, lanes: readonly DomainLane[], scope: Scope): void {
+    const values = this.#lanes(root, lanes.map((lane) => ({ indices: lane.indices, when: undefined })), true);
+    for (const location of this.#memory.targets(root)) {
+      const buffer = this.#builder.buffer(location.slot, root.dtype, "readWrite");
+      lanes.forEach((lane, i) => {
+        const index = locate(location, lane.indices);
+        scope.statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
+      });
+    }
+  }
+
+  /** The values of a node at some elements; equal elements are computed once. Recursion is bounded by the scheduler's depth. */
+  #lanes(node: Node, lanes: readonly Lane[], root = false): readonly Expr[] {
+    const keys = lanes.map((lane) => `${lane.indices.map((index) => index.key).join()}?${lane.when?.id ?? ""}`);
+    const distinct = new Map<string, number>();
+    const unique: Lane[] = [];
+    lanes.forEach((lane, i) => {
+      if (distinct.has(keys[i]!)) return;
+      distinct.set(keys[i]!, unique.length);
+      unique.push(lane);
+    });
+    const memoKey = `${node.id}@${[...distinct.keys()].join(";")}`;
+    let values = this.#memo.get(memoKey);
+    if (values === undefined) {
+      values = this.#compute(node, unique, root);
+      this.#memo.set(memoKey, values);
+    }
+    return keys.map((key) => values[distinct.get(key)!]!);
+  }
+
+  #compute(node: Node, lanes: readonly Lane[], root: boolean): readonly Expr[] {
+    const builder = this.#builder;
+    if (!root && !this.#own.has(node)) {
+      const location = this.#memory.source(node);
+      if (location !== undefined) {
+        const buffer = builder.buffer(location.slot, node.dtype, "read");
+        return lanes.map((lane) => builder.load(buffer, locate(location, lane.indices), lane.when));
+      }
+    }
+    if (isReduction(node.op)) return this.#reduce(node as ReductionNode, lanes);
+    if (isElementwise(node.op)) {
+      const sources = node.src.map((source) => this.#lanes(source, lanes));
+      return lanes.map((_, i) => builder.op(node.op as ElementwiseName, ...sources.map((values) => values[i]!)));
+    }
+    switch (node.op) {
+      case "const":
+        return lanes.map(() => builder.constant(node.attrs.value, node.dtype));
+      case "iota":
+        return lanes.map((lane) => builder.index(lane.indices[0]!, node.dtype));
+      case "cast":
+      case "bitcast":
+        return this.#lanes(node.src[0]!, lanes).map((value) => builder.convert(node.op as "cast" | "bitcast", value, node.dtype));
+      case "gather":
+        return this.#gather(node.src[0]!, node.src[1]!, node.attrs.axis, lanes);
+      default:
+        if (isMovement(node)) return this.#movement(node, lanes);
+        throw new InternalError("lower", { got: `${node.op} inside a kernel`, need: "an op that can be computed there" });
+    }
+  }
+
+  #movement(node: Node, lanes: readonly Lane[]): readonly Expr[] {
+    const builder = this.#builder;
+    const moved = lanes.map((lane) => {
+      const { indices, bounds } = sourceIndices(node, lane.indices);
+      const inside = bounds.reduce<Expr | undefined>(
+        (all, { index, low, high }) => this.#and(all, builder.within(index, low, high)),
+        undefined,
+      );
+      const never = bounds.some(({ index, low, high }) => index.max < low || index.min >= high);
+      return { inside, never, lane: { indices, when: this.#and(lane.when, inside) } };
+    });
+    const filler = () => builder.constant(node.op === "pad" ? node.attrs.value : 0, node.dtype);
+    const possible = moved.filter((entry) => !entry.never);
+    const values = this.#lanes(node.src[0]!, possible.map((entry) => entry.lane));
+    let next = 0;
+    return moved.map((entry) => {
+      if (entry.never) return filler();
+      const value = values[next++]!;
+      return entry.inside === undefined ? value : builder.op("where", entry.inside, value, filler());
+    });
+  }
+
+  #gather(x: Node, index: Node, axis: number, lanes: readonly Lane[]): readonly Expr[] {
+    const builder = this.#builder;
+    const length = x.shape[axis]!;
+    if (length === 0) return lanes.map(() => builder.constant(0, x.dtype));
+    const positions = this.#lanes(index, lanes);
+    const found = lanes.map((lane, i) => {
+      const position = positions[i]!;
+      const name = builder.nameValue(position);
+      const inside = builder.op(
+        "and",
+        builder.op("le", builder.constant(0, "i32"), position),
+        builder.op("lt", position, builder.constant(length, "i32")),
+      );
+      const indices = lane.indices.map((own, a) => a === axis ? valueIndex(name, length) : own);
+      return { inside, lane: { indices, when: this.#and(lane.when, inside) } };
+    });
+    const values = this.#lanes(x, found.map((entry) => entry.lane));
+    return found.map((entry, i) => builder.op("where", entry.inside, values[i]!, builder.constant(0, x.dtype)));
+  }
+
+  /** One loop nest for all lanes: adjacent axes walk as one. */
+  #reduce(node: ReductionNode, lanes: readonly Lane[]): readonly Expr[] {
+    const builder = this.#builder;
+    const source = node.src[0]!;
+    const contraction = isContraction(node);
+    const runs: number[][] = [];
+    for (const axis of node.attrs.axes) {
+      const last = runs[runs.length - 1];
+      if (last !== undefined && last[last.length - 1] === axis - 1) last.push(axis);
+      else runs.push([axis]);
+    }
+    // The loops go where all that the lanes depend on is known.
+    const parent = lanes.reduce((scope, lane) => {
+      const own = lane.indices.reduce((s, index) => deeper(s, builder.scopeOfIndex(index)), scope);
+      return deeper(own, lane.when?.scope);
+    }, builder.root);
+    const inner = size(runs[runs.length - 1]!.map((axis) => source.shape[axis]!));
+    const factor = inner % this.#tile.reduce === 0 ? this.#tile.reduce : 1;
+    const loops: { variable: Variable; body: Scope }[] = [];
+    const along = new Map<number, (step: number) => Index>();
+    runs.forEach((axes, level) => {
+      const innermost = level === runs.length - 1;
+      const extents = axes.map((axis) => source.shape[axis]!);
+      const variable = builder.variable("k", size(extents) / (innermost ? factor : 1));
+      loops.push({ variable, body: builder.openLoop(loops[level - 1]?.body ?? parent, variable) });
+      axes.forEach((axis, i) =>
+        along.set(axis, (step) =>
+          unflatten(innermost ? addConstant(scale(variableIndex(variable), factor), step) : variableIndex(variable), extents)[i]!)
+      );
+    });
+    // Independent partial results shorten the chain of dependent additions; a contraction has enough lanes.
+    const partials = contraction ? 1 : factor;
+    const identity = reductions[node.op].identity(node.dtype);
+    const accumulators = lanes.map(() => Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent)));
+    const body = loops[loops.length - 1]!.body;
+    const steps: Lane[] = [];
+    for (let step = 0; step < factor; step++) {
+      for (const lane of lanes) {
+        let kept = 0;
+        const indices = source.shape.map((_, axis) => along.get(axis)?.(step) ?? lane.indices[kept++]!);
+        steps.push({ indices, when: lane.when });
+      }
+    }
+    const values = this.#lanes(source, steps);
+    values.forEach((value, i) => {
+      const accumulator = accumulators[i % lanes.length]![Math.floor(i / lanes.length) % partials]!;
+      body.statements.push({ kind: "update", accumulator, value });
+    });
+    for (let level = loops.length - 1; level >= 0; level--) {
+      const { variable, body } = loops[level]!;
+      (loops[level - 1]?.body ?? parent).statements.push({ kind: "loop", variable, body });
+    }
+    if (loops.some((loop) => loop.variable.extent === 0)) return lanes.map(() => builder.constant(identity, node.dtype));
+    return accumulators.map((parts) => {
+      let level = parts.map((part) => builder.result(part, parent));
+      while (level.length > 1) {
+        level = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
+          2 * i + 1 < level.length ? builder.combine(node.op, level[2 * i]!, level[2 * i + 1]!) : level[2 * i]!);
+      }
+      return level[0]!;
+    });
+  }
+
+  /** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */
+  #scatterAdd(node: Node): KernelIR {
+    if (node.op !== "scatterAdd") throw new InternalError("lower", { got: node.op, need: "scatterAdd" });
+    const builder = this.#builder;
+    const { axis, length } = node.attrs;
+    const [index, values] = node.src as [Node, Node];
+    const others = node.shape.map((n, a) => a === axis ? 1 : n);
+    const variable = builder.variable("i", size(others));
+    const at = unflatten(variableIndex(variable), others);
+    const put = (along: Index) => at.map((own, a) => a === axis ? along : own);
+    const targets = this.#memory.targets(node);
+    const clear = builder.variable("z", length);
+    const cleared = builder.openLoop(builder.root, clear);
+    const walk = builder.variable("k", values.shape[axis]!);
+    const body = builder.openLoop(builder.root, walk);
+    for (const target of targets) {
+      const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
+      const zero = builder.constant(0, node.dtype);
+      cleared.statements.push({ kind: "store", buffer, index: locate(target, put(variableIndex(clear))), value: zero, when: undefined, accumulate: false });
+    }
+    builder.root.statements.push({ kind: "loop", variable: clear, body: cleared });
+    const lane: Lane = { indices: put(variableIndex(walk)), when: undefined };
+    const position = this.#lanes(index, [lane])[0]!;
+    const value = this.#lanes(values, [lane])[0]!;
+    const inside = builder.op("and", builder.op("le", builder.constant(0, "i32"), position), builder.op("lt", position, builder.constant(length, "i32")));
+    const destination = put(valueIndex(builder.nameValue(position), length));
+    for (const target of targets) {
+      const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
+      body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: true });
+    }
+    builder.root.statements.push({ kind: "loop", variable: walk, body });
+    return builder.finish(kernelName(this.#group), [variable]);
+  }
+
+  #and(a: Expr | undefined, b: Expr | undefined): Expr | undefined {
+    if (a === undefined || a === b) return b;
+    return b === undefined ? a : this.#builder.op("and", a, b);
+  }
+}
+
+type DomainLane = Lane;
+
+function locate(location: Location, indices: readonly Index[]): Index {
+  return indices.reduce((sum, index, axis) => add(sum, scale(index, location.strides[axis]!)), constantIndex(location.offset));
+}
+
+/** As in `reduce_64x32_exp_add`: what it is, of which shape, made of what. */
+function kernelName(group: KernelGroup): string {
+  const draft = group.drafts[group.drafts.length - 1]!;
+  const { root } = draft;
+  const kind = draft.contraction !== undefined
+    ? "contract"
+    : isReduction(root.op)
+    ? "reduce"
+    : draft.variables.some((v) => v.extent > 1 && draft.outer !== undefined && !draft.outer.has(v))
+    ? "row"
+    : root.op === "scatterAdd"
+    ? "scatter"
+    : "map";
+  const shape = (isReduction(root.op) ? root.src[0]!.shape : root.shape).join("x") || "scalar";
+  const names: string[] = [];
+  const stack: Node[] = [root];
+  const seen = new Set<Node>();
+  while (stack.length > 0 && names.length < 4) {
+    const node = stack.pop()!;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    const plain = isMovement(node) || ["const", "iota", "storage", "input", "cast"].includes(node.op);
+    if (!plain && !names.includes(node.op)) names.push(node.op);
+    stack.push(...node.src);
+  }
+  return [kind, shape, ...names].join("_");
+}

@@ -1,0 +1,148 @@
+/** Which memory holds each value of a plan: roots and donated inputs first, then concatenated regions, then shared temporaries. */
+import { byteLength } from "../graph/build.ts";
+import type { Node } from "../graph/node.ts";
+import { strides } from "../graph/shape.ts";
+import type { Location } from "./lower.ts";
+
+/** One slot while the plan is made. */
+export interface SlotDraft {
+  readonly bytes: number;
+  readonly role: "input" | "output" | "temporary";
+}
+
+export interface Layout {
+  readonly slots: SlotDraft[];
+  /** The slot of each input; they are made for all, read or not. */
+  readonly inputs: readonly number[];
+  /** The slot of each root. */
+  readonly outputs: readonly number[];
+  /** Copies to be made when all kernels have run. */
+  readonly copies: readonly { readonly from: number; readonly to: number; readonly bytes: number }[];
+  readonly source: (node: Node) => Location | undefined;
+  readonly targets: (node: Node) => readonly Location[];
+}
+
+export interface LayoutRequest {
+  readonly inputs: readonly Node[];
+  readonly roots: readonly Node[];
+  /** Nodes with memory of their own, sources first. */
+  readonly stored: readonly Node[];
+  /** Nodes that need memory of their own, even where they are part of a concatenation too. */
+  readonly whole: ReadonlySet<Node>;
+  /** Roots to be written over an input; those in `copied` are computed elsewhere and copied there at the end. */
+  readonly donate: readonly { readonly input: number; readonly output: number }[];
+  readonly copied: ReadonlySet<number>;
+}
+
+export function layOut({ inputs, roots, stored, whole: apart, donate, copied }: LayoutRequest): Layout {
+  const slots: SlotDraft[] = [];
+  const slot = (node: Node, role: SlotDraft["role"]) => {
+    // Temporaries are rounded up, so that more of them fit each other.
+    slots.push({ bytes: role === "temporary" ? Math.ceil(byteLength(node) / 256) * 256 : Math.max(4, byteLength(node)), role });
+    return slots.length - 1;
+  };
+  const whole = (node: Node, index: number): Location => ({ slot: index, offset: 0, strides: strides(node.shape) });
+  const inputSlots = inputs.map((node) => slot(node, "input"));
+  const sources = new Map<Node, Location>();
+  inputs.forEach((node, i) => {
+    if (!sources.has(node)) sources.set(node, whole(node, inputSlots[i]!));
+  });
+
+  const targets = new Map<Node, Location[]>();
+  const addTarget = (node: Node, location: Location) => {
+    const list = targets.get(node);
+    if (list === undefined) targets.set(node, [location]);
+    else list.push(location);
+  };
+  const copies: { from: number; to: number; bytes: number }[] = [];
+  const outputs: number[] = [];
+  roots.forEach((root, output) => {
+    const donated = donate.find((pair) => pair.output === output);
+    const first = !inputs.includes(root) && roots.indexOf(root) === output;
+    const own = donated === undefined ? slot(root, "output") : inputSlots[donated.input]!;
+    outputs.push(own);
+    if (!first) return;
+    if (donated === undefined || !copied.has(output)) {
+      addTarget(root, whole(root, own));
+    } else {
+      const temporary = slot(root, "temporary");
+      addTarget(root, whole(root, temporary));
+      copies.push({ from: temporary, to: own, bytes: byteLength(root) });
+    }
+  });
+  // A root that exists already, or that stands twice, is copied.
+  roots.forEach((root, output) => {
+    const from = sources.get(root)?.slot ?? outputs[roots.indexOf(root)]!;
+    const firstTarget = targets.get(root)?.[0]?.slot ?? from;
+    if (firstTarget !== outputs[output] && !copies.some((copy) => copy.to === outputs[output])) {
+      copies.push({ from: firstTarget, to: outputs[output]!, bytes: byteLength(root) });
+    }
+  });
+
+  for (let i = stored.length - 1; i >= 0; i--) {
+    const node = stored[i]!;
+    if (!targets.has(node)) addTarget(node, whole(node, slot(node, "temporary")));
+    else if (apart.has(node) && !roots.includes(node)) targets.get(node)!.unshift(whole(node, slot(node, "temporary")));
+    if (node.op !== "concat") continue;
+    const { axis } = node.attrs;
+    for (const region of targets.get(node)!) {
+      let start = 0;
+      for (const source of node.src) {
+        addTarget(source, { ...region, offset: region.offset + start * region.strides[axis]! });
+        start += source.shape[axis]!;
+      }
+    }
+  }
+  for (const [node, locations] of targets) if (!sources.has(node)) sources.set(node, locations[0]!);
+  return {
+    slots,
+    inputs: inputSlots,
+    outputs,
+    copies,
+    source: (node) => sources.get(node),
+    targets: (node) => targets.get(node) ?? [],
+  };
+}
+
+/** Lets temporaries share memory: `uses` tells for each step which slots it touches. Returns the slot that stands for each. */
+export function shareTemporaries(slots: readonly SlotDraft[], uses: readonly (readonly number[])[]): number[] {
+  const first = new Map<number, number>();
+  const last = new Map<number, number>();
+  uses.forEach((touched, step) => {
+    for (const index of touched) {
+      if (!first.has(index)) first.set(index, step);
+      last.set(index, step);
+    }
+  });
+  const standsFor = slots.map((_, index) => index);
+  const capacity = slots.map((slot) => slot.bytes);
+  const free: number[] = [];
+  const endings = new Map<number, number[]>();
+  for (const [index, step] of last) {
+    if (slots[index]!.role !== "temporary") continue;
+    const list = endings.get(step);
+    if (list === undefined) endings.set(step, [index]);
+    else list.push(index);
+  }
+  const beginnings = new Map<number, number[]>();
+  for (const [index, step] of first) {
+    if (slots[index]!.role !== "temporary") continue;
+    const list = beginnings.get(step);
+    if (list === undefined) beginnings.set(step, [index]);
+    else list.push(index);
+  }
+  for (let step = 0; step < uses.length; step++) {
+    for (const index of beginnings.get(step) ?? []) {
+      // The smallest free one that is large enough, so that large ones stay for large values.
+      let best = -1;
+      for (const candidate of free) {
+        if (capacity[candidate]! >= slots[index]!.bytes && (best < 0 || capacity[candidate]! < capacity[best]!)) best = candidate;
+      }
+      if (best < 0) continue;
+      free.splice(free.indexOf(best), 1);
+      standsFor[index] = best;
+    }
+    for (const index of endings.get(step) ?? []) free.push(standsFor[index]!);
+  }
+  return standsFor;
+}

@@ -1,0 +1,65 @@
+import type { DType } from "../graph/dtype.ts";
+
+/** What the compiler must know of the device that will run a plan. Plain data. */
+export interface Target {
+  readonly language: "wgsl" | "js";
+  /** Which default schedules apply: `software` is a GPU API on the CPU (lavapipe, SwiftShader), `js` the cpu device. */
+  readonly class: "software" | "discrete" | "integrated" | "js";
+  /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
+  readonly subgroupSize: number;
+  readonly maxStorageBuffersPerKernel: number;
+  readonly maxInvocationsPerWorkgroup: number;
+  readonly maxWorkgroupsPerDimension: number;
+  /** Largest buffer that a kernel can bind, in bytes. */
+  readonly maxBindingBytes: number;
+}
+
+/** One buffer of a program, in the order of its bindings. */
+export interface ProgramBinding {
+  /** A buffer that a program both loads and stores is one `readWrite` binding. */
+  readonly access: "read" | "readWrite";
+  readonly dtype: DType;
+}
+
+/** A kernel as source text. Plain data: it can be sent to a Worker. Equal keys mean equal programs. */
+export interface Program {
+  readonly key: string;
+  /** Tells op and shape, as in `reduce_64x32_exp_add`; also the label in WebGPU. */
+  readonly name: string;
+  readonly language: "wgsl" | "js";
+  /**
+   * wgsl: a module with the entry point `main`, bindings 0… in group 0.
+   * js: the body of `function (buffers, begin, end)`: `buffers` are typed arrays of the bindings' dtypes (bool as
+   * Uint32Array), and invocations `begin` to `end - 1` of `invocations` are to be run.
+   */
+  readonly source: string;
+  readonly bindings: readonly ProgramBinding[];
+  /** Workgroups to dispatch (wgsl). */
+  readonly workgroups: readonly [number, number, number];
+  /** Independent invocations (js). */
+  readonly invocations: number;
+  /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
+  readonly flops: number;
+  readonly bytes: number;
+}
+
+/** One thing a plan does. Slots are indices into `Plan.slots`. */
+export type PlanStep =
+  | { readonly kind: "dispatch"; readonly program: number; readonly slots: readonly number[] }
+  | { readonly kind: "copy"; readonly from: number; readonly to: number; readonly bytes: number };
+
+/**
+ * A compiled graph: which kernels run in which order on which memory. Plain data: it can be sent to a Worker.
+ * Slots are memory of at least `bytes`: the caller gives those of `inputs` and `outputs`, the device keeps the rest.
+ */
+export interface Plan {
+  readonly programs: readonly Program[];
+  readonly steps: readonly PlanStep[];
+  readonly slots: readonly { readonly bytes: number }[];
+  /** The slot of each input of the request, in its order; -1 where the input is not read. */
+  readonly inputs: readonly number[];
+  /** The slot of each root of the request. A donated input's slot stands here where the root is updated in place. */
+  readonly outputs: readonly number[];
+  /** Slots that neither are inputs nor outputs. */
+  readonly temporaries: readonly number[];
+}

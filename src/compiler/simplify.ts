@@ -1,0 +1,115 @@
+/**
+ * Graph to graph: the same values from fewer and plainer nodes. Values are the same up to the rounding of sums, and to
+ * the sign of zeros, which WGSL does not keep either (x + 0 becomes x, though -0 + 0 is 0). NaN and infinities stay:
+ * x * 0, x - x and x / x are what they were.
+ *
+ * Views come out in one order: expands outermost, moves of axes of length 1 as reshapes, and one of a kind in a row.
+ */
+import { full, withSources } from "../graph/build.ts";
+import { intern, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
+import { isElementwise, isReduction } from "../graph/ops.ts";
+import { sameShape, type Shape, size } from "../graph/shape.ts";
+import type { RewriteRule, Rewriting } from "./rewriting.ts";
+import { elementwiseRule } from "./simplify-elementwise.ts";
+import { movementRule } from "./simplify-movement.ts";
+import { mergeReductions, reductionRule } from "./simplify-reductions.ts";
+
+/**
+ * Simplifies `roots`, in their order. Never looks above `inputs`; a root that is an input stays. stopGradient disappears,
+ * as do tensors of no elements, which become constants. The result is the same for equal graphs.
+ */
+export function simplify(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
+  const once = rewrite(roots, inputs, localRule);
+  // Whether a reduction has one reader is known only when all else is done.
+  const merge = mergeReductions(once, inputs);
+  return merge === undefined
+    ? once
+    : rewrite(once, inputs, (node, graph) => merge(node, graph) ?? localRule(node, graph));
+}
+
+function localRule(node: Node, graph: Rewriting): Node | undefined {
+  if (size(node.shape) === 0) return full(node.shape, 0, node.dtype);
+  if (isElementwise(node.op)) return elementwiseRule(node, graph);
+  if (isReduction(node.op)) return reductionRule(node, graph);
+  switch (node.op) {
+    case "stopGradient":
+      return node.src[0];
+    case "iota":
+      return node.shape[0] === 1 ? full(node.shape, 0, node.dtype) : undefined;
+    case "cast":
+    case "bitcast":
+      return elementwiseRule(node, graph);
+    default:
+      return movementRule(node, graph);
+  }
+}
+
+function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: RewriteRule): Node[] {
+  const graph = new Graph(inputs, rule);
+  const simple = new Map<Node, Node>();
+  for (const node of toposort(roots, (node) => !inputs.has(node))) {
+    simple.set(
+      node,
+      inputs.has(node) ? node : graph.simple(withSources(node, node.src.map((source) => simple.get(source)!))),
+    );
+    graph.rank(simple.get(node)!);
+  }
+  return roots.map((root) => simple.get(root)!);
+}
+
+class Graph implements Rewriting {
+  readonly #inputs: ReadonlySet<Node>;
+  readonly #rule: RewriteRule;
+  readonly #simple = new Map<Node, Node>();
+  readonly #ranks = new Map<Node, number>();
+
+  constructor(inputs: ReadonlySet<Node>, rule: RewriteRule) {
+    this.#inputs = inputs;
+    this.#rule = rule;
+  }
+
+  look<K extends StructuralName>(x: Node, op: K): NodeOf<K> | undefined {
+    return x.op === op && !this.#inputs.has(x) ? x as NodeOf<K> : undefined;
+  }
+
+  operands(x: Node, op: Op): readonly Node[] | undefined {
+    return x.op === op && !this.#inputs.has(x) ? x.src : undefined;
+  }
+
+  constantOf(x: Node): number | undefined {
+    const unexpanded = this.look(x, "expand")?.src[0] ?? x;
+    const scalar = this.look(unexpanded, "reshape")?.src[0] ?? unexpanded;
+    return this.look(scalar, "const")?.attrs.value;
+  }
+
+  simple(node: Node): Node {
+    const known = this.#simple.get(node);
+    if (known !== undefined) return known;
+    // Each rule takes a node away or moves an expand outwards, so that this ends.
+    let result = node;
+    while (!this.#inputs.has(result)) {
+      const next = this.#simple.get(result) ?? this.#rule(result, this);
+      if (next === undefined || next === result) break;
+      result = next;
+    }
+    this.#simple.set(node, result);
+    this.#simple.set(result, result);
+    return result;
+  }
+
+  reshape(x: Node, shape: Shape): Node {
+    if (sameShape(x.shape, shape)) return x;
+    const value = this.constantOf(x);
+    if (value !== undefined) return full(shape, value, x.dtype);
+    const source = this.look(x, "reshape")?.src[0] ?? x;
+    if (sameShape(source.shape, shape)) return source;
+    return this.simple(intern("reshape", [source], {}, shape, x.dtype, x.device));
+  }
+
+  rank(x: Node): number {
+    if (this.constantOf(x) !== undefined) return Infinity;
+    let rank = this.#ranks.get(x);
+    if (rank === undefined) this.#ranks.set(x, rank = this.#ranks.size);
+    return rank;
+  }
+}

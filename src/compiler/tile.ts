@@ -1,0 +1,126 @@
+/** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
+import { size } from "../graph/shape.ts";
+import { type Index, strideOf, type Variable } from "./affine.ts";
+import { type Expr, eachStatement, type KernelIR, type Scope } from "./ir.ts";
+import type { KernelGroup } from "./merge.ts";
+import type { Target } from "./plan.ts";
+
+export interface Tile {
+  /** Neighbours that one invocation computes, where the domain is walked by one counter. */
+  readonly outer: number;
+  /** The block that one invocation computes, a factor per axis of the domain (axes of length 1 left out). */
+  readonly axes: readonly number[] | undefined;
+  /** Elements of a row per pass of its loop. */
+  readonly row: number;
+  /** Terms of a reduction per pass of its loop. */
+  readonly reduce: number;
+}
+
+/** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
+export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1 };
+
+/** As plainTile, with a counter per axis. */
+export function plainBlock(rank: number): Tile {
+  return { ...plainTile, axes: new Array<number>(rank).fill(1) };
+}
+
+interface Reference {
+  readonly index: Index;
+  /** The innermost loop around it. */
+  readonly loop: Variable | undefined;
+}
+
+function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
+  const loads: Reference[] = [];
+  const stores: Reference[] = [];
+  const walk = (scope: Scope, loop: Variable | undefined) => {
+    for (const statement of scope.statements) {
+      if (statement.kind === "let" && statement.expr.kind === "load") loads.push({ index: statement.expr.index, loop });
+      else if (statement.kind === "store") stores.push({ index: statement.index, loop });
+      else if (statement.kind === "loop") walk(statement.body, statement.variable);
+    }
+  };
+  walk(ir.body, undefined);
+  return { loads, stores };
+}
+
+/** Vectors are four elements wide, the width of a load of WGSL. */
+const width = 4;
+
+/** Chooses the tile of a kernel that was lowered with plainTile, or with plainBlock where it has a contraction. */
+export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly number[], target: Target): Tile {
+  if (group.drafts[0]!.contraction !== undefined && domain.length > 0) return contractionTile(probe, domain, target);
+  const { loads, stores } = references(probe);
+  const [counter] = probe.parallel;
+  const count = size(domain);
+  const rowStores = stores.filter((store) => store.loop !== undefined);
+  const loopLoads = loads.filter((load) => load.loop !== undefined);
+  const along = (reference: Reference) => strideOf(reference.index, reference.loop!);
+  const vector = target.language === "wgsl" ? width : 1;
+  const reduceContiguous = loopLoads.length > 0 && loopLoads.every((load) => [0, 1].includes(along(load) ?? 2)) &&
+    loopLoads.some((load) => along(load) === 1);
+  const columns = !reduceContiguous && rowStores.length === 0 && count % width === 0 && count >= width &&
+    stores.every((store) => strideOf(store.index, counter!) === 1);
+  if (loopLoads.length > 0 || rowStores.length > 0) {
+    return {
+      ...plainTile,
+      outer: columns && loopLoads.every((load) => [0, 1].includes(strideOf(load.index, counter!) ?? 2)) ? width : 1,
+      row: rowStores.length > 0 && rowStores.every((store) => along(store) === 1) ? vector : 1,
+      // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
+      reduce: reduceContiguous ? width : 1,
+    };
+  }
+  // A few invocations with a vector each would leave a device idle.
+  return { ...plainTile, outer: columns && count >= 256 * width ? vector : 1 };
+}
+
+/** The block of a contraction: the two axes along which the operands are reused, eight or four elements each. */
+function contractionTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
+  const { loads, stores } = references(probe);
+  const inner = loads.filter((load) => load.loop !== undefined);
+  const depends = (load: Reference, variable: Variable) => strideOf(load.index, variable) !== 0;
+  const axes = probe.parallel;
+  const storeStride = (variable: Variable) => Math.min(...stores.map((store) => Math.abs(strideOf(store.index, variable) ?? Infinity)));
+  let best: { m: number; n: number; score: number } | undefined;
+  for (let m = 0; m < axes.length; m++) {
+    for (let n = 0; n < axes.length; n++) {
+      if (m === n) continue;
+      const reused = inner.some((load) => depends(load, axes[m]!) && !depends(load, axes[n]!)) &&
+        inner.some((load) => depends(load, axes[n]!) && !depends(load, axes[m]!));
+      if (!reused) continue;
+      // Neighbours in memory go along n, so that the block is stored by vectors; larger axes first.
+      const score = (storeStride(axes[n]!) === 1 ? 1e12 : 0) + domain[m]! * domain[n]!;
+      if (best === undefined || score > best.score) best = { m, n, score };
+    }
+  }
+  const factors = domain.map(() => 1);
+  const blocks = (edge: number) => size(domain) / (edge * edge);
+  const most = target.class === "software" && blocks(8) >= 64 ? 8 : 4;
+  if (best === undefined) {
+    const last = domain.length - 1;
+    factors[last] = blockLength(domain[last]!, width);
+  } else {
+    factors[best.m] = blockLength(domain[best.m]!, most);
+    factors[best.n] = blockLength(domain[best.n]!, most);
+  }
+  return { ...plainTile, axes: factors };
+}
+
+/** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */
+function blockLength(extent: number, most: number): number {
+  if (extent <= most) return extent;
+  for (let length = most; length >= width; length -= width) if (extent % length === 0) return length;
+  for (let length = most; length > most / 2; length--) if (extent % length === 0) return length;
+  return most;
+}
+
+/** Arithmetic operations of a whole kernel, index arithmetic left out. */
+export function countOperations(ir: KernelIR): number {
+  let operations = 0;
+  const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
+  const isArithmetic = (expr: Expr) => expr.kind === "op" && expr.op !== "where" && expr.dtype !== "bool";
+  eachStatement(ir.body, (statement, times) => {
+    if (statement.kind === "update" || (statement.kind === "let" && isArithmetic(statement.expr))) operations += times;
+  });
+  return operations * invocations;
+}

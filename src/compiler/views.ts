@@ -1,0 +1,69 @@
+import type { Node } from "../graph/node.ts";
+import { strides } from "../graph/shape.ts";
+import { add, addConstant, constantIndex, flatten, type Index, scale, unflatten, within, zeroIndex } from "./affine.ts";
+
+/** `low <= index < high` must hold, or the padding value is meant. */
+export interface Bound {
+  readonly index: Index;
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Ops that only say where their source's element is; `contiguous` and the like pass their index on. */
+export function isMovement(node: Node): boolean {
+  switch (node.op) {
+    case "reshape":
+    case "permute":
+    case "expand":
+    case "pad":
+    case "slice":
+    case "contiguous":
+    case "stopGradient":
+    case "copy":
+      return true;
+    default:
+      return false;
+  }
+}
+
+/** The source's indices for an element of a movement node, and what must hold for it to come from the source. */
+export function sourceIndices(node: Node, indices: readonly Index[]): { indices: readonly Index[]; bounds: readonly Bound[] } {
+  switch (node.op) {
+    case "reshape": {
+      const source = node.src[0]!.shape;
+      return { indices: unflatten(flatten(indices, strides(node.shape)), source), bounds: [] };
+    }
+    case "permute": {
+      const result = new Array<Index>(indices.length);
+      node.attrs.axes.forEach((axis, i) => result[axis] = indices[i]!);
+      return { indices: result, bounds: [] };
+    }
+    case "expand": {
+      const source = node.src[0]!.shape;
+      return { indices: indices.map((index, axis) => source[axis] === 1 ? zeroIndex : index), bounds: [] };
+    }
+    case "slice": {
+      const { start, step } = node.attrs;
+      const source = node.src[0]!.shape;
+      return {
+        indices: indices.map((index, axis) =>
+          within(add(scale(index, step[axis]!), constantIndex(start[axis]!)), 0, Math.max(0, source[axis]! - 1))
+        ),
+        bounds: [],
+      };
+    }
+    case "pad": {
+      const source = node.src[0]!.shape;
+      const bounds: Bound[] = [];
+      const moved = indices.map((index, axis) => {
+        const shifted = addConstant(index, -node.attrs.low[axis]!);
+        if (shifted.min >= 0 && shifted.max < source[axis]!) return shifted;
+        bounds.push({ index: shifted, low: 0, high: source[axis]! });
+        return within(shifted, 0, Math.max(0, source[axis]! - 1));
+      });
+      return { indices: moved, bounds };
+    }
+    default:
+      return { indices, bounds: [] };
+  }
+}

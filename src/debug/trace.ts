@@ -1,0 +1,98 @@
+import { onExit, processId, syncFiles } from "../host/host.ts";
+import { flags } from "./flags.ts";
+
+/**
+ * A Chrome trace (chrome://tracing, Perfetto) of what ran when. The file is a JSON array that is appended to; the
+ * format allows the closing bracket to be missing, so that a run that was cut off can still be looked at.
+ */
+interface TraceEvent {
+  readonly name: string;
+  readonly ph: "X" | "M" | "i";
+  readonly pid: number;
+  readonly tid: number;
+  /** Microseconds. */
+  readonly ts?: number;
+  readonly dur?: number;
+  readonly s?: "t";
+  readonly args?: Readonly<Record<string, unknown>>;
+}
+
+const writtenAtOnce = 512;
+
+let file: string | undefined;
+let pending: string[] = [];
+const tracks = new Map<string, number>();
+
+/** Whether `SHARDWISE_TRACE` asks for a trace. */
+export function tracing(): boolean {
+  return flags().trace !== undefined;
+}
+
+/** Records that `name` took from `start` to `end` (milliseconds of `performance.now()`) on a track of its own. */
+export function traceSpan(
+  track: string,
+  name: string,
+  start: number,
+  end: number,
+  args: Readonly<Record<string, unknown>> = {},
+): void {
+  if (!tracing()) return;
+  const ts = start * 1000;
+  write({ name, ph: "X", pid: processId, tid: trackNumber(track), ts, dur: Math.max(0, end - start) * 1000, args });
+}
+
+/** Records that something happened now. */
+export function traceInstant(track: string, name: string, args: Readonly<Record<string, unknown>> = {}): void {
+  if (!tracing()) return;
+  write({ name, ph: "i", s: "t", pid: processId, tid: trackNumber(track), ts: performance.now() * 1000, args });
+}
+
+/** Runs `body` and records the time it took. */
+export function traced<T>(track: string, name: string, body: () => T): T {
+  if (!tracing()) return body();
+  const start = performance.now();
+  try {
+    return body();
+  } finally {
+    traceSpan(track, name, start, performance.now());
+  }
+}
+
+/** Writes what is still in memory; happens by itself when the process ends. */
+export function flushTrace(): void {
+  if (file === undefined || pending.length === 0) return;
+  syncFiles()?.appendFileSync(file, pending.join(""));
+  pending = [];
+}
+
+function trackNumber(track: string): number {
+  let number = tracks.get(track);
+  if (number === undefined) {
+    number = tracks.size + 1;
+    tracks.set(track, number);
+    write({ name: "thread_name", ph: "M", pid: processId, tid: number, args: { name: track } });
+  }
+  return number;
+}
+
+function write(event: TraceEvent): void {
+  const wanted = flags().trace;
+  if (wanted !== undefined && wanted !== file) begin(wanted);
+  pending.push(`${JSON.stringify(event)},\n`);
+  if (pending.length >= writtenAtOnce) flushTrace();
+}
+
+function begin(path: string): void {
+  const first = file === undefined;
+  flushTrace();
+  file = path;
+  const folder = path.replace(/[^/\\]*$/, "");
+  if (folder !== "") syncFiles()?.mkdirSync(folder, { recursive: true });
+  syncFiles()?.writeFileSync(path, "[\n");
+  if (!first) {
+    // Another file needs the names of the tracks again.
+    for (const [name, tid] of tracks) {
+      pending.push(`${JSON.stringify({ name: "thread_name", ph: "M", pid: processId, tid, args: { name } })},\n`);
+    }
+  } else onExit(flushTrace);
+}

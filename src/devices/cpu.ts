@@ -1,0 +1,307 @@
+import type { Plan, Program, Target } from "../compiler/plan.ts";
+import { debugLine } from "../debug/log.ts";
+import { numberedSource } from "../debug/listing.ts";
+import { traceSpan, tracing } from "../debug/trace.ts";
+import { flags } from "../debug/flags.ts";
+import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../errors.ts";
+import { nextTurn } from "../host/host.ts";
+import { bindSlots } from "./bind.ts";
+import { describe } from "./describe.ts";
+import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable } from "./device.ts";
+import { Lifetime } from "./lifetime.ts";
+import { type Block, MemoryPool, requireRange } from "./pool.ts";
+import { profileLine } from "./profile.ts";
+import { forget, type Identity, register } from "./registry.ts";
+import { type Lease, Scratch } from "./scratch.ts";
+
+type KernelArray = Float32Array | Int32Array | Uint32Array;
+type Kernel = (buffers: readonly KernelArray[], begin: number, end: number) => void;
+
+/** Host memory with the views of it that kernels use. */
+interface Memory {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly f32: Float32Array;
+  readonly i32: Int32Array;
+  readonly u32: Uint32Array;
+}
+
+/** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
+const longestTurn = 12;
+
+/** Programs that are kept compiled beyond the executables that use them. */
+const keptKernels = 4096;
+
+const target: Target = {
+  language: "js",
+  class: "js",
+  subgroupSize: 0,
+  maxStorageBuffersPerKernel: 256,
+  maxInvocationsPerWorkgroup: 1,
+  maxWorkgroupsPerDimension: 2 ** 31 - 1,
+  maxBindingBytes: 2 ** 32,
+};
+
+const info: DeviceInfo = {
+  vendor: "",
+  architecture: "js",
+  description: "JavaScript on the CPU",
+  software: true,
+  runtime: "none",
+};
+
+class CpuExecutable implements Executable {
+  readonly plan: Plan;
+  readonly kernels: readonly Kernel[];
+  readonly lease: Lease<Memory>;
+  released = false;
+
+  constructor(plan: Plan, kernels: readonly Kernel[], lease: Lease<Memory>) {
+    this.plan = plan;
+    this.kernels = kernels;
+    this.lease = lease;
+  }
+
+  release(): void {
+    this.released = true;
+    this.lease.release();
+  }
+}
+
+/** The device that is always there: kernels are JavaScript functions, run as soon as they are asked for. */
+export class CpuDevice implements Device {
+  readonly id: number;
+  readonly name: string;
+  readonly kind = "cpu";
+  readonly info: DeviceInfo = info;
+  readonly target: Target = target;
+  readonly #identity: Identity;
+  readonly #lifetime: Lifetime;
+  readonly #pool: MemoryPool<Memory>;
+  readonly #scratch: Scratch<Memory>;
+  readonly #kernels = new Map<string, Kernel>();
+  #turnBegan = performance.now();
+  #compiled = 0;
+  #dispatches = 0;
+  #submissions = 0;
+  #bytesWritten = 0;
+  #bytesRead = 0;
+
+  /** `budget` is in bytes. */
+  constructor(identity: Identity, budget: number) {
+    this.#identity = identity;
+    this.id = identity.id;
+    this.name = identity.name;
+    this.#lifetime = new Lifetime(this.name);
+    this.#pool = new MemoryPool<Memory>(this.name, { create: hostMemory, destroy: () => {} }, {
+      budget,
+      largest: target.maxBindingBytes,
+    });
+    this.#scratch = new Scratch(this.#pool);
+    register(this);
+    debugLine(1, () => `shardwise: ${this.name} is ${info.description}`);
+  }
+
+  get lost(): Promise<DeviceLoss> {
+    return this.#lifetime.lost;
+  }
+
+  get isLost(): boolean {
+    return this.#lifetime.isLost;
+  }
+
+  set budget(bytes: number) {
+    this.#pool.budget = bytes;
+  }
+
+  alloc(bytes: number): DeviceBuffer {
+    this.#lifetime.require("alloc");
+    return this.#pool.alloc(bytes);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    this.#pool.free(buffer);
+  }
+
+  write(buffer: DeviceBuffer, data: ArrayBufferView, offset = 0): void {
+    this.#lifetime.require("write");
+    requireRange("write", buffer, offset, data.byteLength);
+    const { bytes } = this.#pool.block("write", buffer).memory;
+    bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    this.#bytesWritten += data.byteLength;
+  }
+
+  async read(buffer: DeviceBuffer, offset = 0, bytes: number = buffer.bytes - offset): Promise<ArrayBuffer> {
+    this.#lifetime.require("read");
+    requireRange("read", buffer, offset, bytes);
+    // Copied before the first await: later calls must not show in it.
+    const copy = this.#pool.block("read", buffer).memory.bytes.slice(offset, offset + bytes).buffer;
+    this.#lifetime.rethrow();
+    this.#bytesRead += bytes;
+    await this.#turn();
+    return copy;
+  }
+
+  async sync(): Promise<void> {
+    this.#lifetime.require("sync");
+    this.#lifetime.rethrow();
+    await this.#turn();
+  }
+
+  load(plan: Plan): Promise<Executable> {
+    // Everything happens now; a promise carries the outcome, errors too.
+    return new Promise((resolve) => {
+      this.#lifetime.require("load");
+      const before = this.#compiled;
+      const kernels = plan.programs.map((program) => this.#compile(program));
+      const lease = this.#scratch.lease(plan.temporaries.map((slot) => plan.slots[slot]?.bytes ?? 0));
+      debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#compiled - before)}`);
+      resolve(new CpuExecutable(plan, kernels, lease));
+    });
+  }
+
+  run(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+  ): void {
+    this.#lifetime.require("run");
+    if (!(executable instanceof CpuExecutable) || executable.released) {
+      throw new DeviceError("run", {
+        got: "a released executable or one of another device",
+        need: `one of ${this.name}`,
+      });
+    }
+    const { plan, kernels, lease } = executable;
+    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
+    const start = performance.now();
+    for (const step of plan.steps) {
+      if (step.kind === "copy") {
+        const from = required(slots, step.from).memory.bytes;
+        required(slots, step.to).memory.bytes.set(from.subarray(0, step.bytes));
+        continue;
+      }
+      const program = plan.programs[step.program];
+      const kernel = kernels[step.program];
+      if (program === undefined || kernel === undefined) throw missingProgram(step.program);
+      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot)));
+    }
+    this.#submissions++;
+    if (tracing()) {
+      traceSpan(this.name, plan.programs[0]?.name ?? "copy", start, performance.now(), { steps: plan.steps.length });
+    }
+  }
+
+  stats(): DeviceStats {
+    return {
+      liveBytes: this.#pool.liveBytes,
+      peakBytes: this.#pool.peakBytes,
+      pooledBytes: this.#pool.pooledBytes,
+      allocations: this.#pool.allocations,
+      kernels: this.#compiled,
+      dispatches: this.#dispatches,
+      submissions: this.#submissions,
+      bytesWritten: this.#bytesWritten,
+      bytesRead: this.#bytesRead,
+    };
+  }
+
+  close(): void {
+    this.#end("closed", "close() was called");
+    forget(this.#identity);
+  }
+
+  /** Behaves from now on as a device that was lost. For tests of what is done about it. */
+  lose(message: string): void {
+    this.#end("lost", message);
+  }
+
+  #end(reason: DeviceLoss["reason"], message: string): void {
+    if (!this.#lifetime.end(reason, message)) return;
+    this.#pool.clear();
+    this.#kernels.clear();
+  }
+
+  #dispatch(program: Program, kernel: Kernel, blocks: readonly Block<Memory>[]): void {
+    const views = program.bindings.map(({ dtype }, index) => {
+      const { memory } = required(blocks, index);
+      return dtype === "f32" ? memory.f32 : dtype === "i32" ? memory.i32 : memory.u32;
+    });
+    this.#dispatches++;
+    const start = flags().debug >= 2 ? performance.now() : 0;
+    try {
+      kernel(views, 0, program.invocations);
+    } catch (cause) {
+      this.#lifetime.fail(
+        new DeviceError("run", {
+          got: `${String(cause)} in kernel ${program.name}`,
+          need: "a kernel that runs",
+          cause,
+        }),
+      );
+    }
+    debugLine(2, () => profileLine(this.name, program, performance.now() - start));
+  }
+
+  #compile(program: Program): Kernel {
+    const known = this.#kernels.get(program.key);
+    if (known !== undefined) return known;
+    if (program.language !== "js") {
+      throw new ArgumentError("load", {
+        got: `kernel ${program.name} in ${program.language}`,
+        need: "js, for the cpu device",
+      });
+    }
+    debugLine(4, () => `shardwise: ${program.name}\n${numberedSource(program.source)}`);
+    let kernel: Kernel;
+    try {
+      kernel = new Function("buffers", "begin", "end", program.source) as Kernel;
+    } catch (cause) {
+      throw new KernelCompileError("load", {
+        got: `kernel ${program.name}: ${String(cause)}\n${numberedSource(program.source)}`,
+        need: "JavaScript that compiles",
+        cause,
+      });
+    }
+    this.#kernels.set(program.key, kernel);
+    this.#compiled++;
+    if (this.#kernels.size > keptKernels) {
+      for (const oldest of this.#kernels.keys()) {
+        this.#kernels.delete(oldest);
+        break;
+      }
+    }
+    return kernel;
+  }
+
+  /**
+   * Awaiting a device whose work is done would never leave the microtask queue; lets timers and signals in at
+   * times.
+   */
+  async #turn(): Promise<void> {
+    if (performance.now() - this.#turnBegan < longestTurn) return;
+    await nextTurn();
+    this.#turnBegan = performance.now();
+  }
+}
+
+function hostMemory(bytes: number): Memory {
+  const buffer = new ArrayBuffer(bytes);
+  return {
+    bytes: new Uint8Array(buffer),
+    f32: new Float32Array(buffer),
+    i32: new Int32Array(buffer),
+    u32: new Uint32Array(buffer),
+  };
+}
+
+function required<T>(items: readonly (T | undefined)[], index: number): T {
+  const item = items[index];
+  if (item === undefined) {
+    throw new InternalError("run", { got: `nothing in slot ${index}`, need: "a buffer for each slot used" });
+  }
+  return item;
+}
+
+function missingProgram(index: number): InternalError {
+  return new InternalError("run", { got: `program ${index}`, need: "an index into the plan's programs" });
+}

@@ -1,0 +1,41 @@
+import { flags } from "../debug/flags.ts";
+import { DeviceError } from "../errors.ts";
+import type { Device } from "./device.ts";
+import { firstDevice } from "./discovery.ts";
+
+let chosen: Device | undefined;
+let found: Promise<Device> | undefined;
+
+/**
+ * The device of tensors for which none was named: the one that was set, else the one that `SHARDWISE_DEVICE` names,
+ * else the first hardware adapter, else the cpu device. Throws DeviceError when the one that was set is closed or
+ * lost.
+ */
+export async function defaultDevice(): Promise<Device> {
+  if (chosen !== undefined) {
+    if (!chosen.isLost) return chosen;
+    throw new DeviceError("defaultDevice", {
+      got: `${chosen.name}, which is gone`,
+      need: "setDefaultDevice(an open device)",
+    });
+  }
+  const before = found;
+  const device = await before?.catch(() => undefined);
+  if (device !== undefined && !device.isLost) return device;
+  if (found === before) {
+    const { device: name } = flags();
+    found = firstDevice(name === undefined ? {} : { name });
+  }
+  return await (found ?? firstDevice());
+}
+
+/**
+ * Makes a device the default one; undefined goes back to the one that is found. Throws DeviceError for a closed
+ * one.
+ */
+export function setDefaultDevice(device: Device | undefined): void {
+  if (device?.isLost === true) {
+    throw new DeviceError("setDefaultDevice", { got: `${device.name}, which is gone`, need: "an open device" });
+  }
+  chosen = device;
+}

@@ -1,0 +1,81 @@
+import type { Plan, Target } from "../compiler/plan.ts";
+
+/** Memory on a device. Its bytes are undefined until written. */
+export interface DeviceBuffer {
+  readonly id: number;
+  /** Usable bytes; a multiple of 4. */
+  readonly bytes: number;
+}
+
+/** A plan that a device is ready to run: pipelines made, temporaries taken from the pool. */
+export interface Executable {
+  readonly plan: Plan;
+  /** Gives the temporaries back to the pool. Idempotent. */
+  release(): void;
+}
+
+/** Why a device is gone. */
+export interface DeviceLoss {
+  readonly reason: "closed" | "lost";
+  readonly message: string;
+}
+
+/** What a device did since it was opened. */
+export interface DeviceStats {
+  /** Bytes of buffers in use, their peak, and bytes kept in the pool for reuse. */
+  readonly liveBytes: number;
+  readonly peakBytes: number;
+  readonly pooledBytes: number;
+  /** Buffers made by the driver, that is, not served by the pool. */
+  readonly allocations: number;
+  /** Distinct kernels compiled. */
+  readonly kernels: number;
+  readonly dispatches: number;
+  readonly submissions: number;
+  readonly bytesWritten: number;
+  readonly bytesRead: number;
+}
+
+export interface DeviceInfo {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly description: string;
+  /** A software adapter: the GPU API served by the CPU. */
+  readonly software: boolean;
+  /** Which WebGPU serves it: Dawn's npm package, Deno's own, the browser's; or none. */
+  readonly runtime: "dawn" | "deno" | "browser" | "none";
+}
+
+/**
+ * A device: memory, and plans run on it in the order of the calls. Calls that only enqueue return at once; an error of
+ * the device surfaces at the next `read` or `sync`, and in `lost`.
+ */
+export interface Device {
+  /** Unique in the process; nodes carry it. */
+  readonly id: number;
+  /** `gpu:0`, `cpu:1`, …: distinct among open devices. */
+  readonly name: string;
+  readonly kind: "gpu" | "cpu" | "null";
+  readonly info: DeviceInfo;
+  readonly target: Target;
+  /** Resolves when the device is closed or lost; never rejects. */
+  readonly lost: Promise<DeviceLoss>;
+  readonly isLost: boolean;
+  /** Throws OutOfMemoryError above the device's budget, DeviceLostError when it is gone. */
+  alloc(bytes: number): DeviceBuffer;
+  /** Back to the pool; idempotent. */
+  free(buffer: DeviceBuffer): void;
+  /** Copies host bytes in, at `offset` bytes (a multiple of 4). The array may be changed as soon as the call returns. */
+  write(buffer: DeviceBuffer, data: ArrayBufferView, offset?: number): void;
+  /** A copy of bytes once all earlier work is done. `offset` and `bytes` are multiples of 4; bytes is the rest by default. */
+  read(buffer: DeviceBuffer, offset?: number, bytes?: number): Promise<ArrayBuffer>;
+  /** Compiles a plan's kernels. Rejects with KernelCompileError, which carries the numbered source. */
+  load(plan: Plan): Promise<Executable>;
+  /** Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread inputs may be undefined). */
+  run(executable: Executable, inputs: readonly (DeviceBuffer | undefined)[], outputs: readonly DeviceBuffer[]): void;
+  /** Resolves when all earlier work is done. */
+  sync(): Promise<void>;
+  stats(): DeviceStats;
+  /** Ends the device; buffers are gone. Idempotent. */
+  close(): void;
+}

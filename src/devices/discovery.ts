@@ -1,0 +1,182 @@
+import { flags } from "../debug/flags.ts";
+import { ArgumentError, DeviceError } from "../errors.ts";
+import { memoryBytes, runtime, stderrLine } from "../host/host.ts";
+import type { Adapter, Slot } from "./adapters.ts";
+import { CpuDevice } from "./cpu.ts";
+import { dawnAdapters } from "./dawn.ts";
+import type { Device } from "./device.ts";
+import { openGpu } from "./gpu-target.ts";
+import { hasNavigatorGpu, navigatorAdapters } from "./navigator-gpu.ts";
+import { pollFor } from "./polling.ts";
+import { claimIdentity, forget, type Identity, openOnce } from "./registry.ts";
+import { WebGpuDevice } from "./webgpu.ts";
+
+/** Which devices are wanted. */
+export interface DeviceOptions {
+  /** GPUs only (a software adapter where there is no hardware one), or the cpu device only. */
+  readonly kind?: "gpu" | "cpu";
+  /** This many logical devices on the first adapter (or the CPU), instead of one on each. */
+  readonly virtual?: number;
+  /** `cpu`, `gpu`, or part of an adapter's name. */
+  readonly name?: string;
+  /** Deno only: its own WebGPU (the default), or Dawn's through the npm package `webgpu`. */
+  readonly runtime?: "dawn" | "deno";
+  /** Only software adapters, or none of them. */
+  readonly software?: boolean;
+  /**
+   * The most bytes that each of these devices may hold; half of the machine's memory by default, where it is
+   * computed in.
+   */
+  readonly memoryBytes?: number;
+}
+
+let saidCpu = false;
+
+/**
+ * Opens devices: every hardware adapter, or the cpu device when there is none. The same device is the same object
+ * as long as it is open, virtual ones too. Throws ArgumentError for bad options and DeviceError when there is no
+ * device of the kind or name that was asked for.
+ */
+export async function devices(options: DeviceOptions = {}): Promise<Device[]> {
+  const wanted = normalize(options);
+  if (wanted.kind === "cpu") return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+  const { chosen, refusal } = await chooseAdapters(wanted);
+  if (chosen.length === 0) {
+    if (wanted.kind === "gpu" || wanted.name !== undefined || wanted.software !== undefined) throw refusal;
+    if (!saidCpu) stderrLine("shardwise: no GPU found, using the CPU");
+    saidCpu = true;
+    return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+  }
+  const first = chosen[0];
+  const count = wanted.virtual ?? 1;
+  if (count === 1 || first === undefined) {
+    const some = wanted.virtual === 1 ? chosen.slice(0, 1) : chosen;
+    return await Promise.all(
+      some.map((adapter) => gpuDevice(adapter, { index: 0, virtual: false }, wanted.memoryBytes)),
+    );
+  }
+  const slots = Array.from({ length: count }, (_, index): Slot => ({ index, virtual: true }));
+  return await Promise.all(slots.map((slot) => gpuDevice(first, slot, wanted.memoryBytes)));
+}
+
+/** The first device that `devices(options)` gives. */
+export async function firstDevice(options: DeviceOptions = {}): Promise<Device> {
+  const device = (await devices({ ...options, virtual: options.virtual ?? 1 }))[0];
+  if (device === undefined) throw new DeviceError("devices", { got: "none", need: "one" });
+  return device;
+}
+
+function normalize(options: DeviceOptions): DeviceOptions {
+  const { virtual, kind, name, runtime: served, memoryBytes: bytes } = options;
+  const refuse = (got: string, need: string): never => {
+    throw new ArgumentError("devices", { got, need });
+  };
+  if (virtual !== undefined && !(Number.isSafeInteger(virtual) && virtual >= 1)) {
+    refuse(`virtual: ${virtual}`, "a whole number, 1 or more");
+  }
+  if (kind !== undefined && kind !== "gpu" && kind !== "cpu") refuse(`kind: ${String(kind)}`, '"gpu" or "cpu"');
+  if (served !== undefined && served !== "dawn" && served !== "deno") {
+    refuse(`runtime: ${String(served)}`, '"dawn" or "deno"');
+  }
+  if (served === "deno" && runtime !== "deno") refuse(`runtime: "deno" in ${runtime}`, 'Deno, or runtime: "dawn"');
+  if (bytes !== undefined && !(bytes > 0)) refuse(`memoryBytes: ${bytes}`, "a positive number of bytes");
+  if (name !== "cpu" && name !== "gpu") return options;
+  if (kind !== undefined && kind !== name) refuse(`name: "${name}" with kind: "${kind}"`, "one of them, or the same");
+  const { name: _, ...rest } = options;
+  return { ...rest, kind: name };
+}
+
+async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[]; refusal: DeviceError }> {
+  const own = wanted.runtime !== "dawn" && runtime !== "node" && hasNavigatorGpu();
+  let trouble = "";
+  let all: Adapter[] = [];
+  try {
+    all = own ? await navigatorAdapters((wanted.virtual ?? 1) > 1) : runtime === "browser" ? [] : await dawnAdapters();
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    trouble = `, because there is ${error.got}`;
+  }
+  const hardware = all.filter(({ info }) => !info.software);
+  const software = all.filter(({ info }) => info.software);
+  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble}`;
+  const refusal = new DeviceError("devices", {
+    got: wanted.name === undefined ? described : `${described}, for the name "${wanted.name}"`,
+    need: wanted.name === undefined && all.length === 0
+      ? "a GPU with its Vulkan driver (Metal and Direct3D 12 come with their systems), or a software adapter: on Debian " +
+        "and Ubuntu, install mesa-vulkan-drivers and libvulkan1 (on Debian 12 those of bookworm-backports)"
+      : "an adapter as asked for",
+  });
+  if (wanted.name !== undefined) {
+    const part = wanted.name.toLowerCase();
+    const named = all.filter(({ info }) =>
+      [info.description, info.vendor, info.architecture].some((text) => text.toLowerCase().includes(part)) &&
+      (wanted.software === undefined || info.software === wanted.software)
+    );
+    return { chosen: named, refusal };
+  }
+  if (wanted.software !== undefined) return { chosen: wanted.software ? software : hardware, refusal };
+  return { chosen: hardware.length > 0 || wanted.kind !== "gpu" ? hardware : software, refusal };
+}
+
+async function cpuDevices(count: number, budget: number | undefined): Promise<Device[]> {
+  const indices = Array.from({ length: count }, (_, index) => index);
+  const opened = await Promise.all(
+    indices.map((index) =>
+      openOnce(`cpu ${index}`, () => Promise.resolve(new CpuDevice(claimIdentity("cpu"), budgetOf(budget, true))))
+    ),
+  );
+  for (const device of opened) setBudget(device, budget);
+  return opened;
+}
+
+async function gpuDevice(adapter: Adapter, slot: Slot, budget: number | undefined): Promise<Device> {
+  const key = `${adapter.key} ${slot.virtual ? `virtual ${slot.index}` : "whole"}`;
+  const device = await openOnce(key, async () => {
+    const identity = claimIdentity("gpu");
+    try {
+      return await openWebGpu(adapter, slot, identity, budget);
+    } catch (cause) {
+      forget(identity);
+      if (cause instanceof DeviceError) throw cause;
+      throw new DeviceError("devices", {
+        got: `${adapter.info.description}, which does not open: ${String(cause)}`,
+        need: "an adapter that works",
+        cause,
+      });
+    }
+  });
+  setBudget(device, budget);
+  return device;
+}
+
+async function openWebGpu(
+  adapter: Adapter,
+  slot: Slot,
+  identity: Identity,
+  budget: number | undefined,
+): Promise<Device> {
+  const { info, key } = adapter;
+  const stopPolling = info.runtime === "dawn" ? pollFor(info.software) : () => {};
+  try {
+    const requested = await adapter.request(slot);
+    const gpu = await openGpu(requested, info, key, identity.name, stopPolling);
+    const device = new WebGpuDevice(identity, gpu, budgetOf(budget, info.software));
+    void device.lost.then(({ reason }) => {
+      if (reason === "lost") adapter.lost(slot);
+    });
+    return device;
+  } catch (error) {
+    stopPolling();
+    throw error;
+  }
+}
+
+/** A GPU's memory is not told to us, so that only the driver can refuse; the machine's is, and it over-commits. */
+function budgetOf(given: number | undefined, inMachine: boolean): number {
+  return given ?? flags().memoryBytes ?? (inMachine ? (memoryBytes() ?? 4 * 2 ** 30) / 2 : Infinity);
+}
+
+function setBudget(device: Device, budget: number | undefined): void {
+  if (budget === undefined) return;
+  if (device instanceof CpuDevice || device instanceof WebGpuDevice) device.budget = budget;
+}

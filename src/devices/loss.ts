@@ -1,0 +1,10 @@
+import { DeviceError } from "../errors.ts";
+import { CpuDevice } from "./cpu.ts";
+import type { Device } from "./device.ts";
+import { WebGpuDevice } from "./webgpu.ts";
+
+/** Makes a device behave as one that was lost, with this message. For tests of what is done about it. */
+export function simulateLoss(device: Device, message = "simulated"): void {
+  if (device instanceof CpuDevice || device instanceof WebGpuDevice) device.lose(message);
+  else throw new DeviceError("simulateLoss", { got: device.name, need: "a cpu or gpu device" });
+}

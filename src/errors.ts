@@ -1,0 +1,53 @@
+/** What every error of shardwise says: the operation, what it was given and what it needs. */
+export interface Complaint {
+  /** What was given, with its values. */
+  readonly got: string;
+  /** What would have been accepted, or what to do. */
+  readonly need: string;
+  readonly cause?: unknown;
+}
+
+/** Base of all errors thrown by shardwise; `op` names the call that was at fault. */
+export class ShardwiseError extends Error {
+  readonly op: string;
+  readonly got: string;
+  readonly need: string;
+
+  constructor(op: string, complaint: Complaint) {
+    super(
+      `${op}: got ${complaint.got}; need ${complaint.need}`,
+      complaint.cause === undefined ? undefined : { cause: complaint.cause },
+    );
+    this.name = new.target.name;
+    this.op = op;
+    this.got = complaint.got;
+    this.need = complaint.need;
+  }
+}
+
+/** Shapes, axes or indices that do not fit. */
+export class ShapeError extends ShardwiseError {}
+/** Element types that do not fit. */
+export class DTypeError extends ShardwiseError {}
+/** An argument outside its legal values. */
+export class ArgumentError extends ShardwiseError {}
+/** A missing, unsuitable, closed or mixed-up device. */
+export class DeviceError extends ShardwiseError {}
+/** A device that was lost; its buffers are gone. */
+export class DeviceLostError extends DeviceError {}
+/** An allocation above the device's memory or budget. */
+export class OutOfMemoryError extends DeviceError {}
+/** A kernel that the device's compiler refused; `got` carries the numbered source. */
+export class KernelCompileError extends DeviceError {}
+/** Something that cannot be done while a function is traced, such as reading a value. */
+export class TraceError extends ShardwiseError {}
+/** A gradient that does not exist. */
+export class GradientError extends ShardwiseError {}
+/** A computation that is not a sum over the rows of a batch, and so cannot be split over devices. */
+export class DecompositionError extends ShardwiseError {}
+/** A loss that became NaN or infinite. */
+export class NonFiniteLossError extends ShardwiseError {}
+/** Replicas whose parameters differ. */
+export class ReplicaMismatchError extends ShardwiseError {}
+/** A broken invariant of shardwise itself: please report it. */
+export class InternalError extends ShardwiseError {}

@@ -1,0 +1,258 @@
+/** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
+import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
+import { type DType, dtypes, requireDType, toElement } from "./dtype.ts";
+import { intern, type Node, type StorageToken } from "./node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
+import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
+
+/** An elementwise op of operands of equal shape and dtype (the condition of `where` is a bool). */
+export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
+  const record: ElementwiseOp = table[op];
+  const last = src[src.length - 1]!;
+  if (src.length !== record.arity) {
+    throw new ArgumentError(op, { got: `${src.length} operands`, need: `${record.arity}` });
+  }
+  const values = op === "where" ? src.slice(1) : src;
+  if (op === "where") requireDType(op, src[0]!.dtype, ["bool"]);
+  for (const node of src) {
+    if (!sameShape(node.shape, last.shape)) {
+      throw new ShapeError(op, { got: src.map((n) => formatShape(n.shape)).join(" and "), need: "equal shapes" });
+    }
+  }
+  for (const node of values) {
+    requireDType(op, node.dtype, record.takes);
+    if (node.dtype !== last.dtype) {
+      throw new DTypeError(op, { got: values.map((n) => n.dtype).join(" and "), need: "equal dtypes" });
+    }
+  }
+  return intern(op, src, {}, last.shape, record.gives === "same" ? last.dtype : record.gives, deviceOf(op, src));
+}
+
+/** A scalar constant; `value` is first made an element of `dtype`. */
+export function constant(value: number, dtype: DType): Node {
+  return intern("const", [], { value: toElement(dtype, value) }, [], dtype, undefined);
+}
+
+/** A constant of `shape`. */
+export function full(shape: Shape, value: number, dtype: DType): Node {
+  return broadcastTo(constant(value, dtype), shape);
+}
+
+/** 0, 1, …, length - 1. */
+export function iota(length: number, dtype: "i32" | "u32" | "f32" = "i32"): Node {
+  checkShape("iota", [length]);
+  return intern("iota", [], {}, [length], dtype, undefined);
+}
+
+let nextSlot = 0;
+/** A new placeholder, equal to no other. */
+export function input(shape: Shape, dtype: DType): Node {
+  checkShape("input", shape);
+  return intern("input", [], { slot: nextSlot++ }, shape, dtype, undefined);
+}
+
+/** The leaf of a storage, of which it shows all elements as `shape`. */
+export function storage(token: StorageToken, shape: Shape, dtype: DType, device: number | undefined): Node {
+  return intern("storage", [], { storage: token }, shape, dtype, device);
+}
+
+/** Conversion of the values to `dtype`; see `cast` in ops.ts for what happens at the edges. */
+export function cast(x: Node, dtype: DType): Node {
+  if (x.dtype === dtype) return x;
+  return intern("cast", [x], {}, x.shape, dtype, x.device);
+}
+
+/** The same bits as another 32-bit dtype. Throws DTypeError for bool. */
+export function bitcast(x: Node, dtype: DType): Node {
+  if (x.dtype === dtype) return x;
+  requireDType("bitcast", x.dtype, ["f32", "i32", "u32"]);
+  requireDType("bitcast", dtype, ["f32", "i32", "u32"]);
+  return intern("bitcast", [x], {}, x.shape, dtype, x.device);
+}
+
+export function reshape(x: Node, shape: Shape): Node {
+  checkShape("reshape", shape);
+  if (size(shape) !== size(x.shape)) {
+    throw new ShapeError("reshape", {
+      got: `${formatShape(x.shape)} to ${formatShape(shape)}`,
+      need: `a shape of ${size(x.shape)} elements`,
+    });
+  }
+  if (sameShape(shape, x.shape)) return x;
+  // Two reshapes are not made one here: a gradient may be asked for by the first.
+  return intern("reshape", [x], {}, shape, x.dtype, x.device);
+}
+
+/** Output axis i is source axis `axes[i]`. */
+export function permute(x: Node, axes: readonly number[]): Node {
+  if ([...axes].sort((a, b) => a - b).some((axis, i) => axis !== i) || axes.length !== x.shape.length) {
+    throw new ShapeError("permute", { got: `axes [${axes}]`, need: `a permutation of 0..${x.shape.length - 1}` });
+  }
+  if (axes.every((axis, i) => axis === i)) return x;
+  return intern("permute", [x], { axes: [...axes] }, axes.map((axis) => x.shape[axis]!), x.dtype, x.device);
+}
+
+/** Axes of length 1 repeated to those of `shape`, which has the same rank. */
+export function expand(x: Node, shape: Shape): Node {
+  checkShape("expand", shape);
+  if (shape.length !== x.shape.length || !x.shape.every((n, axis) => n === 1 || n === shape[axis])) {
+    throw new ShapeError("expand", {
+      got: `${formatShape(x.shape)} to ${formatShape(shape)}`,
+      need: "the same rank, and axes that are equal or of length 1",
+    });
+  }
+  if (sameShape(shape, x.shape)) return x;
+  return intern("expand", [x], {}, shape, x.dtype, x.device);
+}
+
+/** NumPy broadcasting of one operand: new axes in front, axes of length 1 repeated. */
+export function broadcastTo(x: Node, shape: Shape): Node {
+  if (sameShape(x.shape, shape)) return x;
+  const missing = shape.length - x.shape.length;
+  if (missing < 0) {
+    throw new ShapeError("broadcastTo", { got: `${formatShape(x.shape)} to ${formatShape(shape)}`, need: "a rank at least as high" });
+  }
+  return expand(reshape(x, [...new Array<number>(missing).fill(1), ...x.shape]), shape);
+}
+
+/** `low[i]` and `high[i]` (at least 0) elements of `value` put before and after axis i. */
+export function pad(x: Node, low: readonly number[], high: readonly number[], value = 0): Node {
+  if (low.length !== x.shape.length || high.length !== x.shape.length || ![...low, ...high].every((n) => Number.isSafeInteger(n) && n >= 0)) {
+    throw new ShapeError("pad", { got: `low [${low}], high [${high}]`, need: `${x.shape.length} counts of at least 0 each` });
+  }
+  if (low.every((n) => n === 0) && high.every((n) => n === 0)) return x;
+  const shape = x.shape.map((n, axis) => n + low[axis]! + high[axis]!);
+  return intern("pad", [x], { low: [...low], high: [...high], value: toElement(x.dtype, value) }, shape, x.dtype, x.device);
+}
+
+/** Output index i of each axis reads source index `start + i * step`, `count` times; every index read must exist. */
+export function slice(x: Node, start: readonly number[], count: readonly number[], step: readonly number[]): Node {
+  checkShape("slice", count);
+  const fits = x.shape.every((n, axis) => {
+    const last = start[axis]! + (count[axis]! - 1) * step[axis]!;
+    const within = (i: number) => Number.isSafeInteger(i) && i >= 0 && i < n;
+    return step[axis] !== 0 && (count[axis] === 0 || (within(start[axis]!) && within(last)));
+  });
+  if (!fits || [start, count, step].some((list) => list.length !== x.shape.length)) {
+    throw new ShapeError("slice", {
+      got: `start [${start}], count [${count}], step [${step}] of ${formatShape(x.shape)}`,
+      need: "indices that lie within every axis, steps other than 0",
+    });
+  }
+  if (sameShape(count, x.shape) && start.every((n) => n === 0) && step.every((n, axis) => n === 1 || x.shape[axis]! <= 1)) return x;
+  // An axis that is empty reads nothing: one spelling for it.
+  const first = start.map((n, axis) => count[axis] === 0 ? 0 : n);
+  return intern("slice", [x], { start: first, step: [...step] }, count, x.dtype, x.device);
+}
+
+/** Reduction over `axes` (sorted, distinct), which disappear. */
+export function reduce(op: ReductionName, x: Node, axes: readonly number[]): Node {
+  requireDType(op, x.dtype, reductions[op].takes);
+  if (!axes.every((axis, i) => Number.isInteger(axis) && axis >= 0 && axis < x.shape.length && (i === 0 || axis > axes[i - 1]!))) {
+    throw new ShapeError(op, { got: `axes [${axes}]`, need: `sorted, distinct axes of ${formatShape(x.shape)}` });
+  }
+  if (axes.length === 0) return x;
+  return intern(op, [x], { axes: [...axes] }, withoutAxes(x.shape, axes), x.dtype, x.device);
+}
+
+/** out[i] = x[i with i[axis] := index[i]]. `index` is i32, of x's shape but for `axis`. Out of range gives 0. */
+export function gather(x: Node, index: Node, axis: number): Node {
+  requireDType("gather", index.dtype, ["i32"]);
+  checkIndexed("gather", x, index, axis);
+  return intern("gather", [x, index], { axis }, index.shape, x.dtype, deviceOf("gather", [x, index]));
+}
+
+/** Zeros with `length` on `axis`, to which values[i] is added at i with i[axis] := index[i]. Out of range is dropped. */
+export function scatterAdd(index: Node, values: Node, axis: number, length: number): Node {
+  requireDType("scatterAdd", index.dtype, ["i32"]);
+  requireDType("scatterAdd", values.dtype, ["f32", "i32", "u32"]);
+  checkShape("scatterAdd", [length]);
+  if (!sameShape(index.shape, values.shape) || axis < 0 || axis >= values.shape.length) {
+    throw new ShapeError("scatterAdd", {
+      got: `index ${formatShape(index.shape)}, values ${formatShape(values.shape)}, axis ${axis}`,
+      need: "equal shapes with that axis",
+    });
+  }
+  const shape = values.shape.map((n, i) => i === axis ? length : n);
+  return intern("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
+}
+
+/** i32 positions that sort the last axis ascending, stably; NaN last. */
+export function argsort(x: Node): Node {
+  requireDType("argsort", x.dtype, ["f32", "i32", "u32"]);
+  if (x.shape.length === 0) throw new ShapeError("argsort", { got: "a scalar", need: "at least one axis" });
+  return intern("argsort", [x], {}, x.shape, "i32", x.device);
+}
+
+/** Operands of one dtype joined on `axis`; the other axes are equal. */
+export function concat(src: readonly Node[], axis: number): Node {
+  const [first] = src;
+  if (first === undefined) throw new ArgumentError("concat", { got: "no tensors", need: "at least one" });
+  if (!Number.isInteger(axis) || axis < 0 || axis >= first.shape.length) {
+    throw new ShapeError("concat", { got: `axis ${axis} of ${formatShape(first.shape)}`, need: "an axis that the operands have" });
+  }
+  for (const node of src) {
+    if (node.dtype !== first.dtype) throw new DTypeError("concat", { got: src.map((n) => n.dtype).join(", "), need: "equal dtypes" });
+    if (node.shape.length !== first.shape.length || !node.shape.every((n, i) => i === axis || n === first.shape[i])) {
+      throw new ShapeError("concat", { got: src.map((n) => formatShape(n.shape)).join(", "), need: `equal shapes but for axis ${axis}` });
+    }
+  }
+  if (src.length === 1) return first;
+  const length = src.reduce((sum, node) => sum + node.shape[axis]!, 0);
+  const shape = first.shape.map((n, i) => i === axis ? length : n);
+  return intern("concat", src, { axis }, shape, first.dtype, deviceOf("concat", src));
+}
+
+export function contiguous(x: Node): Node {
+  if (x.op === "contiguous" || x.op === "storage" || x.op === "input") return x;
+  return intern("contiguous", [x], {}, x.shape, x.dtype, x.device);
+}
+
+export function stopGradient(x: Node): Node {
+  if (x.op === "stopGradient") return x;
+  return intern("stopGradient", [x], {}, x.shape, x.dtype, x.device);
+}
+
+/** The same values on `device`. */
+export function copy(x: Node, device: number): Node {
+  if (x.device === device) return x;
+  return intern("copy", [x], { device }, x.shape, x.dtype, device);
+}
+
+/** `node` with other sources of the same shapes and dtypes. */
+export function withSources(node: Node, src: readonly Node[]): Node {
+  if (src.every((source, i) => source === node.src[i])) return node;
+  return intern(node.op, src, node.attrs, node.shape, node.dtype, node.op === "copy" ? node.device : deviceOf(node.op, src));
+}
+
+/** Bytes that the values take on a device. */
+export function byteLength(node: Node): number {
+  return size(node.shape) * dtypes[node.dtype].bytes;
+}
+
+function deviceOf(op: string, src: readonly Node[]): number | undefined {
+  let device: number | undefined;
+  for (const node of src) {
+    if (node.device === undefined) continue;
+    if (device !== undefined && device !== node.device) {
+      throw new DeviceError(op, {
+        got: `tensors on devices ${device} and ${node.device}`,
+        need: "one device: move a tensor first, with x.to(device)",
+      });
+    }
+    device = node.device;
+  }
+  return device;
+}
+
+function checkIndexed(op: string, x: Node, index: Node, axis: number): void {
+  if (
+    x.shape.length !== index.shape.length || !Number.isInteger(axis) || axis < 0 || axis >= x.shape.length ||
+    !x.shape.every((n, i) => i === axis || n === index.shape[i])
+  ) {
+    throw new ShapeError(op, {
+      got: `${formatShape(x.shape)} indexed by ${formatShape(index.shape)} on axis ${axis}`,
+      need: "shapes that agree but for that axis",
+    });
+  }
+}

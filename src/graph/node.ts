@@ -1,0 +1,151 @@
+import type { DType } from "./dtype.ts";
+import type { ElementwiseName, ReductionName } from "./ops.ts";
+import type { Shape } from "./shape.ts";
+
+/** The attributes of every op that is not elementwise. */
+export interface OpAttributes {
+  /** A scalar constant (shape []); broadcast it with expand. */
+  const: { readonly value: number };
+  /** 0, 1, 2, … along one axis. */
+  iota: Record<never, never>;
+  /** A placeholder, bound when a plan runs; `slot` is unique in the process. */
+  input: { readonly slot: number };
+  /** Data that exists. */
+  storage: { readonly storage: StorageToken };
+  cast: Record<never, never>;
+  bitcast: Record<never, never>;
+  reshape: Record<never, never>;
+  /** Output axis i is source axis `axes[i]`. */
+  permute: { readonly axes: readonly number[] };
+  /** Axes of length 1 repeated; the rank stays. */
+  expand: Record<never, never>;
+  /** `low[i]` and `high[i]` elements of `value` put before and after axis i. */
+  pad: { readonly low: readonly number[]; readonly high: readonly number[]; readonly value: number };
+  /** Output index i reads source index `start + i * step`; a negative step flips. The output's shape gives the counts. */
+  slice: { readonly start: readonly number[]; readonly step: readonly number[] };
+  sum: { readonly axes: readonly number[] };
+  prod: { readonly axes: readonly number[] };
+  amax: { readonly axes: readonly number[] };
+  amin: { readonly axes: readonly number[] };
+  /** gather(x, index): out[i] = x[i with i[axis] := index[i]]; x and index (i32) agree on the other axes. Out of range gives 0. */
+  gather: { readonly axis: number };
+  /** scatterAdd(index, values): zeros of `length` on `axis`, values added at index (i32). Out of range is dropped. Adds in order of position. */
+  scatterAdd: { readonly axis: number; readonly length: number };
+  /** i32 positions that sort the last axis ascending, stably; NaN last. */
+  argsort: Record<never, never>;
+  concat: { readonly axis: number };
+  /** The same values; forces them into memory, and so ends a fusion. */
+  contiguous: Record<never, never>;
+  /** The same values, with no gradient. */
+  stopGradient: Record<never, never>;
+  /** The same values on another device. */
+  copy: { readonly device: number };
+}
+
+export type StructuralName = keyof OpAttributes;
+export type Op = ElementwiseName | StructuralName;
+
+/** Data that exists, as the graph sees it; src/tensor says what it is. */
+export interface StorageToken {
+  readonly id: number;
+  /** Living nodes that read this storage directly; 0 means that it may be overwritten. Lags behind garbage collection. */
+  readers: number;
+}
+
+interface NodeBase {
+  /** Increases with creation, so that sources have smaller ids. */
+  readonly id: number;
+  readonly src: readonly Node[];
+  readonly shape: Shape;
+  readonly dtype: DType;
+  /** The device to which the value is bound; undefined where any will do (constants, host data, placeholders). */
+  readonly device: number | undefined;
+}
+
+/** One op of the graph. Immutable; structurally equal nodes are one node. */
+export type Node =
+  & NodeBase
+  & (
+    | { readonly op: ElementwiseName; readonly attrs: Record<never, never> }
+    | { [K in StructuralName]: { readonly op: K; readonly attrs: OpAttributes[K] } }[StructuralName]
+  );
+export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
+export type ReductionNode = NodeOf<ReductionName>;
+
+let nextId = 0;
+const table = new Map<string, WeakRef<Node>>();
+const collected = new FinalizationRegistry<{ key: string; storages: readonly StorageToken[] }>(({ key, storages }) => {
+  if (table.get(key)?.deref() === undefined) table.delete(key);
+  for (const storage of storages) storage.readers--;
+});
+
+/** Living entries of the node table; entries of collected nodes go with the next finalization. */
+export function nodeCount(): number {
+  return table.size;
+}
+
+/** The node of these parts, which is an existing one where there is one. Callers check the parts: see build.ts. */
+export function intern(
+  op: Op,
+  src: readonly Node[],
+  attrs: OpAttributes[StructuralName] | Record<never, never>,
+  shape: Shape,
+  dtype: DType,
+  device: number | undefined,
+): Node {
+  let key = `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
+  for (const node of src) key += `${node.id},`;
+  key += attributesKey(op, attrs);
+  const known = table.get(key)?.deref();
+  if (known !== undefined) return known;
+  const node = Object.freeze({
+    id: nextId++,
+    op,
+    src: Object.freeze([...src]),
+    attrs,
+    shape: Object.freeze([...shape]),
+    dtype,
+    device,
+  }) as Node;
+  table.set(key, new WeakRef(node));
+  const storages: StorageToken[] = [];
+  for (const source of src) {
+    if (source.op === "storage") {
+      source.attrs.storage.readers++;
+      storages.push(source.attrs.storage);
+    }
+  }
+  collected.register(node, { key, storages });
+  return node;
+}
+
+function attributesKey(op: Op, attrs: object): string {
+  if (op === "storage") return String((attrs as OpAttributes["storage"]).storage.id);
+  let key = "";
+  for (const value of Object.values(attrs)) key += `|${Object.is(value, -0) ? "-0" : String(value)}`;
+  return key;
+}
+
+/** All nodes reachable from `roots`, sources first. Iterative, as graphs may be deep. `into` may cut the walk at a node. */
+export function toposort(roots: readonly Node[], into: (node: Node) => boolean = () => true): Node[] {
+  const order: Node[] = [];
+  const seen = new Set<Node>();
+  const stack: { node: Node; next: number }[] = [];
+  for (const root of roots) {
+    if (seen.has(root)) continue;
+    seen.add(root);
+    stack.push({ node: root, next: 0 });
+    while (stack.length > 0) {
+      const top = stack[stack.length - 1]!;
+      const source = into(top.node) ? top.node.src[top.next++] : undefined;
+      if (source === undefined) {
+        order.push(top.node);
+        stack.pop();
+      } else if (!seen.has(source)) {
+        seen.add(source);
+        stack.push({ node: source, next: 0 });
+      }
+    }
+  }
+  return order;
+}

@@ -1,0 +1,319 @@
+import type { DType } from "./dtype.ts";
+import { jsHelpers, wgslHelpers } from "./helpers.ts";
+
+/**
+ * One elementwise op. `f64` is its meaning on host numbers, which the interpreter uses (integers are wrapped to 32 bits
+ * after it, a bool is 0 or 1); `js` and `wgsl` are its spelling, given the spelled arguments and the dtype of the first.
+ * The JS renderer rounds what it gets (`Math.fround`, `| 0`, `>>> 0`); a bool is a boolean in both languages.
+ */
+export interface ElementwiseOp {
+  readonly arity: 1 | 2 | 3 | 4;
+  /** Legal dtypes of the value operands. */
+  readonly takes: readonly DType[];
+  /** The result's dtype: that of the last operand, or this one. */
+  readonly gives: "same" | DType;
+  readonly f64: (...x: number[]) => number;
+  readonly js: (x: readonly string[], dtype: DType) => string;
+  readonly wgsl: (x: readonly string[], dtype: DType) => string;
+  /** Names of the functions in helpers.ts that the spellings call. */
+  readonly jsHelper?: keyof typeof jsHelpers;
+  readonly wgslHelper?: keyof typeof wgslHelpers;
+  /** Costs many instructions, so that computing it twice is worse than storing it. */
+  readonly heavy?: true;
+}
+
+const float: readonly DType[] = ["f32"];
+const signed: readonly DType[] = ["f32", "i32"];
+const number: readonly DType[] = ["f32", "i32", "u32"];
+const integer: readonly DType[] = ["i32", "u32"];
+const bits: readonly DType[] = ["i32", "u32", "bool"];
+const any: readonly DType[] = ["f32", "i32", "u32", "bool"];
+
+function call(name: string): (x: readonly string[]) => string {
+  return (x) => `${name}(${x.join(", ")})`;
+}
+function infix(operator: string): (x: readonly string[]) => string {
+  return (x) => `(${x[0]} ${operator} ${x[1]})`;
+}
+/** A function of f32 that both languages have. */
+function floatFunction(
+  f64: (x: number) => number,
+  name: string,
+): ElementwiseOp {
+  return { arity: 1, takes: float, gives: "same", f64, js: call(`Math.${name}`), wgsl: call(name), heavy: true };
+}
+
+export const elementwise = {
+  neg: { arity: 1, takes: signed, gives: "same", f64: (x) => -x, js: (x) => `(-${x[0]})`, wgsl: (x) => `(-${x[0]})` },
+  abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs") },
+  sign: { arity: 1, takes: signed, gives: "same", f64: Math.sign, js: call("Math.sign"), wgsl: call("sign") },
+  sqrt: { arity: 1, takes: float, gives: "same", f64: Math.sqrt, js: call("Math.sqrt"), wgsl: call("sqrt") },
+  exp: floatFunction(Math.exp, "exp"),
+  expm1: { ...floatFunction(Math.expm1, "expm1"), wgsl: call("sw_expm1"), wgslHelper: "expm1" },
+  log: floatFunction(Math.log, "log"),
+  log1p: { ...floatFunction(Math.log1p, "log1p"), wgsl: call("sw_log1p"), wgslHelper: "log1p" },
+  sin: floatFunction(Math.sin, "sin"),
+  cos: floatFunction(Math.cos, "cos"),
+  tan: floatFunction(Math.tan, "tan"),
+  asin: floatFunction(Math.asin, "asin"),
+  acos: floatFunction(Math.acos, "acos"),
+  atan: floatFunction(Math.atan, "atan"),
+  sinh: floatFunction(Math.sinh, "sinh"),
+  cosh: floatFunction(Math.cosh, "cosh"),
+  // Drivers lose tanh's relative accuracy near 0 and return NaN far out, so WGSL gets its own.
+  tanh: { ...floatFunction(Math.tanh, "tanh"), wgsl: call("sw_tanh"), wgslHelper: "tanh" },
+  erf: {
+    ...floatFunction((x) => erf(x), "erf"),
+    js: call("sw_erf"),
+    jsHelper: "erf",
+    wgsl: call("sw_erf"),
+    wgslHelper: "erf",
+  },
+  floor: { arity: 1, takes: float, gives: "same", f64: Math.floor, js: call("Math.floor"), wgsl: call("floor") },
+  ceil: { arity: 1, takes: float, gives: "same", f64: Math.ceil, js: call("Math.ceil"), wgsl: call("ceil") },
+  trunc: { arity: 1, takes: float, gives: "same", f64: Math.trunc, js: call("Math.trunc"), wgsl: call("trunc") },
+  /** To the nearest integer, halves to the even one. */
+  round: {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64: (x) => roundHalfEven(x),
+    js: call("sw_round"),
+    jsHelper: "round",
+    wgsl: call("round"),
+  },
+  /** max(x, 0) as an op of its own, so that its derivative needs the result alone. NaN gives 0 or NaN. */
+  relu: {
+    arity: 1,
+    takes: number,
+    gives: "same",
+    f64: (x) => x > 0 ? x : 0,
+    js: (x) => `Math.max(${x[0]}, 0)`,
+    wgsl: (x, dtype) => `max(${x[0]}, ${dtype}(0))`,
+  },
+  not: { arity: 1, takes: ["bool"], gives: "same", f64: (x) => 1 - x, js: (x) => `(!${x[0]})`, wgsl: (x) => `(!${x[0]})` },
+  bitNot: { arity: 1, takes: integer, gives: "same", f64: (x) => ~x, js: (x) => `(~${x[0]})`, wgsl: (x) => `(~${x[0]})` },
+
+  add: { arity: 2, takes: number, gives: "same", f64: (a, b) => a + b, js: infix("+"), wgsl: infix("+") },
+  sub: { arity: 2, takes: number, gives: "same", f64: (a, b) => a - b, js: infix("-"), wgsl: infix("-") },
+  mul: {
+    arity: 2,
+    takes: number,
+    gives: "same",
+    f64: (a, b) => a * b,
+    js: (x, dtype) => dtype === "f32" ? `(${x[0]} * ${x[1]})` : `Math.imul(${x[0]}, ${x[1]})`,
+    wgsl: infix("*"),
+  },
+  div: { arity: 2, takes: float, gives: "same", f64: (a, b) => a / b, js: infix("/"), wgsl: infix("/") },
+  /** Integer quotient, truncated toward 0; 0 where the divisor is 0. */
+  idiv: {
+    arity: 2,
+    takes: integer,
+    gives: "same",
+    f64: (a, b) => b === 0 ? 0 : Math.trunc(a / b),
+    js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} / ${x[1]})`,
+    wgsl: (x, dtype) => `select(${x[0]} / select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
+  },
+  /** Remainder of idiv, with the sign of the dividend; 0 where the divisor is 0. */
+  irem: {
+    arity: 2,
+    takes: integer,
+    gives: "same",
+    f64: (a, b) => b === 0 ? 0 : a % b,
+    js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} % ${x[1]})`,
+    wgsl: (x, dtype) => `select(${x[0]} % select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
+  },
+  pow: {
+    arity: 2,
+    takes: float,
+    gives: "same",
+    f64: Math.pow,
+    js: call("Math.pow"),
+    wgsl: call("sw_pow"),
+    wgslHelper: "pow",
+    heavy: true,
+  },
+  /** The larger; where an operand is NaN, either one. */
+  max: { arity: 2, takes: number, gives: "same", f64: Math.max, js: call("Math.max"), wgsl: call("max") },
+  /** The smaller; where an operand is NaN, either one. */
+  min: { arity: 2, takes: number, gives: "same", f64: Math.min, js: call("Math.min"), wgsl: call("min") },
+  atan2: { arity: 2, takes: float, gives: "same", f64: Math.atan2, js: call("Math.atan2"), wgsl: call("atan2"), heavy: true },
+  and: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a & b, js: logical("&&", "&"), wgsl: infix("&") },
+  or: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a | b, js: logical("||", "|"), wgsl: infix("|") },
+  xor: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a ^ b, js: logical("!==", "^"), wgsl: logical("!=", "^") },
+  /** Shift by b modulo 32. */
+  shl: {
+    arity: 2,
+    takes: integer,
+    gives: "same",
+    f64: (a, b) => a << b,
+    js: infix("<<"),
+    wgsl: (x) => `(${x[0]} << (u32(${x[1]}) & 31u))`,
+  },
+  /** Shift by b modulo 32; keeps the sign of an i32. */
+  shr: {
+    arity: 2,
+    takes: integer,
+    gives: "same",
+    f64: (a, b) => a < 0 || a <= 0x7fffffff ? a >> b : a >>> b,
+    js: (x, dtype) => dtype === "i32" ? `(${x[0]} >> ${x[1]})` : `(${x[0]} >>> ${x[1]})`,
+    wgsl: (x) => `(${x[0]} >> (u32(${x[1]}) & 31u))`,
+  },
+  lt: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a < b), js: infix("<"), wgsl: infix("<") },
+  le: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a <= b), js: infix("<="), wgsl: infix("<=") },
+  eq: { arity: 2, takes: any, gives: "bool", f64: (a, b) => +(a === b), js: infix("==="), wgsl: infix("==") },
+  ne: { arity: 2, takes: any, gives: "bool", f64: (a, b) => +(a !== b), js: infix("!=="), wgsl: infix("!=") },
+
+  /** where(condition, a, b). */
+  where: {
+    arity: 3,
+    takes: any,
+    gives: "same",
+    f64: (condition, a, b) => condition !== 0 ? a : b,
+    js: (x) => `(${x[0]} ? ${x[1]} : ${x[2]})`,
+    wgsl: (x) => `select(${x[2]}, ${x[1]}, ${x[0]})`,
+  },
+  /**
+   * threefry(key0, key1, counter0, counter1), all u32: the first word of Threefry-2x32 with 20 rounds.
+   * Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011).
+   */
+  threefry: {
+    arity: 4,
+    takes: ["u32"],
+    gives: "same",
+    f64: (k0, k1, c0, c1) => threefry2x32(k0, k1, c0, c1),
+    js: call("sw_threefry"),
+    jsHelper: "threefry",
+    wgsl: call("sw_threefry"),
+    wgslHelper: "threefry",
+    heavy: true,
+  },
+} satisfies Record<string, ElementwiseOp>;
+
+export type ElementwiseName = keyof typeof elementwise;
+
+/** Ops whose two operands may be swapped without changing a bit. */
+export const commutative: ReadonlySet<string> = new Set(["add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"]);
+
+/** A reduction: the identity it starts from and the elementwise op that combines. */
+export const reductions = {
+  sum: { combine: "add", takes: number, identity: () => 0 },
+  prod: { combine: "mul", takes: number, identity: () => 1 },
+  /** Largest element; where one is NaN, any. -Infinity (the least integer) over no elements. */
+  amax: { combine: "max", takes: number, identity: (d: DType) => d === "f32" ? -Infinity : d === "i32" ? -2147483648 : 0 },
+  /** Smallest element; where one is NaN, any. Infinity (the largest integer) over no elements. */
+  amin: {
+    combine: "min",
+    takes: number,
+    identity: (d: DType) => d === "f32" ? Infinity : d === "i32" ? 2147483647 : 4294967295,
+  },
+} as const satisfies Record<
+  string,
+  { combine: ElementwiseName; takes: readonly DType[]; identity: (dtype: DType) => number }
+>;
+
+export type ReductionName = keyof typeof reductions;
+
+/** Conversion: f32 to an integer truncates and saturates (NaN gives 0); integers wrap; anything but 0 is true. */
+export const cast = {
+  f64: castF64,
+  js: (x: string, from: DType, to: DType): string => {
+    if (to === "bool") return `(${x} !== 0)`;
+    if (from === "bool") return `(${x} ? 1 : 0)`;
+    if (from === "f32" && to === "i32") return `(${x} >= 2147483648 ? 2147483647 : ${x} < -2147483648 ? -2147483648 : ${x})`;
+    if (from === "f32" && to === "u32") return `(${x} >= 4294967296 ? 4294967295 : ${x} > 0 ? ${x} : 0)`;
+    return x;
+  },
+  wgsl: (x: string, from: DType, to: DType): string => {
+    if (to === "bool") return `(${x} != ${from}(0))`;
+    if (from === "bool") return `select(${to}(0), ${to}(1), ${x})`;
+    if (from === "f32" && to === "i32") return `sw_f32_to_i32(${x})`;
+    if (from === "f32" && to === "u32") return `sw_f32_to_u32(${x})`;
+    return `${to}(${x})`;
+  },
+  wgslHelper: (from: DType, to: DType): keyof typeof wgslHelpers | undefined =>
+    from === "f32" && to === "i32" ? "f32ToI32" : from === "f32" && to === "u32" ? "f32ToU32" : undefined,
+} as const;
+
+/** The same 32 bits read as another dtype (f32, i32 or u32). */
+export const bitcast = {
+  f64: (x: number, from: DType, to: DType): number => {
+    const word = new DataView(new ArrayBuffer(4));
+    if (from === "f32") word.setFloat32(0, x);
+    else word.setUint32(0, x >>> 0);
+    return to === "f32" ? word.getFloat32(0) : to === "i32" ? word.getInt32(0) : word.getUint32(0);
+  },
+  js: (x: string, from: DType, to: DType): string => {
+    if (from !== "f32" && to !== "f32") return x;
+    return from === "f32" ? `sw_f32_bits(${x})` : `sw_bits_f32(${x})`;
+  },
+  jsHelper: "bitcast",
+  wgsl: (x: string, _from: DType, to: DType): string => `bitcast<${to}>(${x})`,
+} as const;
+
+export function isElementwise(op: string): op is ElementwiseName {
+  return Object.hasOwn(elementwise, op);
+}
+
+export function isReduction(op: string): op is ReductionName {
+  return Object.hasOwn(reductions, op);
+}
+
+function logical(forBool: string, forBits: string): (x: readonly string[], dtype: DType) => string {
+  return (x, dtype) => `(${x[0]} ${dtype === "bool" ? forBool : forBits} ${x[1]})`;
+}
+
+function castF64(x: number, from: DType, to: DType): number {
+  if (to === "bool") return x !== 0 ? 1 : 0;
+  if (to === "f32") return x;
+  if (from === "f32") {
+    if (Number.isNaN(x)) return 0;
+    const [least, most] = to === "i32" ? [-2147483648, 2147483647] : [0, 4294967295];
+    return Math.min(Math.max(Math.trunc(x), least!), most!);
+  }
+  return to === "i32" ? x | 0 : x >>> 0;
+}
+
+function roundHalfEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  if (rest !== 0.5) return Math.round(x);
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+/** erf to double precision: its Taylor series to 3, the continued fraction of erfc beyond (Abramowitz and Stegun 7.1.5, 7.1.14). */
+function erf(x: number): number {
+  const z = Math.abs(x);
+  if (Number.isNaN(x)) return x;
+  if (z < 3) {
+    let term = z;
+    let sum = z;
+    for (let n = 1; n < 100; n++) {
+      term *= -z * z / n;
+      sum += term / (2 * n + 1);
+    }
+    return Math.sign(x) * sum * 2 / Math.sqrt(Math.PI);
+  }
+  let fraction = 0;
+  for (let n = 60; n >= 1; n--) fraction = (n / 2) / (z + fraction);
+  return Math.sign(x) * (1 - Math.exp(-z * z) / ((z + fraction) * Math.sqrt(Math.PI)));
+}
+
+export function threefry2x32(key0: number, key1: number, counter0: number, counter1: number): number {
+  const keys = [key0 >>> 0, key1 >>> 0, (0x1bd11bda ^ key0 ^ key1) >>> 0];
+  const rotations = [13, 15, 26, 6, 17, 29, 16, 24];
+  let x0 = (counter0 + key0) >>> 0;
+  let x1 = (counter1 + key1) >>> 0;
+  for (let round = 0; round < 20; round++) {
+    const r = rotations[round % 8]!;
+    x0 = (x0 + x1) >>> 0;
+    x1 = ((x1 << r) | (x1 >>> (32 - r))) >>> 0;
+    x1 = (x1 ^ x0) >>> 0;
+    if (round % 4 === 3) {
+      const step = (round + 1) / 4;
+      x0 = (x0 + keys[step % 3]!) >>> 0;
+      x1 = (x1 + keys[(step + 1) % 3]! + step) >>> 0;
+    }
+  }
+  return x0;
+}

@@ -1,0 +1,208 @@
+/** What differs between Node, Deno and the browser. Everything else in the library is the same in all three. */
+
+/** Where the library runs. */
+export type Runtime = "node" | "deno" | "browser";
+
+/** The part of `node:fs` (Deno has it too) that the library uses. */
+interface FileSystem {
+  readonly promises: {
+    readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
+    writeFile(path: string, data: string | Uint8Array): Promise<void>;
+    rename(from: string, to: string): Promise<void>;
+    mkdir(path: string, options: { recursive: true }): Promise<unknown>;
+    rm(path: string, options: { recursive: true; force: true }): Promise<void>;
+    readdir(path: string): Promise<string[]>;
+  };
+  readFileSync(path: string, encoding: "utf8"): string;
+  appendFileSync(path: string, data: string): void;
+  writeFileSync(path: string, data: string): void;
+  mkdirSync(path: string, options: { recursive: true }): unknown;
+  readdirSync(path: string): string[];
+}
+
+interface OperatingSystem {
+  totalmem(): number;
+  homedir(): string;
+  tmpdir(): string;
+}
+
+interface HostProcess {
+  readonly env: Record<string, string | undefined>;
+  readonly platform: string;
+  readonly pid: number;
+  readonly versions: Record<string, string | undefined>;
+  readonly stderr: { write(text: string): unknown; readonly isTTY?: boolean };
+  getBuiltinModule?(name: string): unknown;
+  constrainedMemory?(): number;
+  once(event: "exit", listener: () => void): unknown;
+}
+
+interface HostGlobals {
+  readonly Deno?: {
+    readonly permissions: {
+      querySync(query: { name: "env"; variable: string }): { readonly state: string };
+    };
+  };
+  readonly process?: HostProcess;
+  readonly setImmediate?: (callback: () => void) => unknown;
+  readonly gc?: () => void;
+}
+
+const host = globalThis as unknown as HostGlobals;
+const hostProcess = host.Deno !== undefined || host.process?.versions?.["node"] !== undefined
+  ? host.process
+  : undefined;
+
+/** The runtime of this process. */
+export const runtime: Runtime = host.Deno !== undefined ? "deno" : hostProcess !== undefined ? "node" : "browser";
+
+/** `linux`, `darwin`, `win32`, …; `browser` in a browser. */
+export const platform: string = hostProcess?.platform ?? "browser";
+
+/** The process's id, 0 in a browser. */
+export const processId: number = hostProcess?.pid ?? 0;
+
+/** An environment variable; undefined when unset, empty, or not allowed to be read (Deno without `--allow-env`). */
+export function environment(name: string): string | undefined {
+  if (hostProcess === undefined || !mayUseEnvironment(name)) return undefined;
+  const value = hostProcess.env[name];
+  return value === "" ? undefined : value;
+}
+
+/**
+ * Runs `body` with environment variables changed for this process and its native libraries, and puts the old values
+ * back when it is done. Calls run one after the other, so that no two see each other's changes.
+ */
+export function withEnvironment<T>(
+  changes: Readonly<Record<string, string>>,
+  body: () => Promise<T>,
+): Promise<T> {
+  const turn = environmentTurn.then(async () => {
+    const variables = hostProcess?.env;
+    const names = variables === undefined ? [] : Object.keys(changes).filter(mayUseEnvironment);
+    const before = new Map(names.map((name) => [name, variables?.[name]]));
+    try {
+      for (const name of names) if (variables !== undefined) variables[name] = changes[name];
+      return await body();
+    } finally {
+      for (const [name, value] of before) {
+        if (variables === undefined) continue;
+        if (value === undefined) delete variables[name];
+        else variables[name] = value;
+      }
+    }
+  });
+  environmentTurn = turn.then(() => undefined, () => undefined);
+  return turn;
+}
+
+let environmentTurn: Promise<void> = Promise.resolve();
+
+function mayUseEnvironment(variable: string): boolean {
+  // Asking first keeps Deno from stopping the program with a permission prompt.
+  return host.Deno === undefined ||
+    host.Deno.permissions.querySync({ name: "env", variable }).state === "granted";
+}
+
+/** Writes one line to the standard error stream (the console in a browser). */
+export function stderrLine(text: string): void {
+  if (hostProcess === undefined) console.warn(text);
+  else hostProcess.stderr.write(`${text}\n`);
+}
+
+/** Whether the standard error stream is a terminal, where a line can be written over. */
+export function stderrIsTerminal(): boolean {
+  return hostProcess?.stderr.isTTY === true;
+}
+
+/** Calls `listener` when the process ends by itself; it must be synchronous. Does nothing in a browser. */
+export function onExit(listener: () => void): void {
+  hostProcess?.once("exit", listener);
+}
+
+/** Collects garbage now where the runtime lets us (`--expose-gc`); tells whether it did. */
+export function collectGarbage(): boolean {
+  host.gc?.();
+  return host.gc !== undefined;
+}
+
+/** Resolves in a later turn of the event loop, so that timers, input and signals get theirs. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (host.setImmediate !== undefined) {
+      host.setImmediate(() => resolve());
+      return;
+    }
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => {
+      channel.port1.close();
+      resolve();
+    };
+    channel.port2.postMessage(0);
+  });
+}
+
+/** Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser. */
+export function memoryBytes(): number | undefined {
+  const os = builtin<OperatingSystem>("node:os");
+  if (os === undefined) return undefined;
+  const machine = os.totalmem();
+  const container = hostProcess?.constrainedMemory?.() ?? 0;
+  return container > 0 && container < machine ? container : machine;
+}
+
+/** The user's folder for things worth keeping between runs. It may not exist yet. Undefined in a browser. */
+export function cacheFolder(): string | undefined {
+  const os = builtin<OperatingSystem>("node:os");
+  if (os === undefined) return undefined;
+  if (platform === "win32") return `${environment("LOCALAPPDATA") ?? os.tmpdir()}/shardwise`;
+  if (platform === "darwin") return `${os.homedir()}/Library/Caches/shardwise`;
+  return `${environment("XDG_CACHE_HOME") ?? `${os.homedir()}/.cache`}/shardwise`;
+}
+
+/** The bytes of a file. Rejects as the runtime does when it cannot be read. */
+export function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
+  return files("readFile").promises.readFile(path);
+}
+
+/** Replaces a file, and makes its folder where needed. A reader sees the old content or the new, never a part. */
+export async function writeFile(path: string, data: string | Uint8Array): Promise<void> {
+  const { promises } = files("writeFile");
+  const folder = path.replace(/[^/\\]*$/, "");
+  if (folder !== "") await promises.mkdir(folder, { recursive: true });
+  const partial = `${path}.${processId}.partial`;
+  try {
+    await promises.writeFile(partial, data);
+    await promises.rename(partial, path);
+  } catch (error) {
+    await promises.rm(partial, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** Makes a folder and those above it. */
+export async function makeFolder(path: string): Promise<void> {
+  await files("makeFolder").promises.mkdir(path, { recursive: true });
+}
+
+/** Names in a folder. */
+export function listFolder(path: string): Promise<string[]> {
+  return files("listFolder").promises.readdir(path);
+}
+
+/** Files while the program waits, for debug output and for facts of the system. Undefined in a browser. */
+export function syncFiles():
+  | Pick<FileSystem, "readFileSync" | "readdirSync" | "writeFileSync" | "appendFileSync" | "mkdirSync">
+  | undefined {
+  return builtin<FileSystem>("node:fs");
+}
+
+function files(op: string): FileSystem {
+  const fs = builtin<FileSystem>("node:fs");
+  if (fs === undefined) throw new Error(`${op}: this runtime has no file system`);
+  return fs;
+}
+
+function builtin<T>(name: string): T | undefined {
+  return hostProcess?.getBuiltinModule?.(name) as T | undefined;
+}

@@ -1,0 +1,30 @@
+import { ArgumentError } from "../errors.ts";
+import * as random from "../tensor/random.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { where } from "../tensor/where.ts";
+import { Module } from "./module.ts";
+
+/**
+ * In training, each element is 0 with probability `rate`, else divided by 1 - rate; in evaluation nothing happens.
+ * Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014).
+ */
+export class Dropout extends Module {
+  readonly rate: number;
+
+  constructor(rate: number) {
+    super();
+    if (!(rate >= 0 && rate < 1)) throw new ArgumentError("nn.dropout", { got: `rate ${rate}`, need: "a number from 0 to below 1" });
+    this.rate = rate;
+  }
+
+  override forward(x: Tensor): Tensor {
+    if (!this.training || this.rate === 0) return x;
+    const keep = 1 - this.rate;
+    return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0);
+  }
+}
+
+/** A dropout layer. Throws ArgumentError unless `rate` is from 0 to below 1. */
+export function dropout(rate: number): Dropout {
+  return new Dropout(rate);
+}

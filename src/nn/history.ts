@@ -1,0 +1,62 @@
+/** What a training run reports, and the record it leaves. */
+
+/** Means of a batch or an epoch, by name. */
+export type Means = Readonly<Record<string, number>>;
+
+/** One training step. */
+export interface StepRecord {
+  /** 1 for the first update of the trainer; counts on over epochs and calls of fit. */
+  readonly step: number;
+  readonly loss: number;
+  readonly metrics: Means;
+  readonly rows: number;
+  /** Rows that each device was given, in the order of the trainer's devices. */
+  readonly sizes: readonly number[];
+  readonly learningRate: number;
+  /** False where the batch counted nothing (all of it masked), so that nothing was updated. */
+  readonly updated: boolean;
+}
+
+/** Loss and metrics over a whole data set. */
+export interface Evaluation {
+  readonly loss: number;
+  readonly metrics: Means;
+  readonly rows: number;
+}
+
+/** One epoch. Loss and metrics are means over the epoch's training batches, while the weights changed. */
+export interface EpochRecord extends Evaluation {
+  /** 1 for the first epoch of the call of fit. */
+  readonly epoch: number;
+  readonly validation: Evaluation | undefined;
+  /** Of the training part. */
+  readonly seconds: number;
+  readonly rowsPerSecond: number;
+}
+
+/** What `fit` returns: a record of each step and epoch. Plain data. */
+export interface History {
+  readonly steps: readonly StepRecord[];
+  readonly epochs: readonly EpochRecord[];
+}
+
+/** Numerators and denominators that add up over steps; means are taken at the end. */
+export class RunningMeans {
+  #sums = new Map<string, { sum: number; count: number }>();
+
+  add(name: string, sum: number, count: number): void {
+    const entry = this.#sums.get(name);
+    if (entry === undefined) {
+      this.#sums.set(name, { sum, count });
+      return;
+    }
+    entry.sum += sum;
+    entry.count += count;
+  }
+
+  /** The mean under `name`; NaN where nothing was counted. */
+  mean(name: string): number {
+    const { sum, count } = this.#sums.get(name) ?? { sum: 0, count: 0 };
+    return sum / count;
+  }
+}

@@ -1,0 +1,50 @@
+import { ArgumentError, ShapeError } from "../errors.ts";
+import { formatShape } from "../graph/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { glorotUniform, type Initializer, zeros } from "./init.ts";
+import { Module } from "./module.ts";
+import { parameter } from "./parameter.ts";
+
+export interface LinearOptions {
+  /** Whether to add a bias, which starts at 0. Default true. */
+  readonly bias?: boolean;
+  /** Initial weight. Default `init.glorotUniform`. */
+  readonly init?: Initializer;
+}
+
+/** x [..., in] to x @ weight + bias [..., out]; `weight` is [in, out]. */
+export class Linear extends Module {
+  readonly weight: Tensor;
+  readonly bias: Tensor | undefined;
+
+  constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
+    super();
+    requireLength("nn.linear", "in", inputs);
+    requireLength("nn.linear", "out", outputs);
+    const { bias = true, init = glorotUniform } = options;
+    const fan = { in: inputs, out: outputs };
+    this.weight = parameter(init([inputs, outputs], fan));
+    this.bias = bias ? parameter(zeros([outputs], fan)) : undefined;
+  }
+
+  override forward(x: Tensor): Tensor {
+    const inputs = this.weight.shape[0]!;
+    if (x.rank === 0 || x.shape.at(-1) !== inputs) {
+      throw new ShapeError("nn.linear", { got: formatShape(x.shape), need: `[..., ${inputs}]` });
+    }
+    const y = x.matmul(this.weight);
+    return this.bias === undefined ? y : y.add(this.bias);
+  }
+}
+
+/** A linear layer of `inputs` to `outputs` features. Throws ArgumentError unless both are integers of at least 1. */
+export function linear(inputs: number, outputs: number, options: LinearOptions = {}): Linear {
+  return new Linear(inputs, outputs, options);
+}
+
+/** Throws ArgumentError unless `value` is an integer of at least 1. */
+export function requireLength(op: string, name: string, value: number): void {
+  if (!Number.isSafeInteger(value) || value < 1) {
+    throw new ArgumentError(op, { got: `${name} ${value}`, need: "an integer of at least 1" });
+  }
+}

@@ -1,0 +1,61 @@
+/** Metrics: means to report. They combine over shards as losses do. */
+import { ArgumentError, ShapeError } from "../errors.ts";
+import { formatShape } from "../graph/shape.ts";
+import { arange } from "../tensor/create.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { where } from "../tensor/where.ts";
+import { type Loss, Metric } from "./loss.ts";
+import { readLabels, requireAlike, type RowOptions, weightedElements, weightedRows } from "./rows.ts";
+
+export interface AccuracyOptions extends RowOptions {
+  /** Rows with this label do not count. Integer labels only. */
+  readonly ignore?: number;
+}
+
+/**
+ * Share of rows whose largest logit (the first of equal ones) is the label's; of probabilities, the likeliest class.
+ * Shapes, weights and errors as in `crossEntropy`.
+ */
+export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions = {}): Metric {
+  const op = "nn.accuracy";
+  const target = readLabels(op, logits, labels, options.ignore);
+  const classes = target.kind === "classes" ? target.labels : target.probabilities.argmax({ axis: -1 });
+  const right = logits.argmax({ axis: -1 }).equal(classes).cast("f32");
+  return new Metric(weightedRows(op, right, options.weights, target.kind === "classes" ? target.counted : undefined));
+}
+
+/** Share of rows whose label is among the `k` largest logits; ties count as among them. Integer labels only. */
+export function topKAccuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions & { readonly k: number }): Metric {
+  const op = "nn.topKAccuracy";
+  const { k, ignore, weights } = options;
+  if (!Number.isInteger(k) || k < 1) throw new ArgumentError(op, { got: `k ${k}`, need: "an integer of at least 1" });
+  const target = readLabels(op, logits, labels, ignore);
+  if (target.kind !== "classes") {
+    throw new ShapeError(op, { got: `labels ${formatShape(labels.shape)}`, need: "integer labels, one a row" });
+  }
+  const hit = arange(logits.shape.at(-1)!, { dtype: "i32" }).equal(target.labels.unsqueeze(-1));
+  const picked = where(hit, logits, 0).sum({ axis: -1, keepDims: true });
+  const above = logits.greater(picked).cast("f32").sum({ axis: -1 });
+  const right = above.less(k).and(hit.any({ axis: -1 })).cast("f32");
+  return new Metric(weightedRows(op, right, weights, target.counted));
+}
+
+/** Share of yes/no targets (bool, or numbers that mean yes above 0.5) that `logits` of the same shape get right: yes above 0. */
+export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Metric {
+  const op = "nn.binaryAccuracy";
+  requireAlike(op, logits, targets);
+  const yes = targets.dtype === "bool" ? targets : targets.greater(0.5);
+  return new Metric(weightedElements(op, logits.greater(0).equal(yes).cast("f32"), options.weights));
+}
+
+/** Mean of |prediction - target|, of equal shapes; weights as in `mse`. */
+export function meanAbsoluteError(prediction: Tensor, target: Tensor, options: RowOptions = {}): Metric {
+  const op = "nn.meanAbsoluteError";
+  requireAlike(op, prediction, target);
+  return new Metric(weightedElements(op, prediction.sub(target).abs(), options.weights));
+}
+
+/** A loss of one term, reported as a metric. Throws ArgumentError for a loss of several terms. */
+export function lossMetric(loss: Loss): Metric {
+  return new Metric({ sum: loss.sum, count: loss.count });
+}

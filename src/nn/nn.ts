@@ -1,0 +1,22 @@
+/** What is under `nn`: modules, losses, metrics. */
+export { Module } from "./module.ts";
+export type { Layer } from "./module.ts";
+export { buffer, isBuffer, isParameter, parameter } from "./parameter.ts";
+export * as init from "./init.ts";
+export type { Fan, Initializer } from "./init.ts";
+export { Linear, linear } from "./linear.ts";
+export type { LinearOptions } from "./linear.ts";
+export { Activation, flatten, gelu, lambda, logSoftmax, relu, sigmoid, silu, softmax, softplus, tanh } from "./activation.ts";
+export { Dropout, dropout } from "./dropout.ts";
+export { Embedding, embedding } from "./embedding.ts";
+export type { EmbeddingOptions } from "./embedding.ts";
+export { LayerNorm, layerNorm } from "./norm.ts";
+export type { LayerNormOptions } from "./norm.ts";
+export { Sequential, sequential } from "./sequential.ts";
+export { Loss, loss, Metric, metric, penalty } from "./loss.ts";
+export type { LossTerm, Ratio } from "./loss.ts";
+export { binaryCrossEntropy, crossEntropy, mse } from "./losses.ts";
+export type { CrossEntropyOptions } from "./losses.ts";
+export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy } from "./metrics.ts";
+export type { AccuracyOptions } from "./metrics.ts";
+export type { RowOptions } from "./rows.ts";

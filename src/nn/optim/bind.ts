@@ -1,0 +1,153 @@
+/** An optimizer bound to parameters, for training without the trainer: eagerly, or inside `compile`. */
+import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.ts";
+import { formatShape, sameShape } from "../../graph/shape.ts";
+import { concat, full, zeros } from "../../tensor/create.ts";
+import { isTracing } from "../../tensor/frame.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { assignAll, isPacked, pack, type Packed } from "../flat.ts";
+import { learningRateAt, requireLearningRate, type UpdateRule } from "./rule.ts";
+import { isSchedule } from "./schedules.ts";
+
+/** Parameters as a list, or by name as `namedParameters()` gives them. */
+export type ParameterTree = readonly Tensor[] | Readonly<Record<string, Tensor>>;
+
+/** Gradients in the structure of the parameters, as `grad(loss, parameters)` gives them. */
+export type GradientTree<T extends ParameterTree> = { readonly [K in keyof T]: Tensor };
+
+/** An optimizer that updates its parameters in place. */
+export interface BoundOptimizer<T extends ParameterTree = ParameterTree> {
+  readonly parameters: T;
+  /**
+   * The optimizer's state by name: its vectors (as long as all parameters together), its scalars, and `step`, the number
+   * of updates made.
+   */
+  readonly state: Readonly<Record<string, Tensor>>;
+  /**
+   * One update. Inside `compile` it becomes part of the compiled step.
+   * Throws ShapeError or ArgumentError when the gradients are not those of the parameters, TraceError when the learning
+   * rate is a plain function inside a compiled function, where only numbers and the schedules of `optim` can be followed.
+   */
+  step(gradients: GradientTree<T>): void;
+  /** Takes over a state that was saved. Throws ArgumentError, ShapeError or DTypeError when it is not one of this optimizer. */
+  load(state: Readonly<Record<string, Tensor>>): Promise<void>;
+}
+
+/** Binds a rule to parameters, which become views of one flat tensor. */
+export function bind<T extends ParameterTree>(rule: UpdateRule, parameters: T): BoundOptimizer<T> {
+  return new Bound(rule, parameters);
+}
+
+class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
+  readonly parameters: T;
+  readonly state: Readonly<Record<string, Tensor>>;
+  readonly #rule: UpdateRule;
+  readonly #names: readonly string[];
+  readonly #list: readonly Tensor[];
+  #packed: Packed;
+  /** Updates made outside a trace: what a plain function of the step is asked for. */
+  #steps = 0;
+
+  constructor(rule: UpdateRule, parameters: T) {
+    this.parameters = parameters;
+    this.#rule = rule;
+    this.#names = Object.keys(parameters);
+    this.#list = Object.values(parameters);
+    if (isTracing()) {
+      throw new TraceError(`optim.${rule.name}.bind`, { got: "a call inside a compiled function", need: "to bind before it" });
+    }
+    this.#packed = pack(`optim.${rule.name}.bind`, this.#list);
+    const length = this.#packed.base.size;
+    this.state = Object.freeze({
+      ...Object.fromEntries(rule.slots.map((name) => [name, zeros([length])])),
+      ...Object.fromEntries(Object.entries(rule.scalars).map(([name, value]) => [name, full([], value)])),
+      step: full([], 0),
+    });
+  }
+
+  step(gradients: GradientTree<T>): void {
+    const rule = this.#rule;
+    const flat = concat(this.#inOrder(gradients).map((gradient) => gradient.flatten()));
+    this.#keepPacked();
+    const { base } = this.#packed;
+    const step = this.state["step"]!.add(1);
+    const result = rule.update({
+      parameter: base,
+      gradient: flat,
+      slots: this.#pick(rule.slots),
+      scalars: this.#pick(Object.keys(rule.scalars)),
+      step,
+      learningRate: this.#learningRate(step),
+    });
+    base.assign(result.parameter);
+    for (const name of rule.slots) this.state[name]!.assign(result.slots[name]!);
+    for (const name of Object.keys(rule.scalars)) this.state[name]!.assign(result.scalars[name]!);
+    this.state["step"]!.assign(step);
+    if (!isTracing()) this.#steps++;
+  }
+
+  async load(state: Readonly<Record<string, Tensor>>): Promise<void> {
+    const op = `optim.${this.#rule.name}.load`;
+    const names = Object.keys(this.state);
+    const given = Object.keys(state);
+    if (given.length !== names.length || !names.every((name) => Object.hasOwn(state, name))) {
+      throw new ArgumentError(op, { got: `[${given}]`, need: `[${names}]` });
+    }
+    for (const name of names) {
+      const [own, value] = [this.state[name]!, state[name]!];
+      if (!sameShape(own.shape, value.shape)) {
+        throw new ShapeError(op, { got: `${name} ${formatShape(value.shape)}`, need: formatShape(own.shape) });
+      }
+      if (value.dtype !== "f32") throw new DTypeError(op, { got: `${name} of ${value.dtype}`, need: "f32" });
+    }
+    const steps = await state["step"]!.item();
+    assignAll(names.map((name) => [this.state[name]!, state[name]!]));
+    this.#steps = Number(steps);
+  }
+
+  #learningRate(step: Tensor): Tensor {
+    const { name, learningRate } = this.#rule;
+    if (isSchedule(learningRate)) return learningRate.graph(step);
+    if (typeof learningRate === "number") return full([], requireLearningRate(name, learningRate));
+    if (isTracing()) {
+      throw new TraceError(`optim.${name}`, {
+        got: "a learning rate that is a plain function, inside a compiled function",
+        need: "a number or a schedule of optim, such as optim.cosineSchedule; the trainer takes any function",
+      });
+    }
+    return full([], learningRateAt(this.#rule, this.#steps + 1));
+  }
+
+  #inOrder(gradients: GradientTree<T>): Tensor[] {
+    const op = `optim.${this.#rule.name}.step`;
+    const given: Readonly<Record<string, Tensor>> = { ...gradients as Readonly<Record<string, Tensor>> };
+    const names = Object.keys(given);
+    if (names.length !== this.#names.length || !this.#names.every((name) => Object.hasOwn(given, name))) {
+      throw new ArgumentError(op, { got: `gradients [${names}]`, need: `one for each parameter: [${this.#names}]` });
+    }
+    return this.#names.map((name, i) => {
+      const gradient = given[name]!;
+      const { shape } = this.#list[i]!;
+      if (!sameShape(gradient.shape, shape)) {
+        throw new ShapeError(op, { got: `gradient ${name} ${formatShape(gradient.shape)}`, need: formatShape(shape) });
+      }
+      if (gradient.dtype !== "f32") throw new DTypeError(op, { got: `gradient ${name} of ${gradient.dtype}`, need: "f32" });
+      return gradient;
+    });
+  }
+
+  /** A parameter that was assigned to, or packed elsewhere, since is taken in again. */
+  #keepPacked(): void {
+    if (isPacked(this.#packed, this.#list)) return;
+    if (isTracing()) {
+      throw new TraceError(`optim.${this.#rule.name}.step`, {
+        got: "parameters that were assigned to or bound elsewhere since they were bound",
+        need: "to bind them again before the function is compiled",
+      });
+    }
+    this.#packed = pack(`optim.${this.#rule.name}.step`, this.#list);
+  }
+
+  #pick(names: readonly string[]): Record<string, Tensor> {
+    return Object.fromEntries(names.map((name) => [name, this.state[name]!]));
+  }
+}

@@ -1,0 +1,92 @@
+/** Learning rates as functions of the step, which is 1 at the first update. */
+import { ArgumentError } from "../../errors.ts";
+import { full } from "../../tensor/create.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { where } from "../../tensor/where.ts";
+
+/**
+ * A function of the step that also knows itself as a graph, so that a compiled training step follows it without the host.
+ * Plain functions of a number serve the trainer and eager use.
+ */
+export interface Schedule {
+  (step: number): number;
+  /** The same for an f32 scalar. */
+  readonly graph: (step: Tensor) => Tensor;
+}
+
+/** `from` at step 1, `to` at `steps` and after, on a straight line between. */
+export function linearSchedule(options: { readonly from: number; readonly to: number; readonly steps: number }): Schedule {
+  const { from, to, steps } = options;
+  requireRates("linearSchedule", { from, to }, steps);
+  const span = Math.max(1, steps - 1);
+  return schedule(
+    (step) => from + (to - from) * Math.min(1, Math.max(0, (step - 1) / span)),
+    (step) => step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(to - from).add(from),
+  );
+}
+
+/** `from` at step 1 down half a cosine wave to `to` at `steps` and after. Loshchilov and Hutter, SGDR (2016), one period. */
+export function cosineSchedule(options: { readonly from: number; readonly to?: number; readonly steps: number }): Schedule {
+  const { from, to = 0, steps } = options;
+  requireRates("cosineSchedule", { from, to }, steps);
+  const span = Math.max(1, steps - 1);
+  return schedule(
+    (step) => to + (from - to) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, Math.max(0, (step - 1) / span)))),
+    (step) => step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(Math.PI).cos().add(1).mul(0.5 * (from - to)).add(to),
+  );
+}
+
+/** `from` times `factor` for each `steps` steps done: smoothly, or with `staircase` all at once. */
+export function exponentialSchedule(
+  options: { readonly from: number; readonly factor: number; readonly steps: number; readonly staircase?: boolean },
+): Schedule {
+  const { from, factor, steps, staircase = false } = options;
+  requireRates("exponentialSchedule", { from, factor }, steps);
+  if (factor === 0) throw new ArgumentError("optim.exponentialSchedule", { got: "factor 0", need: "a number above 0" });
+  return schedule(
+    (step) => from * factor ** (staircase ? Math.floor((step - 1) / steps) : (step - 1) / steps),
+    (step) => {
+      // Half a step is added before the floor: 1/steps is rounded, and k steps could come out just below k.
+      const periods = staircase ? step.sub(0.5).mul(1 / steps).floor() : step.sub(1).mul(1 / steps);
+      return periods.mul(Math.log(factor)).exp().mul(from);
+    },
+  );
+}
+
+/** Rises on a straight line over the first `steps` steps to what `after` begins with, and then follows `after` from its step 1. */
+export function warmup(options: { readonly steps: number; readonly after: number | Schedule }): Schedule {
+  const { steps, after } = options;
+  requireRates("warmup", typeof after === "number" ? { after } : {}, steps);
+  const next = typeof after === "number" ? constantSchedule(after) : after;
+  const peak = next(1);
+  return schedule(
+    (step) => step <= steps ? peak * step / (steps + 1) : next(step - steps),
+    (step) => where(step.lessEqual(steps), step.mul(peak / (steps + 1)), next.graph(step.sub(steps))),
+  );
+}
+
+/** The same at every step. */
+export function constantSchedule(value: number): Schedule {
+  requireRates("constantSchedule", { value }, 1);
+  return schedule(() => value, () => full([], value));
+}
+
+/** Whether a learning rate can be followed inside a compiled function. */
+export function isSchedule(rate: unknown): rate is Schedule {
+  return typeof rate === "function" && typeof (rate as { graph?: unknown }).graph === "function";
+}
+
+function schedule(host: (step: number) => number, graph: (step: Tensor) => Tensor): Schedule {
+  return Object.assign((step: number) => host(step), { graph });
+}
+
+function requireRates(name: string, rates: Record<string, number>, steps: number): void {
+  for (const [option, value] of Object.entries(rates)) {
+    if (!Number.isFinite(value) || value < 0) {
+      throw new ArgumentError(`optim.${name}`, { got: `${option} ${value}`, need: "a finite number of at least 0" });
+    }
+  }
+  if (!Number.isSafeInteger(steps) || steps < 1) {
+    throw new ArgumentError(`optim.${name}`, { got: `steps ${steps}`, need: "an integer of at least 1" });
+  }
+}

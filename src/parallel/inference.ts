@@ -1,0 +1,225 @@
+/** Runs a function of a batch on shards of it, on many devices, and merges what it gives. */
+import { DecompositionError, InternalError } from "../errors.ts";
+import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { type DType, dtypes } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import { type Shape, size } from "../graph/shape.ts";
+import { concat } from "../tensor/create.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Spread } from "./batch-axis.ts";
+import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
+import { RowMean } from "./mean.ts";
+import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
+import { shardOffsets, shardSizes } from "./shard-sizes.ts";
+import { judgeShards, traceShard } from "./shard-trace.ts";
+import { PlanCache, SharedPlan } from "./shared-plan.ts";
+import { bindCaptures, type HostFields, type Shard, toHost, writeControl, writeRows } from "./uploads.ts";
+
+export interface InferenceOptions {
+  readonly devices: readonly Device[];
+  /** Buffers of captured tensors that each replica keeps itself. */
+  readonly own?: (tensor: Tensor, replica: number) => DeviceBuffer | undefined;
+  readonly seed?: number;
+}
+
+/** How an output of the function becomes one of the whole. */
+interface Merge {
+  readonly spread: Spread;
+  readonly dtype: DType;
+  /** The shape for no rows at all. */
+  readonly empty: Shape;
+}
+
+interface ShardPlan {
+  readonly plan: SharedPlan;
+  readonly captures: readonly { readonly tensor: Tensor }[];
+  /** Shape and dtype of each output of the shard. */
+  readonly outputs: readonly { readonly shape: Shape; readonly dtype: DType }[];
+  /** Bytes of each packed root; see `packed`. */
+  readonly bytes: readonly number[];
+}
+
+/** A function of a batch, given device-less placeholders, that returns tensors in records and arrays. */
+export class Inference {
+  readonly #op: string;
+  readonly #fn: (batch: unknown) => unknown;
+  readonly #options: InferenceOptions;
+  readonly #plans = new PlanCache<ShardPlan>();
+  /** The outputs' structure and merging, by signature of the batch. */
+  readonly #merges = new Map<string, { readonly tree: OutputTree; readonly merges: readonly Merge[] }>();
+
+  constructor(op: string, fn: (batch: unknown) => unknown, options: InferenceOptions) {
+    this.#op = op;
+    this.#fn = fn;
+    this.#options = options;
+  }
+
+  /**
+   * The outputs for all rows of the batch, in its structure: rows in order, declared means combined by weight, sums over
+   * rows added, everything else as it is; each made by `make`. At most `rowsAtOnce` rows are on the devices at one time.
+   */
+  async run<L>(batch: Batch, make: (output: HostOutput) => L, rowsAtOnce = Infinity): Promise<unknown> {
+    const given = fieldsOf(this.#op, batch);
+    const { tree, merges } = this.#judged(given);
+    const fields = await toHost(given);
+    const outputs = merges.map((merge) => new Merged(merge, fields.rows));
+    for (let first = 0; first === 0 || first < fields.rows; first += rowsAtOnce) {
+      const rows = Math.min(rowsAtOnce, fields.rows - first);
+      for (const part of await this.#runShards(fields, first, rows)) {
+        part.values.forEach((values, i) => outputs[i]!.take(values, part.shapes[i]!, part.shard));
+      }
+    }
+    return tree.rebuild(outputs.map((output) => output.host()), make);
+  }
+
+  async release(): Promise<void> {
+    await this.#plans.release();
+  }
+
+  #judged(fields: Fields) {
+    let known = this.#merges.get(fields.signature);
+    if (known === undefined) {
+      // The real number of rows first, so that a plain mistake in the function is reported as it is.
+      traceShard(fields, Math.max(1, fields.rows), (batch) => outputTree(this.#op, this.#fn(batch)));
+      const judgement = judgeShards(this.#op, fields, (batch) => outputTree(this.#op, this.#fn(batch)));
+      const tree = judgement.result;
+      const merges = tree.leaves.map((leaf, i): Merge => {
+        const spread = judgement.of((result) => result.leaves[i]!);
+        if (spread.kind === "shard" || (spread.kind === "batched" && spread.outer !== 1)) {
+          throw new DecompositionError(this.#op, {
+            got: `an output ${tree.paths[i]} that ${spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"}`,
+            need: "values of each row, parallel.mean(x) for a mean over rows, or a sum over rows",
+          });
+        }
+        return { spread, dtype: leaf.dtype, empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n) };
+      });
+      this.#merges.set(fields.signature, known = { tree, merges });
+    }
+    return known;
+  }
+
+  /** Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros. */
+  async #runShards(fields: HostFields, first: number, rows: number) {
+    const { devices, own = () => undefined, seed = 0 } = this.#options;
+    const sizes = shardSizes(rows, devices.length);
+    const offsets = shardOffsets(sizes);
+    const shards = sizes.flatMap((n, replica): Shard[] => n > 0 ? [{ replica, offset: first + offsets[replica]!, rows: n }] : []);
+    if (shards.length === 0) shards.push({ replica: 0, offset: 0, rows: 0 });
+
+    const ready = await Promise.all(shards.map(async (shard) => {
+      const prepared = this.#planFor(fields, Math.max(1, shard.rows));
+      const device = devices[shard.replica]!;
+      const loaded = await prepared.plan.on(device);
+      const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, shard.replica));
+      return { shard, prepared, device, loaded, captured };
+    }));
+    // Everything is enqueued before anything is awaited, so that the devices work at the same time.
+    const reads = ready.map(({ shard, prepared, device, loaded, captured }) => {
+      const fieldCount = fields.leaves.length;
+      writeRows(device, loaded.written, fields, shard);
+      writeControl(device, loaded.written[fieldCount]!, { seed, step: 0, offset: shard.offset, learningRate: 0 });
+      const outputs = prepared.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
+      device.run(loaded.executable, [...loaded.written.slice(0, fieldCount + 1) as DeviceBuffer[], ...captured], outputs);
+      const read = Promise.all(outputs.map((buffer, i) => device.read(buffer, 0, prepared.bytes[i]!)));
+      return read.finally(() => outputs.forEach((buffer) => device.free(buffer)));
+    });
+    const bytes = await Promise.all(reads);
+    return ready.map(({ shard, prepared }, i) => ({
+      shard,
+      shapes: prepared.outputs.map((output) => output.shape),
+      values: unpacked(prepared, bytes[i]!),
+    }));
+  }
+
+  #planFor(fields: Fields, rows: number): ShardPlan {
+    return this.#plans.get(`${rows} ${fields.signature}`, () => {
+      const traced = traceShard(fields, rows, (batch) => {
+        const tree = outputTree(this.#op, this.#fn(batch));
+        return { leaves: tree.leaves, roots: packed(tree.leaves) };
+      });
+      const own = [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
+      const inputs: Node[] = [...own, ...traced.captures.map((capture) => capture.placeholder)];
+      const { leaves, roots } = traced.result;
+      return {
+        plan: new SharedPlan({ roots: roots.map((root) => root.node), inputs }, own.map((_, i) => i)),
+        captures: traced.captures.map(({ tensor }) => ({ tensor })),
+        outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
+        bytes: roots.map((root) => root.size * dtypes[root.dtype].bytes),
+      };
+    });
+  }
+}
+
+/** The leaves of each dtype laid end to end, so that a shard is read with one copy for each. */
+function packed(leaves: readonly Tensor[]): Tensor[] {
+  return dtypesOf(leaves).map((dtype) => {
+    return concat(leaves.filter((leaf) => leaf.dtype === dtype).map((leaf) => leaf.reshape([leaf.size])), { axis: 0 });
+  });
+}
+
+function dtypesOf(leaves: readonly { readonly dtype: DType }[]): DType[] {
+  return [...new Set(leaves.map((leaf) => leaf.dtype))];
+}
+
+type Words = Float32Array | Int32Array | Uint32Array;
+
+function unpacked({ outputs }: ShardPlan, bytes: readonly ArrayBuffer[]): Words[] {
+  const kinds = dtypesOf(outputs);
+  const used = kinds.map(() => 0);
+  return outputs.map(({ shape, dtype }) => {
+    const kind = kinds.indexOf(dtype);
+    const length = size(shape);
+    const from = used[kind]!;
+    used[kind] = from + length * 4;
+    const buffer = bytes[kind]!;
+    if (dtype === "f32") return new Float32Array(buffer, from, length);
+    return dtype === "i32" ? new Int32Array(buffer, from, length) : new Uint32Array(buffer, from, length);
+  });
+}
+
+/** One output of the whole batch, filled shard by shard. */
+class Merged {
+  readonly #spread: Spread;
+  readonly #rows: number;
+  readonly #shape: Shape;
+  #values: Words | Float64Array | undefined;
+  readonly #dtype: DType;
+
+  constructor({ spread, empty, dtype }: Merge, rows: number) {
+    this.#spread = spread;
+    this.#rows = rows;
+    this.#dtype = dtype;
+    this.#shape = spread.kind === "batched" ? empty.map((n, axis) => axis === spread.axis ? rows * spread.inner : n) : empty;
+  }
+
+  take(values: Words, shape: Shape, shard: Shard): void {
+    const spread = this.#spread;
+    switch (spread.kind) {
+      case "replicated":
+        this.#values ??= values;
+        return;
+      case "partial": {
+        this.#values ??= new Float64Array(values.length);
+        if (shard.rows > 0) for (let i = 0; i < values.length; i++) this.#values[i]! += values[i]!;
+        return;
+      }
+      case "batched": {
+        this.#values ??= new (values.constructor as new (length: number) => Words)(size(this.#shape));
+        const after = size(shape.slice(spread.axis + 1)) * spread.inner;
+        const before = size(shape.slice(0, spread.axis));
+        const part = shard.rows * after;
+        for (let b = 0; b < before && part > 0; b++) {
+          this.#values.set(values.subarray(b * part, (b + 1) * part), (b * this.#rows + shard.offset) * after);
+        }
+        return;
+      }
+      case "shard":
+        throw new InternalError("parallel", { got: "an output that depends on the shard", need: "an error before it was run" });
+    }
+  }
+
+  host(): HostOutput {
+    const values = this.#values ?? [];
+    return { values: dtypes[this.#dtype].array.from(values as ArrayLike<number>), shape: this.#shape, dtype: this.#dtype };
+  }
+}

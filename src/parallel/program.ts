@@ -1,0 +1,140 @@
+/** What the executor computes of a batch: a loss and metrics as sums and counts, packed so that a shard is read once. */
+import { ArgumentError, DecompositionError } from "../errors.ts";
+import type { Node } from "../graph/node.ts";
+import { formatShape } from "../graph/shape.ts";
+import { concat, full } from "../tensor/create.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Judgement } from "./shard-trace.ts";
+
+/** A numerator and a denominator, f32 scalars that add up over shards. */
+export interface Ratio {
+  readonly sum: Tensor;
+  readonly count: Tensor;
+}
+
+/** The sum over terms of `weight * sum / count`, plus a penalty that the batch has no part in. */
+export interface ShardLoss {
+  readonly terms: readonly (Ratio & { readonly weight: number })[];
+  readonly penalty: Tensor | undefined;
+}
+
+/** What a program gives for the rows it is shown. */
+export interface Scored {
+  readonly loss: ShardLoss;
+  readonly metrics: Readonly<Record<string, Ratio>>;
+}
+
+/** A function of a batch (a tree of tensors) that knows nothing of shards. */
+export type Program = (batch: unknown) => Scored;
+
+/** Terms of a loss that share one denominator, added up; a gradient is kept for each such group. */
+export function groupsOf(loss: ShardLoss): Ratio[] {
+  const groups = new Map<Node, { sum: Tensor; count: Tensor }>();
+  for (const { sum, count, weight } of loss.terms) {
+    const part = weight === 1 ? sum : sum.mul(weight);
+    const group = groups.get(count.node);
+    if (group === undefined) groups.set(count.node, { sum: part, count });
+    else group.sum = group.sum.add(part);
+  }
+  return [...groups.values()];
+}
+
+/** Where the numbers of a shard's scores lie: counts and sums of the groups, the penalty, sums and counts of the metrics. */
+export interface ScoreLayout {
+  readonly groups: number;
+  readonly metrics: readonly string[];
+}
+
+export function scoreLength({ groups, metrics }: ScoreLayout): number {
+  return 2 * groups + 1 + 2 * metrics.length;
+}
+
+/** f32 [scoreLength]: the scores of a shard. The penalty is that of the first shard only, so that all add up. */
+export function packScores(groups: readonly Ratio[], penalty: Tensor | undefined, metrics: Readonly<Record<string, Ratio>>): Tensor {
+  const ratios = Object.values(metrics);
+  const scalars = [
+    ...groups.map((group) => group.count),
+    ...groups.map((group) => group.sum),
+    penalty ?? full([], 0),
+    ...ratios.flatMap((ratio) => [ratio.sum, ratio.count]),
+  ];
+  return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
+}
+
+/** Scores of a whole batch. */
+export interface Scores {
+  /** The denominator of each group; all 0 where nothing was counted. */
+  readonly counts: readonly number[];
+  /** Terms whose count is 0 are left out; NaN where nothing was counted. */
+  readonly loss: number;
+  readonly penalty: number;
+  readonly sums: readonly number[];
+  readonly metrics: Readonly<Record<string, { readonly sum: number; readonly count: number }>>;
+}
+
+/** Reads added scores. */
+export function readScores(layout: ScoreLayout, scores: ArrayLike<number>): Scores {
+  const { groups } = layout;
+  const at = (i: number) => scores[i]!;
+  const counts = Array.from({ length: groups }, (_, i) => at(i));
+  const sums = Array.from({ length: groups }, (_, i) => at(groups + i));
+  const penalty = at(2 * groups);
+  const counted = counts.some((count) => count !== 0) || groups === 0;
+  const loss = counts.reduce((total, count, i) => count === 0 ? total : total + sums[i]! / count, penalty);
+  const metrics = Object.fromEntries(layout.metrics.map((name, i) => {
+    const first = 2 * groups + 1 + 2 * i;
+    return [name, { sum: at(first), count: at(first + 1) }];
+  }));
+  return { counts, sums, penalty, loss: counted ? loss : NaN, metrics };
+}
+
+/**
+ * The layout of a program's scores. Throws DecompositionError unless all sums and counts add up over shards, and the penalty and what is
+ * assigned to are the same for all; ArgumentError when there is no loss at all.
+ */
+export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLayout {
+  const { loss, metrics } = judgement.result;
+  if (loss.terms.length === 0 && loss.penalty === undefined) {
+    throw new ArgumentError(op, { got: "a loss without terms", need: "a Loss, as of nn.crossEntropy, nn.mse or nn.loss({ sum, count })" });
+  }
+  const additive = (what: string, select: (scored: Scored) => Tensor) => {
+    const spread = judgement.of(select);
+    if (spread.kind === "partial" || isZero(select(judgement.result))) return;
+    const got = spread.kind === "replicated"
+      ? "is the same for every shard, so that it would count once a shard"
+      : spread.kind === "batched"
+      ? "has a value for each row"
+      : `is ${spread.what}`;
+    throw new DecompositionError(op, {
+      got: `${what} that ${got}`,
+      need: "a sum over rows and the count it is divided by, unreduced: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
+        "nn.penalty for what depends on parameters only",
+    });
+  };
+  loss.terms.forEach((_, i) => {
+    additive(`a loss whose sum (of term ${i})`, (s) => s.loss.terms[i]!.sum);
+    additive(`a loss whose count (of term ${i})`, (s) => s.loss.terms[i]!.count);
+  });
+  for (const name of Object.keys(metrics)) {
+    additive(`a metric ${name} whose sum`, (s) => s.metrics[name]!.sum);
+    additive(`a metric ${name} whose count`, (s) => s.metrics[name]!.count);
+  }
+  if (loss.penalty !== undefined && judgement.of((s) => s.loss.penalty!).kind !== "replicated") {
+    throw new DecompositionError(op, {
+      got: "a penalty that depends on the batch",
+      need: "a penalty of parameters only; what depends on rows is a term of the loss, with its count",
+    });
+  }
+  for (const [tensor, spread] of judgement.assignments) {
+    if (spread.kind === "replicated") continue;
+    throw new DecompositionError(op, {
+      got: `${tensor.dtype}${formatShape(tensor.shape)} that is assigned what depends on rows of the batch`,
+      need: "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
+    });
+  }
+  return { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };
+}
+
+function isZero(x: Tensor): boolean {
+  return x.node.op === "const" && x.node.attrs.value === 0;
+}

@@ -1,0 +1,56 @@
+import { ArgumentError, DeviceError } from "../errors.ts";
+import type { Device } from "../devices/device.ts";
+import { tensor } from "../tensor/create.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Batch, BatchTensors } from "./host-batch.ts";
+import { Inference } from "./inference.ts";
+import type { RowMean } from "./mean.ts";
+
+/** What a replicated function may return. */
+export type Output = Tensor | RowMean | readonly Output[] | { readonly [name: string]: Output };
+
+/** The outputs of the whole batch: declared means have become tensors. */
+export type Merged<O> = O extends Tensor | RowMean ? Tensor : { readonly [K in keyof O]: Merged<O[K]> };
+
+export interface ReplicateOptions {
+  /** At most so many rows are on the devices at one time; a longer batch goes through in parts. Default: all. */
+  readonly rowsAtOnce?: number;
+  /** Seed of random ops in the function. Default 0. */
+  readonly seed?: number;
+}
+
+/**
+ * `fn` as a function that runs on all `devices` at once: a batch, a tree of tensors (on a device or on the host) with as many rows each
+ * on axis 0, is cut into a shard for each device, and the outputs are merged. Per-row outputs come back with all rows in
+ * order, means declared with `parallel.mean` are combined by weight, sums over rows are added, and what does not depend
+ * on the batch is given as it is. Scalars of the batch go whole to each device; tensors that `fn` captures, a
+ * model's parameters, go to each device once for each of their versions.
+ *
+ * Throws DeviceError for a device listed twice, ArgumentError for none. The function returned rejects with ShapeError when the inputs'
+ * numbers of rows differ and with DecompositionError when `fn` mixes rows.
+ */
+export function replicate<B extends Batch, O extends Output>(
+  fn: (batch: BatchTensors<B>) => O,
+  devices: readonly Device[],
+  options: ReplicateOptions = {},
+): (batch: B) => Promise<Merged<O>> {
+  const { rowsAtOnce = Infinity, seed = 0 } = options;
+  requireDistinct("parallel.replicate", devices);
+  if (!(rowsAtOnce >= 1)) throw new ArgumentError("parallel.replicate", { got: `rowsAtOnce ${rowsAtOnce}`, need: "at least 1" });
+  const inference = new Inference("parallel.replicate", (batch) => fn(batch as BatchTensors<B>), { devices: [...devices], seed });
+  return async (batch) => {
+    return await inference.run(batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), rowsAtOnce) as Merged<O>;
+  };
+}
+
+/** Throws unless there is at least one device and none stands twice. */
+export function requireDistinct(op: string, devices: readonly Device[]): void {
+  if (devices.length === 0) throw new ArgumentError(op, { got: "no devices", need: "at least one, as from await devices()" });
+  const twice = devices.find((device, i) => devices.indexOf(device) !== i);
+  if (twice !== undefined) {
+    throw new DeviceError(op, {
+      got: `${twice.name} twice in [${devices.map((device) => device.name).join(", ")}]`,
+      need: "each device once; devices({ virtual: n }) makes several of one adapter",
+    });
+  }
+}

@@ -1,0 +1,82 @@
+/** The optimizer's update of all parameters at once, as a traced function of flat vectors. */
+import { concat } from "../tensor/create.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { where } from "../tensor/where.ts";
+
+/** An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter element. */
+export interface UpdateRule {
+  readonly name: string;
+  /** Names of the state vectors, which start at 0. */
+  readonly slots: readonly string[];
+  /** State scalars with their first values. */
+  readonly scalars: Readonly<Record<string, number>>;
+  update(input: {
+    readonly parameter: Tensor;
+    readonly gradient: Tensor;
+    readonly slots: Readonly<Record<string, Tensor>>;
+    readonly scalars: Readonly<Record<string, Tensor>>;
+    readonly step: Tensor;
+    readonly learningRate: Tensor;
+  }): {
+    readonly parameter: Tensor;
+    readonly slots: Readonly<Record<string, Tensor>>;
+    readonly scalars: Readonly<Record<string, Tensor>>;
+  };
+}
+
+/** A replica's trainable state. */
+export interface State<T> {
+  readonly parameters: T;
+  /** In the order of the rule's slots. */
+  readonly slots: readonly T[];
+  /** See `scalarsOf`. */
+  readonly scalars: T;
+}
+
+/**
+ * The first values of the scalar state: whether every loss so far was finite (1 or 0), the number of updates made, and
+ * the rule's own scalars in order. They live on the device, so that a step may be enqueued before the last one's loss is known.
+ */
+export function firstScalars(rule: UpdateRule): Float32Array {
+  return Float32Array.from([1, 0, ...Object.values(rule.scalars)]);
+}
+
+/**
+ * The state after one update. Where `apply` (a bool scalar) is given and false, it is the state as it was.
+ * `finite` tells whether the step's loss was finite; once it was not, nothing is updated any more.
+ */
+export function updated(
+  rule: UpdateRule,
+  state: State<Tensor>,
+  gradient: Tensor,
+  learningRate: Tensor,
+  guard?: { readonly finite: Tensor; readonly counted: Tensor },
+): State<Tensor> {
+  const scalar = (i: number) => state.scalars.slice({ axis: 0, start: i, end: i + 1 }).reshape([]);
+  const healthy = scalar(0);
+  const updates = scalar(1);
+  const names = Object.keys(rule.scalars);
+  const result = rule.update({
+    parameter: state.parameters,
+    gradient,
+    slots: Object.fromEntries(rule.slots.map((name, i) => [name, state.slots[i]!])),
+    scalars: Object.fromEntries(names.map((name, i) => [name, scalar(i + 2)])),
+    step: updates.add(1),
+    learningRate,
+  });
+  const own = names.map((name) => result.scalars[name]!.reshape([1]));
+  const stillHealthy = guard === undefined ? healthy : where(guard.finite, healthy, 0);
+  const next: State<Tensor> = {
+    parameters: result.parameter,
+    slots: rule.slots.map((name) => result.slots[name]!),
+    scalars: concat([stillHealthy.reshape([1]), updates.add(1).reshape([1]), ...own], { axis: 0 }),
+  };
+  if (guard === undefined) return next;
+  const apply = stillHealthy.notEqual(0).and(guard.counted);
+  const kept = concat([stillHealthy.reshape([1]), state.scalars.slice({ axis: 0, start: 1 })], { axis: 0 });
+  return {
+    parameters: where(apply, next.parameters, state.parameters),
+    slots: next.slots.map((slot, i) => where(apply, slot, state.slots[i]!)),
+    scalars: where(apply, next.scalars, kept),
+  };
+}

@@ -1,0 +1,63 @@
+/** Putting what a plan needs on a device: rows of a batch, captured tensors, and the vector of step numbers. */
+import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { bufferOf } from "../tensor/runtime.ts";
+import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { type Fields, type HostTensor, isBatched, rowsForUpload } from "./host-batch.ts";
+import { control } from "./shard-trace.ts";
+
+/** A batch that is in host memory throughout. */
+export interface HostFields extends Fields {
+  readonly leaves: readonly HostTensor[];
+}
+
+/** Reads the leaves that are tensors; leaves on the host stay as they are. */
+export async function toHost(fields: Fields): Promise<HostFields> {
+  const leaves = await Promise.all(fields.leaves.map(async (leaf): Promise<HostTensor> => {
+    return isTensor(leaf) ? { data: await leaf.data(), shape: leaf.shape, dtype: leaf.dtype } : leaf;
+  }));
+  return { ...fields, leaves };
+}
+
+/** A cut of a batch: which rows go where. */
+export interface Shard {
+  /** Position of the device among those of the run. */
+  readonly replica: number;
+  /** First row in the whole batch. */
+  readonly offset: number;
+  readonly rows: number;
+}
+
+/** Writes the shard's rows into a plan's own buffers. */
+export function writeRows(device: Device, buffers: readonly (DeviceBuffer | undefined)[], fields: HostFields, shard: Shard): void {
+  fields.leaves.forEach((leaf, i) => {
+    const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
+    if (rows.byteLength > 0) device.write(buffers[i]!, rows);
+  });
+}
+
+export interface StepNumbers {
+  readonly seed: number;
+  readonly step: number;
+  /** First row of the shard in the whole batch. */
+  readonly offset: number;
+  readonly learningRate: number;
+}
+
+/** Writes the control vector. */
+export function writeControl(device: Device, buffer: DeviceBuffer, numbers: StepNumbers): void {
+  const words = new Uint32Array(control.length);
+  words[control.seed] = numbers.seed;
+  words[control.step] = numbers.step;
+  words[control.offset] = numbers.offset;
+  new Float32Array(words.buffer)[control.learningRate] = numbers.learningRate;
+  device.write(buffer, words);
+}
+
+/** The buffers of captured tensors on a device; `own` gives those that a replica keeps itself. */
+export function bindCaptures(
+  captures: readonly { readonly tensor: Tensor }[],
+  device: Device,
+  own: (tensor: Tensor) => DeviceBuffer | undefined,
+): Promise<DeviceBuffer[]> {
+  return Promise.all(captures.map(({ tensor }) => own(tensor) ?? bufferOf(tensor, device)));
+}

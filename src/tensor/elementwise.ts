@@ -1,0 +1,211 @@
+/**
+ * Elementwise ops on nodes, with NumPy broadcasting and promotion.
+ *
+ * Two tensors: bool < u32 < i32 < f32, the higher dtype wins. A JS number or boolean takes the tensor's dtype where that
+ * holds its value (so `i32.add(1)` is i32), else the tensor becomes f32 (`i32.add(0.5)` is f32). A bool counts as an i32
+ * where an op is arithmetic. An op of floats (exp, div, pow) makes integers f32 first.
+ */
+import { ArgumentError, DTypeError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import { type DType, dtypes, holds, promote } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../graph/ops.ts";
+import { broadcastShapes, type Shape } from "../graph/shape.ts";
+
+/** An operand of an elementwise op. */
+export type NodeOperand = Node | number | boolean;
+
+/** A constant of a node's shape and dtype. */
+export function like(x: Node, value: number): Node {
+  return build.full(x.shape, value, x.dtype);
+}
+
+/** The dtype in which operands meet. */
+export function commonDType(operands: readonly NodeOperand[]): DType {
+  let dtype: DType | undefined;
+  for (const x of operands) if (typeof x === "object") dtype = dtype === undefined ? x.dtype : promote(dtype, x.dtype);
+  dtype ??= operands.every((x) => typeof x === "boolean") ? "bool" : "f32";
+  for (const x of operands) {
+    if (typeof x === "number" && !holds(dtype, x)) dtype = dtype === "bool" && holds("i32", x) ? "i32" : "f32";
+  }
+  return dtype;
+}
+
+/** Operands of one shape and of `dtype`, by default the one in which they meet. */
+export function meet(op: string, operands: readonly NodeOperand[], dtype: DType = commonDType(operands)): Node[] {
+  const shape = broadcastShapes(op, ...operands.map((x) => typeof x === "object" ? x.shape : []));
+  return operands.map((x) => spread(x, shape, dtype));
+}
+
+function spread(x: NodeOperand, shape: Shape, dtype: DType): Node {
+  if (typeof x === "object") return build.broadcastTo(build.cast(x, dtype), shape);
+  return build.full(shape, Number(x), dtype);
+}
+
+/** An elementwise op on operands that meet, in a dtype that the op takes. Throws DTypeError, ShapeError. */
+export function apply(op: ElementwiseName, ...operands: NodeOperand[]): Node {
+  return build.elementwise(op, ...meet(op, operands, legal(op, commonDType(operands))));
+}
+
+/** The dtype in which `op` can take operands of `dtype`: bool may become i32, an integer may become f32. */
+function legal(op: ElementwiseName, dtype: DType): DType {
+  const { takes }: ElementwiseOp = table[op];
+  if (takes.includes(dtype)) return dtype;
+  if (dtype === "bool" && takes.includes("i32")) return "i32";
+  if (dtype !== "f32" && takes.includes("f32")) return "f32";
+  throw new DTypeError(op, { got: dtype, need: takes.join(" or ") });
+}
+
+/** Division; integers give f32. */
+export const div = (a: NodeOperand, b: NodeOperand): Node => apply("div", a, b);
+export const add = (a: NodeOperand, b: NodeOperand): Node => apply("add", a, b);
+export const sub = (a: NodeOperand, b: NodeOperand): Node => apply("sub", a, b);
+export const mul = (a: NodeOperand, b: NodeOperand): Node => apply("mul", a, b);
+export const less = (a: NodeOperand, b: NodeOperand): Node => apply("lt", a, b);
+export const lessEqual = (a: NodeOperand, b: NodeOperand): Node => apply("le", a, b);
+export const equal = (a: NodeOperand, b: NodeOperand): Node => apply("eq", a, b);
+export const notEqual = (a: NodeOperand, b: NodeOperand): Node => apply("ne", a, b);
+
+export function where(condition: NodeOperand, a: NodeOperand, b: NodeOperand): Node {
+  const dtype = commonDType([a, b]);
+  const test = typeof condition === "object" ? truth(condition) : build.constant(Number(condition), "bool");
+  const shape = broadcastShapes("where", test.shape, ...[a, b].map((x) => typeof x === "object" ? x.shape : []));
+  return build.elementwise("where", spread(test, shape, "bool"), spread(a, shape, dtype), spread(b, shape, dtype));
+}
+
+/** Whether each element is not 0, as a bool. */
+export function truth(x: Node): Node {
+  return build.cast(x, "bool");
+}
+
+/** The quotient rounded toward minus infinity, as Python's `//`. Integer division by 0 gives 0. */
+export function floorDiv(a: NodeOperand, b: NodeOperand): Node {
+  const [x, y] = arithmetic("floorDiv", a, b);
+  if (x.dtype === "f32") return build.elementwise("floor", build.elementwise("div", x, y));
+  const quotient = build.elementwise("idiv", x, y);
+  if (x.dtype === "u32") return quotient;
+  return build.elementwise("sub", quotient, build.cast(signsDiffer(x, y), "i32"));
+}
+
+/** The remainder with the sign of the divisor, as Python's `%`: a - floor(a / b) * b. An integer divisor 0 gives 0. */
+export function mod(a: NodeOperand, b: NodeOperand): Node {
+  const [x, y] = arithmetic("mod", a, b);
+  if (x.dtype === "f32") {
+    const whole = build.elementwise("floor", build.elementwise("div", x, y));
+    return build.elementwise("sub", x, build.elementwise("mul", whole, y));
+  }
+  const remainder = build.elementwise("irem", x, y);
+  if (x.dtype === "u32") return remainder;
+  return build.elementwise("where", signsDiffer(x, y), build.elementwise("add", remainder, y), remainder);
+}
+
+/** Where truncated division of i32 leaves a remainder whose sign is not the divisor's. */
+function signsDiffer(x: Node, y: Node): Node {
+  const remainder = build.elementwise("irem", x, y);
+  const negative = (n: Node) => build.elementwise("lt", n, like(n, 0));
+  return build.elementwise(
+    "and",
+    build.elementwise("ne", remainder, like(remainder, 0)),
+    build.elementwise("xor", negative(remainder), negative(y)),
+  );
+}
+
+function arithmetic(op: string, a: NodeOperand, b: NodeOperand): [Node, Node] {
+  const dtype = commonDType([a, b]);
+  const [x, y] = meet(op, [a, b], dtype === "bool" ? "i32" : dtype);
+  return [x!, y!];
+}
+
+/** Powers of a tensor by a small whole JS number are products, exact for integers; others are f32. */
+export function pow(x: NodeOperand, exponent: NodeOperand): Node {
+  if (typeof x === "object" && typeof exponent === "number" && Number.isInteger(exponent) && Math.abs(exponent) <= 8) {
+    if (exponent >= 0) return wholePower(x, exponent);
+    return div(1, wholePower(build.cast(x, "f32"), -exponent));
+  }
+  return apply("pow", x, exponent);
+}
+
+function wholePower(base: Node, exponent: number): Node {
+  const x = base.dtype === "bool" ? build.cast(base, "i32") : base;
+  let result: Node | undefined;
+  let square = x;
+  for (let rest = exponent; rest > 0; rest = Math.floor(rest / 2)) {
+    if (rest % 2 === 1) result = result === undefined ? square : build.elementwise("mul", result, square);
+    if (rest > 1) square = build.elementwise("mul", square, square);
+  }
+  return result ?? like(x, 1);
+}
+
+/** -x; a u32 wraps. */
+export function neg(x: Node): Node {
+  return x.dtype === "u32" ? build.elementwise("sub", like(x, 0), x) : apply("neg", x);
+}
+export function abs(x: Node): Node {
+  return x.dtype === "u32" || x.dtype === "bool" ? x : apply("abs", x);
+}
+export function sign(x: Node): Node {
+  return x.dtype === "u32" ? build.cast(truth(x), "u32") : apply("sign", x);
+}
+export function square(x: Node): Node {
+  return apply("mul", x, x);
+}
+export function reciprocal(x: Node): Node {
+  return div(1, x);
+}
+export function rsqrt(x: Node): Node {
+  return div(1, apply("sqrt", x));
+}
+
+/** floor, ceil, trunc and round leave integers as they are. */
+export function rounded(op: "floor" | "ceil" | "trunc" | "round", x: Node): Node {
+  return dtypes[x.dtype].kind === "float" ? build.elementwise(op, x) : x;
+}
+
+/** Limits to min and max; either may be left out. Throws ArgumentError when both are, or when min > max. */
+export function clamp(x: Node, min: NodeOperand | undefined, max: NodeOperand | undefined): Node {
+  if (min === undefined && max === undefined) {
+    throw new ArgumentError("clamp", { got: "neither min nor max", need: "clamp({ min }), clamp({ max }) or both" });
+  }
+  if (typeof min === "number" && typeof max === "number" && !(min <= max)) {
+    throw new ArgumentError("clamp", { got: `min ${min}, max ${max}`, need: "min <= max, neither NaN" });
+  }
+  const raised = min === undefined ? x : apply("max", x, min);
+  return max === undefined ? raised : apply("min", raised, max);
+}
+
+/** NaN told by its bits, as a device's compiler may assume that there is none. */
+export function isNaN(x: Node): Node {
+  if (x.dtype !== "f32") return build.full(x.shape, 0, "bool");
+  return less(build.full(x.shape, 0x7f800000, "u32"), magnitudeBits(x));
+}
+
+/** Neither NaN nor infinite, told by the bits. */
+export function isFinite(x: Node): Node {
+  if (x.dtype !== "f32") return build.full(x.shape, 1, "bool");
+  return less(magnitudeBits(x), build.full(x.shape, 0x7f800000, "u32"));
+}
+
+function magnitudeBits(x: Node): Node {
+  return apply("and", build.bitcast(x, "u32"), 0x7fffffff);
+}
+
+/** and, or, xor of truth values. */
+export function logical(op: "and" | "or" | "xor", a: NodeOperand, b: NodeOperand): Node {
+  const [x, y] = meet(op, [a, b].map((n) => typeof n === "object" ? truth(n) : Boolean(n)), "bool");
+  return build.elementwise(op, x!, y!);
+}
+export function not(x: Node): Node {
+  return build.elementwise("not", truth(x));
+}
+
+/** and, or, xor and shifts of the bits of integers. Throws DTypeError for f32. */
+export function bitwise(op: "and" | "or" | "xor" | "shl" | "shr", a: NodeOperand, b: NodeOperand): Node {
+  const dtype = commonDType([a, b]);
+  const integer = dtype === "bool" ? "i32" : dtype;
+  if (integer === "f32") throw new DTypeError(op, { got: "f32", need: "i32 or u32 (bitcast reads a float's bits)" });
+  const [x, y] = meet(op, [a, b], integer);
+  return build.elementwise(op, x!, y!);
+}
+export function bitNot(x: Node): Node {
+  return build.elementwise("bitNot", x);
+}

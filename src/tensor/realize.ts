@@ -1,0 +1,196 @@
+/** From nodes to values: transfers first, then one plan for each device. */
+import { deviceById } from "../devices/registry.ts";
+import { defaultDevice } from "../devices/default.ts";
+import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { DeviceError } from "../errors.ts";
+import { byteLength, storage as leafOf } from "../graph/build.ts";
+import { dtypes, type HostArray } from "../graph/dtype.ts";
+import type { Node, NodeOf } from "../graph/node.ts";
+import { size } from "../graph/shape.ts";
+import { remember } from "./history.ts";
+import { loadGraph, numberBuffers } from "./plans.ts";
+import { type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { allocate, Storage } from "./storage.ts";
+
+let turn: Promise<unknown> = Promise.resolve();
+
+/** Runs `work` when everything that was asked for before is done: plans run in the order of the calls. */
+export function exclusively<T>(work: () => Promise<T>): Promise<T> {
+  const next = turn.then(work);
+  turn = next.catch(() => undefined);
+  return next;
+}
+
+/** The open device with an id that a node carries. Throws DeviceError when it was closed or lost. */
+export function requireDevice(op: string, id: number): Device {
+  const device = deviceById(id);
+  if (device === undefined || device.isLost) {
+    throw new DeviceError(op, { got: `a tensor on device ${id}, which was closed or lost`, need: "an open device" });
+  }
+  return device;
+}
+
+/** The device on which a node is computed: its own, else the default one. */
+export async function deviceFor(node: Node): Promise<Device> {
+  return node.device === undefined ? await defaultDevice() : requireDevice("realize", node.device);
+}
+
+/** A leaf for data, as the value of `node`. */
+export function leafFor(node: Node, storage: Storage): Leaf {
+  return leafOf(storage, node.shape, node.dtype, node.device) as Leaf;
+}
+
+/** Gives every node of `roots` a value. To be called inside `exclusively`. Throws TraceError for what only a trace knows. */
+export async function compute(roots: readonly Node[]): Promise<void> {
+  for (const root of roots) requireConcrete("realize", root);
+  const order = pendingOrder(roots);
+  const isCut = (node: Node): node is NodeOf<"copy"> =>
+    node.op === "copy" && valueOf(node) === undefined && node.src[0]!.device !== undefined;
+  if (order.some(isCut)) {
+    // Transfers that wait for no other go together, then those that waited for them.
+    const levels = new Map<Node, number>();
+    const rounds: NodeOf<"copy">[][] = [];
+    for (const node of order) {
+      const below = node.src.reduce((most, source) => Math.max(most, levels.get(source) ?? 0), 0);
+      levels.set(node, isCut(node) ? below + 1 : below);
+      if (isCut(node)) (rounds[below] ??= []).push(node);
+    }
+    for (const copies of rounds) {
+      await computeHere(copies.map((copy) => copy.src[0]!));
+      await Promise.all(copies.map(transfer));
+    }
+  }
+  await computeHere(roots);
+}
+
+async function transfer(copy: NodeOf<"copy">): Promise<void> {
+  const device = requireDevice("to", copy.attrs.device);
+  const source = storageOf(valueOf(copy.src[0]!)!);
+  const data = source.host ?? await source.read();
+  const storage = Storage.ofHost(data, source.dtype);
+  await storage.bring(device);
+  if (source.host === undefined) storage.dropHost();
+  settle(copy, storage);
+}
+
+/** Makes `storage` the value of `node`. */
+function settle(node: Node, storage: Storage): void {
+  const leaf = leafFor(node, storage);
+  const record = recordOf(node);
+  record.leaf = leaf;
+  remember(leaf, node);
+}
+
+/** Values of nodes that need no transfer. */
+async function computeHere(roots: readonly Node[]): Promise<void> {
+  const groups = new Map<Device, Node[]>();
+  for (const root of new Set(roots)) {
+    if (valueOf(root) !== undefined || settleWithoutWork(root)) continue;
+    const device = await deviceFor(root);
+    const group = groups.get(device);
+    if (group === undefined) groups.set(device, [root]);
+    else group.push(root);
+  }
+  for (const [device, group] of groups) await runPlan(device, group);
+}
+
+/** An empty tensor, and another view of all of a value, need no kernel. */
+function settleWithoutWork(root: Node): boolean {
+  if (size(root.shape) === 0) {
+    settle(root, Storage.ofHost(new dtypes[root.dtype].array(0), root.dtype));
+    return true;
+  }
+  const found = locate(root);
+  if (found === undefined || found.storage.count !== size(root.shape)) return false;
+  settle(root, found.storage.share());
+  return true;
+}
+
+/** Where a node's elements lie in order, if they already do. */
+export function locate(node: Node): { storage: Storage; offset: number } | undefined {
+  let x = node;
+  let offset = 0;
+  for (;;) {
+    const leaf = valueOf(x);
+    if (leaf !== undefined) return { storage: storageOf(leaf), offset };
+    if (x.op === "slice") {
+      const from = x.src[0]!.shape;
+      const whole = from.every((n, axis) => axis === 0 || n === x.shape[axis]) && from.length > 0;
+      const { start, step } = x.attrs;
+      if (!whole || step.some((n, axis) => n !== 1 && x.shape[axis]! > 1)) return undefined;
+      offset += start[0]! * size(from.slice(1));
+    } else if (x.op === "copy") {
+      if (x.src[0]!.device !== undefined) return undefined;
+    } else if (x.op !== "reshape" && x.op !== "stopGradient" && x.op !== "contiguous") {
+      return undefined;
+    }
+    x = x.src[0]!;
+  }
+}
+
+async function runPlan(device: Device, wanted: readonly Node[]): Promise<void> {
+  const isGiven = (node: Node) => valueOf(node) !== undefined;
+  const order = pendingOrder(wanted);
+  const roots = [...wanted, ...recomputed(order, wanted)];
+  const graph = await loadGraph(device, roots, isGiven);
+  const inputs: DeviceBuffer[] = [];
+  for (const node of graph.given) inputs.push(await storageOf(valueOf(node)!).bring(device));
+  const outputs: DeviceBuffer[] = [];
+  const numbers = numberBuffers(device, graph);
+  try {
+    for (const root of roots) outputs.push(await allocate(device, byteLength(root)));
+    device.run(graph.executable, [...inputs, ...numbers], outputs);
+  } catch (error) {
+    outputs.forEach((buffer) => device.free(buffer));
+    throw error;
+  } finally {
+    numbers.forEach((buffer) => device.free(buffer));
+  }
+  roots.forEach((root, i) => settle(root, Storage.ofBuffer(device, outputs[i]!, root.dtype, size(root.shape))));
+  for (const node of order) if (node.src.length > 0) recordOf(node).computed = true;
+}
+
+/**
+ * Nodes that an earlier plan computed without keeping them and that this one needs again: they are kept now, so that nothing
+ * is computed more than twice. Of a region of such nodes, those that new ones read.
+ */
+function recomputed(order: readonly Node[], wanted: readonly Node[]): Node[] {
+  const kept = new Set<Node>();
+  const roots = new Set(wanted);
+  const isOld = (node: Node) => node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
+  for (const node of order) {
+    if (isOld(node)) continue;
+    for (const source of node.src) {
+      const base = producer(source);
+      if (isOld(base) && !roots.has(base) && worthKeeping(base)) kept.add(base);
+    }
+  }
+  return [...kept];
+}
+
+/** What a chain of views shows. */
+function producer(node: Node): Node {
+  let x = node;
+  while (
+    valueOf(x) === undefined &&
+    (x.op === "reshape" || x.op === "permute" || x.op === "expand" || x.op === "slice" || x.op === "pad" || x.op === "cast" ||
+      x.op === "stopGradient" || x.op === "copy")
+  ) x = x.src[0]!;
+  return x;
+}
+
+/** Not the products of a contraction, which are many more than what they are made of; not constants. */
+function worthKeeping(node: Node): boolean {
+  const count = size(node.shape);
+  const sources = node.src.map(producer);
+  if (count === 0 || sources.every((source) => source.src.length === 0 && valueOf(source) === undefined)) return false;
+  return count <= 2 * sources.reduce((sum, source) => sum + size(source.shape), 0);
+}
+
+/** The host copy of a node's value, once `compute` or `locate` knows it. */
+export function readNode(node: Node): Promise<HostArray> {
+  const found = locate(node);
+  if (found === undefined) throw new DeviceError("read", { got: "a tensor whose data was freed", need: "a tensor that is in use" });
+  return found.storage.read(found.offset, size(node.shape));
+}
+

@@ -1,0 +1,108 @@
+/** What is known of a node besides its parts: its value once there is one, its age, and who holds it. */
+import { TraceError } from "../errors.ts";
+import { type Node, type NodeOf, toposort } from "../graph/node.ts";
+import { Storage } from "./storage.ts";
+
+/** The leaf of data that exists. */
+export type Leaf = NodeOf<"storage">;
+
+/** Living tensors with one node. An object of its own, as finalizers hold it. */
+export interface HandleCount {
+  count: number;
+}
+
+export interface NodeRecord {
+  readonly handles: HandleCount;
+  /** Nodes reachable through sources, counted once for each way: an upper bound. */
+  length: number;
+  /** Whether a tensor was made from this one. */
+  consumed: boolean;
+  /** Whether it depends on a placeholder, so that it has no value outside plans. */
+  readonly symbolic: boolean;
+  /** Whether a plan computed it and did not keep it. */
+  computed: boolean;
+  /** Its value. */
+  leaf: Leaf | undefined;
+  /** Of a leaf: the node whose value it is, kept for differentiation. */
+  history: History | undefined;
+}
+
+/** How the value of a leaf came about. */
+export interface History {
+  /** The node, for differentiation through it. */
+  readonly origin: Node | undefined;
+  /** The node, for as long as others hold it. */
+  readonly twin: WeakRef<Node>;
+  /** Nodes and bytes that `origin` keeps alive. */
+  readonly nodes: number;
+  readonly bytes: number;
+  /** Where the history was cut for its length: what it led to. */
+  readonly lost: readonly WeakSet<Node>[];
+}
+
+const records = new WeakMap<Node, NodeRecord>();
+const longest = 2 ** 40;
+
+/** The record of a node, made with those of its sources at the first call. */
+export function recordOf(node: Node): NodeRecord {
+  return records.get(node) ?? enlist(node);
+}
+
+/** The record of a node that was a tensor's, or a source of one. */
+export function knownRecord(node: Node): NodeRecord | undefined {
+  return records.get(node);
+}
+
+function enlist(root: Node): NodeRecord {
+  for (const node of toposort([root], (node) => !records.has(node))) {
+    const known = records.get(node);
+    if (known !== undefined) {
+      known.consumed = true;
+      continue;
+    }
+    let length = node.src.length === 0 ? 0 : 1;
+    let symbolic = node.op === "input";
+    for (const source of node.src) {
+      const record = records.get(source)!;
+      length += record.length;
+      symbolic ||= record.symbolic;
+    }
+    records.set(node, {
+      handles: { count: 0 },
+      length: Math.min(length, longest),
+      consumed: false,
+      symbolic,
+      computed: false,
+      leaf: undefined,
+      history: undefined,
+    });
+  }
+  return records.get(root)!;
+}
+
+/** The leaf that holds a node's value, where it exists. */
+export function valueOf(node: Node): Leaf | undefined {
+  if (node.op === "storage") return node;
+  const leaf = records.get(node)?.leaf;
+  return leaf !== undefined && storageOf(leaf).exists ? leaf : undefined;
+}
+
+export function storageOf(leaf: Leaf): Storage {
+  const { storage } = leaf.attrs;
+  if (!(storage instanceof Storage)) throw new TypeError("a storage node of another library");
+  return storage;
+}
+
+/** Nodes that must be computed for `roots`, sources first, and the nodes with values that they start from. */
+export function pendingOrder(roots: readonly Node[]): Node[] {
+  return toposort(roots, (node) => valueOf(node) === undefined);
+}
+
+/** Throws TraceError when a node depends on a placeholder, and so has no value. */
+export function requireConcrete(op: string, node: Node): void {
+  if (!recordOf(node).symbolic) return;
+  throw new TraceError(op, {
+    got: "a tensor that was made while a function was traced",
+    need: "a tensor that the traced function returned, as its caller gets it",
+  });
+}

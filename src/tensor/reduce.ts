@@ -1,0 +1,129 @@
+/** Reductions of nodes over axes. Over no elements: sum 0, prod 1, max -Infinity, min Infinity, any false, all true, mean NaN. */
+import { ShapeError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import type { Node } from "../graph/node.ts";
+import { formatShape, resolveAxes, resolveAxis, size, withOnes, withoutAxes } from "../graph/shape.ts";
+import type { ReductionName } from "../graph/ops.ts";
+import { add, apply, div, equal, isFinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
+
+export interface ReduceOptions {
+  /** The axes that are reduced; all by default. Negative ones count from the end. */
+  readonly axis?: number | readonly number[] | undefined;
+  /** Whether reduced axes stay, with length 1. False by default. */
+  readonly keepDims?: boolean | undefined;
+}
+
+/** A reduction; a bool counts as an i32. */
+export function reduce(op: ReductionName, x: Node, options: ReduceOptions): Node {
+  const axes = resolveAxes(op, options.axis, x.shape.length);
+  const result = build.reduce(op, x.dtype === "bool" ? build.cast(x, "i32") : x, axes);
+  return options.keepDims === true ? build.reshape(result, withOnes(x.shape, axes)) : result;
+}
+
+export const sum = (x: Node, options: ReduceOptions): Node => reduce("sum", x, options);
+
+/** sum / count, in f32. */
+export function mean(x: Node, options: ReduceOptions): Node {
+  const axes = resolveAxes("mean", options.axis, x.shape.length);
+  return div(sum(build.cast(x, "f32"), options), countOf(x, axes));
+}
+
+function countOf(x: Node, axes: readonly number[]): number {
+  return size(axes.map((axis) => x.shape[axis]!));
+}
+
+/**
+ * The mean of squared distances from the mean, in two passes: the one-pass formula cancels. `correction` is taken off
+ * the count (1 gives the unbiased estimate of a sample); by default 0.
+ */
+export function variance(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
+  const axes = resolveAxes("var", options.axis, x.shape.length);
+  const values = build.cast(x, "f32");
+  const distances = sub(values, mean(values, { axis: axes, keepDims: true }));
+  return div(sum(square(distances), options), countOf(x, axes) - (options.correction ?? 0));
+}
+
+/** sqrt with gradient 0 at 0, where sqrt's own is infinite. */
+function safeSqrt(x: Node): Node {
+  const positive = less(0, x);
+  return where(positive, apply("sqrt", where(positive, x, 1)), where(equal(x, 0), 0, x));
+}
+
+/** The square root of the variance; its gradient is 0 where it is 0. */
+export function standardDeviation(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
+  return safeSqrt(variance(x, options));
+}
+
+/** The Euclidean norm (2), the sum of magnitudes (1) or the largest magnitude (Infinity). The gradient at 0 is 0. */
+export function norm(x: Node, options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity | undefined }): Node {
+  const values = build.cast(x, "f32");
+  if (options.ord === 1) return sum(apply("abs", values), options);
+  if (options.ord === Infinity) return reduce("amax", apply("abs", values), options);
+  return safeSqrt(sum(square(values), options));
+}
+
+/** Whether all, or any, elements are not 0. */
+export function all(x: Node, options: ReduceOptions): Node {
+  return truth(reduce("amin", build.cast(truth(x), "u32"), options));
+}
+export function any(x: Node, options: ReduceOptions): Node {
+  return truth(reduce("amax", build.cast(truth(x), "u32"), options));
+}
+
+/** i32 position of the first largest (smallest) element on an axis, or in the flattened tensor. Any position where one is NaN. */
+export function argExtreme(
+  op: "amax" | "amin",
+  x: Node,
+  options: { readonly axis?: number | undefined; readonly keepDims?: boolean | undefined },
+): Node {
+  const name = op === "amax" ? "argmax" : "argmin";
+  if (options.axis === undefined) {
+    const flat = argExtreme(op, build.reshape(x, [size(x.shape)]), { axis: 0 });
+    return options.keepDims === true ? build.reshape(flat, x.shape.map(() => 1)) : flat;
+  }
+  const axis = resolveAxis(name, options.axis, x.shape.length);
+  const length = x.shape[axis]!;
+  if (length === 0) throw new ShapeError(name, { got: formatShape(x.shape), need: `at least one element on axis ${axis}` });
+  const values = x.dtype === "bool" ? build.cast(x, "i32") : x;
+  const extreme = reduce(op, values, { axis, keepDims: true });
+  const positions = build.reshape(build.iota(length), x.shape.map((_, i) => i === axis ? length : 1));
+  // Where a NaN is the extreme no element equals it, and the last position is given.
+  const hits = where(equal(values, extreme), positions, length - 1);
+  const result = build.reduce("amin", hits, [axis]);
+  return options.keepDims === true ? build.reshape(result, withOnes(x.shape, [axis])) : result;
+}
+
+/** The largest element of each row, as a constant for gradients; 0 where it is infinite. */
+function shift(x: Node, axis: number | readonly number[] | undefined): Node {
+  const most = build.stopGradient(reduce("amax", x, { axis, keepDims: true }));
+  return where(isFinite(most), most, 0);
+}
+
+/** log(sum(exp(x))), with the largest element taken out so that no exponent is positive. */
+export function logSumExp(x: Node, options: ReduceOptions): Node {
+  const values = build.cast(x, "f32");
+  const most = shift(values, options.axis);
+  const axes = resolveAxes("logSumExp", options.axis, x.shape.length);
+  const logs = add(apply("log", sum(apply("exp", sub(values, most)), { axis: axes, keepDims: true })), most);
+  return options.keepDims === true ? logs : build.reshape(logs, withoutAxes(x.shape, axes));
+}
+
+/** exp(x) / sum(exp(x)) along an axis. */
+export function softmax(x: Node, axis: number): Node {
+  const values = build.cast(x, "f32");
+  const exponentials = apply("exp", sub(values, shift(values, axis)));
+  return div(exponentials, sum(exponentials, { axis, keepDims: true }));
+}
+
+/** log(softmax(x)), without ever taking the log of a small quotient. */
+export function logSoftmax(x: Node, axis: number): Node {
+  const values = build.cast(x, "f32");
+  const shifted = sub(values, shift(values, axis));
+  return sub(shifted, apply("log", sum(apply("exp", shifted), { axis, keepDims: true })));
+}
+
+/** The sum of products of two tensors of one shape. */
+export function innerProduct(a: Node, b: Node): Node {
+  return sum(mul(a, b), {});
+}
+

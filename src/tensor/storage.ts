@@ -1,0 +1,220 @@
+/** Data that exists: on the host, on devices, or both. */
+import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
+import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
+import type { StorageToken } from "../graph/node.ts";
+import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { collectGarbage, nextTurn } from "../host/host.ts";
+
+/** The content of storages: equal bytes in several places. */
+interface Memory {
+  host: HostArray | undefined;
+  readonly buffers: Map<Device, DeviceBuffer>;
+  /** Storages that show this content. */
+  owners: number;
+}
+
+let nextId = 0;
+const collected = new FinalizationRegistry<Memory>(drop);
+
+function drop(memory: Memory): void {
+  if (--memory.owners > 0) return;
+  for (const [device, buffer] of memory.buffers) if (!device.isLost) device.free(buffer);
+  memory.buffers.clear();
+  memory.host = undefined;
+}
+
+/**
+ * One version of some data, which never changes while it exists. What is written in place is, from then on, another storage
+ * with the same memory. The memory goes back to its devices when the storage is garbage-collected, or freed.
+ */
+export class Storage implements StorageToken {
+  readonly id: number = nextId++;
+  readers = 0;
+  readonly dtype: DType;
+  /** Number of elements. */
+  readonly count: number;
+  #memory: Memory | undefined;
+
+  private constructor(dtype: DType, count: number, memory: Memory) {
+    this.dtype = dtype;
+    this.count = count;
+    this.#memory = memory;
+    collected.register(this, memory, this);
+  }
+
+  /** Takes over a host array. */
+  static ofHost(data: HostArray, dtype: DType): Storage {
+    return new Storage(dtype, data.length, { host: data, buffers: new Map(), owners: 1 });
+  }
+
+  /** Takes over a buffer. */
+  static ofBuffer(device: Device, buffer: DeviceBuffer, dtype: DType, count: number): Storage {
+    return new Storage(dtype, count, { host: undefined, buffers: new Map([[device, buffer]]), owners: 1 });
+  }
+
+  get bytes(): number {
+    return this.count * dtypes[this.dtype].bytes;
+  }
+
+  /** Whether the data is still there: it was neither freed nor overwritten. */
+  get exists(): boolean {
+    return this.#memory !== undefined;
+  }
+
+  /** Whether no other storage shows the same memory. */
+  get exclusive(): boolean {
+    return this.#memory?.owners === 1;
+  }
+
+  /** The data on the host, where it is there already. Not to be changed. */
+  get host(): HostArray | undefined {
+    return this.#memory?.host;
+  }
+
+  /** The buffer on a device, where it is there already. */
+  present(device: Device): DeviceBuffer | undefined {
+    return this.#memory?.buffers.get(device);
+  }
+
+  /** A device that holds the data. */
+  get home(): Device | undefined {
+    for (const device of this.#content("read").buffers.keys()) if (!device.isLost) return device;
+    return undefined;
+  }
+
+  /** Another storage of the same memory. */
+  share(): Storage {
+    const memory = this.#content("share");
+    memory.owners++;
+    return new Storage(this.dtype, this.count, memory);
+  }
+
+  /** The buffer on a device: the one there, or a new one written from the host or from another device. */
+  async bring(device: Device): Promise<DeviceBuffer> {
+    const known = this.present(device);
+    if (known !== undefined) return known;
+    const words = this.host === undefined ? await this.#words() : deviceWords(this.host);
+    await reserve(device, this.bytes);
+    // Another call may have brought it meanwhile.
+    const memory = this.#content("bring");
+    const now = memory.buffers.get(device);
+    if (now !== undefined) return now;
+    const buffer = device.alloc(Math.max(4, this.bytes));
+    if (this.count > 0) device.write(buffer, words);
+    memory.buffers.set(device, buffer);
+    return buffer;
+  }
+
+  /** Forgets the host's copy of data that a device holds. */
+  dropHost(): void {
+    const memory = this.#content("dropHost");
+    if (memory.buffers.size > 0) memory.host = undefined;
+  }
+
+  /** A copy of `count` elements from `offset`. The data is what it is now, even if it is overwritten before the promise resolves. */
+  read(offset = 0, count: number = this.count): Promise<HostArray> {
+    const { host } = this.#content("read");
+    if (host !== undefined) return Promise.resolve(host.slice(offset, offset + count));
+    return this.#words(offset, count).then((words) => hostArray(this.dtype, words));
+  }
+
+  /** Gives the memory up for a storage that will show what is written over it on `device`; copies elsewhere are freed. */
+  overwrite(device: Device): Storage {
+    const memory = this.#content("overwrite");
+    const buffer = memory.buffers.get(device);
+    if (buffer === undefined || memory.owners !== 1) {
+      throw new InternalError("overwrite", { got: `a storage of ${memory.owners} owners`, need: `one owner, and a buffer on ${device.name}` });
+    }
+    memory.buffers.delete(device);
+    this.free();
+    return Storage.ofBuffer(device, buffer, this.dtype, this.count);
+  }
+
+  /** Frees the memory unless another storage shows it. Idempotent. */
+  free(): void {
+    if (this.#memory === undefined) return;
+    collected.unregister(this);
+    drop(this.#memory);
+    this.#memory = undefined;
+  }
+
+  #content(op: string): Memory {
+    if (this.#memory === undefined) {
+      throw new InternalError(op, { got: `storage ${this.id}, which was freed or overwritten`, need: "data that exists" });
+    }
+    return this.#memory;
+  }
+
+  async #words(offset = 0, count: number = this.count): Promise<ArrayBuffer> {
+    if (count === 0) return new ArrayBuffer(0);
+    const device = this.home;
+    const buffer = device === undefined ? undefined : this.present(device);
+    if (device === undefined || buffer === undefined) {
+      throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
+    }
+    return await device.read(buffer, offset * 4, count * 4);
+  }
+}
+
+/** Host elements as a device holds them: four bytes each. */
+export function deviceWords(data: HostArray): ArrayBufferView {
+  return data instanceof Uint8Array ? Uint32Array.from(data) : data;
+}
+
+/** A device's words as host elements. Takes over the buffer where it can. */
+export function hostArray(dtype: DType, words: ArrayBuffer): HostArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(words);
+    case "i32":
+      return new Int32Array(words);
+    case "u32":
+      return new Uint32Array(words);
+    case "bool":
+      return Uint8Array.from(new Uint32Array(words));
+  }
+}
+
+/** Bytes in use above which garbage is collected before more is taken: the data of dropped tensors is freed only then. */
+const softLimits = new WeakMap<Device, number>();
+const leastSoftLimit = 64 * 2 ** 20;
+
+/**
+ * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop turn, so
+ * that the buffers of dropped tensors come back. The limit is then half as much again as what is still in use.
+ */
+export async function reserve(device: Device, bytes: number): Promise<void> {
+  if (bytes === 0 || device.isLost) return;
+  const limit = softLimits.get(device) ?? leastSoftLimit;
+  if (device.stats().liveBytes + bytes <= limit) return;
+  await reclaim();
+  softLimits.set(device, Math.max(leastSoftLimit, 1.5 * (device.stats().liveBytes + bytes)));
+}
+
+/** Allocates after reserving; when memory is short, once more after a garbage collection. Throws OutOfMemoryError. */
+export async function allocate(device: Device, bytes: number): Promise<DeviceBuffer> {
+  await reserve(device, bytes);
+  try {
+    return device.alloc(Math.max(4, bytes));
+  } catch (error) {
+    if (!(error instanceof OutOfMemoryError)) throw error;
+    await reclaim();
+    return device.alloc(Math.max(4, bytes));
+  }
+}
+
+/** Memory outside the JS heap that hurries the collector where it cannot be called. */
+const ballastBytes = 32 * 2 ** 20;
+const ballastPieces = 4;
+
+/** A garbage collection, and turns of the event loop in which what was collected is finalized. */
+async function reclaim(): Promise<void> {
+  if (!collectGarbage()) {
+    // V8 counts array buffers towards its next collection.
+    for (let piece = 0; piece < ballastPieces; piece++) {
+      void new ArrayBuffer(ballastBytes);
+      await nextTurn();
+    }
+  }
+  for (let turn = 0; turn < 2; turn++) await nextTurn();
+}

@@ -1,0 +1,247 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { checkGradients } from "../src/autograd/check.ts";
+import { gradients } from "../src/autograd/grad.ts";
+import { rules } from "../src/autograd/rules.ts";
+import { GradientError } from "../src/errors.ts";
+import * as b from "../src/graph/build.ts";
+import { interpret } from "../src/graph/interpret.ts";
+import type { Node } from "../src/graph/node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../src/graph/ops.ts";
+import { size } from "../src/graph/shape.ts";
+
+type Values = ArrayLike<number>;
+
+/** Values spread over (low, high) in no order, none near another. */
+function spread(n: number, low: number, high: number): number[] {
+  return Array.from({ length: n }, (_, i) => low + (high - low) * (((i * 0.6180339887 + 0.371) % 1) * 0.9 + 0.05));
+}
+
+/** Checks first and second order of a function of leaves with these shapes (or values). */
+function check(
+  f: (...x: Node[]) => Node,
+  ...operands: (readonly number[] | { shape: readonly number[]; values: Values })[]
+): void {
+  const given = new Map<Node, Values>();
+  const leaves = operands.map((operand, i) => {
+    const shape = "shape" in operand ? operand.shape : operand;
+    const leaf = b.input(shape, "f32");
+    given.set(leaf, "shape" in operand ? operand.values : spread(size(shape), -1.5 + i * 0.1, 1.6 + i * 0.1));
+    return leaf;
+  });
+  checkGradients(f(...leaves), leaves, given, { order: 2 });
+}
+
+function valueOf(node: Node, given: ReadonlyMap<Node, Values> = new Map()): number[] {
+  return [...interpret([node], given)[0]!];
+}
+
+/** The gradient of Σ f(x), as numbers. */
+function gradientAt(f: (x: Node) => Node, values: readonly number[], order = 1): number[] {
+  const x = b.input([values.length], "f32");
+  let y = f(x);
+  for (let i = 0; i < order; i++) {
+    y = gradients([b.reduce("sum", y, [0])], [x])[0]!;
+  }
+  return valueOf(y, new Map([[x, values]]));
+}
+
+function binaryAt(op: ElementwiseName, left: readonly number[], right: readonly number[]): number[][] {
+  const x = [b.input([left.length], "f32"), b.input([right.length], "f32")] as const;
+  const grads = gradients([b.reduce("sum", b.elementwise(op, ...x), [0])], x);
+  const given = new Map([[x[0], left], [x[1], right]]);
+  return grads.map((g) => valueOf(g, given));
+}
+
+/** Where each elementwise op is smooth: the range of each f32 operand. */
+const domains: { readonly [op: string]: readonly (readonly [number, number])[] } = {
+  neg: [[-2, 2]],
+  abs: [[0.1, 2]],
+  sqrt: [[0.2, 3]],
+  exp: [[-2, 2]],
+  expm1: [[-2, 2]],
+  log: [[0.3, 3]],
+  log1p: [[-0.6, 2]],
+  sin: [[-3, 3]],
+  cos: [[-3, 3]],
+  tan: [[-1.1, 1.1]],
+  asin: [[-0.8, 0.8]],
+  acos: [[-0.8, 0.8]],
+  atan: [[-3, 3]],
+  sinh: [[-2, 2]],
+  cosh: [[-2, 2]],
+  tanh: [[-2, 2]],
+  erf: [[-2, 2]],
+  relu: [[0.1, 2]],
+  add: [[-2, 2], [-2, 2]],
+  sub: [[-2, 2], [-2, 2]],
+  mul: [[-2, 2], [-2, 2]],
+  div: [[-2, 2], [0.5, 2]],
+  pow: [[0.4, 2], [-2, 3]],
+  max: [[-1, 1], [1.1, 2]],
+  min: [[-1, 1], [1.1, 2]],
+  atan2: [[-2, 2], [0.3, 2]],
+};
+
+test("every differentiable elementwise op agrees with central differences, twice", () => {
+  for (const op of Object.keys(table) as ElementwiseName[]) {
+    const rule = rules[op];
+    const record: ElementwiseOp = table[op];
+    if (rule === "none" || op === "where") continue;
+    const domain = domains[op];
+    assert.ok(domain !== undefined, `${op} has a rule but no domain here`);
+    assert.equal((rule as readonly unknown[]).length, record.arity, `${op}: one function for each operand`);
+    check(
+      (...x) => b.elementwise(op, ...x),
+      ...domain.map(([low, high], i) => ({
+        shape: [5],
+        values: i === 0 ? spread(5, low, high) : spread(7, low, high).slice(2),
+      })),
+    );
+  }
+  check((x) => b.elementwise("relu", x), [7]);
+  check((x) => b.elementwise("abs", x), [7]);
+  check((x, y) => b.elementwise("max", x, y), [7], [7]);
+  check(
+    (x, y) => b.elementwise("where", b.elementwise("lt", x, b.full([7], 0.2, "f32")), b.elementwise("mul", x, y), y),
+    [7],
+    [7],
+  );
+});
+
+test("flat ops have a gradient of 0, and integers none", () => {
+  for (const op of ["sign", "floor", "ceil", "trunc", "round"] as const) {
+    assert.deepEqual(gradientAt((x) => b.elementwise(op, x), [-1.5, 0, 0.3]), [0, 0, 0], op);
+  }
+  assert.deepEqual(gradientAt((x) => b.cast(b.cast(x, "i32"), "f32"), [1, 2]), [0, 0]);
+  assert.deepEqual(gradientAt((x) => b.bitcast(b.bitcast(x, "u32"), "f32"), [1, 2]), [0, 0]);
+  assert.deepEqual(gradientAt((x) => b.cast(b.argsort(x), "f32"), [1, 2]), [0, 0]);
+  assert.deepEqual(gradientAt((x) => b.elementwise("mul", x, b.stopGradient(x)), [3, 4]), [3, 4]);
+});
+
+test("subgradients are as documented", () => {
+  const unary = (op: ElementwiseName) => (x: Node) => b.elementwise(op, x);
+  assert.deepEqual(gradientAt(unary("abs"), [-2, 0, 3]), [-1, 0, 1]);
+  assert.deepEqual(gradientAt(unary("relu"), [-2, 0, 3, -Infinity, Infinity]), [0, 0, 1, 0, 1]);
+  assert.deepEqual(gradientAt(unary("sqrt"), [0, 4]), [0, 0.25]);
+  assert.deepEqual(gradientAt(unary("sqrt"), [0, 4], 2), [0, -1 / 32]);
+  const norm = (x: Node) => b.elementwise("sqrt", b.reduce("sum", b.elementwise("mul", x, x), [0]));
+  assert.deepEqual(gradientAt((x) => b.reshape(norm(x), [1]), [0, 0]), [0, 0]);
+  assert.deepEqual(binaryAt("max", [1, 2, 3], [2, 2, 2]), [[0, 0.5, 1], [1, 0.5, 0]]);
+  assert.deepEqual(binaryAt("min", [1, 2, 3], [2, 2, 2]), [[1, 0.5, 0], [0, 0.5, 1]]);
+  // x^y: at 0^0, 0^1, 0^2, 3^0.
+  assert.deepEqual(binaryAt("pow", [0, 0, 0, 3], [0, 1, 2, 0]), [[0, 1, 0, 0], [0, 0, 0, Math.log(3)]]);
+  assert.deepEqual(binaryAt("atan2", [0, 1], [0, 0]).map((row) => row.map((v) => v + 0)), [[0, 0], [0, -1]]);
+  const extremes = (op: "amax" | "amin") => (x: Node) => b.reshape(b.reduce(op, x, [0]), [1]);
+  assert.deepEqual(gradientAt(extremes("amax"), [1, 3, 3, 2]), [0, 0.5, 0.5, 0]);
+  assert.deepEqual(gradientAt(extremes("amin"), [1, 3, 1, 1]), [1 / 3, 0, 1 / 3, 1 / 3]);
+  assert.deepEqual(gradientAt(extremes("amax"), [-Infinity, -Infinity]), [0.5, 0.5]);
+});
+
+test("where shields the operand that is not selected", () => {
+  const safe = (x: Node) => {
+    const zero = b.full(x.shape, 0, "f32");
+    return b.elementwise("where", b.elementwise("lt", zero, x), x, b.full(x.shape, Infinity, "f32"));
+  };
+  assert.deepEqual(gradientAt(safe, [-1, 2, -Infinity]), [0, 1, 0]);
+});
+
+test("prod is right with zeros, first and second order", () => {
+  const prod = (x: Node) => b.reshape(b.reduce("prod", x, [0]), [1]);
+  assert.deepEqual(gradientAt(prod, [2, 3, 4]), [12, 8, 6]);
+  assert.deepEqual(gradientAt(prod, [2, 0, 4]), [0, 8, 0]);
+  assert.deepEqual(gradientAt(prod, [0, 0, 4]), [0, 0, 0]);
+  assert.deepEqual(gradientAt(prod, [7]), [1]);
+  // The Hessian of x y z times ones: rows Σ of the products of the other elements.
+  assert.deepEqual(gradientAt(prod, [0, 0, 4], 2), [4, 4, 0]);
+  check((x) => b.reduce("prod", x, [0, 2]), {
+    shape: [3, 2, 2],
+    values: [1, 2, 0, 0.5, 0.3, -1, 2, 0, 0, 1.5, -0.7, 1],
+  });
+  for (const n of [1, 2, 3, 5, 8]) check((x) => b.reduce("prod", x, [1]), [2, n]);
+});
+
+test("movement and reductions agree with central differences, twice", () => {
+  const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
+  check((x) => b.reshape(curve(x), [3, 2]), [2, 3]);
+  check((x) => b.permute(curve(x), [2, 0, 1]), [2, 3, 2]);
+  check((x) => b.expand(curve(x), [2, 3, 4]), [2, 1, 4]);
+  check((x) => curve(b.expand(x, [2, 3, 4])), [1, 3, 1]);
+  check((x) => b.pad(curve(x), [1, 0], [2, 1], 5), [2, 2]);
+  for (
+    const [start, count, step] of [[[1, 0], [2, 3], [1, 1]], [[4, 2], [3, 2], [-2, -2]], [[0, 1], [2, 1], [3, -1]], [
+      [4, 2],
+      [5, 3],
+      [-1, -1],
+    ]]
+  ) {
+    check((x) => b.slice(curve(x), start!, count!, step!), [5, 3]);
+  }
+  check((x) => b.slice(curve(x), [0, 0], [0, 3], [1, 1]), [5, 3]);
+  check((x, y, z) => b.concat([curve(x), y, curve(z)], 1), [2, 1], [2, 2], [2, 1]);
+  for (const op of ["sum", "amax", "amin"] as const) {
+    check((x) => b.reduce(op, curve(x), [1]), [3, 4]);
+    check((x) => b.reduce(op, curve(x), [0, 2]), [2, 2, 3]);
+  }
+  check((x) => b.contiguous(curve(x)), [3]);
+  check((x) => b.copy(curve(x), 7), [3]);
+  check((x) => curve(b.elementwise("add", b.copy(x, 7), b.copy(b.copy(x, 8), 7))), [3]);
+});
+
+test("gather and scatterAdd agree with central differences, twice", () => {
+  const index = (values: readonly number[], shape: readonly number[]): Node => {
+    // Made of constants, so that the leaves are the differentiable ones alone.
+    const rows = values.map((value) => b.full([1], value, "i32"));
+    return b.reshape(b.concat(rows, 0), shape);
+  };
+  const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
+  check((x) => curve(b.gather(curve(x), index([2, 0, 2, 9, -1, 1], [2, 3]), 1)), [2, 3]);
+  check((x) => curve(b.gather(curve(x), index([1, 0, 1], [1, 3]), 0)), [2, 3]);
+  check((x) => curve(b.scatterAdd(index([2, 0, 2, 9, -1, 1], [2, 3]), curve(x), 1, 4)), [2, 3]);
+});
+
+test("zero-size tensors have zero-size gradients", () => {
+  const x = b.input([0, 3], "f32");
+  const given = new Map([[x, []]]);
+  for (const op of ["sum", "prod", "amax", "amin"] as const) {
+    const y = b.reduce("sum", b.reduce(op, x, [0]), [0]);
+    assert.deepEqual(valueOf(gradients([y], [x])[0]!, given), []);
+  }
+});
+
+test("inner nodes, several outputs, cotangents, and inputs that do not matter", () => {
+  const x = b.input([2], "f32");
+  const other = b.input([3], "f32");
+  const y = b.elementwise("mul", x, x);
+  const z = b.elementwise("mul", y, x);
+  const given = new Map([[x, [2, 3]]]);
+  const sum = b.reduce("sum", z, [0]);
+  const [gx, gy, gz, gOther] = gradients([sum], [x, y, z, other]);
+  assert.deepEqual(valueOf(gx!, given), [12, 27]);
+  assert.deepEqual(valueOf(gy!, given), [2, 3]);
+  assert.deepEqual(valueOf(gz!, given), [1, 1]);
+  assert.deepEqual(valueOf(gOther!), [0, 0, 0]);
+  const cotangent = b.input([2], "f32");
+  const [g] = gradients([y, z], [x], [cotangent, b.full([2], 1, "f32")]);
+  assert.deepEqual(valueOf(g!, new Map([[x, [2, 3]], [cotangent, [10, 100]]])), [12 + 40, 27 + 600]);
+  assert.deepEqual(valueOf(gradients([sum, sum], [sum])[0]!), [2]);
+});
+
+test("gradients that do not exist are refused", () => {
+  const x = b.input([2], "f32");
+  const i = b.input([], "i32");
+  assert.throws(() => gradients([x], [x]), (e) => e instanceof GradientError && /shape \[2\]/.test(e.message));
+  assert.throws(() => gradients([i], [x]), (e) => e instanceof GradientError && /i32/.test(e.message));
+  assert.throws(() => gradients([b.reduce("sum", x, [0])], [i]), GradientError);
+  assert.throws(() => gradients([x], [x], []), GradientError);
+  assert.throws(() => gradients([x], [x], [b.constant(1, "f32")]), GradientError);
+});
+
+test("the check itself notices a wrong gradient", () => {
+  const x = b.input([2], "f32");
+  const wrong = b.elementwise("mul", x, b.stopGradient(x));
+  assert.throws(
+    () => checkGradients(wrong, [x], new Map([[x, [1, 2]]])),
+    (e) => e instanceof GradientError && /first derivative/.test(e.message),
+  );
+});

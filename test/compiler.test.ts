@@ -1,0 +1,361 @@
+/** The compiler against the interpreter: random graphs on every device, index arithmetic, kernel counts, updates in place. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { gradients } from "../src/autograd/grad.ts";
+import {
+  add,
+  addConstant,
+  atMost,
+  divide,
+  eachLeaf,
+  flatten,
+  type Index,
+  remainder,
+  scale,
+  unflatten,
+  type Variable,
+  variableIndex,
+} from "../src/compiler/affine.ts";
+import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
+import type { Plan, Target } from "../src/compiler/plan.ts";
+import { readFlags, setFlags } from "../src/debug/flags.ts";
+import type { Device } from "../src/devices/device.ts";
+import * as g from "../src/graph/build.ts";
+import { dtypes } from "../src/graph/dtype.ts";
+import { interpret } from "../src/graph/interpret.ts";
+import type { Node } from "../src/graph/node.ts";
+import { size, strides } from "../src/graph/shape.ts";
+import { assertClose, onEachDevice } from "./harness.ts";
+import { randomGraph } from "./random-graph.ts";
+
+const e = g.elementwise;
+const jsTarget: Target = {
+  language: "js",
+  class: "js",
+  subgroupSize: 0,
+  maxStorageBuffersPerKernel: 64,
+  maxInvocationsPerWorkgroup: 256,
+  maxWorkgroupsPerDimension: 65535,
+  maxBindingBytes: 2 ** 31,
+};
+
+/** Compiles, runs and reads a graph on a device. */
+async function evaluate(device: Device, request: CompileRequest, data: readonly ArrayLike<number>[]): Promise<ArrayLike<number>[]> {
+  const plan = compileGraph(request, device.target);
+  const executable = await device.load(plan);
+  const buffer = (node: Node) => device.alloc(Math.max(4, g.byteLength(node)));
+  const words = (node: Node) => node.dtype === "bool" ? Uint32Array : dtypes[node.dtype].array;
+  const inputs = request.inputs.map(buffer);
+  request.inputs.forEach((node, i) => {
+    if (size(node.shape) > 0) device.write(inputs[i]!, words(node).from(data[i]!));
+  });
+  const outputs = request.roots.map((root, output) => {
+    const donated = request.donate?.find((pair) => pair.output === output);
+    return donated === undefined ? buffer(root) : inputs[donated.input]!;
+  });
+  device.run(executable, inputs, outputs);
+  const results = await Promise.all(request.roots.map(async (root, i) => {
+    const bytes = await device.read(outputs[i]!, 0, Math.max(4, g.byteLength(root)));
+    return new (words(root))(bytes).subarray(0, size(root.shape));
+  }));
+  executable.release();
+  for (const one of new Set([...inputs, ...outputs])) device.free(one);
+  return results;
+}
+
+/** Kernels and copies of a plan for the cpu device. */
+function steps(roots: readonly Node[], inputs: readonly Node[], donate: CompileRequest["donate"] = []): { kernels: number; copies: number; plan: Plan } {
+  const plan = compileGraph({ roots, inputs, donate }, jsTarget);
+  const kernels = plan.steps.filter((step) => step.kind === "dispatch").length;
+  return { kernels, copies: plan.steps.length - kernels, plan };
+}
+
+const sine = (n: number, seed = 1) => Float32Array.from({ length: n }, (_, i) => 1.5 * Math.sin(12.9898 * i + 78.233 * seed));
+const keep = (x: Node, axis: number) => g.reshape(x, [...x.shape.slice(0, axis), 1, ...x.shape.slice(axis)]);
+const rows = (x: Node, like: Node) => g.expand(keep(x, like.shape.length - 1), like.shape);
+const f32 = (value: number, shape: readonly number[] = []) => g.full(shape, value, "f32");
+
+function matmul(a: Node, b: Node): Node {
+  const [m, k] = a.shape as [number, number];
+  const n = b.shape[1]!;
+  return g.reduce("sum", e("mul", g.expand(keep(a, 2), [m, k, n]), g.expand(keep(b, 0), [m, k, n])), [1]);
+}
+
+function softmax(x: Node): Node {
+  const axis = x.shape.length - 1;
+  const powers = e("exp", e("sub", x, rows(g.reduce("amax", x, [axis]), x)));
+  return e("div", powers, rows(g.reduce("sum", powers, [axis]), x));
+}
+
+function layerNorm(x: Node): Node {
+  const axis = x.shape.length - 1;
+  const mean = (y: Node) => {
+    const sum = g.reduce("sum", y, [axis]);
+    return e("div", sum, f32(x.shape[axis]!, sum.shape));
+  };
+  const centered = e("sub", x, rows(mean(x), x));
+  const variance = mean(e("mul", centered, centered));
+  return e("div", centered, rows(e("sqrt", e("add", variance, f32(1e-5, variance.shape))), x));
+}
+
+function gelu(x: Node): Node {
+  const half = e("mul", x, f32(0.5, x.shape));
+  return e("mul", half, e("add", f32(1, x.shape), e("erf", e("mul", x, f32(Math.SQRT1_2, x.shape)))));
+}
+
+/** Mean cross-entropy of integer labels. */
+function crossEntropy(logits: Node, labels: Node): Node {
+  const [n, classes] = logits.shape as [number, number];
+  const largest = g.stopGradient(g.reduce("amax", logits, [1]));
+  const shifted = e("sub", logits, rows(largest, logits));
+  const logSum = e("log", g.reduce("sum", e("exp", shifted), [1]));
+  const isLabel = e("eq", g.broadcastTo(g.iota(classes), [n, classes]), rows(labels, logits));
+  const picked = g.reduce("sum", e("where", isLabel, shifted, f32(0, [n, classes])), [1]);
+  return e("div", g.reduce("sum", e("sub", logSum, picked), [0]), f32(n));
+}
+
+/** One step of SGD with momentum on an MLP whose parameters lie in one flat vector. */
+function mlpStep(n: number, widths: readonly [number, number, number]): { roots: Node[]; inputs: Node[]; donate: CompileRequest["donate"] } {
+  const [a, b, c] = widths;
+  const lengths = [a * b, b, b * c, c];
+  const total = lengths.reduce((sum, length) => sum + length, 0);
+  const x = g.input([n, a], "f32");
+  const labels = g.input([n], "i32");
+  const flat = g.input([total], "f32");
+  const momentum = g.input([total], "f32");
+  const count = g.input([], "f32");
+  let start = 0;
+  const [w1, b1, w2, b2] = [[a, b], [b], [b, c], [c]].map((shape) => {
+    const part = g.reshape(g.slice(flat, [start], [size(shape)], [1]), shape);
+    start += size(shape);
+    return part;
+  }) as [Node, Node, Node, Node];
+  const hidden = e("relu", e("add", matmul(x, w1), g.broadcastTo(b1, [n, b])));
+  const loss = crossEntropy(e("add", matmul(hidden, w2), g.broadcastTo(b2, [n, c])), labels);
+  const grads = gradients([loss], [w1, b1, w2, b2]);
+  const gradient = g.concat(grads.map((grad) => g.reshape(grad, [size(grad.shape)])), 0);
+  const nextCount = e("add", count, f32(1));
+  const nextMomentum = e("add", e("mul", momentum, f32(0.9, [total])), gradient);
+  const rate = e("div", f32(0.1), e("sqrt", nextCount));
+  const next = e("sub", flat, e("mul", nextMomentum, g.broadcastTo(rate, [total])));
+  return {
+    roots: [loss, next, nextMomentum, nextCount],
+    inputs: [x, labels, flat, momentum, count],
+    donate: [{ input: 2, output: 1 }, { input: 3, output: 2 }, { input: 4, output: 3 }],
+  };
+}
+
+onEachDevice("random graphs give what the interpreter gives", async (device) => {
+  await fc.assert(
+    fc.asyncProperty(randomGraph({ transcendental: false, length: 10 }), async ({ roots, inputs, given }) => {
+      const expected = interpret(roots, given);
+      const actual = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
+      actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 1e-4, rtol: 1e-4, message: `root ${i}` }));
+    }),
+    // A GPU's driver compiles each graph anew.
+    { numRuns: device.kind === "cpu" ? 300 : 40 },
+  );
+});
+
+test("without fusion a plan gives the same values with a kernel per op", async () => {
+  const x = g.input([5, 7], "f32");
+  const roots = [gelu(softmax(x))];
+  const fused = steps(roots, [x]);
+  setFlags({ ...readFlags(() => undefined), noFuse: true });
+  try {
+    const unfused = steps(roots, [x]);
+    assert.ok(unfused.kernels >= 8, `${unfused.kernels} kernels`);
+    assert.equal(fused.kernels, 1);
+  } finally {
+    setFlags(undefined);
+  }
+});
+
+test("kernel counts of common functions", () => {
+  const x = g.input([64, 96], "f32");
+  const w = g.input([96, 32], "f32");
+  const b = g.input([32], "f32");
+  const labels = g.input([64], "i32");
+  const linear = e("relu", e("add", matmul(x, w), g.broadcastTo(b, [64, 32])));
+  const count = (roots: Node[], inputs: Node[]) => steps(roots, inputs).kernels;
+  assert.equal(count([gelu(x)], [x]), 1, "gelu");
+  assert.equal(count([softmax(x)], [x]), 1, "softmax");
+  assert.equal(count([layerNorm(x)], [x]), 1, "layer norm");
+  assert.equal(count([crossEntropy(x, labels)], [x, labels]), 2, "cross-entropy");
+  assert.equal(count(gradients([crossEntropy(x, labels)], [x]), [x, labels]), 1, "gradient of cross-entropy");
+  assert.equal(count([linear], [x, w, b]), 1, "linear with bias and relu");
+  assert.equal(count([matmul(g.permute(x, [1, 0]), linear)], [x, w, b]), 2, "a matmul of a matmul");
+  assert.equal(count([g.concat([g.reshape(e("exp", x), [6144]), g.reshape(e("neg", w), [3072])], 0)], [x, w]), 2, "concat of two maps");
+});
+
+test("the step of an MLP is ten kernels, updates in place and copies nothing", () => {
+  const { roots, inputs, donate } = mlpStep(128, [784, 64, 10]);
+  const { kernels, copies, plan } = steps(roots, inputs, donate);
+  assert.equal(kernels, 10);
+  assert.equal(copies, 0);
+  for (const { input, output } of donate!) assert.equal(plan.outputs[output], plan.inputs[input]);
+});
+
+onEachDevice("three steps of an MLP in place agree with the interpreter", async (device) => {
+  const { roots, inputs, donate } = mlpStep(12, [9, 8, 5]);
+  const x = sine(108);
+  const labels = Int32Array.from({ length: 12 }, (_, i) => i % 5);
+  let state: ArrayLike<number>[] = [sine(125, 2), new Float32Array(125), [0]];
+  let expected: ArrayLike<number>[] = state;
+  for (let step = 0; step < 3; step++) {
+    const [loss, ...next] = await evaluate(device, { roots, inputs, donate: donate! }, [x, labels, ...state]);
+    const values = [x, labels, ...expected];
+    const [expectedLoss, ...expectedNext] = interpret(roots, new Map(inputs.map((input, i) => [input, values[i]!])));
+    assertClose(loss!, expectedLoss!, { rtol: 1e-5 });
+    next.forEach((value, i) => assertClose(value, expectedNext[i]!, { rtol: 1e-4, atol: 1e-5 }));
+    [state, expected] = [next, expectedNext];
+  }
+});
+
+onEachDevice("a donated input that is read elsewhere too keeps its old value for that reader", async (device) => {
+  const x = g.input([40], "f32");
+  const flipped = g.slice(x, [39], [40], [-1]);
+  const data = sine(40);
+  for (const roots of [[e("add", x, flipped)], [e("mul", x, f32(2, [40])), e("exp", flipped)]]) {
+    const actual = await evaluate(device, { roots, inputs: [x], donate: [{ input: 0, output: 0 }] }, [data]);
+    const expected = interpret(roots, new Map([[x, data]]));
+    actual.forEach((values, i) => assertClose(values, expected[i]!));
+  }
+});
+
+onEachDevice("edges of tiles: contractions of every small shape", async (device) => {
+  const sizes = device.kind === "cpu" ? [1, 2, 3, 5, 8, 9, 17] : [1, 5, 8, 9];
+  for (const m of sizes) {
+    for (const n of sizes) {
+      const k = (m * 7 + n) % 11 + 1;
+      const [a, b] = [g.input([m, k], "f32"), g.input([k, n], "f32")];
+      const data = [sine(m * k), sine(k * n, 2)];
+      const roots = [matmul(a, b)];
+      const [actual] = await evaluate(device, { roots, inputs: [a, b] }, data);
+      assertClose(actual!, interpret(roots, new Map([[a, data[0]!], [b, data[1]!]]))[0]!, { message: `[${m}, ${k}] @ [${k}, ${n}]` });
+    }
+  }
+});
+
+onEachDevice("long reductions of awkward lengths", async (device) => {
+  for (const shape of [[10007], [3, 20011], [9000, 5]]) {
+    const x = g.input(shape, "f32");
+    const data = sine(size(shape));
+    const longest = shape[0]! > shape[shape.length - 1]! ? 0 : shape.length - 1;
+    const roots = [g.reduce("sum", x, [longest]), g.reduce("amax", x, [longest]), g.reduce("amin", x, shape.map((_, axis) => axis))];
+    const actual = await evaluate(device, { roots, inputs: [x] }, [data]);
+    const expected = interpret(roots, new Map([[x, data]]));
+    actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 2e-3, rtol: 1e-5 }));
+  }
+});
+
+onEachDevice("more operands than a kernel may bind", async (device) => {
+  const inputs = Array.from({ length: 40 }, () => g.input([16], "f32"));
+  const data = inputs.map((_, i) => sine(16, i));
+  const roots = [inputs.reduce((sum, x) => e("add", e("mul", sum, f32(0.5, [16])), x))];
+  const [actual] = await evaluate(device, { roots, inputs }, data);
+  assertClose(actual!, interpret(roots, new Map(inputs.map((x, i) => [x, data[i]!])))[0]!);
+});
+
+test("equal graphs give equal plans", () => {
+  const make = () => {
+    const x = g.input([8, 8], "f32");
+    return compileGraph({ roots: [softmax(matmul(x, x))], inputs: [x] }, jsTarget);
+  };
+  assert.deepEqual(make(), make());
+});
+
+test("temporaries share memory: a deep chain of softmaxes keeps two of them", () => {
+  const x = g.input([32, 32], "f32");
+  let y = x;
+  for (let i = 0; i < 32; i++) y = softmax(y);
+  const { plan } = steps([y], [x]);
+  assert.ok(plan.temporaries.length <= 2, `${plan.temporaries.length} temporaries`);
+});
+
+const variables: readonly Variable[] = [{ name: "a", extent: 4 }, { name: "b", extent: 6 }, { name: "c", extent: 5 }];
+
+function valueOf(index: Index, at: ReadonlyMap<string, number>): number {
+  return index.terms.reduce((sum, { atom, coefficient }) => {
+    const inner = (of: Index) => valueOf(of, at);
+    const value = atom.kind === "variable"
+      ? at.get(atom.variable.name)!
+      : atom.kind === "div"
+      ? Math.floor(inner(atom.of) / atom.by)
+      : atom.kind === "mod"
+      ? inner(atom.of) % atom.by
+      : atom.kind === "min"
+      ? Math.min(inner(atom.of), atom.limit)
+      : NaN;
+    return sum + coefficient * value;
+  }, index.offset);
+}
+
+/** A random non-negative index beside the function that it should compute. */
+const indexArbitrary = fc.array(fc.tuple(fc.nat(5), fc.integer({ min: 1, max: 7 }), fc.nat(2)), { minLength: 1, maxLength: 9 }).map((tape) => {
+  let index = variableIndex(variables[0]!);
+  let compute = (at: readonly number[]) => at[0]!;
+  for (const [choice, n, v] of tape) {
+    const before = compute;
+    switch (choice) {
+      case 0:
+        index = add(index, scale(variableIndex(variables[v]!), n));
+        compute = (at) => before(at) + at[v]! * n;
+        break;
+      case 1:
+        index = divide(index, n);
+        compute = (at) => Math.floor(before(at) / n);
+        break;
+      case 2:
+        index = remainder(index, n);
+        compute = (at) => before(at) % n;
+        break;
+      case 3:
+        index = addConstant(scale(index, n), v);
+        compute = (at) => before(at) * n + v;
+        break;
+      case 4:
+        index = atMost(index, n * 3);
+        compute = (at) => Math.min(before(at), n * 3);
+        break;
+      default:
+        // Read backwards, as a flip does.
+        index = addConstant(scale(index, -1), index.max);
+        compute = flip(before, index);
+    }
+  }
+  return { index, compute };
+});
+
+/** last - x, where last is the constant that the flipped index carries beyond -x. */
+function flip(before: (at: readonly number[]) => number, flipped: Index): (at: readonly number[]) => number {
+  const zero = new Map(variables.map(({ name }) => [name, 0]));
+  const last = valueOf(flipped, zero) + before([0, 0, 0]);
+  return (at) => last - before(at);
+}
+
+test("index arithmetic computes what it says, within the range it says", () => {
+  fc.assert(fc.property(indexArbitrary, ({ index, compute }) => {
+    for (let a = 0; a < 4; a++) {
+      for (let b = 0; b < 6; b++) {
+        for (let c = 0; c < 5; c++) {
+          const value = valueOf(index, new Map([["a", a], ["b", b], ["c", c]]));
+          assert.equal(value, compute([a, b, c]));
+          assert.ok(value >= index.min && value <= index.max, `${value} in ${index.min}..${index.max}`);
+        }
+      }
+    }
+  }), { numRuns: 2000 });
+});
+
+test("flattening an unflattened position leaves no division", () => {
+  fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 1, maxLength: 5 }), (shape) => {
+    const position = variableIndex({ name: "p", extent: size(shape) });
+    const back = flatten(unflatten(position, shape), strides(shape));
+    let leaves = 0;
+    eachLeaf(back, () => leaves++);
+    assert.equal(back.key, position.key);
+    assert.ok(leaves <= 1);
+  }));
+});

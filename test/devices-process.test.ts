@@ -1,0 +1,83 @@
+/** What only a process of its own can show: that it ends by itself, what it prints, and what the flags do. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { runtime } from "../src/host/host.ts";
+import { testDevice, testKinds } from "./harness.ts";
+
+const project = fileURLToPath(new URL("..", import.meta.url));
+const program = fileURLToPath(new URL("device-program.ts", import.meta.url));
+
+interface Ran {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the program in this runtime; it is ended, and then fails, when it does not end by itself. */
+function runProgram(args: readonly string[], environment: Record<string, string> = {}): Ran {
+  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...before, program, ...args], {
+    cwd: project,
+    env: { ...process.env, ...environment },
+    encoding: "utf8",
+    timeout: 30_000,
+  });
+  return { status, stdout, stderr };
+}
+
+for (const kind of testKinds) {
+  for (const manner of ["open", "busy", "closed"]) {
+    test(`a process that used devices ends by itself, left ${manner} [${kind}]`, async (context) => {
+      if (await testDevice(kind) === undefined) return context.skip("no adapter");
+      const { status, stdout, stderr } = runProgram([kind, manner]);
+      assert.equal(status, 0, stderr);
+      assert.match(stdout, /^result 5$/m);
+    });
+  }
+}
+
+test("flags: devices, kernel counts, kernel times, sources and a trace", async () => {
+  const kind = testKinds.includes("gpu") && await testDevice("gpu") !== undefined ? "gpu" : "cpu";
+  const folder = await mkdtemp(join(tmpdir(), "shardwise-"));
+  try {
+    const file = join(folder, "deep/trace.json");
+    const { status, stderr } = runProgram([kind, "open"], { SHARDWISE_DEBUG: "4", SHARDWISE_TRACE: file });
+    assert.equal(status, 0, stderr);
+    assert.match(stderr, new RegExp(`${kind}:0 is `));
+    assert.match(stderr, /loads 1 dispatches and 0 copies of 1 kernels \(1 new\)/);
+    assert.match(stderr, /1 \| /);
+    assert.match(stderr, /ms +\S+ GFLOP\/s +\S+ GB\/s +increment_4/);
+    const text = await readFile(file, "utf8");
+    const events = JSON.parse(`${text.trimEnd().replace(/,$/, "")}]`) as { name: string; ph: string; dur?: number }[];
+    assert.ok(events.some(({ name, ph }) => ph === "X" && name.includes("increment_4")), text);
+    assert.ok(events.some(({ name, ph }) => ph === "M" && name === "thread_name"), text);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test("a bad flag ends the program with the legal values", () => {
+  const { status, stderr } = runProgram(["cpu", "open"], { SHARDWISE_DEBUG: "lots" });
+  assert.notEqual(status, 0);
+  assert.match(stderr, /SHARDWISE_DEBUG: got lots; need 0, 1, 2, 3, 4 or 5/);
+});
+
+test("without an adapter the cpu device serves and says so once, and a GPU is refused with the way to get one", () => {
+  const hidden = { VK_ICD_FILENAMES: "/nonexistent.json", VK_DRIVER_FILES: "/nonexistent.json" };
+  const { status, stdout, stderr } = runProgram(["any", "open"], hidden);
+  assert.equal(status, 0, stderr);
+  assert.match(stdout, /^result 5$/m);
+  if (/^device gpu/m.test(stdout)) return; // The adapter comes from elsewhere than Vulkan.
+  assert.match(stdout, /^device cpu:0$/m);
+  assert.equal(stderr.match(/using the CPU/g)?.length, 1, stderr);
+  const asked = runProgram(["gpu", "open"], hidden);
+  // Deno reaches the software adapter through OpenGL too.
+  if (runtime !== "deno") assert.notEqual(asked.status, 0);
+  if (asked.status !== 0) assert.match(asked.stderr, /DeviceError: devices: got no adapter.*mesa-vulkan-drivers/);
+});

@@ -1,0 +1,48 @@
+/**
+ * Runs every example of the README: each ```ts block is a module. A comment `// => values` after a `console.log` holds what it
+ * must print, as JSON values with spaces between them.
+ */
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { pathToFileURL } from "node:url";
+
+const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+const examples = [...readme.matchAll(/^## (.*)$|^```ts\n([\s\S]*?)^```$/gm)];
+
+let heading = "";
+let number = 0;
+for (const [, title, code] of examples) {
+  if (title !== undefined) heading = title;
+  if (code === undefined) continue;
+  test(`README example ${++number}: ${heading}`, () => run(code));
+}
+
+test("README has examples", () => assert.ok(number >= 6));
+
+async function run(code: string): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "shardwise-readme-"));
+  const printed: unknown[][] = [];
+  const log = console.log;
+  try {
+    const file = join(folder, "example.ts");
+    const index = new URL("../src/index.ts", import.meta.url).href;
+    await writeFile(file, code.replaceAll('from "shardwise"', `from "${index}"`));
+    console.log = (...values: unknown[]) => void printed.push(values);
+    await import(pathToFileURL(file).href);
+  } finally {
+    console.log = log;
+    await rm(folder, { recursive: true });
+  }
+  const expected = [...code.matchAll(/console\.log\(.*\); \/\/ => (.*)$/gm)].map((match) => match[1]!);
+  const calls = [...code.matchAll(/console\.log\(/g)].length;
+  assert.equal(expected.length, calls, "every console.log of an example says what it prints");
+  assert.deepEqual(printed.map((values) => values.map((value) => JSON.stringify(value)).join(" ")), expected.map(normal));
+}
+
+/** JSON values with spaces between them, written as JSON.stringify writes them. */
+function normal(text: string): string {
+  return text.replace(/, /g, ",");
+}
