@@ -39,7 +39,9 @@ async function main(options: BenchOptions): Promise<void> {
     for (const { engine } of opened) await engine.close();
   }
   const adapter = engines["shardwise (gpu)"]?.runsOn ?? Object.values(engines)[0]?.runsOn ?? "nothing";
-  const tables = options.targets.map((target) => `${heading(target, adapter)}\n\n${table(results, target)}`).join("\n\n");
+  const tables = options.targets.map((target) => `${heading(target, adapter)}\n\n${table(results, target)}`).join(
+    "\n\n",
+  );
   console.log(`\n${tables}`);
   const complaints = warnings(results);
   console.log(complaints.length === 0 ? "\nAll outputs checked." : `\n${complaints.join("\n")}`);
@@ -168,7 +170,10 @@ function heading(target: "gpu" | "cpu", adapter: string): string {
 async function intoReadme(tables: string): Promise<void> {
   const path = new URL("../README.md", import.meta.url);
   const text = await readFile(path, "utf8");
-  const replaced = text.replace(/(<!-- bench -->\n)[\s\S]*(<!-- \/bench -->)/, (_, begin, end) => `${begin}${tables}\n${end}`);
+  const replaced = text.replace(
+    /(<!-- bench -->\n)[\s\S]*(<!-- \/bench -->)/,
+    (_, begin, end) => `${begin}\n${tables}\n\n${end}`,
+  );
   await writeFile(path, replaced);
 }
 

@@ -98,7 +98,12 @@ function program(
       const compiled = jit((w: Weights, x: Array, y: Array): [Array, Weights] => {
         const kept = { w1: w.w1.ref, b1: w.b1.ref, w2: w.w2.ref, b2: w.b2.ref };
         const [value, g] = valueAndGrad(loss)(kept, x, y) as [Array, Weights];
-        return [value, { w1: update(w.w1, g.w1), b1: update(w.b1, g.b1), w2: update(w.w2, g.w2), b2: update(w.b2, g.b2) }];
+        return [value, {
+          w1: update(w.w1, g.w1),
+          b1: update(w.b1, g.b1),
+          w2: update(w.w2, g.w2),
+          b2: update(w.b2, g.b2),
+        }];
       });
       let weights = constants as Weights;
       return (repetition) => {

@@ -53,7 +53,7 @@ async function prepare(workload: Workload, device: Device): Promise<Prepared> {
       return data;
     },
     dispose() {
-      for (const record of [...sets, constants]) { for (const held of Object.values(record)) held.dispose(); }
+      for (const record of [...sets, constants]) for (const held of Object.values(record)) held.dispose();
     },
   };
 }

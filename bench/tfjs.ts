@@ -141,7 +141,9 @@ function program(
       return (i) =>
         optimizer.minimize(
           () => {
-            const hidden = tf.relu(tf.add(tf.matMul(input(i, "x") as Core.Tensor2D, w1 as unknown as Core.Tensor2D), b1));
+            const hidden = tf.relu(
+              tf.add(tf.matMul(input(i, "x") as Core.Tensor2D, w1 as unknown as Core.Tensor2D), b1),
+            );
             const logits = tf.add(tf.matMul(hidden as Core.Tensor2D, w2 as unknown as Core.Tensor2D), b2);
             return tf.losses.softmaxCrossEntropy(input(i, "y"), logits) as Core.Scalar;
           },

@@ -164,7 +164,10 @@ function sum(length: number): Workload {
 /** Forward, backward and SGD update of a two-layer perceptron under softmax cross-entropy; the output is the loss. */
 function mlpStep(batch: number, widths: readonly [number, number, number]): Workload {
   const [inputs, hidden, classes] = widths;
-  const sets = times(4, (set) => ({ x: uniform([batch, inputs], 60 + set, 0, 1), y: oneHot(batch, classes, 70 + set) }));
+  const sets = times(
+    4,
+    (set) => ({ x: uniform([batch, inputs], 60 + set, 0, 1), y: oneHot(batch, classes, 70 + set) }),
+  );
   const constants = {
     w1: uniform([inputs, hidden], 80, -0.08, 0.08),
     b1: uniform([hidden], 81, 0, 0),
@@ -236,7 +239,9 @@ function trainReference(
     for (let r = 0; r < batch; r++) {
       for (let h = 0; h < hidden; h++) {
         if (activity[r * hidden + h]! <= 0) continue;
-        for (let c = 0; c < classes; c++) hiddenError[r * hidden + h]! += error[r * classes + c]! * w2[h * classes + c]!;
+        for (let c = 0; c < classes; c++) {
+          hiddenError[r * hidden + h]! += error[r * classes + c]! * w2[h * classes + c]!;
+        }
       }
     }
     for (let r = 0; r < batch; r++) {

@@ -8,7 +8,7 @@
 import process from "node:process";
 import { data, type Device, devices, nn, optim, parallel, random, ShardwiseError } from "../src/index.ts";
 import { type Digits, first, loadMnist } from "./mnist/data.ts";
-import { type Options, type OptimizerName, parseOptions, usage, UsageError } from "./mnist/options.ts";
+import { type OptimizerName, type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
 import { type Run, type Sharing, writeReport } from "./mnist/report.ts";
 
 const reportPath = "runs/mnist/report.html";
@@ -119,7 +119,9 @@ function facts(options: Options, trained: number, validated: number): Run["facts
   return {
     model: "784-64-relu-10, softmax and cross-entropy",
     optimizer: optimizers[options.optimizer].text,
-    data: `MNIST, ${trained.toLocaleString("en")} images for training and ${validated.toLocaleString("en")} for validation`,
+    data: `MNIST, ${trained.toLocaleString("en")} images for training and ${
+      validated.toLocaleString("en")
+    } for validation`,
     "batch size": String(options.batchSize),
     epochs: String(options.epochs),
     seed: String(options.seed),

@@ -158,7 +158,7 @@ onEachDevice("random graphs give what the interpreter gives", async (device) => 
   );
 });
 
-test("without fusion a plan gives the same values with a kernel per op", async () => {
+test("without fusion a plan gives the same values with a kernel per op", () => {
   const x = g.input([5, 7], "f32");
   const roots = [gelu(softmax(x))];
   const fused = steps(roots, [x]);

@@ -39,7 +39,10 @@ async function run(code: string): Promise<void> {
   const expected = [...code.matchAll(/console\.log\(.*\); \/\/ => (.*)$/gm)].map((match) => match[1]!);
   const calls = [...code.matchAll(/console\.log\(/g)].length;
   assert.equal(expected.length, calls, "every console.log of an example says what it prints");
-  assert.deepEqual(printed.map((values) => values.map((value) => JSON.stringify(value)).join(" ")), expected.map(normal));
+  assert.deepEqual(
+    printed.map((values) => values.map((value) => JSON.stringify(value)).join(" ")),
+    expected.map(normal),
+  );
 }
 
 /** JSON values with spaces between them, written as JSON.stringify writes them. */

@@ -29,9 +29,15 @@ export async function writeReport(path: string, run: Run): Promise<void> {
 }
 
 async function page(run: Run): Promise<string> {
-  const at = (key: "loss" | "accuracy"): Point[] => run.validation.map((point) => ({ step: point.step, value: point[key] }));
+  const at = (key: "loss" | "accuracy"): Point[] =>
+    run.validation.map((point) => ({ step: point.step, value: point[key] }));
   const loss = await lineChart({ title: "loss (nats)", format: "~f", train: run.loss, validation: at("loss") });
-  const accuracy = await lineChart({ title: "accuracy", format: ".0%", train: run.accuracy, validation: at("accuracy") });
+  const accuracy = await lineChart({
+    title: "accuracy",
+    format: ".0%",
+    train: run.accuracy,
+    validation: at("accuracy"),
+  });
   const last = run.validation.at(-1);
   return `<!doctype html>
 <html lang="en">

@@ -1,7 +1,6 @@
 /** From a graph to a plan: simplify, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
-import { byteLength } from "../graph/build.ts";
 import { intern, type Node, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
@@ -10,6 +9,7 @@ import { type Layout, layOut, shareTemporaries } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
 import { lower } from "./lower.ts";
+import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
 import { type Schedule, schedule } from "./schedule.ts";
@@ -51,7 +51,11 @@ export function compileGraph(request: CompileRequest, target: Target): Plan {
       !copied.has(pair.output) &&
       overwritesTooEarly(ordered, lowered, roots[pair.output]!, request.inputs[pair.input]!, layout.inputs[pair.input]!, inMemory)
     );
-    if (hazards.length === 0) return assemble(ordered, lowered, layout, request.inputs, target);
+    if (hazards.length === 0) {
+      const plan = assemble(ordered, lowered, layout, target);
+      report(request.roots, roots, plan);
+      return plan;
+    }
     for (const pair of hazards) copied.add(pair.output);
   }
 }
@@ -183,7 +187,6 @@ function assemble(
   groups: readonly KernelGroup[],
   lowered: readonly (KernelIR | undefined)[],
   layout: Layout,
-  inputs: readonly Node[],
   target: Target,
 ): Plan {
   const programs: Program[] = [];
@@ -201,7 +204,7 @@ function assemble(
   groups.forEach((group, i) => {
     const { root } = group.drafts[0]!;
     const ir = lowered[i];
-    if (ir !== undefined) dispatch(renderProgram(ir, group, target), ir.buffers.map((buffer) => buffer.slot));
+    if (ir !== undefined) dispatch(renderProgram(ir, layout, target), ir.buffers.map((buffer) => buffer.slot));
     else if (root.op === "argsort" && size(root.shape) > 0) sort(root, layout, target, dispatch);
   });
   for (const copy of layout.copies) if (copy.bytes > 0) drafts.push({ kind: "copy", ...copy });
@@ -235,7 +238,7 @@ function assemble(
         : { ...step, from: number(step.from), to: number(step.to) }
     ),
     slots,
-    inputs: inputs.map((_, i) => inputNumbers[i]!),
+    inputs: inputNumbers,
     outputs,
     temporaries: slots.map((_, index) => index).filter((index) => !outside.has(index)),
   };
@@ -260,10 +263,12 @@ function sort(
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
-function renderProgram(ir: KernelIR, group: KernelGroup, target: Target): Program {
+function renderProgram(ir: KernelIR, layout: Layout, target: Target): Program {
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
-  const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes: trafficOf(group) };
+  // Every buffer at least once, whole; a part of a flat vector counts as all of it.
+  const bytes = ir.buffers.reduce((sum, buffer) => sum + layout.slots[buffer.slot]!.bytes, 0);
+  const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes };
   if (target.language === "js") {
     const source = renderJs(ir);
     return { ...common, key: `${invocations}|${source}`, language: "js", source, workgroups: [1, 1, 1] };
@@ -273,10 +278,6 @@ function renderProgram(ir: KernelIR, group: KernelGroup, target: Target): Progra
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: target.class === "software",
   });
-  return { ...common, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
-}
-
-/** Bytes of the values that a kernel writes and of the nodes that it reads at least. */
-function trafficOf(group: KernelGroup): number {
-  return group.drafts.reduce((bytes, draft) => bytes + byteLength(draft.root) + draft.root.src.reduce((sum, source) => sum + byteLength(source), 0), 0);
+  const reference = flags().validate ? { reference: { source: renderJs(ir), invocations } } : {};
+  return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

@@ -38,6 +38,8 @@ export interface Program {
   readonly workgroups: readonly [number, number, number];
   /** Independent invocations (js). */
   readonly invocations: number;
+  /** With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations. */
+  readonly reference?: { readonly source: string; readonly invocations: number };
   /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
   readonly flops: number;
   readonly bytes: number;

@@ -39,24 +39,3 @@ export interface History {
   readonly steps: readonly StepRecord[];
   readonly epochs: readonly EpochRecord[];
 }
-
-/** Numerators and denominators that add up over steps; means are taken at the end. */
-export class RunningMeans {
-  #sums = new Map<string, { sum: number; count: number }>();
-
-  add(name: string, sum: number, count: number): void {
-    const entry = this.#sums.get(name);
-    if (entry === undefined) {
-      this.#sums.set(name, { sum, count });
-      return;
-    }
-    entry.sum += sum;
-    entry.count += count;
-  }
-
-  /** The mean under `name`; NaN where nothing was counted. */
-  mean(name: string): number {
-    const { sum, count } = this.#sums.get(name) ?? { sum: 0, count: 0 };
-    return sum / count;
-  }
-}

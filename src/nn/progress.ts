@@ -12,14 +12,14 @@ const styles: readonly ProgressStyle[] = ["auto", "bar", "lines", "none"];
 export interface ProgressReport {
   readonly epoch: number;
   readonly epochs: number;
-  /** Batches done, and those of the epoch. */
+  /** Batches done, and those of the epoch; undefined where it is not known. */
   readonly batch: number;
-  readonly batches: number;
+  readonly batches: number | undefined;
   readonly loss: number;
   readonly metrics: Means;
   readonly rowsPerSecond: number;
-  /** Time that the rest of the epoch will take at this speed. */
-  readonly secondsLeft: number;
+  /** Time that the rest of the epoch will take at this speed; undefined where its rows are not known. */
+  readonly secondsLeft: number | undefined;
 }
 
 /** Shows progress. */
@@ -40,15 +40,16 @@ export async function progress(style: ProgressStyle = "auto"): Promise<Progress>
   return style === "bar" || (style === "auto" && stderrIsTerminal()) ? await progressBar() : progressLines(stderrLine);
 }
 
-/** A line each tenth of an epoch, and one at its end. */
+/** A line each tenth of an epoch (each 100 batches where its length is not known), and one at its end. */
 export function progressLines(write: (line: string) => void): Progress {
   let shown = 0;
   return {
     update(report) {
-      const tenth = Math.floor(10 * report.batch / report.batches);
-      if (tenth === shown || tenth === 10) return;
-      shown = tenth;
-      write(`epoch ${report.epoch}/${report.epochs}  batch ${report.batch}/${report.batches}  ${describe(report)}`);
+      const { epoch, epochs, batch, batches } = report;
+      const part = batches === undefined ? Math.floor(batch / 100) : Math.floor(10 * batch / batches);
+      if (part === shown || batch === batches) return;
+      shown = part;
+      write(`epoch ${epoch}/${epochs}  batch ${batch}/${batches ?? "?"}  ${describe(report)}`);
     },
     end(text) {
       shown = 0;
@@ -77,8 +78,9 @@ async function progressBar(): Promise<Progress> {
           hideCursor: true,
           fps: 10,
         });
-        bar.start(report.batches, 0, { epoch: report.epoch, epochs: report.epochs, text: "" });
+        bar.start(report.batches ?? report.batch, 0, { epoch: report.epoch, epochs: report.epochs, text: "" });
       }
+      if (report.batches === undefined) bar.setTotal(report.batch);
       bar.update(report.batch, { text: describe(report) });
     },
     end(text) {
@@ -90,7 +92,8 @@ async function progressBar(): Promise<Progress> {
 }
 
 function describe({ loss, metrics, rowsPerSecond, secondsLeft }: ProgressReport): string {
-  return `${formatMeans(loss, metrics)}  ${Math.round(rowsPerSecond).toLocaleString("en-US")} rows/s  ${formatSeconds(secondsLeft)} left`;
+  const left = secondsLeft === undefined ? "" : `  ${formatSeconds(secondsLeft)} left`;
+  return `${formatMeans(loss, metrics)}  ${Math.round(rowsPerSecond).toLocaleString("en-US")} rows/s${left}`;
 }
 
 /** `loss 0.4523  accuracy 0.8712`. */

@@ -4,11 +4,11 @@ import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
-import type { Program, ScoreLayout, Scores } from "./program.ts";
-import { checkProgram, readScores } from "./program.ts";
+import { checkProgram, type Program } from "./program.ts";
 import { reduceGradients, sumOf } from "./reduce-host.ts";
 import { Replicas } from "./replicas.ts";
 import { requireDistinct } from "./replicate.ts";
+import { counted, isFiniteLoss, lossOf, readScores, scoreLength, type ScoreLayout, type Scores } from "./scores.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
 import type { LoadedPlan } from "./shared-plan.ts";
@@ -117,10 +117,15 @@ export class Executor {
     return await outcome;
   }
 
-  /** Gives back all memory on the devices but that of the parameters themselves. */
-  async release(): Promise<void> {
+  /** Resolves when every step that was enqueued is done, well or not. */
+  async settled(): Promise<void> {
     await this.#turn;
     await this.#last;
+  }
+
+  /** Gives back all memory on the devices but that of the parameters themselves. */
+  async release(): Promise<void> {
+    await this.settled();
     await this.#plans.release();
     await this.replicas.release();
   }
@@ -142,7 +147,7 @@ export class Executor {
       learningRate: typeof learningRate === "number" ? learningRate : learningRate(this.#updates + 1),
     };
     const { outcome } = given.rows === 0
-      ? { outcome: this.#last.then(() => this.#outcome(step, nothing(step.layout))) }
+      ? { outcome: this.#last.then(() => this.#outcome(step, new Array<number>(scoreLength(step.layout)).fill(0))) }
       : devices.length === 1
       ? await this.#onOne(step)
       : { outcome: this.#onSeveral(step, await this.#prepare(step)) };
@@ -221,7 +226,7 @@ export class Executor {
     const scores = sumOf(parts.map((part, i) => part.subarray(gradients + (shards[i]!.prepared.penalty ? length : 0))));
     const outcome = this.#outcome(step, scores);
     if (!outcome.updated) return outcome;
-    const gradient = reduceGradients(parts, outcome.scores.counts, length, penalty);
+    const gradient = reduceGradients(parts, outcome.scores.groups.map((group) => group.count), length, penalty);
     await this.#update(step, gradient);
     const { checkEvery } = this.#options;
     if (checkEvery > 0 && step.number % checkEvery === 0) await replicas.check(step.number);
@@ -260,14 +265,14 @@ export class Executor {
   #outcome(step: Step, numbers: readonly number[]): StepOutcome {
     if (this.#failure !== undefined) throw this.#failure;
     const scores = readScores(step.layout, numbers);
-    if (![...scores.sums, ...scores.counts, scores.penalty].every(Number.isFinite)) {
+    if (!isFiniteLoss(scores)) {
       this.#failure = new NonFiniteLossError(op, {
-        got: `a loss of ${scores.loss} at step ${step.number} (sums ${scores.sums.join(", ")} over counts ${scores.counts.join(", ")})`,
+        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ")}`,
         need: "a finite loss: the weights are those of before the step; look for a learning rate that is too high, or bad values in the batch",
       });
       throw this.#failure;
     }
-    const updated = step.layout.groups === 0 ? step.fields.rows > 0 : scores.counts.some((count) => count !== 0);
+    const updated = step.fields.rows > 0 && counted(scores);
     if (updated) this.#updates++;
     else this.#sayNothingCounted(step);
     const { number, sizes, learningRate, fields: { rows } } = step;
@@ -279,8 +284,4 @@ export class Executor {
     this.#saidNothingCounted = true;
     stderrLine(`shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing in the loss, so nothing was updated (said once)`);
   }
-}
-
-function nothing(layout: ScoreLayout): number[] {
-  return new Array<number>(2 * layout.groups + 1 + 2 * layout.metrics.length).fill(0);
 }

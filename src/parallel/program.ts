@@ -4,6 +4,7 @@ import type { Node } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
 import { concat, full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { ScoreLayout } from "./scores.ts";
 import type { Judgement } from "./shard-trace.ts";
 
 /** A numerator and a denominator, f32 scalars that add up over shards. */
@@ -39,17 +40,7 @@ export function groupsOf(loss: ShardLoss): Ratio[] {
   return [...groups.values()];
 }
 
-/** Where the numbers of a shard's scores lie: counts and sums of the groups, the penalty, sums and counts of the metrics. */
-export interface ScoreLayout {
-  readonly groups: number;
-  readonly metrics: readonly string[];
-}
-
-export function scoreLength({ groups, metrics }: ScoreLayout): number {
-  return 2 * groups + 1 + 2 * metrics.length;
-}
-
-/** f32 [scoreLength]: the scores of a shard. The penalty is that of the first shard only, so that all add up. */
+/** The scores of a shard as one f32 vector, as scores.ts lays them out. The penalty is that of the first shard only, so that all add up. */
 export function packScores(groups: readonly Ratio[], penalty: Tensor | undefined, metrics: Readonly<Record<string, Ratio>>): Tensor {
   const ratios = Object.values(metrics);
   const scalars = [
@@ -59,33 +50,6 @@ export function packScores(groups: readonly Ratio[], penalty: Tensor | undefined
     ...ratios.flatMap((ratio) => [ratio.sum, ratio.count]),
   ];
   return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
-}
-
-/** Scores of a whole batch. */
-export interface Scores {
-  /** The denominator of each group; all 0 where nothing was counted. */
-  readonly counts: readonly number[];
-  /** Terms whose count is 0 are left out; NaN where nothing was counted. */
-  readonly loss: number;
-  readonly penalty: number;
-  readonly sums: readonly number[];
-  readonly metrics: Readonly<Record<string, { readonly sum: number; readonly count: number }>>;
-}
-
-/** Reads added scores. */
-export function readScores(layout: ScoreLayout, scores: ArrayLike<number>): Scores {
-  const { groups } = layout;
-  const at = (i: number) => scores[i]!;
-  const counts = Array.from({ length: groups }, (_, i) => at(i));
-  const sums = Array.from({ length: groups }, (_, i) => at(groups + i));
-  const penalty = at(2 * groups);
-  const counted = counts.some((count) => count !== 0) || groups === 0;
-  const loss = counts.reduce((total, count, i) => count === 0 ? total : total + sums[i]! / count, penalty);
-  const metrics = Object.fromEntries(layout.metrics.map((name, i) => {
-    const first = 2 * groups + 1 + 2 * i;
-    return [name, { sum: at(first), count: at(first + 1) }];
-  }));
-  return { counts, sums, penalty, loss: counted ? loss : NaN, metrics };
 }
 
 /**

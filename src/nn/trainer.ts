@@ -1,0 +1,353 @@
+/** Trains, evaluates and runs a model on one device or many, which makes no difference to the result. */
+import { ArgumentError, DecompositionError } from "../errors.ts";
+import type { Device } from "../devices/device.ts";
+import { defaultDevice } from "../devices/default.ts";
+import { Evaluation } from "../parallel/evaluation.ts";
+import { type EnqueuedStep, Executor, type StepOutcome } from "../parallel/executor.ts";
+import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
+import { Inference } from "../parallel/inference.ts";
+import type { Program } from "../parallel/program.ts";
+import { type Merged, type Output, requireDistinct } from "../parallel/replicate.ts";
+import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
+import { tensor } from "../tensor/create.ts";
+import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import type { EpochRecord, Evaluation as EvaluationRecord, History, StepRecord } from "./history.ts";
+import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
+import type { Module } from "./module.ts";
+import type { Optimizer } from "./optim/optimizer.ts";
+import { learningRateAt } from "./optim/rule.ts";
+import { formatMeans, formatSeconds, progress, type ProgressStyle } from "./progress.ts";
+
+/** A batch as the functions of a trainer see it. */
+export type TensorRecord = Readonly<Record<string, Tensor>>;
+
+/** The fields that a trainer's functions find in a batch unless they say otherwise. */
+export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & TensorRecord;
+
+/** A batch as it is given: its fields on the host or as tensors. All but scalars have as many rows, on axis 0. */
+export type BatchOf<B> = { readonly [K in keyof B]: HostTensor | Tensor };
+
+/** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
+export type BatchSource<B> = (Iterable<BatchOf<B>> | AsyncIterable<BatchOf<B>>) & {
+  /** Batches in an epoch, for the progress shown. */
+  readonly length?: number;
+  /** Rows in an epoch, for the time left. */
+  readonly rows?: number;
+};
+
+export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
+  /** Default: `model.forward(batch.x)`. */
+  readonly forward?: (model: M, batch: B) => O;
+  readonly loss: (output: NoInfer<O>, batch: B) => Loss;
+  /** Reported beside the loss, by name. */
+  readonly metrics?: Readonly<Record<string, (output: NoInfer<O>, batch: B) => Ratio>>;
+  readonly optimizer: Optimizer;
+  /** Distinct devices; a batch is cut into a shard for each. Default: the default device. */
+  readonly devices?: readonly Device[];
+  /** Seed of everything random in the model, such as dropout. Default 0. */
+  readonly seed?: number;
+  /** Steps between checks that all devices hold the same bits; 0 for never. Default 100. */
+  readonly checkEvery?: number;
+}
+
+/** A step as `onBatch` is told of it. */
+export interface BatchEvent extends StepRecord {
+  readonly epoch: number;
+  readonly epochs: number;
+  /** 1 for the first batch of the epoch. */
+  readonly batch: number;
+  /** Batches of the epoch; undefined where the source does not tell. */
+  readonly batches: number | undefined;
+  /** Names of the devices, in the order of `sizes`. */
+  readonly devices: readonly string[];
+  readonly rowsPerSecond: number;
+  /** Of the epoch, at this speed; undefined where the source does not tell how long it is. */
+  readonly secondsLeft: number | undefined;
+}
+
+export interface FitOptions<B> {
+  /** An integer of at least 0. Default 1. */
+  readonly epochs?: number;
+  /** Evaluated after each epoch. */
+  readonly validation?: BatchSource<B> | BatchOf<B>;
+  /** Ends the run after the step in progress; `fit` then rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Default `auto`: a bar where standard error is a terminal, else lines on it. */
+  readonly progress?: ProgressStyle;
+  readonly onBatch?: (event: BatchEvent) => void | Promise<void>;
+  readonly onEpoch?: (record: EpochRecord) => void | Promise<void>;
+}
+
+export interface RowsOptions {
+  /** At most so many rows are on the devices at one time. Default 4096. */
+  readonly rowsAtOnce?: number;
+}
+
+const defaultRowsAtOnce = 4096;
+
+/** What runs a trainer's work once its devices are known. */
+interface Engine {
+  readonly devices: readonly Device[];
+  readonly executor: Executor;
+  readonly evaluation: Evaluation;
+  readonly inference: Inference;
+}
+
+export class Trainer<M extends Module, B extends TensorRecord, O> {
+  readonly model: M;
+  readonly #options: TrainerOptions<M, B, O>;
+  readonly #forward: (batch: B) => O;
+  readonly #history: { readonly steps: StepRecord[]; readonly epochs: EpochRecord[] } = { steps: [], epochs: [] };
+  #engine: Promise<Engine> | undefined;
+
+  constructor(model: M, options: TrainerOptions<M, B, O>) {
+    if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
+    if (typeof options.loss !== "function") {
+      throw new ArgumentError("nn.trainer", { got: `loss ${String(options.loss)}`, need: "a function of output and batch" });
+    }
+    this.model = model;
+    this.#options = options;
+    const { forward } = options;
+    // A model's own forward is called with what the batch holds; its types are the caller's to match.
+    const own = (batch: B) => (model.forward as (x: Tensor) => O).call(model, fieldX(batch));
+    this.#forward = forward === undefined ? own : (batch) => forward(model, batch);
+  }
+
+  /** All steps and epochs so far. */
+  get history(): History {
+    return this.#history;
+  }
+
+  /**
+   * One training step, in training mode; afterwards the model's tensors read as the new weights.
+   * Rejects with ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum over
+   * rows, NonFiniteLossError for a loss that is NaN or infinite (the weights stay), ReplicaMismatchError when devices disagree.
+   */
+  async step(batch: BatchOf<B>): Promise<StepRecord> {
+    const { executor } = await this.#start();
+    this.model.train();
+    return this.#recorded(await executor.step(batch as Batch));
+  }
+
+  /** Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the signal. */
+  async fit(source: BatchSource<B>, options: FitOptions<B> = {}): Promise<History> {
+    const { epochs = 1 } = options;
+    if (!Number.isSafeInteger(epochs) || epochs < 0) {
+      throw new ArgumentError("fit", { got: `epochs ${epochs}`, need: "an integer of at least 0" });
+    }
+    if (!isSource(source)) throw new ArgumentError("fit", { got: String(source), need: "batches to iterate over, as of data.batches" });
+    const view = await progress(options.progress);
+    const { length: stepsBefore } = this.#history.steps;
+    const { length: epochsBefore } = this.#history.epochs;
+    try {
+      for (let epoch = 1; epoch <= epochs; epoch++) {
+        const record = await this.#epoch(source, epoch, epochs, options, view);
+        this.#history.epochs.push(record);
+        view.end(describeEpoch(record, epochs));
+        await options.onEpoch?.(record);
+      }
+    } finally {
+      view.stop();
+    }
+    return { steps: this.#history.steps.slice(stepsBefore), epochs: this.#history.epochs.slice(epochsBefore) };
+  }
+
+  /** Loss and metrics over batches or one batch of any number of rows, in evaluation mode, weighted by what counts in each. */
+  async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
+    const rowsAtOnce = readRowsAtOnce("evaluate", options);
+    const { executor, evaluation } = await this.#start();
+    await executor.settled();
+    await executor.replicas.ready();
+    return await this.#inEvaluation(async () => {
+      const totals = new ScoreTotals();
+      for await (const batch of isSource(data) ? data : [data]) {
+        const { scores, rows } = await evaluation.run(batch as Batch, rowsAtOnce);
+        totals.add(scores, rows);
+      }
+      return { loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rows: totals.rows };
+    });
+  }
+
+  /**
+   * The model's outputs for any number of rows, in order, in evaluation mode. `data` is a batch, or its field `x` alone;
+   * only the fields that `forward` uses are needed.
+   */
+  async predict(data: Tensor | HostTensor | Partial<BatchOf<B>>, options: RowsOptions = {}): Promise<Merged<O>> {
+    const rowsAtOnce = readRowsAtOnce("predict", options);
+    const batch = isTensor(data) || isHostTensor(data) ? { x: data } : data;
+    const { executor, inference } = await this.#start();
+    await executor.settled();
+    await executor.replicas.ready();
+    return await this.#inEvaluation(async () => {
+      return await inference.run(batch as Batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), rowsAtOnce) as Merged<O>;
+    });
+  }
+
+  /** Gives back the memory on the devices; the model keeps its weights. The trainer cannot be used any more. */
+  async release(): Promise<void> {
+    const engine = await this.#engine;
+    await Promise.all([engine?.executor.release(), engine?.evaluation.release(), engine?.inference.release()]);
+  }
+
+  #start(): Promise<Engine> {
+    if (this.#engine === undefined) {
+      this.#engine = this.#open();
+      // A failure is reported to this caller; the next one tries again.
+      this.#engine.catch(() => this.#engine = undefined);
+    }
+    return this.#engine;
+  }
+
+  async #open(): Promise<Engine> {
+    const { devices = [await defaultDevice()], optimizer, seed = 0, checkEvery = 100 } = this.#options;
+    const parameters = this.model.parameters();
+    const program: Program = (batch) => this.#score(batch as B, parameters);
+    const executor = new Executor({
+      devices,
+      parameters,
+      rule: optimizer,
+      learningRate: typeof optimizer.learningRate === "function" ? (step) => learningRateAt(optimizer, step) : learningRateAt(optimizer, 1),
+      program,
+      seed,
+      checkEvery,
+    });
+    const own = (captured: Tensor, replica: number) => executor.replicas.own(captured, replica);
+    return {
+      devices,
+      executor,
+      evaluation: new Evaluation("evaluate", program, { devices, own, seed }),
+      inference: new Inference("predict", (batch) => this.#forward(batch as B) as Output, { devices, own, seed }),
+    };
+  }
+
+  #score(batch: B, parameters: readonly Tensor[]) {
+    const { loss, metrics = {} } = this.#options;
+    const output = this.#forward(batch);
+    const value: unknown = loss(output, batch);
+    if (!(value instanceof Loss)) throw notDecomposable("a loss", value, "nn.crossEntropy, nn.mse or nn.loss({ sum, count })");
+    checkCounts(value, parameters);
+    const scored = Object.entries(metrics).map(([name, metric]) => {
+      const ratio: unknown = metric(output, batch);
+      if (ratio instanceof Metric) return [name, ratio] as const;
+      if (ratio instanceof Loss) return [name, new Metric(ratio)] as const;
+      throw notDecomposable(`a metric ${name}`, ratio, "nn.accuracy or nn.metric({ sum, count })");
+    });
+    return { loss: value, metrics: Object.fromEntries(scored) };
+  }
+
+  async #epoch(
+    source: BatchSource<B>,
+    epoch: number,
+    epochs: number,
+    options: FitOptions<B>,
+    view: Awaited<ReturnType<typeof progress>>,
+  ): Promise<EpochRecord> {
+    const { executor, devices } = await this.#start();
+    const { signal, validation, onBatch } = options;
+    const names = devices.map((device) => device.name);
+    const totals = new ScoreTotals();
+    const start = performance.now();
+    let done = 0;
+    const finish = async (enqueued: EnqueuedStep | undefined) => {
+      if (enqueued === undefined) return;
+      const outcome = await enqueued.outcome;
+      const record = this.#recorded(outcome);
+      totals.add(outcome.scores, outcome.rows);
+      done++;
+      const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
+      const secondsLeft = source.rows === undefined ? undefined : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
+      view.update({
+        epoch, epochs, batch: done, batches: source.length, loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rowsPerSecond, secondsLeft,
+      });
+      await onBatch?.({ ...record, epoch, epochs, batch: done, batches: source.length, devices: names, rowsPerSecond, secondsLeft });
+    };
+    // A step is judged when the next one is on the device already, so that the device need not wait for the host.
+    let pending: EnqueuedStep | undefined;
+    for await (const batch of source) {
+      if (signal?.aborted === true) {
+        await finish(pending);
+        throw signal.reason;
+      }
+      this.model.train();
+      const enqueued = await executor.enqueue(batch as Batch);
+      await finish(pending);
+      pending = enqueued;
+    }
+    await finish(pending);
+    signal?.throwIfAborted();
+    const seconds = (performance.now() - start) / 1000;
+    const { scores, rows } = totals;
+    return {
+      epoch,
+      loss: lossOf(scores),
+      metrics: meansOf(scores),
+      rows,
+      seconds,
+      rowsPerSecond: rows / seconds,
+      validation: validation === undefined ? undefined : await this.evaluate(validation),
+    };
+  }
+
+  #recorded({ step, scores, rows, sizes, learningRate, updated }: StepOutcome): StepRecord {
+    const record: StepRecord = { step, loss: lossOf(scores), metrics: meansOf(scores), rows, sizes, learningRate, updated };
+    this.#history.steps.push(record);
+    return record;
+  }
+
+  /** Runs `body` in evaluation mode and puts training mode back where it was on. */
+  async #inEvaluation<R>(body: () => Promise<R>): Promise<R> {
+    const { training } = this.model;
+    this.model.eval();
+    try {
+      return await body();
+    } finally {
+      if (training) this.model.train();
+    }
+  }
+}
+
+/**
+ * Something that trains `model`: in each step the batch is cut into a shard for each device, and the weights become what they
+ * would be on one device. `loss` gives a sum and a count, as all losses of nn do, so that this is exact for masks, weights and any
+ * number of rows.
+ *
+ * Throws DeviceError for a device listed twice, ArgumentError for an empty list of devices.
+ */
+export function trainer<M extends Module, B extends TensorRecord = DefaultBatch, O = ReturnType<M["forward"]>>(
+  model: M,
+  options: TrainerOptions<M, B, O>,
+): Trainer<M, B, O> {
+  return new Trainer(model, options);
+}
+
+function fieldX(batch: TensorRecord): Tensor {
+  const { x } = batch;
+  if (x !== undefined) return x;
+  throw new ArgumentError("nn.trainer", {
+    got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
+    need: "a field x, or a forward that says which fields the model takes: forward: (model, batch) => model.forward(batch.name)",
+  });
+}
+
+function notDecomposable(what: string, value: unknown, example: string): DecompositionError {
+  return new DecompositionError("nn.trainer", {
+    got: `${what} that is ${isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : String(value)}`,
+    need: `the sum over rows and the count it is divided by, so that shards add up: ${example}`,
+  });
+}
+
+function isSource<B>(data: BatchSource<B> | BatchOf<B>): data is BatchSource<B> {
+  if (typeof data !== "object" || data === null) return false;
+  return Symbol.iterator in data || Symbol.asyncIterator in data;
+}
+
+function readRowsAtOnce(op: string, { rowsAtOnce = defaultRowsAtOnce }: RowsOptions): number {
+  if (rowsAtOnce >= 1) return rowsAtOnce;
+  throw new ArgumentError(op, { got: `rowsAtOnce ${rowsAtOnce}`, need: "at least 1" });
+}
+
+function describeEpoch({ epoch, loss, metrics, rows, seconds, rowsPerSecond, validation }: EpochRecord, epochs: number): string {
+  const speed = `${rows} rows in ${formatSeconds(seconds)}, ${Math.round(rowsPerSecond).toLocaleString("en-US")} rows/s`;
+  const checked = validation === undefined ? "" : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
+  return `epoch ${epoch}/${epochs}  ${formatMeans(loss, metrics)}  (${speed})${checked}`;
+}

@@ -1,0 +1,176 @@
+/** Tensors from numbers, and from other tensors. */
+import type { Device } from "../devices/device.ts";
+import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import { type DType, dtypes, type HostArray, isDType, toElement } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
+import { einsum as einsumNodes } from "./contract.ts";
+import { apply } from "./elementwise.ts";
+import { oneHot as oneHotNode } from "./indexing.ts";
+import * as movement from "./movement.ts";
+import { flattenNested, type NestedArray } from "./nested.ts";
+import { Storage } from "./storage.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Numbers in a typed array. */
+export type TypedArray =
+  | Float32Array
+  | Float64Array
+  | Int8Array
+  | Int16Array
+  | Int32Array
+  | Uint8Array
+  | Uint8ClampedArray
+  | Uint16Array
+  | Uint32Array;
+
+export interface CreateOptions {
+  readonly dtype?: DType | undefined;
+  /** Binds the tensor to a device; without it, it may meet any. */
+  readonly device?: Device | undefined;
+}
+
+/**
+ * A tensor of numbers, booleans, nested arrays of them, or a typed array; the data is copied. The dtype is by default bool for
+ * booleans, f32 for numbers, and for a typed array that of its elements (f32 for 64-bit floats, i32 for 8 and 16 bits).
+ * Throws ShapeError for ragged arrays and for a shape of another size.
+ */
+export function tensor(
+  data: NestedArray | TypedArray,
+  options: CreateOptions & { readonly shape?: Shape | undefined } = {},
+): Tensor {
+  const typed = ArrayBuffer.isView(data);
+  const { shape, values } = typed ? { shape: [data.length], values: data } : flattenNested("tensor", data);
+  const dtype = requireDTypeName("tensor", options.dtype) ?? (typed ? dtypeOf(data) : dtypeOfValues(values));
+  const wanted = options.shape ?? shape;
+  checkShape("tensor", wanted);
+  if (size(wanted) !== values.length) {
+    throw new ShapeError("tensor", {
+      got: `${values.length} elements for shape ${formatShape(wanted)}`,
+      need: `${size(wanted)} elements`,
+    });
+  }
+  return fromHost(hostCopy(values, dtype), wanted, dtype, options.device);
+}
+
+/** @internal A tensor that takes over a host array. Made inside a trace, it belongs to the world outside, as data does. */
+export function fromHost(data: HostArray, shape: Shape, dtype: DType, device?: Device): Tensor {
+  return new Tensor(build.storage(Storage.ofHost(data, dtype), shape, dtype, deviceId("tensor", device)), true);
+}
+
+function hostCopy(values: TypedArray | readonly (number | boolean)[], dtype: DType): HostArray {
+  const data = new dtypes[dtype].array(values.length);
+  if (values instanceof dtypes[dtype].array && dtype !== "bool") {
+    data.set(values);
+    return data;
+  }
+  for (let i = 0; i < values.length; i++) data[i] = toElement(dtype, Number(values[i]));
+  return data;
+}
+
+function dtypeOf(data: TypedArray): DType {
+  if (data instanceof Float32Array || data instanceof Float64Array) return "f32";
+  if (data instanceof Uint32Array) return "u32";
+  const known = [Int8Array, Int16Array, Int32Array, Uint8Array, Uint8ClampedArray, Uint16Array];
+  if (known.some((type) => data instanceof type)) return "i32";
+  throw new DTypeError("tensor", {
+    got: Object.prototype.toString.call(data).slice(8, -1),
+    need: "an array of floats or of integers of at most 32 bits",
+  });
+}
+
+function dtypeOfValues(values: readonly (number | boolean)[] | TypedArray): DType {
+  let booleans = 0;
+  for (const value of values) if (typeof value === "boolean") booleans++;
+  if (booleans === 0) return "f32";
+  if (booleans === values.length) return "bool";
+  throw new DTypeError("tensor", { got: "numbers and booleans together", need: "one kind, or a dtype" });
+}
+
+function requireDTypeName(op: string, dtype: DType | undefined): DType | undefined {
+  if (dtype === undefined || isDType(dtype)) return dtype;
+  throw new DTypeError(op, { got: String(dtype), need: Object.keys(dtypes).join(", ") });
+}
+
+function deviceId(op: string, device: Device | undefined): number | undefined {
+  if (device?.isLost === true) throw new DeviceError(op, { got: `${device.name}, which was closed or lost`, need: "an open device" });
+  return device?.id;
+}
+
+/** A computed tensor on the device that was asked for. */
+function placed(op: string, node: Node, device: Device | undefined): Tensor {
+  const id = deviceId(op, device);
+  return new Tensor(id === undefined ? node : build.copy(node, id));
+}
+
+/** A tensor of one value; f32 by default, bool for a boolean. */
+export function full(shape: Shape, value: number | boolean, options: CreateOptions = {}): Tensor {
+  checkShape("full", shape);
+  const dtype = requireDTypeName("full", options.dtype) ?? (typeof value === "boolean" ? "bool" : "f32");
+  return placed("full", build.full(shape, Number(value), dtype), options.device);
+}
+export function zeros(shape: Shape, options: CreateOptions = {}): Tensor {
+  return full(shape, 0, options);
+}
+export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
+  return full(shape, 1, options);
+}
+
+/**
+ * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by default i32 where
+ * start and step are whole, else f32.
+ */
+export function arange(end: number, options?: CreateOptions & { readonly start?: number; readonly step?: number }): Tensor {
+  const { start = 0, step = 1 } = options ?? {};
+  if (![start, end, step].every(Number.isFinite) || step === 0) {
+    throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
+  }
+  const whole = Number.isInteger(start) && Number.isInteger(step);
+  const dtype = requireDTypeName("arange", options?.dtype) ?? (whole ? "i32" : "f32");
+  if (dtype === "bool") throw new DTypeError("arange", { got: "bool", need: "f32, i32 or u32" });
+  const count = Math.max(0, Math.ceil((end - start) / step));
+  const steps = build.iota(count, dtype);
+  const scaled = step === 1 ? steps : build.elementwise("mul", steps, build.full([count], step, dtype));
+  const node = start === 0 ? scaled : build.elementwise("add", scaled, build.full([count], start, dtype));
+  return placed("arange", node, options?.device);
+}
+
+/** `count` f32 numbers at equal distances from `start` to `end`, both included. */
+export function linspace(start: number, end: number, count: number, options: { readonly device?: Device } = {}): Tensor {
+  checkShape("linspace", [count]);
+  if (!Number.isFinite(start) || !Number.isFinite(end)) {
+    throw new ArgumentError("linspace", { got: `${start} to ${end}`, need: "finite numbers" });
+  }
+  const data = Float32Array.from({ length: count }, (_, i) => i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1));
+  return fromHost(data, [count], "f32", options.device);
+}
+
+/** Ones on the diagonal of a matrix, else zeros. */
+export function eye(rows: number, options: CreateOptions & { readonly columns?: number } = {}): Tensor {
+  const columns = options.columns ?? rows;
+  checkShape("eye", [rows, columns]);
+  const row = build.reshape(build.iota(rows), [rows, 1]);
+  const node = apply("eq", row, build.iota(columns));
+  return placed("eye", build.cast(node, requireDTypeName("eye", options.dtype) ?? "f32"), options.device);
+}
+
+/** Tensors joined along an axis (0 by default), in the dtype in which they meet. */
+export function concat(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+  return new Tensor(movement.concat(tensors.map((x) => x.node), options.axis ?? 0));
+}
+
+/** Tensors of equal shape side by side along a new axis (0 by default). */
+export function stack(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+  return new Tensor(movement.stack(tensors.map((x) => x.node), options.axis ?? 0));
+}
+
+/** A new last axis of length `classes`: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
+export function oneHot(labels: Tensor, classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+  return new Tensor(oneHotNode(labels.node, classes, options.dtype ?? "f32"));
+}
+
+/** Einstein summation, `einsum("ij,jk->ik", a, b)`; see contract.ts for the notation. */
+export function einsum(spec: string, ...tensors: readonly Tensor[]): Tensor {
+  return new Tensor(einsumNodes(spec, tensors.map((x) => x.node)));
+}

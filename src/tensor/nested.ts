@@ -1,0 +1,65 @@
+/** Nested JS arrays from and to flat data. */
+import { ArgumentError, ShapeError } from "../errors.ts";
+import type { DType, HostArray } from "../graph/dtype.ts";
+import { type Shape, strides } from "../graph/shape.ts";
+
+/** A number, a boolean, or arrays of them, all of one length on each level. */
+export type NestedArray = number | boolean | readonly NestedArray[];
+
+/** The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no number. */
+export function flattenNested(op: string, data: NestedArray): { shape: number[]; values: (number | boolean)[] } {
+  const shape: number[] = [];
+  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) shape.push(level.length);
+  const values: (number | boolean)[] = [];
+  const visit = (part: unknown, axis: number): void => {
+    if (Array.isArray(part)) {
+      if (axis >= shape.length || part.length !== shape[axis]) {
+        throw new ShapeError(op, {
+          got: `ragged arrays: ${axis >= shape.length ? `an array of ${part.length}` : `lengths ${shape[axis]} and ${part.length}`} at depth ${axis}`,
+          need: "arrays of one length on each level",
+        });
+      }
+      for (const element of part) visit(element, axis + 1);
+      return;
+    }
+    if (axis !== shape.length) {
+      throw new ShapeError(op, { got: `ragged arrays: ${typeof part} beside an array at depth ${axis}`, need: "arrays of one depth" });
+    }
+    if (typeof part !== "number" && typeof part !== "boolean") {
+      throw new ArgumentError(op, { got: part === null ? "null" : typeof part, need: "numbers, booleans, or nested arrays of them" });
+    }
+    values.push(part);
+  };
+  visit(data, 0);
+  return { shape, values };
+}
+
+/** Nested arrays of flat data; a bool becomes a boolean. */
+export function nested(data: HostArray, shape: Shape, dtype: DType): NestedArray {
+  const step = strides(shape);
+  const part = (axis: number, offset: number): NestedArray => {
+    if (axis === shape.length) return dtype === "bool" ? data[offset] !== 0 : data[offset]!;
+    return Array.from({ length: shape[axis]! }, (_, i) => part(axis + 1, offset + i * step[axis]!));
+  };
+  return part(0, 0);
+}
+
+/** More elements than these on an axis are shown by the first and the last three. */
+const shown = 6;
+
+/** Values for people: long axes are shortened. */
+export function show(data: HostArray, shape: Shape, dtype: DType): string {
+  const step = strides(shape);
+  const part = (axis: number, offset: number): string => {
+    if (axis === shape.length) {
+      const value = data[offset]!;
+      return dtype === "bool" ? String(value !== 0) : dtype === "f32" ? String(Number(value.toPrecision(6))) : String(value);
+    }
+    const length = shape[axis]!;
+    const at = (i: number) => part(axis + 1, offset + i * step[axis]!);
+    if (length <= shown) return `[${Array.from({ length }, (_, i) => at(i)).join(", ")}]`;
+    return `[${[0, 1, 2].map(at).join(", ")}, …, ${[3, 2, 1].map((i) => at(length - i)).join(", ")}]`;
+  };
+  return part(0, 0);
+}
+

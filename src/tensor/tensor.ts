@@ -1,0 +1,478 @@
+import { deviceById } from "../devices/registry.ts";
+import type { Device } from "../devices/device.ts";
+import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import type { DType, HostArray } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import type { ElementwiseName } from "../graph/ops.ts";
+import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import * as activation from "./activation.ts";
+import { backlog, type Pending } from "./backlog.ts";
+import * as contract from "./contract.ts";
+import * as e from "./elementwise.ts";
+import { currentFrame, type Frame, refuseInTrace } from "./frame.ts";
+import * as indexing from "./indexing.ts";
+import * as movement from "./movement.ts";
+import { nested, type NestedArray, show } from "./nested.ts";
+import * as order from "./order.ts";
+import { compute, exclusively, locate, readNode } from "./realize.ts";
+import { type HandleCount, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import * as r from "./reduce.ts";
+
+/** An operand: a number or boolean takes the tensor's dtype where that holds it, else it makes the result f32. */
+export type Operand = Tensor | number | boolean;
+
+export type { NestedArray, ReduceOptions };
+type ReduceOptions = r.ReduceOptions;
+
+const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
+
+/**
+ * An array of any number of axes. Calls on it are lazy: they say what is to be computed, and reading a value (`data`, `array`,
+ * `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its sources later.
+ */
+export class Tensor implements Pending {
+  /** Lengths of the axes, outermost first; `[]` is a scalar. */
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  #node: Node;
+  #frame: Frame | undefined;
+  #handles: HandleCount;
+  #alias: { readonly base: Tensor; readonly offset: number } | undefined;
+  #disposed = false;
+
+  /** @internal A handle on a node. With `outside` it belongs to no trace, even when made inside one. */
+  constructor(node: Node, outside = false) {
+    this.shape = node.shape;
+    this.dtype = node.dtype;
+    this.#node = node;
+    this.#frame = outside ? undefined : currentFrame();
+    const record = recordOf(node);
+    this.#handles = record.handles;
+    this.#handles.count++;
+    dropped.register(this, this.#handles, this);
+    if (this.#frame === undefined) backlog.notice(this, node, record);
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+  /** Number of elements. */
+  get size(): number {
+    return size(this.shape);
+  }
+  /** The device to which the tensor was bound, by `{ device }` or `to`; undefined for one that may meet any device. */
+  get device(): Device | undefined {
+    const id = (this.#alias?.base ?? this).#node.device;
+    return id === undefined ? undefined : deviceById(id);
+  }
+  /** @internal The graph node now. Inside a trace, a tensor from outside is a placeholder. Throws ArgumentError when disposed. */
+  get node(): Node {
+    const frame = currentFrame();
+    const foreign = frame !== undefined && this.#frame !== frame;
+    if (foreign) {
+      const assigned = frame.assignments.get(this);
+      if (assigned !== undefined) return assigned;
+    }
+    if (this.#disposed) {
+      throw new ArgumentError("tensor", { got: "a tensor that was disposed of", need: "a tensor in use" });
+    }
+    if (this.#alias !== undefined) {
+      const { base, offset } = this.#alias;
+      return build.reshape(build.slice(base.node, [offset], [this.size], [1]), this.shape);
+    }
+    if (!foreign || recordOf(this.#node).symbolic) return this.#node;
+    return frame.valueOf(this);
+  }
+  /** The tensor of which this one shows a part, if it does. */
+  get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
+    return this.#alias;
+  }
+  /** @internal Whether the value is still to be computed. */
+  get isPending(): boolean {
+    return !this.#disposed && this.#alias === undefined && valueOf(this.#node) === undefined;
+  }
+
+  // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
+  add(other: Operand): Tensor { return this.#with("add", other); }
+  sub(other: Operand): Tensor { return this.#with("sub", other); }
+  mul(other: Operand): Tensor { return this.#with("mul", other); }
+  /** The quotient; integers give f32. */
+  div(other: Operand): Tensor { return this.#with("div", other); }
+  /** The quotient rounded down; integer division by 0 gives 0. */
+  floorDiv(other: Operand): Tensor { return new Tensor(e.floorDiv(this.node, operand("floorDiv", other))); }
+  /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
+  mod(other: Operand): Tensor { return new Tensor(e.mod(this.node, operand("mod", other))); }
+  pow(exponent: Operand): Tensor { return new Tensor(e.pow(this.node, operand("pow", exponent))); }
+  /** The larger; where one is NaN, either. */
+  maximum(other: Operand): Tensor { return this.#with("max", other); }
+  /** The smaller; where one is NaN, either. */
+  minimum(other: Operand): Tensor { return this.#with("min", other); }
+  atan2(x: Operand): Tensor { return this.#with("atan2", x); }
+  neg(): Tensor { return new Tensor(e.neg(this.node)); }
+  abs(): Tensor { return new Tensor(e.abs(this.node)); }
+  sign(): Tensor { return new Tensor(e.sign(this.node)); }
+  sqrt(): Tensor { return this.#map("sqrt"); }
+  rsqrt(): Tensor { return new Tensor(e.rsqrt(this.node)); }
+  square(): Tensor { return new Tensor(e.square(this.node)); }
+  reciprocal(): Tensor { return new Tensor(e.reciprocal(this.node)); }
+  exp(): Tensor { return this.#map("exp"); }
+  expm1(): Tensor { return this.#map("expm1"); }
+  log(): Tensor { return this.#map("log"); }
+  log1p(): Tensor { return this.#map("log1p"); }
+  sin(): Tensor { return this.#map("sin"); }
+  cos(): Tensor { return this.#map("cos"); }
+  tan(): Tensor { return this.#map("tan"); }
+  asin(): Tensor { return this.#map("asin"); }
+  acos(): Tensor { return this.#map("acos"); }
+  atan(): Tensor { return this.#map("atan"); }
+  sinh(): Tensor { return this.#map("sinh"); }
+  cosh(): Tensor { return this.#map("cosh"); }
+  tanh(): Tensor { return this.#map("tanh"); }
+  erf(): Tensor { return this.#map("erf"); }
+  floor(): Tensor { return new Tensor(e.rounded("floor", this.node)); }
+  ceil(): Tensor { return new Tensor(e.rounded("ceil", this.node)); }
+  trunc(): Tensor { return new Tensor(e.rounded("trunc", this.node)); }
+  /** To the nearest whole number, halves to the even one. */
+  round(): Tensor { return new Tensor(e.rounded("round", this.node)); }
+  relu(): Tensor { return this.#map("relu"); }
+  /** x * P(Z <= x), exact by erf, or approximated with tanh. */
+  gelu(options: { readonly approximate?: "none" | "tanh" } = {}): Tensor {
+    return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
+  }
+  sigmoid(): Tensor { return new Tensor(activation.sigmoid(this.node)); }
+  silu(): Tensor { return new Tensor(activation.silu(this.node)); }
+  softplus(): Tensor { return new Tensor(activation.softplus(this.node)); }
+  clamp(options: { readonly min?: Operand; readonly max?: Operand }): Tensor {
+    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
+    return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
+  }
+  less(other: Operand): Tensor { return this.#with("lt", other); }
+  lessEqual(other: Operand): Tensor { return this.#with("le", other); }
+  greater(other: Operand): Tensor { return new Tensor(e.less(operand("greater", other), this.node)); }
+  greaterEqual(other: Operand): Tensor { return new Tensor(e.lessEqual(operand("greaterEqual", other), this.node)); }
+  equal(other: Operand): Tensor { return this.#with("eq", other); }
+  notEqual(other: Operand): Tensor { return this.#with("ne", other); }
+  isNaN(): Tensor { return new Tensor(e.isNaN(this.node)); }
+  isFinite(): Tensor { return new Tensor(e.isFinite(this.node)); }
+  /** Of truth values: what is not 0 is true. */
+  not(): Tensor { return new Tensor(e.not(this.node)); }
+  and(other: Operand): Tensor { return new Tensor(e.logical("and", this.node, operand("and", other))); }
+  or(other: Operand): Tensor { return new Tensor(e.logical("or", this.node, operand("or", other))); }
+  xor(other: Operand): Tensor { return new Tensor(e.logical("xor", this.node, operand("xor", other))); }
+  bitAnd(other: Operand): Tensor { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
+  bitOr(other: Operand): Tensor { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
+  bitXor(other: Operand): Tensor { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
+  bitNot(): Tensor { return new Tensor(e.bitNot(this.node)); }
+  /** Shifts are by the operand modulo 32. */
+  shiftLeft(other: Operand): Tensor { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
+  shiftRight(other: Operand): Tensor { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
+  /** `a` where this is true (not 0), else `b`. */
+  where(a: Operand, b: Operand): Tensor {
+    return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
+  }
+  /** f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. */
+  cast(dtype: DType): Tensor { return new Tensor(build.cast(this.node, dtype)); }
+  /** The same 32 bits as another dtype (not bool). */
+  bitcast(dtype: DType): Tensor { return new Tensor(build.bitcast(this.node, dtype)); }
+
+  // Movement.
+  /** One length may be -1. */
+  reshape(shape: Shape): Tensor { return new Tensor(movement.reshape(this.node, shape)); }
+  flatten(options: { readonly start?: number; readonly end?: number } = {}): Tensor {
+    return new Tensor(movement.flatten(this.node, options.start, options.end));
+  }
+  /** Axes in the order given; by default the last two change places. */
+  transpose(axes?: readonly number[]): Tensor { return new Tensor(movement.transpose(this.node, axes)); }
+  permute(axes: readonly number[]): Tensor { return new Tensor(movement.permute(this.node, axes)); }
+  /** NumPy broadcasting; -1 keeps a length. */
+  broadcastTo(shape: Shape): Tensor { return new Tensor(movement.broadcastTo(this.node, shape)); }
+  expand(shape: Shape): Tensor { return this.broadcastTo(shape); }
+  squeeze(axis?: number | readonly number[]): Tensor { return new Tensor(movement.squeeze(this.node, axis)); }
+  unsqueeze(axis: number): Tensor { return new Tensor(movement.unsqueeze(this.node, axis)); }
+  flip(axis?: number | readonly number[]): Tensor { return new Tensor(movement.flip(this.node, axis)); }
+  /**
+   * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy, bounds
+   * are clamped and negative ones count from the end.
+   */
+  slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor {
+    if (isList(range)) return new Tensor(movement.slice(this.node, range));
+    return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
+  }
+  /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
+  at(index: number, options: { readonly axis?: number } = {}): Tensor {
+    return new Tensor(movement.at(this.node, index, options.axis ?? 0));
+  }
+  /**
+   * The parts at `indices` of an axis (0 by default). JS numbers may count from the end and must be in range; of an
+   * index tensor, positions out of range give 0.
+   */
+  take(indices: Tensor | readonly number[], options: { readonly axis?: number } = {}): Tensor {
+    const axis = options.axis ?? 0;
+    if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
+    const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
+    return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
+  }
+  /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
+  gather(index: Tensor, options: { readonly axis: number }): Tensor {
+    return new Tensor(indexing.gather(this.node, index.node, options.axis));
+  }
+  /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
+  scatterAdd(index: Tensor, values: Tensor, options: { readonly axis: number }): Tensor {
+    return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
+  }
+  /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
+  oneHot(classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+    return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
+  }
+  /** One count for all sides, or [before, after] for each axis. */
+  pad(widths: number | readonly (readonly [number, number])[], options: { readonly value?: number } = {}): Tensor {
+    return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
+  }
+  /** So many parts, the longer ones first, or parts of these lengths, along an axis (0 by default). */
+  split(parts: number | readonly number[], options: { readonly axis?: number } = {}): Tensor[] {
+    return movement.split(this.node, parts, options.axis ?? 0).map((node) => new Tensor(node));
+  }
+  /** Every element `count` times in a row, along an axis (0 by default). */
+  repeat(count: number, options: { readonly axis?: number } = {}): Tensor {
+    return new Tensor(movement.repeat(this.node, count, options.axis ?? 0));
+  }
+  /** The whole tensor again and again: `counts[i]` times along axis i. */
+  tile(counts: readonly number[]): Tensor { return new Tensor(movement.tile(this.node, counts)); }
+
+  // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
+  sum(options: ReduceOptions = {}): Tensor { return new Tensor(r.sum(this.node, options)); }
+  mean(options: ReduceOptions = {}): Tensor { return new Tensor(r.mean(this.node, options)); }
+  prod(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("prod", this.node, options)); }
+  max(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amax", this.node, options)); }
+  min(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amin", this.node, options)); }
+  /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
+  variance(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
+    return new Tensor(r.variance(this.node, options));
+  }
+  std(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
+    return new Tensor(r.standardDeviation(this.node, options));
+  }
+  /** i32 position of the first largest element, on an axis or in the flattened tensor. */
+  argmax(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
+    return new Tensor(r.argExtreme("amax", this.node, options));
+  }
+  argmin(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
+    return new Tensor(r.argExtreme("amin", this.node, options));
+  }
+  all(options: ReduceOptions = {}): Tensor { return new Tensor(r.all(this.node, options)); }
+  any(options: ReduceOptions = {}): Tensor { return new Tensor(r.any(this.node, options)); }
+  /** Euclidean by default. The gradient at 0 is 0. */
+  norm(options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity } = {}): Tensor {
+    return new Tensor(r.norm(this.node, options));
+  }
+  logSumExp(options: ReduceOptions = {}): Tensor { return new Tensor(r.logSumExp(this.node, options)); }
+  /** Along the last axis by default. */
+  softmax(options: { readonly axis?: number } = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  logSoftmax(options: { readonly axis?: number } = {}): Tensor {
+    return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
+  }
+  cumsum(options: { readonly axis?: number } = {}): Tensor {
+    return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
+  }
+  cumprod(options: { readonly axis?: number } = {}): Tensor {
+    return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
+  }
+  /** Along the last axis by default. Ascending puts NaN last, descending first. */
+  sort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+    return new Tensor(order.sort(this.node, options.axis ?? -1, options.descending ?? false));
+  }
+  /** i32 positions that sort, stably. */
+  argsort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+    return new Tensor(order.argsort(this.node, options.axis ?? -1, options.descending ?? false));
+  }
+
+  // Products.
+  /** The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the right. */
+  matmul(other: Tensor): Tensor { return new Tensor(contract.matmul(this.node, other.node)); }
+  dot(other: Tensor): Tensor { return new Tensor(contract.dot(this.node, other.node)); }
+
+  // Where and when.
+  /** The same values on `device`. Throws DeviceError when it is closed or lost. */
+  to(device: Device): Tensor {
+    if (device.isLost) throw new DeviceError("to", { got: `${device.name}, which was closed or lost`, need: "an open device" });
+    return new Tensor(build.copy(this.node, device.id));
+  }
+  /** The same values, through which no gradient flows. */
+  detach(): Tensor { return new Tensor(build.stopGradient(this.node)); }
+  stopGradient(): Tensor { return this.detach(); }
+  /** The same values, stored in order. */
+  contiguous(): Tensor { return new Tensor(build.contiguous(this.node)); }
+
+  /**
+   * From now on this handle shows `value` (a number fills it), with no history. Tensors made from the old value keep it. Inside a
+   * trace the assignment happens when the compiled function runs. Throws ShapeError, DTypeError.
+   */
+  assign(value: Operand): this {
+    const node = value instanceof Tensor ? value.node : build.full(this.shape, Number(value), this.dtype);
+    if (!sameShape(node.shape, this.shape)) {
+      throw new ShapeError("assign", { got: formatShape(node.shape), need: formatShape(this.shape) });
+    }
+    if (node.dtype !== this.dtype) throw new DTypeError("assign", { got: node.dtype, need: this.dtype });
+    const frame = currentFrame();
+    if (frame !== undefined && this.#frame !== frame) {
+      frame.assignments.set(this, node);
+      return this;
+    }
+    if (frame === undefined) requireConcrete("assign", node);
+    const plain = node.op === "storage" && recordOf(node).history === undefined;
+    this.bind(plain ? node : build.stopGradient(node));
+    if (frame === undefined && this.isPending) backlog.assigned(this);
+    return this;
+  }
+
+  /** This handle becomes the part of `base` [n] from `offset` on, as `base` is at each use. `assign` ends that. */
+  aliasOf(base: Tensor, offset: number): void {
+    const fits = base.rank === 1 && Number.isSafeInteger(offset) && offset >= 0 && offset + this.size <= base.size;
+    if (!fits || base.dtype !== this.dtype || base === this) {
+      throw new ShapeError("aliasOf", {
+        got: `${this.size} elements of ${this.dtype} at ${offset} of ${base.dtype}${formatShape(base.shape)}`,
+        need: "a part of a vector of the same dtype",
+      });
+    }
+    this.#release();
+    this.#alias = { base, offset };
+  }
+
+  /** @internal The handle shows another node. */
+  bind(node: Node): void {
+    if (this.#alias === undefined) this.#release();
+    this.#alias = undefined;
+    this.#node = node;
+    this.#handles = recordOf(node).handles;
+    this.#handles.count++;
+    dropped.register(this, this.#handles, this);
+  }
+
+  /** @internal Whether no other handle shows this one's node. */
+  get isOnlyHandle(): boolean {
+    return this.#handles.count === 1;
+  }
+
+  #release(): void {
+    dropped.unregister(this);
+    this.#handles.count--;
+  }
+
+  /** @internal Once the node has a value, the handle shows that. */
+  settle(): void {
+    if (this.#disposed || this.#alias !== undefined) return;
+    const leaf = valueOf(this.#node);
+    if (leaf !== undefined && leaf !== this.#node) this.bind(leaf);
+  }
+
+  /** The values, in order, as a copy. Bools are bytes of 0 and 1. Throws TraceError inside a trace. */
+  data(): Promise<HostArray> {
+    refuseInTrace("data");
+    const { node } = this;
+    const found = locate(node);
+    if (found?.storage.host !== undefined) return readNode(node);
+    return exclusively(async () => {
+      if (locate(node) === undefined) {
+        await computeWithAssigned([this], [node]);
+        this.settle();
+      }
+      return { values: readNode(node) };
+    }).then(({ values }) => values);
+  }
+  /** The values as nested arrays; a scalar is a number, or a boolean. */
+  async array(): Promise<NestedArray> {
+    return nested(await this.data(), this.shape, this.dtype);
+  }
+  /** The value of a tensor of one element; a bool gives 0 or 1. Throws ShapeError for any other. */
+  item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
+    return this.data().then((data) => data[0]!);
+  }
+  /** Computes the value now, without reading it. */
+  async realize(): Promise<this> {
+    await realize(this);
+    return this;
+  }
+
+  /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (this.#alias !== undefined) return;
+    this.#release();
+    const leaf = valueOf(this.#node);
+    if (leaf === undefined || recordOf(leaf).handles.count > 0) return;
+    const storage = storageOf(leaf);
+    if (storage.readers === 0) storage.free();
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** dtype and shape, where it is, and its values where the host knows them. */
+  toString(): string {
+    const { device } = this;
+    const place = device === undefined ? "" : ` on ${device.name}`;
+    if (this.#disposed) return `Tensor ${this.dtype}${formatShape(this.shape)} (disposed)`;
+    const node = this.#alias === undefined ? this.#node : undefined;
+    const found = node === undefined ? undefined : locate(node);
+    const host = found?.storage.host?.subarray(found.offset, found.offset + this.size);
+    const value = host !== undefined ? ` ${show(host, this.shape, this.dtype)}` : found === undefined ? " (not computed)" : "";
+    return `Tensor ${this.dtype}${formatShape(this.shape)}${place}${value}`;
+  }
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+  [Symbol.for("Deno.customInspect")](): string {
+    return this.toString();
+  }
+
+  #map(op: ElementwiseName): Tensor {
+    return new Tensor(e.apply(op, this.node));
+  }
+  #with(op: ElementwiseName, other: Operand): Tensor {
+    return new Tensor(e.apply(op, this.node, operand(op, other)));
+  }
+}
+
+export function isTensor(x: unknown): x is Tensor {
+  return x instanceof Tensor;
+}
+
+/** Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a trace. */
+export async function realize(...tensors: readonly Tensor[]): Promise<void> {
+  refuseInTrace("realize");
+  await exclusively(() => realizeNow(tensors));
+}
+
+/** @internal `realize`, to be called inside `exclusively`. */
+export async function realizeNow(tensors: readonly Tensor[]): Promise<void> {
+  const handles = tensors.map((tensor) => tensor.alias?.base ?? tensor);
+  await computeWithAssigned(handles, handles.map((handle) => handle.node));
+  for (const handle of handles) handle.settle();
+}
+
+/** Computes nodes, and with them whatever was assigned since: state is not computed again with everything that reads it. */
+async function computeWithAssigned(handles: readonly Pending[], nodes: readonly Node[]): Promise<void> {
+  const assigned = backlog.takeAssigned().filter((handle) => !handles.includes(handle));
+  await compute([...nodes, ...assigned.map((handle) => handle.node)]);
+  for (const handle of assigned) handle.settle();
+}
+
+backlog.realizeAll = (handles) => exclusively(async () => {
+  const pending = handles.filter((handle) => handle.isPending);
+  await computeWithAssigned(pending, pending.map((handle) => handle.node));
+  for (const handle of pending) handle.settle();
+});
+
+/** An operand as the ops on nodes take it. Throws ArgumentError for anything but a tensor, a number or a boolean. */
+export function operand(op: string, x: Operand): e.NodeOperand {
+  if (x instanceof Tensor) return x.node;
+  if (typeof x === "number" || typeof x === "boolean") return x;
+  throw new ArgumentError(op, { got: x === null ? "null" : typeof x, need: "a Tensor, a number or a boolean" });
+}
+
+function isList<T>(x: readonly T[] | object): x is readonly T[] {
+  return Array.isArray(x);
+}
