@@ -20,12 +20,11 @@ import {
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import type { Plan, Target } from "../src/compiler/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
-import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";
-import { dtypes } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size, strides } from "../src/graph/shape.ts";
+import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
 
@@ -39,30 +38,6 @@ const jsTarget: Target = {
   maxWorkgroupsPerDimension: 65535,
   maxBindingBytes: 2 ** 31,
 };
-
-/** Compiles, runs and reads a graph on a device. */
-async function evaluate(device: Device, request: CompileRequest, data: readonly ArrayLike<number>[]): Promise<ArrayLike<number>[]> {
-  const plan = compileGraph(request, device.target);
-  const executable = await device.load(plan);
-  const buffer = (node: Node) => device.alloc(Math.max(4, g.byteLength(node)));
-  const words = (node: Node) => node.dtype === "bool" ? Uint32Array : dtypes[node.dtype].array;
-  const inputs = request.inputs.map(buffer);
-  request.inputs.forEach((node, i) => {
-    if (size(node.shape) > 0) device.write(inputs[i]!, words(node).from(data[i]!));
-  });
-  const outputs = request.roots.map((root, output) => {
-    const donated = request.donate?.find((pair) => pair.output === output);
-    return donated === undefined ? buffer(root) : inputs[donated.input]!;
-  });
-  device.run(executable, inputs, outputs);
-  const results = await Promise.all(request.roots.map(async (root, i) => {
-    const bytes = await device.read(outputs[i]!, 0, Math.max(4, g.byteLength(root)));
-    return new (words(root))(bytes).subarray(0, size(root.shape));
-  }));
-  executable.release();
-  for (const one of new Set([...inputs, ...outputs])) device.free(one);
-  return results;
-}
 
 /** Kernels and copies of a plan for the cpu device. */
 function steps(roots: readonly Node[], inputs: readonly Node[], donate: CompileRequest["donate"] = []): { kernels: number; copies: number; plan: Plan } {

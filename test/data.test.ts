@@ -82,7 +82,7 @@ test("bytes stay bytes and carry their scale", () => {
   const [batch] = [...data.batches({ pixels, labels }, { batchSize: 2, shuffle: 1 }).epoch(0)];
   assert.ok(batch!.pixels.data instanceof Uint8Array);
   assert.equal(batch!.pixels.dtype, "f32");
-  assert.equal(batch!.labels.dtype, "u32");
+  assert.equal(batch!.labels.dtype, "i32");
   const values = data.elements(pixels);
   assert.ok(values instanceof Float32Array);
   assert.deepEqual(Array.from(values), [0, 51 / 255, 1, 102 / 255].map(Math.fround));

@@ -1,12 +1,15 @@
 /** Losses and metrics: values and gradients against PyTorch, and the algebra of numerators and denominators. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { compileGraph } from "../src/compiler/compile.ts";
+import { nullDevice } from "../src/devices/null.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn } from "../src/nn/index.ts";
 import { checkCounts } from "../src/nn/loss.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { grad } from "../src/tensor/grad.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { placeholder } from "../src/tensor/trace.ts";
 import { fixture, flat } from "./fixtures/nn.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
@@ -202,4 +205,24 @@ test("a count may not depend on parameters", () => {
   checkCounts(nn.loss({ sum, count: x.sum() }), [w]);
   checkCounts(nn.loss({ sum, count: w.detach().sum() }), [w]);
   checkCounts(nn.loss({ sum, count: w.greater(0).cast("f32").sum() }), [w]);
+});
+
+test("crossEntropy is at most two kernels, its gradient included", () => {
+  const logits = placeholder([128, 10], "f32");
+  const labels = placeholder([128], "i32");
+  const weights = placeholder([128], "f32");
+  const probabilities = placeholder([128, 10], "f32");
+  const inputs = [logits, labels, weights, probabilities].map((x) => x.node);
+  const kernels = (...roots: Tensor[]) => compileGraph({ roots: roots.map((x) => x.node), inputs }, nullDevice().target).steps.length;
+  const losses = {
+    labels: nn.crossEntropy(logits, labels),
+    weights: nn.crossEntropy(logits, labels, { weights }),
+    "ignore and smoothing": nn.crossEntropy(logits, labels, { ignore: -1, labelSmoothing: 0.1 }),
+    probabilities: nn.crossEntropy(logits, probabilities),
+  };
+  for (const [name, loss] of Object.entries(losses)) {
+    assert.ok(kernels(loss.mean) <= 2, `${name}: ${kernels(loss.mean)} kernels forward`);
+    const both = kernels(loss.sum, loss.count, ...grad(loss.sum, [logits]));
+    assert.ok(both <= 2, `${name}: ${both} kernels forward and backward`);
+  }
 });

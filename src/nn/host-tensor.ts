@@ -7,7 +7,7 @@ import type { HostData, HostTensor } from "../parallel/host-batch.ts";
 export interface HostTensorOptions {
   /** Default one axis. */
   readonly shape?: Shape;
-  /** Default f32 for floats and with `scale`, i32 for signed and u32 for unsigned integers. */
+  /** Default f32 for floats and with `scale`, u32 for a Uint32Array, i32 for the other integers. */
   readonly dtype?: DType;
   /** Factor applied when a batch is made, such as 1 / 255 for pixels. f32 only. */
   readonly scale?: number;
@@ -81,5 +81,5 @@ export function isHostData(value: unknown): value is HostData {
 
 function dtypeOf(values: HostData): DType {
   if (values instanceof Float32Array || values instanceof Float64Array) return "f32";
-  return values instanceof Int8Array || values instanceof Int16Array || values instanceof Int32Array ? "i32" : "u32";
+  return values instanceof Uint32Array ? "u32" : "i32";
 }

@@ -55,11 +55,11 @@ export function uniform(options: { readonly min?: number; readonly max?: number 
   const { min = 0, max = 1 } = options;
   requireFinite("init.uniform", { min, max });
   if (min > max) throw new ArgumentError("init.uniform", { got: `min ${min}, max ${max}`, need: "min at most max" });
-  return (shape) => random.uniform(shape).mul(max - min).add(min);
+  return (shape) => random.uniform(shape, { low: min, high: max });
 }
 
 function symmetric(shape: Shape, limit: number): Tensor {
-  return random.uniform(shape).mul(2 * limit).sub(limit);
+  return random.uniform(shape, { low: -limit, high: limit });
 }
 
 function requireFinite(op: string, values: Record<string, number>): void {

@@ -31,8 +31,8 @@ const readers: Record<string, { bytes: number; dtype: DType; at?: (view: DataVie
   I16: { bytes: 2, dtype: "i32", at: (view, offset) => view.getInt16(offset, true) },
   I8: { bytes: 1, dtype: "i32", at: (view, offset) => view.getInt8(offset) },
   U32: { bytes: 4, dtype: "u32" },
-  U16: { bytes: 2, dtype: "u32", at: (view, offset) => view.getUint16(offset, true) },
-  U8: { bytes: 1, dtype: "u32", at: (view, offset) => view.getUint8(offset) },
+  U16: { bytes: 2, dtype: "i32", at: (view, offset) => view.getUint16(offset, true) },
+  U8: { bytes: 1, dtype: "i32", at: (view, offset) => view.getUint8(offset) },
   BOOL: { bytes: 1, dtype: "bool", at: (view, offset) => view.getUint8(offset) !== 0 ? 1 : 0 },
 };
 
@@ -42,7 +42,7 @@ export async function save(path: string, what: Savable, options: { readonly meta
 }
 
 /**
- * Reads the named tensors of a file. 16-bit floats become f32 and small integers i32 or u32.
+ * Reads the named tensors of a file. 16-bit floats become f32 and 8- and 16-bit integers i32.
  * Throws ArgumentError for a file that is not well-formed, DTypeError for 64-bit elements. Rejects when it cannot be read.
  */
 export async function load(path: string): Promise<Record<string, Tensor>> {

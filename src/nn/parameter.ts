@@ -1,26 +1,28 @@
 /** Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors. */
 import { DTypeError } from "../errors.ts";
+import { dtypes, type HostArray } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import { size } from "../graph/shape.ts";
+import { fromHost } from "../tensor/create.ts";
+import { storageOf, valueOf } from "../tensor/record.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { where } from "../tensor/where.ts";
 
 const roles = new WeakMap<Tensor, "parameter" | "buffer">();
 
 /**
- * Marks a tensor as a parameter: `Module.parameters()` finds it, optimizers train it, `stateDict` keeps it.
- * The tensor becomes a leaf of its own, so that its gradient is not mixed up with that of an equal one.
+ * Marks a tensor as a parameter: `Module.parameters()` finds it, optimizers train it, `stateDict` keeps it. What is
+ * returned starts with the value of `value` and is a leaf of its own, with no history.
  * Throws DTypeError unless it is f32.
  */
 export function parameter(value: Tensor): Tensor {
   if (value.dtype !== "f32") throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, as only that has gradients" });
-  const own = value.detach();
-  roles.set(own, "parameter");
-  return own;
+  return mark(ownLeaf(value), "parameter");
 }
 
 /** Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics, tables). */
 export function buffer(value: Tensor): Tensor {
-  const own = value.detach();
-  roles.set(own, "buffer");
-  return own;
+  return mark(ownLeaf(value), "buffer");
 }
 
 export function isParameter(value: Tensor): boolean {
@@ -29,4 +31,28 @@ export function isParameter(value: Tensor): boolean {
 
 export function isBuffer(value: Tensor): boolean {
   return roles.get(value) === "buffer";
+}
+
+function mark(tensor: Tensor, role: "parameter" | "buffer"): Tensor {
+  roles.set(tensor, role);
+  return tensor;
+}
+
+/**
+ * A tensor of the same value whose node is no other tensor's. Equal nodes are one node, so two biases of zeros would
+ * else be the same variable, and each would get the gradient of both.
+ */
+function ownLeaf(value: Tensor): Tensor {
+  const host = hostValue(value.node);
+  if (host !== undefined) return fromHost(host, value.shape, value.dtype, value.device);
+  return where(fromHost(Uint8Array.of(1), [], "bool"), value.detach(), value.dtype === "bool" ? false : 0);
+}
+
+/** A copy of the value where the host has it already, or knows it as a constant. */
+function hostValue(node: Node): HostArray | undefined {
+  let source = node;
+  while (source.op === "expand" || source.op === "reshape") source = source.src[0]!;
+  if (source.op === "const") return new dtypes[node.dtype].array(size(node.shape)).fill(source.attrs.value);
+  const leaf = valueOf(node);
+  return leaf === undefined ? undefined : storageOf(leaf).host?.slice();
 }

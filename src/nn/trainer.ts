@@ -7,7 +7,8 @@ import { type EnqueuedStep, Executor, type StepOutcome } from "../parallel/execu
 import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
 import { Inference } from "../parallel/inference.ts";
 import type { Program } from "../parallel/program.ts";
-import { type Merged, type Output, requireDistinct } from "../parallel/replicate.ts";
+import { requireDistinct } from "../parallel/distinct.ts";
+import type { Merged } from "../parallel/replicate.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
 import { tensor } from "../tensor/create.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
@@ -216,7 +217,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       devices,
       executor,
       evaluation: new Evaluation("evaluate", program, { devices, own, seed }),
-      inference: new Inference("predict", (batch) => this.#forward(batch as B) as Output, { devices, own, seed }),
+      inference: new Inference("predict", (batch) => this.#forward(batch as B), { devices, own, seed }),
     };
   }
 

@@ -7,7 +7,7 @@ import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { checkProgram, type Program } from "./program.ts";
 import { reduceGradients, sumOf } from "./reduce-host.ts";
 import { Replicas } from "./replicas.ts";
-import { requireDistinct } from "./replicate.ts";
+import { requireDistinct } from "./distinct.ts";
 import { counted, isFiniteLoss, lossOf, readScores, scoreLength, type ScoreLayout, type Scores } from "./scores.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";

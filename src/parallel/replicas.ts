@@ -2,7 +2,8 @@
 import { ArgumentError, DTypeError, ReplicaMismatchError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { Node } from "../graph/node.ts";
-import { adopt, bufferOf, mayOverwrite, overwritten } from "../tensor/runtime.ts";
+import { fromHost } from "../tensor/create.ts";
+import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Checksum, Checksummer } from "./checksum.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
@@ -57,7 +58,7 @@ export class Replicas {
     collected.register(this, this.#owned, this);
   }
 
-  /** All parameters end to end, on the first device; every parameter is a view of it. Call `ready` first. */
+  /** All parameters end to end; every parameter is a view of it. Its newest version is on the first device. Call `ready` first. */
   get flat(): Tensor {
     return this.#flat!;
   }
@@ -72,14 +73,13 @@ export class Replicas {
     const flat = this.#flat;
     if (flat !== undefined && flat.node === this.#written && this.#parameters.every((p, i) => this.#isView(p, i))) return;
     const values = await this.#values();
-    if (flat === undefined) this.#allocate();
-    const [first, ...others] = this.#devices;
-    const fresh = first!.alloc(Math.max(4, values.byteLength));
-    first!.write(fresh, values);
-    const whole = adopt(first!, fresh, [this.length], "f32");
-    if (flat === undefined) this.#flat = whole;
-    else flat.assign(whole);
-    others.forEach((device, i) => device.write(this.#copies[i]!, values));
+    if (flat === undefined) {
+      this.#allocate();
+      this.#flat = fromHost(values, [this.length], "f32");
+    } else {
+      this.#replace(values);
+    }
+    this.#devices.slice(1).forEach((device, i) => device.write(this.#copies[i]!, values));
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
@@ -95,17 +95,14 @@ export class Replicas {
   async writable(): Promise<State<DeviceBuffer>> {
     const device = this.#devices[0]!;
     const flat = this.flat;
-    const buffer = await bufferOf(flat, device);
-    if (mayOverwrite(flat)) return { ...this.#states[0]!, parameters: buffer };
-    const copy = device.alloc(buffer.bytes);
-    device.write(copy, new Uint8Array(await device.read(buffer)));
-    flat.assign(adopt(device, copy, [this.length], "f32"));
-    return { ...this.#states[0]!, parameters: copy };
+    await bufferOf(flat, device);
+    if (!mayOverwrite(flat, device)) this.#replace(await this.#values());
+    return { ...this.#states[0]!, parameters: await bufferOf(flat, device) };
   }
 
   /** To be called when the first replica's state was updated in place: its tensors read as the new values. */
   wrote(): void {
-    overwritten(this.flat);
+    overwritten(this.flat, this.#devices[0]!);
     this.#written = this.flat.node;
   }
 
@@ -156,6 +153,14 @@ export class Replicas {
 
   #isView(parameter: Tensor, i: number): boolean {
     return parameter.alias?.base === this.#flat && parameter.alias?.offset === this.#offsets[i];
+  }
+
+  /** Puts values in the place of the parameters'; tensors made from the old ones keep those. */
+  #replace(values: Float32Array): void {
+    const device = this.#devices[0]!;
+    const buffer = device.alloc(Math.max(4, values.byteLength));
+    device.write(buffer, values);
+    replaceBuffer(this.flat, device, buffer);
   }
 
   async #values(): Promise<Float32Array> {

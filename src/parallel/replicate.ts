@@ -1,7 +1,8 @@
-import { ArgumentError, DeviceError } from "../errors.ts";
+import { ArgumentError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { requireDistinct } from "./distinct.ts";
 import type { Batch, BatchTensors } from "./host-batch.ts";
 import { Inference } from "./inference.ts";
 import type { RowMean } from "./mean.ts";
@@ -29,7 +30,7 @@ export interface ReplicateOptions {
  * Throws DeviceError for a device listed twice, ArgumentError for none. The function returned rejects with ShapeError when the inputs'
  * numbers of rows differ and with DecompositionError when `fn` mixes rows.
  */
-export function replicate<B extends Batch, O extends Output>(
+export function replicate<B, O>(
   fn: (batch: BatchTensors<B>) => O,
   devices: readonly Device[],
   options: ReplicateOptions = {},
@@ -37,20 +38,8 @@ export function replicate<B extends Batch, O extends Output>(
   const { rowsAtOnce = Infinity, seed = 0 } = options;
   requireDistinct("parallel.replicate", devices);
   if (!(rowsAtOnce >= 1)) throw new ArgumentError("parallel.replicate", { got: `rowsAtOnce ${rowsAtOnce}`, need: "at least 1" });
-  const inference = new Inference("parallel.replicate", (batch) => fn(batch as BatchTensors<B>), { devices: [...devices], seed });
+  const inference = new Inference("parallel.replicate", fn as (batch: unknown) => unknown, { devices: [...devices], seed });
   return async (batch) => {
-    return await inference.run(batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), rowsAtOnce) as Merged<O>;
+    return await inference.run(batch as Batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), rowsAtOnce) as Merged<O>;
   };
-}
-
-/** Throws unless there is at least one device and none stands twice. */
-export function requireDistinct(op: string, devices: readonly Device[]): void {
-  if (devices.length === 0) throw new ArgumentError(op, { got: "no devices", need: "at least one, as from await devices()" });
-  const twice = devices.find((device, i) => devices.indexOf(device) !== i);
-  if (twice !== undefined) {
-    throw new DeviceError(op, {
-      got: `${twice.name} twice in [${devices.map((device) => device.name).join(", ")}]`,
-      need: "each device once; devices({ virtual: n }) makes several of one adapter",
-    });
-  }
 }

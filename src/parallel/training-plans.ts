@@ -5,7 +5,7 @@ import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { concat, full } from "../tensor/create.ts";
 import { grad } from "../tensor/grad.ts";
-import { adopt } from "../tensor/runtime.ts";
+import { adopt, replaceBuffer } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { placeholder, trace } from "../tensor/trace.ts";
 import { where } from "../tensor/where.ts";
@@ -94,7 +94,7 @@ export class TrainingPlans {
         const parts = [...groups.flatMap(({ sum, count }) => [sum, count]), ...loss.penalty === undefined ? [] : [loss.penalty]];
         const guard = {
           finite: parts.map((part) => part.isFinite()).reduce((a, b) => a.and(b)),
-          counted: groups.length === 0 ? undefined : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
+          counted: groups.length === 0 ? full([], true) : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars };
         const gradient = meanGradient(groups, loss.penalty, flat);
@@ -152,7 +152,11 @@ export class TrainingPlans {
       nodes: entries.map(([, node]) => node),
       assigned: entries.map(([tensor, node]) => ({ tensor, bytes: Math.max(4, byteLength(node)) })),
       assign: (device: Device, buffers: readonly DeviceBuffer[]) => {
-        entries.forEach(([tensor], i) => tensor.assign(adopt(device, buffers[i]!, tensor.shape, tensor.dtype)));
+        entries.forEach(([tensor], i) => {
+          const bound = tensor.device;
+          if (bound === undefined || bound === device) replaceBuffer(tensor, device, buffers[i]!);
+          else tensor.assign(adopt(device, buffers[i]!, tensor.shape, tensor.dtype).to(bound));
+        });
       },
     };
   }

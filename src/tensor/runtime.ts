@@ -20,6 +20,8 @@ export function bufferOf(tensor: Tensor, device: Device): Promise<DeviceBuffer> 
   return exclusively(() => bufferNow(tensor, device));
 }
 
+const partOf = new WeakMap<Tensor, Node>();
+
 /** `bufferOf`, to be called inside `exclusively`. */
 export async function bufferNow(tensor: Tensor, device: Device): Promise<DeviceBuffer> {
   const { node } = tensor;
@@ -28,6 +30,8 @@ export async function bufferNow(tensor: Tensor, device: Device): Promise<DeviceB
     else await compute([node]);
   }
   const leaf = valueOf(node);
+  // The part of an alias was copied out: its buffer lives as long as its node.
+  if (tensor.alias !== undefined) partOf.set(tensor, node);
   if (leaf === undefined) throw new InternalError("bufferOf", { got: "a node without a value", need: "a computed one" });
   return await storageOf(leaf).bring(device);
 }
@@ -61,10 +65,13 @@ export function mayOverwrite(tensor: Tensor, device: Device): boolean {
   return storage.readers === 0 && storage.exists && storage.exclusive && storage.present(device) !== undefined;
 }
 
-/** A plan wrote over the tensor's buffer on `device`: the handle shows the new version, copies elsewhere are dropped. */
-export function overwritten(tensor: Tensor, device: Device): void {
+/** A plan wrote over the tensor's buffer on `device` (by default the one that holds it): the handle shows the new version, copies elsewhere are dropped. */
+export function overwritten(tensor: Tensor, device?: Device): void {
   const { node } = tensor;
-  if (node.op !== "storage") throw new InternalError("overwritten", { got: `a ${node.op} node`, need: "data that exists" });
-  tensor.bind(leafOf(storageOf(node).overwrite(device), tensor.shape, tensor.dtype, node.device));
+  const place = device ?? (node.op === "storage" ? storageOf(node).home : undefined);
+  if (node.op !== "storage" || place === undefined) {
+    throw new InternalError("overwritten", { got: `a ${node.op} node`, need: "data that exists on a device" });
+  }
+  tensor.bind(leafOf(storageOf(node).overwrite(place), tensor.shape, tensor.dtype, node.device));
 }
 

@@ -93,7 +93,7 @@ export class Storage implements StorageToken {
   async bring(device: Device): Promise<DeviceBuffer> {
     const known = this.present(device);
     if (known !== undefined) return known;
-    const words = this.host === undefined ? await this.#words() : deviceWords(this.host);
+    const words = this.host === undefined ? new Uint32Array(await this.#words()) : deviceWords(this.host);
     await reserve(device, this.bytes);
     // Another call may have brought it meanwhile.
     const memory = this.#content("bring");

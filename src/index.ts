@@ -1,0 +1,42 @@
+/**
+ * shardwise: tensors, automatic differentiation, a compiler to fused kernels, and training on many devices.
+ * Everything public is here or in one of the namespaces.
+ * @module
+ */
+export { isTensor, type NestedArray, type Operand, realize, type ReduceOptions, Tensor } from "./tensor/tensor.ts";
+export {
+  arange,
+  concat,
+  type CreateOptions,
+  einsum,
+  eye,
+  full,
+  linspace,
+  oneHot,
+  ones,
+  stack,
+  tensor,
+  type TypedArray,
+  zeros,
+} from "./tensor/create.ts";
+export { where } from "./tensor/where.ts";
+export { grad, jvp, valueAndGrad, vjp } from "./tensor/grad.ts";
+export { compile } from "./tensor/compile.ts";
+export { type FlatTree, flattenTree, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
+export * as random from "./tensor/random.ts";
+export type { DType, HostArray } from "./graph/dtype.ts";
+export type { Shape } from "./graph/shape.ts";
+export {
+  defaultDevice,
+  type Device,
+  type DeviceBuffer,
+  type DeviceInfo,
+  type DeviceLoss,
+  type DeviceOptions,
+  devices,
+  type DeviceStats,
+  setDefaultDevice,
+} from "./devices/index.ts";
+export * as parallel from "./parallel/index.ts";
+export { data, io, nn, optim } from "./nn/index.ts";
+export * from "./errors.ts";

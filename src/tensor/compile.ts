@@ -1,0 +1,271 @@
+/** Functions of tensors, traced once and replayed. */
+import { compileGraph } from "../compiler/compile.ts";
+import type { Plan } from "../compiler/plan.ts";
+import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
+import { defaultDevice } from "../devices/default.ts";
+import { DeviceError, TraceError } from "../errors.ts";
+import { byteLength, storage as leafOf } from "../graph/build.ts";
+import { type Node, toposort } from "../graph/node.ts";
+import { size } from "../graph/shape.ts";
+import { refuseInTrace } from "./frame.ts";
+import { nextKey } from "./random.ts";
+import { compute, exclusively, requireDevice } from "./realize.ts";
+import { requireConcrete, storageOf, valueOf } from "./record.ts";
+import { mayOverwrite } from "./runtime.ts";
+import { allocate, Storage } from "./storage.ts";
+import { realizeNow, Tensor } from "./tensor.ts";
+import { placeholder, trace } from "./trace.ts";
+import { type FlatTree, flattenTree } from "./tree.ts";
+
+/** Signatures that one compiled function keeps. */
+const mostSignatures = 256;
+
+/**
+ * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it is traced
+ * once for each signature: shapes and dtypes of the tensors, and the plain values themselves, are part of it. Tensors that it uses
+ * from outside are arguments too, read when the call's turn comes; what it assigns to them is written in place where nothing else
+ * needs the old value. Random ops draw anew in every call. Calls run one after the other.
+ * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is traced.
+ */
+export function compile<Arguments extends unknown[], Result>(
+  fn: (...args: Arguments) => Result,
+): (...args: Arguments) => Promise<Result> {
+  const traces = new Map<string, CompiledTrace>();
+  return async (...args) => {
+    refuseInTrace("compile");
+    const flat = flattenTree("compile", args, { statics: true });
+    const leaves = flat.leaves.map((leaf) => leaf.node);
+    leaves.forEach((node) => requireConcrete("compile", node));
+    const signature = `${flat.key};${leaves.map((node) => `${node.dtype}[${node.shape}]`).join()}`;
+    let compiled = traces.get(signature);
+    if (compiled === undefined) {
+      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments));
+      for (const [key, oldest] of traces) {
+        if (traces.size < mostSignatures) break;
+        traces.delete(key);
+        oldest.release();
+      }
+      traces.set(signature, compiled);
+    }
+    // Handles of its own keep the arguments' values, whatever is assigned before the call's turn comes.
+    const held = leaves.map((node) => new Tensor(node, true));
+    const { run } = compiled;
+    try {
+      return await exclusively(() => run(held)) as Result;
+    } finally {
+      held.forEach((handle) => handle.dispose());
+    }
+  };
+}
+
+/** Where a value of a replay comes from: a root of the plan, or an input as it is. */
+type Source = { readonly kind: "root" | "input"; readonly index: number };
+
+interface Assignment {
+  readonly tensor: Tensor;
+  readonly source: Source;
+}
+
+/** A root that may be written over the captured tensor that it is assigned to. */
+interface Donation {
+  readonly input: number;
+  readonly output: number;
+  readonly tensor: Tensor;
+}
+
+/** What a device needs to replay. */
+interface Loaded {
+  readonly executable: Executable;
+  /** The words of the random key, written before every run. */
+  readonly key: DeviceBuffer | undefined;
+}
+
+/** One signature of a compiled function. */
+class CompiledTrace {
+  readonly #argumentCount: number;
+  readonly #captured: readonly Tensor[];
+  /** Placeholders of the arguments, the captured tensors, and the random key. */
+  readonly #inputs: readonly Node[];
+  readonly #usesRandom: boolean;
+  readonly #roots: readonly Node[];
+  readonly #results: readonly Source[];
+  readonly #assignments: readonly Assignment[];
+  readonly #donations: readonly Donation[];
+  readonly #result: FlatTree;
+  readonly #loaded = new Map<Device, Promise<Loaded>>();
+
+  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown) {
+    const args = flat.leaves.map((leaf) => placeholder(leaf.shape, leaf.dtype));
+    const key = placeholder([2], "u32");
+    const traced = trace(() => flattenTree("compile", fn(args), { statics: true }), { random: { key } });
+    this.#result = traced.result;
+    this.#argumentCount = args.length;
+    this.#captured = traced.captures.map((capture) => capture.tensor);
+    this.#usesRandom = traced.randomCalls > 0;
+    this.#inputs = [
+      ...args.map((arg) => arg.node),
+      ...traced.captures.map((capture) => capture.placeholder),
+      ...(this.#usesRandom ? [key.node] : []),
+    ];
+    const inputOf = new Map(this.#inputs.map((node, index) => [node, index]));
+    const rootOf = new Map<Node, number>();
+    const sourceOf = (node: Node): Source => {
+      const input = inputOf.get(node);
+      if (input !== undefined) return { kind: "input", index: input };
+      if (!rootOf.has(node)) rootOf.set(node, rootOf.size);
+      return { kind: "root", index: rootOf.get(node)! };
+    };
+    const resultNodes = traced.result.leaves.map((leaf) => leaf.node);
+    this.#results = resultNodes.map(sourceOf);
+    this.#assignments = [...traced.assignments].map(([tensor, node]) => ({ tensor, source: sourceOf(node) }));
+    this.#roots = [...rootOf.keys()];
+    refuseStrangers(this.#roots, inputOf);
+    this.#donations = this.#donationsOf();
+  }
+
+  #donationsOf(): Donation[] {
+    // An input that goes out as it is must not be written over.
+    const passed = new Set([...this.#results, ...this.#assignments.map(({ source }) => source)]
+      .filter((source) => source.kind === "input").map((source) => source.index));
+    const donated = new Set<number>();
+    const donations: Donation[] = [];
+    for (const { tensor, source } of this.#assignments) {
+      const capture = this.#captured.indexOf(tensor);
+      const input = this.#argumentCount + capture;
+      if (capture === -1 || source.kind !== "root" || passed.has(input) || donated.has(source.index) || tensor.size === 0) continue;
+      donated.add(source.index);
+      donations.push({ input, output: source.index, tensor });
+    }
+    return donations;
+  }
+
+  /** One call. To be run inside `exclusively`. */
+  readonly run = async (args: readonly Tensor[]): Promise<unknown> => {
+    if (args.some((arg) => arg.isPending)) {
+      await compute(args.map((arg) => arg.node));
+      args.forEach((arg) => arg.settle());
+    }
+    if (this.#captured.some((tensor) => tensor.isPending)) await realizeNow(this.#captured);
+    const given = [...args, ...this.#captured];
+    const { device, id } = await placeOf(given);
+    const loaded = await this.#load(device);
+    const inputs: DeviceBuffer[] = [];
+    for (const tensor of given) inputs.push(await storageOf(valueOf(tensor.node)!).bring(device));
+    if (loaded.key !== undefined) {
+      device.write(loaded.key, nextKey());
+      inputs.push(loaded.key);
+    }
+    const outputs: DeviceBuffer[] = [];
+    const fresh: DeviceBuffer[] = [];
+    const inPlace = new Map<number, Tensor>();
+    try {
+      for (const { input, output, tensor } of this.#donations) {
+        if (mayOverwrite(tensor, device)) {
+          inPlace.set(output, tensor);
+        } else {
+          fresh.push(inputs[input] = await copyOf(device, inputs[input]!, byteLength(this.#inputs[input]!)));
+        }
+        outputs[output] = inputs[input]!;
+      }
+      for (let i = 0; i < this.#roots.length; i++) {
+        if (outputs[i] === undefined) fresh.push(outputs[i] = await allocate(device, byteLength(this.#roots[i]!)));
+      }
+      device.run(loaded.executable, inputs, outputs);
+    } catch (error) {
+      fresh.forEach((buffer) => device.free(buffer));
+      throw error;
+    }
+    const values = this.#roots.map((root, i) => {
+      const overwritten = inPlace.get(i);
+      const storage = overwritten === undefined
+        ? Storage.ofBuffer(device, outputs[i]!, root.dtype, size(root.shape))
+        : storageOf(valueOf(overwritten.node)!).overwrite(device);
+      return leafOf(storage, root.shape, root.dtype, id);
+    });
+    const passed = given.map((tensor) => valueOf(tensor.node));
+    const pick = ({ kind, index }: Source): Node => kind === "root" ? values[index]! : passed[index]!;
+    const results = this.#results.map((source) => new Tensor(pick(source), true));
+    const assigned = this.#assignments.map(({ source }) => pick(source));
+    this.#assignments.forEach(({ tensor }, i) => tensor.bind(assigned[i]!));
+    return this.#result.rebuild(results);
+  };
+
+  #load(device: Device): Promise<Loaded> {
+    const known = this.#loaded.get(device);
+    if (known !== undefined) return known;
+    const loading = (async (): Promise<Loaded> => {
+      const request = { roots: this.#roots, inputs: this.#inputs, donate: this.#donations };
+      const executable = await device.load(compileGraph(request, device.target));
+      return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
+    })();
+    this.#loaded.set(device, loading);
+    loading.catch(() => this.#loaded.delete(device));
+    return loading;
+  }
+
+  /** Gives back what the devices hold for this trace. */
+  release(): void {
+    for (const [device, loading] of this.#loaded) {
+      exclusively(async () => {
+        const { executable, key } = await loading;
+        executable.release();
+        if (key !== undefined) device.free(key);
+      }).catch(() => undefined);
+    }
+    this.#loaded.clear();
+  }
+}
+
+/** Throws TraceError when a graph reads a placeholder of another trace, or moves between devices. */
+function refuseStrangers(roots: readonly Node[], inputs: ReadonlyMap<Node, number>): void {
+  for (const node of toposort(roots)) {
+    if (node.op === "input" && !inputs.has(node)) {
+      throw new TraceError("compile", {
+        got: "a tensor that was made while another function was traced",
+        need: "tensors that were returned by it, or that are arguments",
+      });
+    }
+    if (node.op === "copy") {
+      throw new TraceError("compile", { got: "a move to another device", need: "tensors moved before the call, with x.to(device)" });
+    }
+  }
+}
+
+/** The one device to which some tensors are bound, else the default one. */
+async function placeOf(tensors: readonly Tensor[]): Promise<{ device: Device; id: number | undefined }> {
+  let id: number | undefined;
+  for (const tensor of tensors) {
+    const own = tensor.node.device;
+    if (own !== undefined && id !== undefined && own !== id) {
+      throw new DeviceError("compile", {
+        got: `tensors on devices ${id} and ${own}`,
+        need: "arguments and captured tensors on one device: move them first, with x.to(device)",
+      });
+    }
+    id = own ?? id;
+  }
+  return { device: id === undefined ? await defaultDevice() : requireDevice("compile", id), id };
+}
+
+const copiers = new WeakMap<Device, Map<number, Promise<Executable>>>();
+
+/** A new buffer with the same bytes, copied on the device. */
+async function copyOf(device: Device, buffer: DeviceBuffer, bytes: number): Promise<DeviceBuffer> {
+  let ofDevice = copiers.get(device);
+  if (ofDevice === undefined) copiers.set(device, ofDevice = new Map());
+  let loading = ofDevice.get(bytes);
+  if (loading === undefined) {
+    const plan: Plan = {
+      programs: [],
+      steps: [{ kind: "copy", from: 0, to: 1, bytes }],
+      slots: [{ bytes }, { bytes }],
+      inputs: [0],
+      outputs: [1],
+      temporaries: [],
+    };
+    ofDevice.set(bytes, loading = device.load(plan));
+  }
+  const target = await allocate(device, bytes);
+  device.run(await loading, [buffer], [target]);
+  return target;
+}

@@ -1,0 +1,104 @@
+/** Derivatives of tensors. */
+import { gradients } from "../autograd/grad.ts";
+import { ArgumentError, GradientError, ShapeError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import { type Node, toposort } from "../graph/node.ts";
+import { formatShape, sameShape } from "../graph/shape.ts";
+import { unroll } from "./history.ts";
+import { isTensor, Tensor } from "./tensor.ts";
+import { flattenTree, type Tree, type TreeOf } from "./tree.ts";
+
+function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
+  if (inputs.length === 0) return [];
+  const unrolled = unroll(op, outputs, inputs);
+  return gradients(unrolled.outputs, unrolled.wanted, cotangents);
+}
+
+/**
+ * The gradient of a scalar by every tensor of a tree, as a tree of the same form; zeros for those on which it does not depend. The
+ * inputs may be any tensors that it was computed from, also by way of values that were read since.
+ * Throws GradientError unless the loss and all inputs are f32 and the loss is a scalar.
+ */
+export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
+  return gradientTree(loss, inputs) as TreeOf<T, Tensor>;
+}
+
+function gradientTree(loss: Tensor, inputs: unknown): unknown {
+  if (!isTensor(loss)) throw new ArgumentError("grad", { got: typeof loss, need: "a Tensor as loss (of a Loss, its mean)" });
+  const flat = flattenTree("grad", inputs);
+  const nodes = pullBack("grad", [loss.node], flat.leaves.map((leaf) => leaf.node));
+  return flat.rebuild(nodes.map((node) => new Tensor(node)));
+}
+
+/** A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. */
+export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
+  fn: (inputs: T, ...rest: Rest) => Tensor,
+): (inputs: T, ...rest: Rest) => [value: Tensor, gradient: TreeOf<T, Tensor>] {
+  return (inputs, ...rest) => {
+    const value = fn(inputs, ...rest);
+    return [value, gradientTree(value, inputs) as TreeOf<T, Tensor>];
+  };
+}
+
+/**
+ * The value of `fn` at `primals`, and the product of `cotangent` (of the value's form) with its Jacobian, of the form of `primals`.
+ * Throws ShapeError when the cotangent does not have the value's shapes.
+ */
+export function vjp<P extends Tree, R extends Tree>(
+  fn: (primals: P) => R,
+  primals: P,
+  cotangent: TreeOf<R, Tensor>,
+): [value: R, cotangents: TreeOf<P, Tensor>] {
+  const value = fn(primals);
+  const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
+  const cotangents = matching("vjp", "cotangent", cotangent, outputs.leaves);
+  const nodes = pullBack("vjp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node), cotangents);
+  return [value, inputs.rebuild(nodes.map((node) => new Tensor(node))) as TreeOf<P, Tensor>];
+}
+
+/**
+ * The value of `fn` at `primals`, and the product of its Jacobian with `tangents` (of the form of `primals`): the gradient of the
+ * vjp, which is linear in its cotangent, by that cotangent.
+ */
+export function jvp<P extends Tree, R extends Tree>(
+  fn: (primals: P) => R,
+  primals: P,
+  tangents: TreeOf<P, Tensor>,
+): [value: R, tangents: TreeOf<R, Tensor>] {
+  const value = fn(primals);
+  const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];
+  const directions = matching("jvp", "tangent", tangents, inputs.leaves);
+  const unrolled = unroll("jvp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node));
+  const dummies = unrolled.outputs.map((node) => build.input(node.shape, node.dtype));
+  const back = gradients(unrolled.outputs, unrolled.wanted, dummies);
+  const forward = back.length === 0
+    ? dummies.map((node) => build.full(node.shape, 0, "f32"))
+    : gradients(back, dummies, directions).map((node) => withoutDummies(node, dummies));
+  return [value, outputs.rebuild(forward.map((node) => new Tensor(node))) as TreeOf<R, Tensor>];
+}
+
+/** The nodes of a tree that has a tensor like each of `leaves`. */
+function matching(op: string, what: string, tree: unknown, leaves: readonly Tensor[]): Node[] {
+  const flat = flattenTree(op, tree);
+  const fits = flat.leaves.length === leaves.length && flat.leaves.every((leaf, i) => sameShape(leaf.shape, leaves[i]!.shape));
+  if (!fits) {
+    throw new ShapeError(op, {
+      got: `${what}s of shapes ${flat.leaves.map((x) => formatShape(x.shape)).join(", ") || "none"}`,
+      need: leaves.map((x) => formatShape(x.shape)).join(", ") || "none",
+    });
+  }
+  const other = flat.leaves.find((leaf) => leaf.dtype !== "f32");
+  if (other !== undefined) throw new GradientError(op, { got: `a ${what} of ${other.dtype}`, need: "f32" });
+  return flat.leaves.map((leaf) => leaf.node);
+}
+
+/** What is linear in the dummies does not depend on them once differentiated; any trace of them that is left counts as zero. */
+function withoutDummies(node: Node, dummies: readonly Node[]): Node {
+  const now = new Map<Node, Node>(dummies.map((dummy) => [dummy, build.full(dummy.shape, 0, "f32")]));
+  const order = toposort([node]);
+  if (!order.some((each) => now.has(each))) return node;
+  for (const each of order) {
+    if (!now.has(each)) now.set(each, build.withSources(each, each.src.map((source) => now.get(source)!)));
+  }
+  return now.get(node)!;
+}

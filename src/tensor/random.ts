@@ -1,0 +1,180 @@
+/**
+ * Random tensors, from counters (Threefry-2x32; Salmon, Moraes, Dror, Shaw, SC 2011). Bits, uniforms, integers and permutations
+ * are the same on every device and runtime for a seed; normals agree to a few ulp. Outside a trace the key is the seed and
+ * the number of the draw; in a compiled function, the seed and the number of the run, mixed with the place of the draw.
+ */
+import { ArgumentError } from "../errors.ts";
+import * as build from "../graph/build.ts";
+import type { Node } from "../graph/node.ts";
+import { checkShape, type Shape, size } from "../graph/shape.ts";
+import { add, apply, less, mul, sub } from "./elementwise.ts";
+import { currentFrame } from "./frame.ts";
+import { Storage } from "./storage.ts";
+import { Tensor } from "./tensor.ts";
+
+const state = { seed: 0, draws: 0 };
+
+/** Starts all random numbers anew. Throws ArgumentError unless `value` is an integer from 0 to 2^32 - 1. */
+export function seed(value: number): void {
+  if (!Number.isInteger(value) || value < 0 || value > 0xffffffff) {
+    throw new ArgumentError("random.seed", { got: String(value), need: "an integer from 0 to 4294967295" });
+  }
+  state.seed = value;
+  state.draws = 0;
+}
+
+/** The seed that all random numbers follow from. */
+export function currentSeed(): number {
+  return state.seed;
+}
+
+/** @internal The key of the next draw: the seed, and how many draws there were. */
+export function nextKey(): Uint32Array<ArrayBuffer> {
+  return Uint32Array.of(state.seed, state.draws++);
+}
+
+/** The words of a key, and what is mixed into the first so that draws with one key differ. */
+interface Key {
+  readonly first: Node;
+  readonly second: Node;
+}
+
+/** Spreads small numbers over 32 bits (the finalizer of MurmurHash3); 0 stays 0. */
+function hash(value: number): number {
+  let h = value >>> 0;
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}
+
+function drawKey(): Key {
+  const frame = currentFrame();
+  if (frame?.random !== undefined) {
+    const { node } = frame.random.key;
+    return keyOf(node, hash(++frame.randomCalls));
+  }
+  const leaf = build.storage(Storage.ofHost(nextKey(), "u32"), [2], "u32", undefined);
+  // Data made inside a trace belongs outside of it.
+  return keyOf(new Tensor(leaf, true).node, 0);
+}
+
+function keyOf(words: Node, mixed: number): Key {
+  const word = (i: number) => build.reshape(build.slice(words, [i], [1], [1]), []);
+  return { first: mixed === 0 ? word(0) : apply("xor", word(0), mixed), second: word(1) };
+}
+
+/** What numbers the elements: a counter within a sample, and the sample. */
+interface Counters {
+  readonly element: Node;
+  readonly sample: Node;
+}
+
+function countersOf(shape: Shape, like: Node | undefined): Counters {
+  const rows = like === undefined ? undefined : currentFrame()?.random?.sampleIndex?.(like);
+  if (rows === undefined) return { element: positions(shape, -1), sample: build.full(shape, 0, "u32") };
+  const along = build.reshape(rows.index, shape.map((n, axis) => axis === rows.axis ? n : 1));
+  return { element: positions(shape, rows.axis), sample: build.broadcastTo(along, shape) };
+}
+
+/** The position of each element in row-major order, not counting the axis `without`. */
+function positions(shape: Shape, without: number): Node {
+  const counted = shape.filter((_, axis) => axis !== without);
+  const flat = build.iota(size(counted), "u32");
+  return build.broadcastTo(build.reshape(flat, shape.map((n, axis) => axis === without ? 1 : n)), shape);
+}
+
+/** The word of Threefry that belongs to each element; `stream` tells several words of one draw apart. */
+function bitsOf(key: Key, { element, sample }: Counters, stream = 0): Node {
+  const first = stream === 0 ? key.first : apply("xor", key.first, hash(0x80000000 + stream));
+  const { shape } = element;
+  return build.elementwise("threefry", build.broadcastTo(first, shape), build.broadcastTo(key.second, shape), element, sample);
+}
+
+/** In [0, 1), in steps of 2^-24: every one of them is an f32. */
+function uniformOf(bits: Node): Node {
+  return mul(build.cast(apply("shr", bits, 8), "f32"), 2 ** -24);
+}
+
+/** Box and Muller (1958), from a uniform in (0, 1] and an angle. */
+function normalOf(key: Key, counters: Counters): Node {
+  const radius = apply("sqrt", mul(apply("log", sub(1, uniformOf(bitsOf(key, counters)))), -2));
+  const angle = mul(uniformOf(bitsOf(key, counters, 1)), 2 * Math.PI);
+  return mul(radius, apply("cos", angle));
+}
+
+function drawShape(op: string, shape: Shape): Counters {
+  checkShape(op, shape);
+  return countersOf(shape, undefined);
+}
+
+/** u32, all values equally likely. */
+export function bits(shape: Shape): Tensor {
+  const counters = drawShape("random.bits", shape);
+  return new Tensor(bitsOf(drawKey(), counters));
+}
+
+/** f32 in [low, high), [0, 1) by default. */
+export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor {
+  const counters = drawShape("random.uniform", shape);
+  return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), options));
+}
+
+function scaled(unit: Node, options: { readonly low?: number; readonly high?: number }): Node {
+  const { low = 0, high = 1 } = options;
+  if (!Number.isFinite(low) || !Number.isFinite(high) || low > high) {
+    throw new ArgumentError("random.uniform", { got: `low ${low}, high ${high}`, need: "finite numbers, low <= high" });
+  }
+  const wide = high - low === 1 ? unit : mul(unit, high - low);
+  return low === 0 ? wide : add(wide, low);
+}
+
+/** f32 of mean 0 and variance 1. */
+export function normal(shape: Shape): Tensor {
+  const counters = drawShape("random.normal", shape);
+  return new Tensor(normalOf(drawKey(), counters));
+}
+
+/** bool, true with probability `p`. Throws ArgumentError unless p is from 0 to 1. */
+export function bernoulli(shape: Shape, p: number): Tensor {
+  const counters = drawShape("random.bernoulli", shape);
+  return new Tensor(chance(uniformOf(bitsOf(drawKey(), counters)), p));
+}
+
+function chance(unit: Node, p: number): Node {
+  if (!(p >= 0 && p <= 1)) throw new ArgumentError("random.bernoulli", { got: `p = ${p}`, need: "a probability, 0 to 1" });
+  return less(unit, p);
+}
+
+/** i32 from low to high - 1. A value is more likely than another by at most (high - low) / 2^32 of its probability. */
+export function integers(shape: Shape, options: { readonly low?: number; readonly high: number }): Tensor {
+  const { low = 0, high } = options;
+  if (!Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) || high <= low) {
+    throw new ArgumentError("random.integers", { got: `low ${low}, high ${high}`, need: "32-bit integers, low < high" });
+  }
+  const counters = drawShape("random.integers", shape);
+  const word = bitsOf(drawKey(), counters);
+  const offset = high - low === 2 ** 32 ? word : apply("irem", word, high - low);
+  return new Tensor(add(build.bitcast(offset, "i32"), low));
+}
+
+/** i32 [n]: 0 to n - 1 in random order. */
+export function permutation(n: number): Tensor {
+  const counters = drawShape("random.permutation", [n]);
+  return new Tensor(build.argsort(bitsOf(drawKey(), counters)));
+}
+
+/** f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that is cut. */
+export function uniformLike(x: Tensor): Tensor {
+  return new Tensor(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))));
+}
+
+/** f32 like `x` of mean 0 and variance 1; keyed by rows as `uniformLike`. */
+export function normalLike(x: Tensor): Tensor {
+  return new Tensor(normalOf(drawKey(), countersOf(x.shape, x.node)));
+}
+
+/** bool like `x`, true with probability `p`; keyed by rows as `uniformLike`. */
+export function bernoulliLike(x: Tensor, p: number): Tensor {
+  return new Tensor(chance(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))), p));
+}
+
