@@ -84,6 +84,7 @@ async function openPeers(peers: readonly Peer[], results: Result[], options: Ben
         throw new Error(`it runs on ${engine.runsOn}, not on ${first}; choose one with --adapter`);
       }
       opened.push({ peer, engine });
+      if (peer.target === "gpu" && first === undefined) navigator.chooseAdapter(engine.runsOn);
     } catch (error) {
       const failure = message(error);
       for (const { name } of workloads.filter((entry) => options.wants(entry.name))) {

@@ -25,6 +25,8 @@ export async function offerWebGPU(): Promise<string> {
   }
   const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
   if (adapter === null) throw new Error("no WebGPU adapter");
-  adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor;
+  // Dawn takes the adapter that bears the wanted name or none; its `info` does not tell that name.
+  const named = present === undefined ? wanted : undefined;
+  adapterName = named ?? (adapter.info.description || adapter.info.device || adapter.info.vendor);
   return adapterName;
 }

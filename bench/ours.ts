@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { compile, type Device, devices, grad, nn, optim, type Tensor, tensor } from "../src/index.ts";
+import { compile, type Device, devices, grad, nn, optim, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { field, type OpenPeer, type Peer, type Prepared } from "./peer.ts";
 import { type HostInput, layerNormEpsilon, sgdLearningRate, type Workload } from "./workloads.ts";
 
@@ -20,12 +20,16 @@ async function open(kind: "gpu" | "cpu"): Promise<OpenPeer> {
   const named = kind === "gpu" && adapter !== undefined ? { name: adapter } : {};
   const [device] = await devices({ kind, ...named });
   if (device === undefined) throw new Error(`shardwise found no ${kind} device`);
+  setDefaultDevice(device);
   const text = await readFile(new URL("../package.json", import.meta.url), "utf8");
   return {
     version: (JSON.parse(text) as { version: string }).version,
     runsOn: kind === "gpu" ? device.info.description : "generated JavaScript",
     prepare: (workload) => prepare(workload, device),
-    close: () => device.close(),
+    close() {
+      setDefaultDevice(undefined);
+      device.close();
+    },
   };
 }
 

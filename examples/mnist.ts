@@ -6,22 +6,22 @@
  *   npm run mnist -- --devices 5 --kind cpu        deno task mnist --help
  */
 import process from "node:process";
-import { data, type Device, devices, nn, optim, parallel, random, ShardwiseError } from "../src/index.ts";
+import {
+  data,
+  type Device,
+  devices,
+  nn,
+  optim,
+  parallel,
+  random,
+  setDefaultDevice,
+  ShardwiseError,
+} from "../src/index.ts";
 import { type Digits, first, loadMnist } from "./mnist/data.ts";
 import { type OptimizerName, type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
 import { type Run, type Sharing, writeReport } from "./mnist/report.ts";
 
 const reportPath = "runs/mnist/report.html";
-
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === undefined) console.log(usage);
-  else await main(options);
-} catch (error) {
-  if (!(error instanceof UsageError || error instanceof ShardwiseError)) throw error;
-  process.stderr.write(`mnist: ${error.message}\n${error instanceof UsageError ? "See --help.\n" : ""}`);
-  process.exitCode = 1;
-}
 
 async function main(options: Options): Promise<void> {
   const { train: everything, test } = await loadMnist();
@@ -33,6 +33,7 @@ async function main(options: Options): Promise<void> {
     console.log(`${batches} ${batches === 1 ? "batch" : "batches"} of ${rows} rows, shared ${shards.join(", ")}`);
   }
 
+  setDefaultDevice(chosen[0]); // where the first weights are computed
   random.seed(options.seed);
   const model = nn.sequential(nn.linear(784, 64), nn.relu(), nn.linear(64, 10));
   const trainer = nn.trainer(model, {
@@ -82,7 +83,9 @@ const optimizers = {
 async function chooseDevices({ devices: count, kind }: Options): Promise<Device[]> {
   const found = await devices(kind === undefined ? {} : { kind });
   if (found.length >= count) return found.slice(0, count);
-  return await devices({ kind: found[0]?.kind === "gpu" ? "gpu" : "cpu", virtual: count });
+  if (found[0]?.kind !== "gpu") return await devices({ kind: "cpu", virtual: count });
+  for (const device of found) device.close();
+  return await devices({ kind: "gpu", virtual: count });
 }
 
 function describe(device: Device): string {
@@ -128,4 +131,14 @@ function facts(options: Options, trained: number, validated: number): Run["facts
     runtime: deno === undefined ? `Node ${process.versions.node}` : `Deno ${deno}`,
     date: new Date().toISOString().slice(0, 16).replace("T", " ") + " UTC",
   };
+}
+
+try {
+  const options = parseOptions(process.argv.slice(2));
+  if (options === undefined) console.log(usage);
+  else await main(options);
+} catch (error) {
+  if (!(error instanceof UsageError || error instanceof ShardwiseError)) throw error;
+  process.stderr.write(`mnist: ${error.message}\n${error instanceof UsageError ? "See --help.\n" : ""}`);
+  process.exitCode = 1;
 }

@@ -49,13 +49,16 @@ for (const row of cases) {
 
 onEachDevice("an optimizer minimises, with gradients of a record", async (device) => {
   const parameters = { w: nn.parameter(tensor([3, -2], { device })), b: nn.parameter(tensor(1, { device })) };
-  const bound = optim.adam({ learningRate: 0.1 }).bind(parameters);
-  for (let i = 0; i < 150; i++) {
+  const bound = optim.adam({ learningRate: 0.15 }).bind(parameters);
+  let last = Infinity;
+  for (let i = 0; i < 100; i++) {
     const loss = parameters.w.sub(tensor([1, 2], { device })).square().sum().add(parameters.b.square());
     bound.step(grad(loss, parameters));
+    last = await loss.item();
   }
-  assertClose(await numbers(parameters.w), [1, 2], { atol: 1e-2 });
-  assertClose(await numbers(parameters.b), [0], { atol: 1e-2 });
+  assert.ok(last < 1e-3, `a loss of ${last}`);
+  assertClose(await numbers(parameters.w), [1, 2], { atol: 3e-2 });
+  assertClose(await numbers(parameters.b), [0], { atol: 3e-2 });
 });
 
 onEachDevice("parameters that are assigned to keep training", async (device) => {

@@ -27,7 +27,7 @@ async function run(code: string): Promise<void> {
   const printed: unknown[][] = [];
   const log = console.log;
   try {
-    const file = join(folder, "example.ts");
+    const file = join(folder, "example.mts");
     const index = new URL("../src/index.ts", import.meta.url).href;
     await writeFile(file, code.replaceAll('from "shardwise"', `from "${index}"`));
     console.log = (...values: unknown[]) => void printed.push(values);

@@ -172,10 +172,16 @@ function overwritesTooEarly(
   const buffer = ir.buffers.findIndex((entry) => entry.slot === slot);
   const loads = new Set<string>();
   const stores = new Set<string>();
+  // Where values of several roots are made one after the other, a later one may read what the first has written over.
+  let readsLater = false;
   eachStatement(ir.body, (statement) => {
-    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) loads.add(statement.expr.index.key);
+    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) {
+      loads.add(statement.expr.index.key);
+      readsLater ||= stores.size > 0;
+    }
     if (statement.kind === "store" && statement.buffer === buffer) stores.add(statement.index.key);
   });
+  if (readsLater) return true;
   for (const load of loads) if (!stores.has(load)) return true;
   return groups.slice(writer + 1).some(({ drafts }) => {
     const roots = drafts.map((draft) => draft.root);

@@ -1,4 +1,4 @@
-import type { Plan, Target } from "../compiler/plan.ts";
+import type { Plan, Program, Target } from "../compiler/plan.ts";
 import { flags } from "../debug/flags.ts";
 import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
@@ -16,6 +16,7 @@ import { Recorder } from "./recorder.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
 import { mapForReading, usage } from "./usage.ts";
+import { type ValidatedRun, Validator } from "./validate.ts";
 
 /** A GPUDevice and what was learned when it was opened. */
 export interface OpenedGpu {
@@ -34,7 +35,14 @@ const checkedFrom = 2 ** 20;
 const namedKernels = 8;
 
 type Step =
-  | { readonly kind: "dispatch"; readonly compiled: CompiledProgram; readonly groups: BindGroups }
+  | {
+    readonly kind: "dispatch";
+    readonly compiled: CompiledProgram;
+    readonly groups: BindGroups;
+    /** The plan's own: an equal one that was compiled before may lack the reference. */
+    readonly program: Program;
+    readonly slots: readonly number[];
+  }
   | { readonly kind: "copy"; readonly from: number; readonly to: number; readonly bytes: number };
 
 class GpuExecutable implements Executable {
@@ -73,6 +81,7 @@ export class WebGpuDevice implements Device {
   readonly #staging: MemoryPool<GPUBuffer>;
   readonly #scratch: Scratch<GPUBuffer>;
   readonly #timer: DispatchTimer | undefined;
+  readonly #validator: Validator | undefined;
   readonly #failed = new WeakSet<GPUBuffer>();
   #submittedLast: readonly string[] = [];
   #dispatches = 0;
@@ -107,6 +116,14 @@ export class WebGpuDevice implements Device {
     this.#scratch = new Scratch(this.#pool);
     if (flags().debug >= 2 && device.features.has("timestamp-query")) {
       this.#timer = new DispatchTimer(device, this.name);
+    }
+    if (flags().validate) {
+      this.#validator = new Validator({
+        name: this.name,
+        recorder: this.#recorder,
+        staging: this.#staging,
+        lifetime: this.#lifetime,
+      });
     }
     device.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
@@ -175,6 +192,7 @@ export class WebGpuDevice implements Device {
     const copy = memory.getMappedRange(0, bytes).slice(0);
     memory.unmap();
     this.#staging.give(staging);
+    if (this.#validator !== undefined) await this.#validated(this.#validator, "read");
     this.#lifetime.rethrow();
     this.#bytesRead += bytes;
     return copy;
@@ -185,6 +203,10 @@ export class WebGpuDevice implements Device {
     this.#recorder.flush();
     await this.#gpu.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
     this.#lifetime.require("sync");
+    if (this.#validator !== undefined) {
+      await this.#validated(this.#validator, "sync");
+      this.#validator.report();
+    }
     this.#lifetime.rethrow();
   }
 
@@ -201,10 +223,12 @@ export class WebGpuDevice implements Device {
     const steps = plan.steps.map((step): Step => {
       if (step.kind === "copy") return step;
       const compiled = programs[step.program];
-      if (compiled === undefined) {
+      const program = plan.programs[step.program];
+      if (compiled === undefined || program === undefined) {
         throw new InternalError("load", { got: `program ${step.program}`, need: "an index into the plan's programs" });
       }
-      return { kind: "dispatch", compiled, groups: new BindGroups(this.#gpu.device, compiled, step) };
+      const groups = new BindGroups(this.#gpu.device, compiled, step);
+      return { kind: "dispatch", compiled, groups, program, slots: step.slots };
     });
     const lease = this.#scratch.lease(plan.temporaries.map((slot) => plan.slots[slot]?.bytes ?? 0));
     debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#pipelines.compiled - before)}`);
@@ -225,9 +249,10 @@ export class WebGpuDevice implements Device {
     }
     const { plan, steps, lease } = executable;
     const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
-    for (const step of steps) {
-      if (step.kind === "dispatch") this.#dispatch(step.compiled, step.groups, slots);
-      else this.#copy(slots[step.from], slots[step.to], step.bytes);
+    if (this.#validator === undefined) {
+      for (const step of steps) this.#step(step, slots);
+    } else {
+      this.#runValidated(this.#validator.begin(), steps, slots);
     }
     this.#timer?.report(this.#recorder);
   }
@@ -254,6 +279,33 @@ export class WebGpuDevice implements Device {
   /** Behaves from now on as a device that was lost. For tests of what is done about it. */
   lose(message: string): void {
     this.#end("lost", message);
+  }
+
+  #step(step: Step, slots: readonly (Block<GPUBuffer> | undefined)[]): void {
+    if (step.kind === "dispatch") this.#dispatch(step.compiled, step.groups, slots);
+    else this.#copy(slots[step.from], slots[step.to], step.bytes);
+  }
+
+  #runValidated(run: ValidatedRun, steps: readonly Step[], slots: readonly (Block<GPUBuffer> | undefined)[]): void {
+    try {
+      for (const step of steps) {
+        const record = () => this.#step(step, slots);
+        if (step.kind === "dispatch") {
+          run.dispatch(step.program, step.slots.map((slot) => slots[slot]), record);
+        } else {
+          record();
+          run.changed(slots[step.to]);
+        }
+      }
+    } finally {
+      run.end();
+    }
+  }
+
+  /** Waits until the kernels so far are compared. */
+  async #validated(validator: Validator, op: string): Promise<void> {
+    await validator.checked;
+    this.#lifetime.require(op);
   }
 
   #dispatch(
@@ -332,6 +384,7 @@ export class WebGpuDevice implements Device {
 
   #end(reason: DeviceLoss["reason"], message: string): void {
     if (!this.#lifetime.end(reason, message)) return;
+    this.#validator?.report();
     this.#recorder.drop();
     this.#gpu.device.destroy();
     this.#gpu.ended();

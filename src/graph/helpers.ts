@@ -7,6 +7,30 @@ export const wgslHelpers = {
   let large = sign(x) * (1.0 - 2.0 / (exp(2.0 * min(abs(x), 15.0)) + 1.0));
   return select(large, small, abs(x) < 0.25);
 }`,
+  // Taylor series below 1 (relative error under 3e-8).
+  sinh: `fn sw_sinh(x: f32) -> f32 {
+  let z = x * x;
+  let small = x + x * z * (0.16666667 + z * (0.0083333338 + z * (0.0001984127 + z * 0.0000027557319)));
+  return select(sinh(x), small, abs(x) < 1.0);
+}`,
+  // Cephes' asinf (Moshier): a polynomial to 0.5, beyond it π/2 - 2 asin(√((1 - |x|) / 2)).
+  asin: `fn sw_asin(x: f32) -> f32 {
+  let a = abs(x);
+  let outer = a > 0.5;
+  let z = select(x * x, 0.5 * (1.0 - a), outer);
+  let s = select(a, sqrt(z), outer);
+  let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
+  return sign(x) * select(p, 1.5707963 - 2.0 * p, outer);
+}`,
+  // The same polynomial; π/2 - asin(x) would lose what is small near 1.
+  acos: `fn sw_acos(x: f32) -> f32 {
+  let a = abs(x);
+  let outer = a > 0.5;
+  let z = select(x * x, 0.5 * (1.0 - a), outer);
+  let s = select(x, sqrt(z), outer);
+  let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
+  return select(1.5707963 - p, select(2.0 * p, 3.1415927 - 2.0 * p, x < 0.0), outer);
+}`,
   // Taylor series below 0.5; beyond, Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
   erf: `fn sw_erf(x: f32) -> f32 {
   let a = abs(x);

@@ -20,3 +20,7 @@ export type { CrossEntropyOptions } from "./losses.ts";
 export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy } from "./metrics.ts";
 export type { AccuracyOptions } from "./metrics.ts";
 export type { RowOptions } from "./rows.ts";
+export { Trainer, trainer } from "./trainer.ts";
+export type { BatchEvent, BatchOf, BatchSource, DefaultBatch, FitOptions, RowsOptions, TensorRecord, TrainerOptions } from "./trainer.ts";
+export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./history.ts";
+export type { ProgressStyle } from "./progress.ts";

@@ -32,7 +32,7 @@ export function reduceGradients(
     }
   });
   if (penalty !== undefined) for (let i = 0; i < length; i++) total[i]! += penalty[i]!;
-  return Float32Array.from(total);
+  return new Float32Array(total);
 }
 
 /** Element-wise sum of equally long lists, in order. */

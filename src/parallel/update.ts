@@ -42,8 +42,8 @@ export function firstScalars(rule: UpdateRule): Float32Array {
 }
 
 /**
- * The state after one update. Where `apply` (a bool scalar) is given and false, it is the state as it was.
- * `finite` tells whether the step's loss was finite; once it was not, nothing is updated any more.
+ * The state after one update. With a `guard` of bool scalars, it is the state as it was where the step counted nothing or its
+ * loss was not finite; and once it was not finite, nothing is updated any more.
  */
 export function updated(
   rule: UpdateRule,
@@ -64,19 +64,18 @@ export function updated(
     step: updates.add(1),
     learningRate,
   });
-  const own = names.map((name) => result.scalars[name]!.reshape([1]));
-  const stillHealthy = guard === undefined ? healthy : where(guard.finite, healthy, 0);
-  const next: State<Tensor> = {
-    parameters: result.parameter,
-    slots: rule.slots.map((name) => result.slots[name]!),
-    scalars: concat([stillHealthy.reshape([1]), updates.add(1).reshape([1]), ...own], { axis: 0 }),
-  };
-  if (guard === undefined) return next;
+  const slots = rule.slots.map((name) => result.slots[name]!);
+  const scalars = [updates.add(1), ...names.map((name) => result.scalars[name]!)];
+  if (guard === undefined) return { parameters: result.parameter, slots, scalars: joined([healthy, ...scalars]) };
+  const stillHealthy = where(guard.finite, healthy, 0);
   const apply = stillHealthy.notEqual(0).and(guard.counted);
-  const kept = concat([stillHealthy.reshape([1]), state.scalars.slice({ axis: 0, start: 1 })], { axis: 0 });
   return {
-    parameters: where(apply, next.parameters, state.parameters),
-    slots: next.slots.map((slot, i) => where(apply, slot, state.slots[i]!)),
-    scalars: where(apply, next.scalars, kept),
+    parameters: where(apply, result.parameter, state.parameters),
+    slots: slots.map((slot, i) => where(apply, slot, state.slots[i]!)),
+    scalars: joined([stillHealthy, ...scalars.map((x, i) => where(apply, x, scalar(i + 1)))]),
   };
+}
+
+function joined(scalars: readonly Tensor[]): Tensor {
+  return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
 }

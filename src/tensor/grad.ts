@@ -48,12 +48,13 @@ export function vjp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   cotangent: TreeOf<R, Tensor>,
-): [value: R, cotangents: TreeOf<P, Tensor>] {
+): [value: R, cotangents: TreeOf<P, Tensor>];
+export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotangent: unknown): [unknown, unknown] {
   const value = fn(primals);
   const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
   const cotangents = matching("vjp", "cotangent", cotangent, outputs.leaves);
   const nodes = pullBack("vjp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node), cotangents);
-  return [value, inputs.rebuild(nodes.map((node) => new Tensor(node))) as TreeOf<P, Tensor>];
+  return [value, inputs.rebuild(nodes.map((node) => new Tensor(node)))];
 }
 
 /**
@@ -64,7 +65,8 @@ export function jvp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   tangents: TreeOf<P, Tensor>,
-): [value: R, tangents: TreeOf<R, Tensor>] {
+): [value: R, tangents: TreeOf<R, Tensor>];
+export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangents: unknown): [unknown, unknown] {
   const value = fn(primals);
   const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];
   const directions = matching("jvp", "tangent", tangents, inputs.leaves);
@@ -74,7 +76,7 @@ export function jvp<P extends Tree, R extends Tree>(
   const forward = back.length === 0
     ? dummies.map((node) => build.full(node.shape, 0, "f32"))
     : gradients(back, dummies, directions).map((node) => withoutDummies(node, dummies));
-  return [value, outputs.rebuild(forward.map((node) => new Tensor(node))) as TreeOf<R, Tensor>];
+  return [value, outputs.rebuild(forward.map((node) => new Tensor(node)))];
 }
 
 /** The nodes of a tree that has a tensor like each of `leaves`. */

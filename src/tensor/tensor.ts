@@ -424,9 +424,6 @@ export class Tensor implements Pending {
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
   }
-  [Symbol.for("Deno.customInspect")](): string {
-    return this.toString();
-  }
 
   #map(op: ElementwiseName): Tensor {
     return new Tensor(e.apply(op, this.node));

@@ -5,8 +5,12 @@ import { isTensor, type Tensor } from "./tensor.ts";
 /** A tensor, or arrays and records of them. */
 export type Tree = Tensor | readonly Tree[] | { readonly [key: string]: Tree };
 
+/** Any tree with leaves of one kind. */
+export type AnyTree<Leaf> = Leaf | readonly AnyTree<Leaf>[] | { readonly [key: string]: AnyTree<Leaf> };
+
 /** A tree of the same form with other leaves. */
-export type TreeOf<T, Leaf> = T extends Tensor ? Leaf
+export type TreeOf<T, Leaf> = [Tree] extends [T] ? AnyTree<Leaf>
+  : T extends Tensor ? Leaf
   : T extends readonly unknown[] ? { -readonly [K in keyof T]: TreeOf<T[K], Leaf> }
   : T extends object ? { -readonly [K in keyof T]: TreeOf<T[K], Leaf> }
   : T;

@@ -1,7 +1,7 @@
 /** An optimizer bound to parameters, for training without the trainer: eagerly, or inside `compile`. */
 import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
-import { concat, full, zeros } from "../../tensor/create.ts";
+import { concat, full, tensor, zeros } from "../../tensor/create.ts";
 import { isTracing } from "../../tensor/frame.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { assignAll, isPacked, pack, type Packed } from "../flat.ts";
@@ -43,6 +43,8 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   readonly #rule: UpdateRule;
   readonly #names: readonly string[];
   readonly #list: readonly Tensor[];
+  /** `step` and the scalars in one vector, of which those in `state` are views: a kernel can bind few buffers. */
+  readonly #scalars: Tensor;
   #packed: Packed;
   /** Updates made outside a trace: what a plain function of the step is asked for. */
   #steps = 0;
@@ -57,10 +59,16 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     }
     this.#packed = pack(`optim.${rule.name}.bind`, this.#list);
     const length = this.#packed.base.size;
+    const scalars = this.#scalars = tensor([0, ...Object.values(rule.scalars)]);
+    const view = (offset: number) => {
+      const scalar = full([], 0);
+      scalar.aliasOf(scalars, offset);
+      return scalar;
+    };
     this.state = Object.freeze({
       ...Object.fromEntries(rule.slots.map((name) => [name, zeros([length])])),
-      ...Object.fromEntries(Object.entries(rule.scalars).map(([name, value]) => [name, full([], value)])),
-      step: full([], 0),
+      ...Object.fromEntries(Object.keys(rule.scalars).map((name, i) => [name, view(i + 1)])),
+      step: view(0),
     });
   }
 
@@ -80,8 +88,8 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     });
     base.assign(result.parameter);
     for (const name of rule.slots) this.state[name]!.assign(result.slots[name]!);
-    for (const name of Object.keys(rule.scalars)) this.state[name]!.assign(result.scalars[name]!);
-    this.state["step"]!.assign(step);
+    const scalars = Object.keys(rule.scalars).map((name) => result.scalars[name]!);
+    this.#scalars.assign(concat([step, ...scalars].map((scalar) => scalar.reshape([1]))));
     if (!isTracing()) this.#steps++;
   }
 

@@ -1,0 +1,267 @@
+/** Every elementwise op, cast and bitcast on every device against the interpreter: values of all kinds, all dtypes. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { simplify } from "../src/compiler/simplify.ts";
+import * as g from "../src/graph/build.ts";
+import { type DType, dtypeNames, toElement } from "../src/graph/dtype.ts";
+import { interpret } from "../src/graph/interpret.ts";
+import type { Node } from "../src/graph/node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../src/graph/ops.ts";
+import { Batch, type Comparison, ulp } from "./batch.ts";
+import { onEachDevice, type Tolerance } from "./harness.ts";
+
+const names = Object.keys(table) as ElementwiseName[];
+const record = (op: ElementwiseName): ElementwiseOp => table[op];
+
+/** What is promised of an op's f32 results; integers and bools are exact. */
+interface Promised extends Tolerance {
+  /** For which operands a result is promised. All by default. */
+  readonly when?: (...x: number[]) => boolean;
+  readonly zeroSigns?: boolean;
+}
+
+/** The smallest normal f32: below it devices may flush to 0. */
+const least = 1.2e-38;
+const exact: Promised = {};
+const signed: Promised = { zeroSigns: true };
+const number = (...x: number[]) => !x.some(Number.isNaN);
+const finite = (...x: number[]) => x.every(Number.isFinite);
+const below = (limit: number) => (x: number) => Math.abs(x) <= limit;
+/** Correctly rounded or the other neighbour, as WGSL has it. */
+const rounded: Promised = { rtol: ulp, atol: least };
+
+const promises: Record<ElementwiseName, Promised> = {
+  neg: signed,
+  abs: signed,
+  sign: { when: number },
+  // Of a negative number there is no root, and drivers differ in what they give instead.
+  sqrt: { rtol: 2 * ulp, atol: least, when: (x) => x >= 0 },
+  // WGSL promises 3 + 2|x| ulp; lavapipe needs 63 at 87, where the exponent's low bits are lost.
+  exp: { rtol: 180 * ulp, atol: least, when: (x) => !(Math.abs(x) > 87 && Math.abs(x) < 100) && number(x) },
+  // From 0.25 on it is exp(x) - 1, which multiplies the error of exp by 5.
+  expm1: { rtol: 180 * ulp, atol: least, when: (x) => x <= 87 },
+  // WGSL: 2^-21 absolutely between 0.5 and 2, 3 ulp elsewhere.
+  log: { rtol: 4 * ulp, atol: 2 ** -21, when: (x) => x >= least },
+  // From 0.0625 on it is log(1 + x): rounding 1 + x alone costs 2^-24 / 0.06; beyond that the error of log.
+  log1p: { rtol: 16 * ulp, atol: 2 ** -21, when: (x) => x > -1 },
+  // WGSL: 2^-11 absolutely between -π and π. Beyond, nothing is promised.
+  sin: { atol: 2 ** -11, when: below(3.1415927) },
+  cos: { atol: 2 ** -11, when: below(3.1415927) },
+  // The quotient of the two.
+  tan: { atol: 2 ** -10, rtol: 2 ** -8, when: (x) => below(3.1415927)(x) && Math.abs(Math.cos(x)) > 0.1 },
+  // Polynomials and roots of our own.
+  asin: { rtol: 8 * ulp, when: below(1) },
+  acos: { rtol: 8 * ulp, when: below(1) },
+  // WGSL: 4096 ulp.
+  atan: { rtol: 4096 * ulp, atol: least, when: number },
+  // The error of exp; near 0 a polynomial.
+  sinh: { rtol: 180 * ulp, when: below(80) },
+  cosh: { rtol: 180 * ulp, when: below(80) },
+  // A polynomial near 0, a quotient of exponentials beyond: no relative accuracy is lost anywhere.
+  tanh: { rtol: 16 * ulp, when: number },
+  // Abramowitz and Stegun 7.1.26: 1.5e-7 absolutely, and the rounding of a sum near 1.
+  erf: { atol: 5e-7, when: number },
+  floor: exact,
+  ceil: exact,
+  trunc: exact,
+  round: exact,
+  relu: { when: number },
+  not: exact,
+  bitNot: exact,
+  add: rounded,
+  sub: rounded,
+  mul: { ...rounded, zeroSigns: true },
+  // WGSL: 2.5 ulp.
+  div: { rtol: 2.5 * ulp, atol: least, zeroSigns: true },
+  idiv: exact,
+  irem: exact,
+  // exp2(y log2(x)): the error of the logarithm times its size, which is 128 at most.
+  pow: {
+    rtol: 512 * ulp,
+    atol: least,
+    when: (x, y) => finite(x, y) && x !== 0 && (x ** y === 0 || Number.isNaN(x ** y) || inRange(x ** y)),
+  },
+  max: { when: number },
+  min: { when: number },
+  // WGSL: 4096 ulp; nothing at the origin.
+  atan2: { rtol: 4096 * ulp, atol: least, when: (y, x) => finite(y, x) && x !== 0 && y !== 0 },
+  and: exact,
+  or: exact,
+  xor: exact,
+  shl: exact,
+  shr: exact,
+  lt: exact,
+  le: exact,
+  eq: exact,
+  ne: exact,
+  where: signed,
+  threefry: exact,
+};
+
+function inRange(x: number): boolean {
+  return Math.abs(x) > least && Math.abs(x) < 1e38;
+}
+
+const bothSigns = (values: readonly number[]) => values.flatMap((x) => [x, -x]);
+const special = [0, -0, Infinity, -Infinity, NaN];
+
+/** Operands of one-operand ops. */
+const one: Record<DType, readonly number[]> = {
+  f32: [
+    ...special,
+    ...bothSigns([1e-30, 1e-20, 1e-10, 1e-8, 1e-6, 1e-4, 1e-3, 0.01, 0.06, 0.07, 0.1, 0.24, 0.26, 0.49999997, 0.5, 0.51]),
+    ...bothSigns([0.75, 0.9, 0.99, 0.99999994, 1, 1.0001, 1.5, 2, 2.5, 3, 3.1415925, 3.5, 4.5, 5, 7.25, 10, 16, 20.5]),
+    ...bothSigns([50, 80, 87, 100, 1000, 65537.5, 4194304.5, 8388609, 1e10, 1e20, 1e30, 1e37]),
+  ],
+  i32: [0, ...bothSigns([1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 1e9, 2147483647]), -2147483648],
+  u32: [0, 1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 16777217, 1e9, 2147483647, 2147483648, 3e9, 4294967295],
+  bool: [0, 1],
+};
+
+/** Operands of which every pair is tried. */
+const each: Record<DType, readonly number[]> = {
+  ...one,
+  f32: [...special, ...bothSigns([1e-30, 1e-8, 1e-3, 0.1, 0.5, 1, 1.5, 2, 3, 7.25, 10, 100, 1e4, 1e8, 1e30])],
+};
+
+/** Columns of operands: all combinations of the values. */
+function combinations(...lists: (readonly number[])[]): number[][] {
+  let rows: number[][] = [[]];
+  for (const list of lists) rows = rows.flatMap((row) => list.map((x) => [...row, x]));
+  return lists.map((_, i) => rows.map((row) => row[i]!));
+}
+
+/** Key words and counters of Random123's known answers for threefry2x32 with 20 rounds, and the first words they give. */
+const threefryAnswers = [
+  { x: [0, 0, 0, 0], first: 0x6b200159 },
+  { x: [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], first: 0x1cb996fc },
+  { x: [0x13198a2e, 0x03707344, 0x243f6a88, 0x85a308d3], first: 0xc4923a9c },
+];
+
+function operands(op: ElementwiseName, dtype: DType): number[][] {
+  if (op === "where") return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
+  if (op === "threefry") {
+    const columns = combinations(...Array.from({ length: 4 }, () => [0, 1, 12345, 3e9, 4294967295]));
+    return columns.map((column, i) => [...threefryAnswers.map(({ x }) => x[i]!), ...column]);
+  }
+  return record(op).arity === 1 ? [[...one[dtype]]] : combinations(each[dtype], each[dtype]);
+}
+
+const operandDTypes = (op: ElementwiseName, dtype: DType): DType[] =>
+  Array.from({ length: record(op).arity }, (_, i) => op === "where" && i === 0 ? "bool" : dtype);
+
+onEachDevice("every elementwise op, for every dtype and kind of value", async (device) => {
+  const batch = new Batch();
+  // Equal columns are one leaf: ops that share their operands share kernels.
+  const leaves = new Map<string, Node>();
+  for (const op of names) {
+    const promised = promises[op];
+    assert.ok(promised !== undefined, `no promise for ${op}`);
+    for (const dtype of record(op).takes) {
+      const columns = operands(op, dtype);
+      const rounded = columns.map((column) => column.map((x) => toElement(dtype, x)));
+      const src = operandDTypes(op, dtype).map((own, i) => {
+        const key = `${own}:${columns[i]!.map((x) => Object.is(x, -0) ? "-0" : x)}`;
+        const leaf = leaves.get(key) ?? batch.leaf([columns[i]!.length], own, columns[i]!);
+        leaves.set(key, leaf);
+        return leaf;
+      });
+      const { when, ...tolerance } = promised;
+      const comparison: Comparison = dtype === "f32"
+        ? { ...tolerance, specified: (i) => when === undefined || when(...rounded.map((column) => column[i]!)) }
+        : {};
+      batch.check(`${op} of ${dtype}`, g.elementwise(op, ...src), comparison);
+    }
+  }
+  await batch.run(device);
+});
+
+onEachDevice("threefry gives the known answers", async (device) => {
+  const batch = new Batch();
+  const columns = [0, 1, 2, 3].map((i) => batch.leaf([3], "u32", threefryAnswers.map(({ x }) => x[i]!)));
+  const answer = batch.leaf([3], "u32", threefryAnswers.map(({ first }) => first));
+  const right = g.elementwise("eq", g.elementwise("threefry", ...columns), answer);
+  const expected = interpret([right], new Map([...columns, answer].map((node, i) => [
+    node,
+    i < 4 ? threefryAnswers.map(({ x }) => x[i]!) : threefryAnswers.map(({ first }) => first),
+  ])))[0]!;
+  assert.deepEqual([...expected], [1, 1, 1]);
+  batch.check("known answers", right);
+  await batch.run(device);
+});
+
+onEachDevice("every cast and bitcast", async (device) => {
+  const batch = new Batch();
+  const f32 = [...one.f32, ...bothSigns([2147483520, 2147483648, 4294967040, 4294967296, 3e9, 1.9, 1e-40])];
+  const leaves: Record<DType, Node> = {
+    f32: batch.leaf([f32.length], "f32", f32),
+    i32: batch.leaf([one.i32.length + 1], "i32", [...one.i32, 16777217]),
+    u32: batch.leaf([one.u32.length], "u32", one.u32),
+    bool: batch.leaf([2], "bool", one.bool),
+  };
+  for (const from of dtypeNames) {
+    for (const to of dtypeNames) {
+      // An integer of more than 24 bits rounds to either neighbour.
+      if (from !== to) batch.check(`cast ${from} to ${to}`, g.cast(leaves[from], to), to === "f32" ? { rtol: ulp } : {});
+    }
+  }
+  // Bits of numbers, of -0, of infinities and of one NaN; what a subnormal keeps of its bits is the device's affair.
+  const words = [...one.f32, 1.9].map((x) => new Int32Array(Float32Array.of(x).buffer)[0]!);
+  const bits: Record<"f32" | "i32" | "u32", Node> = {
+    f32: batch.leaf([one.f32.length], "f32", one.f32),
+    i32: batch.leaf([words.length], "i32", words),
+    u32: batch.leaf([words.length], "u32", words.map((word) => word >>> 0)),
+  };
+  for (const from of ["f32", "i32", "u32"] as const) {
+    for (const to of ["f32", "i32", "u32"] as const) {
+      if (from !== to) batch.check(`bitcast ${from} to ${to}`, g.bitcast(bits[from], to), { zeroSigns: true });
+    }
+  }
+  batch.check("there and back", g.bitcast(g.elementwise("neg", g.bitcast(bits.u32, "f32")), "u32"), {
+    specified: (i) => !Number.isNaN([...one.f32, 1.9][i]!),
+  });
+  await batch.run(device);
+});
+
+onEachDevice("every elementwise op on scalars, on nothing, and on five axes", async (device) => {
+  const batch = new Batch();
+  const mild = (count: number, dtype: DType, seed: number) =>
+    Array.from({ length: count }, (_, i) => {
+      const x = Math.sin(12.9898 * i + 78.233 * seed);
+      return dtype === "f32" ? 0.05 + 0.9 * Math.abs(x) : dtype === "bool" ? Number(x > 0) : Math.floor(20 * Math.abs(x));
+    });
+  for (const shape of [[], [3, 0, 2], [7, 1, 1, 5, 1]]) {
+    const count = shape.reduce((n, length) => n * length, 1);
+    const leaves = new Map<string, Node>();
+    const leaf = (dtype: DType, i: number) => {
+      const known = leaves.get(dtype + i) ?? batch.leaf(shape, dtype, mild(count, dtype, i + 1));
+      leaves.set(dtype + i, known);
+      return known;
+    };
+    for (const op of names) {
+      const [dtype] = record(op).takes;
+      const { when: _, ...tolerance } = promises[op];
+      const comparison: Tolerance = dtype === "f32" ? tolerance : {};
+      batch.check(`${op} of [${shape}]`, g.elementwise(op, ...operandDTypes(op, dtype!).map(leaf)), comparison);
+    }
+  }
+  await batch.run(device);
+});
+
+test("constants fold to what the interpreter gives, rounded", () => {
+  for (const op of names) {
+    for (const dtype of record(op).takes) {
+      const columns = operands(op, dtype);
+      const stride = Math.max(1, Math.floor(columns[0]!.length / 64));
+      for (let i = 0; i < columns[0]!.length; i += stride) {
+        const node = g.elementwise(op, ...operandDTypes(op, dtype).map((own, k) => g.constant(columns[k]![i]!, own)));
+        const [folded] = simplify([node], new Set());
+        assert.equal(folded!.op, "const", `${op} of ${dtype}`);
+        const expected = toElement(node.dtype, interpret([node], new Map())[0]![0]!);
+        const value = interpret([folded!], new Map())[0]![0]!;
+        const what = `${op}(${columns.map((column) => column[i])}) of ${dtype}`;
+        assert.ok(value === expected || Object.is(value, expected), `${what}: got ${value}, need ${expected}`);
+      }
+    }
+  }
+});
