@@ -213,6 +213,25 @@ onEachDevice("edges of tiles: contractions of every small shape", async (device)
   }
 });
 
+onEachDevice("contractions large enough for blocks, plain, transposed, padded, batched, with an epilogue", async (device) => {
+  for (const [m, k, n] of [[32, 5, 32], [33, 7, 40], [70, 9, 66], [64, 20, 35]] as const) {
+    const [a, at, b, bias] = [g.input([m, k], "f32"), g.input([k, m], "f32"), g.input([k, n], "f32"), g.input([n], "f32")];
+    const inputs = [a, at, b, bias];
+    const data = inputs.map((input, i) => sine(size(input.shape), i + 1));
+    const batch = [2, m, k, n];
+    const product = e("mul", g.broadcastTo(keep(a, 2), batch), g.broadcastTo(keep(b, 0), batch));
+    const roots = [
+      e("relu", e("add", matmul(a, b), g.broadcastTo(bias, [m, n]))),
+      g.reshape(matmul(g.permute(at, [1, 0]), b), [m * n]),
+      g.permute(matmul(g.pad(a, [1, 0], [0, 2]), g.pad(b, [0, 3], [2, 0])), [1, 0]),
+      g.reduce("sum", product, [2]),
+    ];
+    const expected = interpret(roots, new Map(inputs.map((input, i) => [input, data[i]!])));
+    const actual = await evaluate(device, { roots, inputs }, data);
+    actual.forEach((values, i) => assertClose(values, expected[i]!, { message: `[${m}, ${k}] @ [${k}, ${n}], variant ${i}`, atol: 1e-5 }));
+  }
+});
+
 onEachDevice("long reductions of awkward lengths", async (device) => {
   for (const shape of [[10007], [3, 20011], [9000, 5]]) {
     const x = g.input(shape, "f32");

@@ -203,12 +203,12 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
   },
   scatterAdd(batch) {
     const shape = [3, 11, 5];
-    for (const dtype of numbers) {
-      const values = batch.leaf(shape, dtype);
-      for (const axis of [0, 1, 2]) {
-        for (const length of [1, 6]) {
-          const index = batch.leaf(shape, "i32", positions(size(shape), length));
-          batch.check(`${dtype}, axis ${axis}, to ${length}`, g.scatterAdd(index, values, axis, length));
+    for (const axis of [0, 1, 2]) {
+      for (const length of [1, 6]) {
+        const index = batch.leaf(shape, "i32", positions(size(shape), length));
+        // One kernel each: a driver compiles them slowly, so not every dtype for every axis.
+        for (const dtype of axis === 1 && length === 6 ? numbers : ["f32"] as const) {
+          batch.check(`${dtype}, axis ${axis}, to ${length}`, g.scatterAdd(index, batch.leaf(shape, dtype), axis, length));
         }
       }
     }
@@ -225,7 +225,9 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
   },
   argsort(batch) {
     for (const dtype of numbers) {
-      for (const shape of [[1], [2], [3], [17], [64], [300], [70, 5], [3, 1], [2, 3, 10], [0, 4], [4, 0]]) {
+      // Every length is a kernel of its own.
+      const shapes = dtype === "f32" ? [[2], [3], [17], [64], [70, 5], [2, 3, 10]] : [[37], [70, 5]];
+      for (const shape of [[1], [3, 1], [0, 4], [4, 0], ...shapes]) {
         batch.check(`${dtype} [${shape}]`, g.argsort(batch.leaf(shape, dtype, sortable(size(shape), dtype))));
       }
     }

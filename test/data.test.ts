@@ -45,7 +45,9 @@ test("a shuffled epoch has every row once, fields stay together, and the order f
       const order = seen.flatMap((batch) => listOf(batch.x));
       assert.deepEqual([...order].sort((a, b) => a - b), Array.from(x));
       assert.deepEqual(seen.flatMap((batch) => listOf(batch.y)), order.flatMap((i) => [2 * i, 2 * i + 1]));
-      assert.ok(seen.every((batch, i) => batch.x.shape[0] === (i < seen.length - 1 ? batchSize : rows - i * batchSize)));
+      assert.ok(
+        seen.every((batch, i) => batch.x.shape[0] === (i < seen.length - 1 ? batchSize : rows - i * batchSize)),
+      );
       assert.deepEqual(make(), seen);
     },
   ));
@@ -113,7 +115,9 @@ test("nested lists become f32, or bool", () => {
 });
 
 test("tensors are read by for await, and need it", async () => {
-  const batches = data.batches({ x: tensor([[1, 2], [3, 4], [5, 6]]), y: Int32Array.from([7, 8, 9]) }, { batchSize: 2 });
+  const batches = data.batches({ x: tensor([[1, 2], [3, 4], [5, 6]]), y: Int32Array.from([7, 8, 9]) }, {
+    batchSize: 2,
+  });
   assert.throws(() => [...batches], ArgumentError);
   const seen: number[][] = [];
   for await (const batch of batches) seen.push([...batch.x.data, ...batch.y.data]);
@@ -122,7 +126,9 @@ test("tensors are read by for await, and need it", async () => {
 });
 
 test("a host batch becomes tensors", async () => {
-  const [batch] = [...data.batches({ x: data.array(Uint8Array.from([1, 2]), { scale: 0.5 }), y: [true, false] }, { batchSize: 2 })];
+  const [batch] = [
+    ...data.batches({ x: data.array(Uint8Array.from([1, 2]), { scale: 0.5 }), y: [true, false] }, { batchSize: 2 }),
+  ];
   const { x, y } = data.tensors(batch!);
   assert.deepEqual(await x.array(), [0.5, 1]);
   assert.deepEqual(await y.array(), [true, false]);
@@ -130,10 +136,16 @@ test("a host batch becomes tensors", async () => {
 
 test("what does not fit is refused where it is given", () => {
   const x = new Float32Array(4);
-  assert.throws(() => data.batches({ x, y: new Float32Array(3) }, { batchSize: 2 }), (error: Error) =>
-    error instanceof ShapeError && /x: 4 rows, y: 3 rows/.test(error.message));
-  for (const batchSize of [0, -1, 1.5, NaN, Infinity]) assert.throws(() => data.batches({ x }, { batchSize }), ArgumentError);
-  for (const shuffle of [-1, 0.5, NaN]) assert.throws(() => data.batches({ x }, { batchSize: 1, shuffle }), ArgumentError);
+  assert.throws(
+    () => data.batches({ x, y: new Float32Array(3) }, { batchSize: 2 }),
+    (error: Error) => error instanceof ShapeError && /x: 4 rows, y: 3 rows/.test(error.message),
+  );
+  for (const batchSize of [0, -1, 1.5, NaN, Infinity]) {
+    assert.throws(() => data.batches({ x }, { batchSize }), ArgumentError);
+  }
+  for (const shuffle of [-1, 0.5, NaN]) {
+    assert.throws(() => data.batches({ x }, { batchSize: 1, shuffle }), ArgumentError);
+  }
   assert.throws(() => data.batches({}, { batchSize: 1 }), ArgumentError);
   assert.throws(() => data.batches({ x: [[1, 2], [3]] }, { batchSize: 1 }), ShapeError);
   assert.throws(() => data.batches({ x: [1, true] }, { batchSize: 1 }), DTypeError);

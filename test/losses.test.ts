@@ -110,7 +110,12 @@ onEachDevice("mse is the mean over elements, or over weighted rows or tokens", a
 onEachDevice("masked rows weigh as much as they count (x = 1..7, w = 1)", async (device) => {
   const x = tensor([1, 2, 3, 4, 5, 6, 7], { device });
   const w = tensor(1, { device });
-  for (const [mask, gradient] of [[[1, 1, 1, 1, 1, 1, 1], 40], [[1, 1, 1, 1, 0, 0, 0], 15], [[1, 0, 0, 1, 1, 1, 1], 50.8]] as const) {
+  for (
+    const [mask, gradient] of [[[1, 1, 1, 1, 1, 1, 1], 40], [[1, 1, 1, 1, 0, 0, 0], 15], [
+      [1, 0, 0, 1, 1, 1, 1],
+      50.8,
+    ]] as const
+  ) {
     const loss = nn.mse(x.mul(w), x.mul(0), { weights: tensor(mask, { device }) });
     assertClose([await number(grad(loss.mean, [w])[0]!)], [gradient]);
   }
@@ -213,7 +218,8 @@ test("crossEntropy is at most two kernels, its gradient included", () => {
   const weights = placeholder([128], "f32");
   const probabilities = placeholder([128, 10], "f32");
   const inputs = [logits, labels, weights, probabilities].map((x) => x.node);
-  const kernels = (...roots: Tensor[]) => compileGraph({ roots: roots.map((x) => x.node), inputs }, nullDevice().target).steps.length;
+  const kernels = (...roots: Tensor[]) =>
+    compileGraph({ roots: roots.map((x) => x.node), inputs }, nullDevice().target).steps.length;
   const losses = {
     labels: nn.crossEntropy(logits, labels),
     weights: nn.crossEntropy(logits, labels, { weights }),

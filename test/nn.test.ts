@@ -114,7 +114,12 @@ onEachDevice("layerNorm agrees with PyTorch, backward too", async (device) => {
   assertClose(await numbers(dweight!), flat(given.dweight), { atol: 1e-5, rtol: 1e-4, message: "dweight" });
   assertClose(await numbers(dbias!), flat(given.dbias), { atol: 1e-5, message: "dbias" });
   const wide = nn.layerNorm([2, 2], { affine: false });
-  assertClose(await numbers(wide.forward(tensor([[[1, 2], [3, 4]]], { device }))), [-1.341636, -0.447212, 0.447212, 1.341636], { atol: 1e-5 });
+  assertClose(await numbers(wide.forward(tensor([[[1, 2], [3, 4]]], { device }))), [
+    -1.341636,
+    -0.447212,
+    0.447212,
+    1.341636,
+  ], { atol: 1e-5 });
   assert.throws(() => wide.forward(tensor([1, 2], { device })), ShapeError);
 });
 
@@ -128,9 +133,19 @@ onEachDevice("gelu agrees with PyTorch's exact one", async (device) => {
 
 onEachDevice("activations are layers", async (device) => {
   const x = tensor([[-1, 0], [1, 2]], { device });
-  const all = [nn.relu(), nn.tanh(), nn.sigmoid(), nn.silu(), nn.softplus(), nn.softmax(), nn.logSoftmax(), nn.softmax({ axis: 0 })];
+  const all = [
+    nn.relu(),
+    nn.tanh(),
+    nn.sigmoid(),
+    nn.silu(),
+    nn.softplus(),
+    nn.softmax(),
+    nn.logSoftmax(),
+    nn.softmax({ axis: 0 }),
+  ];
   const each = (f: (x: number) => number) => [-1, 0, 1, 2].map(f);
-  const rows = (f: (x: number, of: number[]) => number) => [[-1, 0], [1, 2]].flatMap((row) => row.map((v) => f(v, row)));
+  const rows = (f: (x: number, of: number[]) => number) =>
+    [[-1, 0], [1, 2]].flatMap((row) => row.map((v) => f(v, row)));
   const total = (of: number[]) => of.reduce((sum, v) => sum + Math.exp(v), 0);
   const expected = [
     each((v) => Math.max(v, 0)),
@@ -264,7 +279,7 @@ test("what is saved is loaded: every dtype, any name, scalars and empty tensors"
     const path = join(folder, "x.safetensors");
     const tensors = {
       floats: tensor([[1.5, -0, 3e-40], [Infinity, -Infinity, NaN]]),
-      "flags \"π\"": tensor([true, false, true]),
+      'flags "π"': tensor([true, false, true]),
       ints: tensor([-1, 2147483647], { dtype: "i32" }),
       words: tensor([4294967295], { dtype: "u32" }),
       scalar: tensor(7),
@@ -319,7 +334,11 @@ test("smaller dtypes of other programs are widened exactly", async () => {
   assert.deepEqual(await numbers(loaded["half"]!), [1.5, -(2 ** -24), Infinity]);
   assert.deepEqual(await numbers(loaded["brain"]!), [-1.5]);
   assert.deepEqual([loaded["short"]!.dtype, ...await numbers(loaded["short"]!)], ["i32", -2]);
-  assert.deepEqual([loaded["byte"]!.dtype, loaded["byte"]!.shape.length, ...await numbers(loaded["byte"]!)], ["i32", 0, 200]);
+  assert.deepEqual([loaded["byte"]!.dtype, loaded["byte"]!.shape.length, ...await numbers(loaded["byte"]!)], [
+    "i32",
+    0,
+    200,
+  ]);
 });
 
 test("files that are not well-formed are refused", () => {
@@ -335,6 +354,9 @@ test("files that are not well-formed are refused", () => {
   assert.throws(() => io.decode(entry({ shape: [-1] })), ArgumentError);
   assert.throws(() => io.decode(entry({ shape: "1" })), ArgumentError);
   assert.throws(() => io.decode(entry({ data_offsets: [4, 0] })), ArgumentError);
-  assert.throws(() => io.decode(file({ x: { dtype: "F32", shape: [1], data_offsets: [4, 8] } }, new Uint8Array(8))), /no gap/);
+  assert.throws(
+    () => io.decode(file({ x: { dtype: "F32", shape: [1], data_offsets: [4, 8] } }, new Uint8Array(8))),
+    /no gap/,
+  );
   assert.throws(() => io.decode(file({}, four)), ArgumentError);
 });

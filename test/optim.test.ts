@@ -23,12 +23,19 @@ async function numbers(x: Tensor): Promise<number[]> {
 for (const row of cases) {
   const title = `${row.name} ${JSON.stringify(row.options)}`;
   onEachDevice(`${title}: the path of the reference, eagerly`, async (device) => {
-    const [a, b] = [nn.parameter(tensor(initial.slice(0, 2), { device })), nn.parameter(tensor([initial.slice(2)], { device }))];
+    const [a, b] = [
+      nn.parameter(tensor(initial.slice(0, 2), { device })),
+      nn.parameter(tensor([initial.slice(2)], { device })),
+    ];
     const bound = make(row).bind([a, b]);
     for (const [step, gradient] of gradients.entries()) {
       bound.step([tensor(gradient.slice(0, 2), { device }), tensor([gradient.slice(2)], { device })]);
       if (step % 6 === 1 || step === gradients.length - 1) {
-        assertClose([...await numbers(a), ...await numbers(b)], row.path[step]!, { atol: 1e-6, rtol: 2e-6, message: `step ${step}` });
+        assertClose([...await numbers(a), ...await numbers(b)], row.path[step]!, {
+          atol: 1e-6,
+          rtol: 2e-6,
+          message: `step ${step}`,
+        });
       }
     }
     assert.equal(await bound.state["step"]!.item(), gradients.length);
@@ -82,7 +89,9 @@ onEachDevice("a state that was saved goes on where it was", async (device) => {
   const bound = rule.bind([p]);
   await run(3, p, bound);
   const saved = Object.fromEntries(
-    await Promise.all(Object.entries(bound.state).map(async ([name, x]) => [name, tensor(await x.array() as number[])] as const)),
+    await Promise.all(
+      Object.entries(bound.state).map(async ([name, x]) => [name, tensor(await x.array() as number[])] as const),
+    ),
   );
   const q = nn.parameter(tensor(await numbers(p), { device }));
   const again = rule.bind([q]);
@@ -119,7 +128,9 @@ const schedules: Record<string, optim.Schedule> = {
 for (const [name, schedule] of Object.entries(schedules)) {
   onEachDevice(`a ${name} schedule is the same on the host and in a graph`, async (device) => {
     const steps = Array.from({ length: 25 }, (_, i) => i + 1);
-    const graph = await Promise.all(steps.map(async (step) => Number(await schedule.graph(tensor(step, { device })).item())));
+    const graph = await Promise.all(
+      steps.map(async (step) => Number(await schedule.graph(tensor(step, { device })).item())),
+    );
     assertClose(graph, steps.map(schedule), { atol: 1e-6, rtol: 1e-5 });
   });
 }
@@ -153,10 +164,16 @@ onEachDevice("a schedule of optim works inside compile, a plain function is refu
 test("learning rates and options that make no sense are refused", () => {
   for (const learningRate of [NaN, -1, Infinity, "0.1" as unknown as number]) {
     for (const make of [optim.sgd, optim.adam, optim.adamw, optim.nadam]) {
-      assert.throws(() => make({ learningRate }), (error: Error) => error instanceof ArgumentError && /learning rate/.test(error.message));
+      assert.throws(
+        () => make({ learningRate }),
+        (error: Error) => error instanceof ArgumentError && /learning rate/.test(error.message),
+      );
     }
   }
-  assert.throws(() => optim.learningRateAt(optim.sgd({ learningRate: (step) => 1 - step }), 3), /learning rate -2 at step 3/);
+  assert.throws(
+    () => optim.learningRateAt(optim.sgd({ learningRate: (step) => 1 - step }), 3),
+    /learning rate -2 at step 3/,
+  );
   assert.equal(optim.learningRateAt(optim.adam(), 5), 1e-3);
   assert.throws(() => optim.sgd({ learningRate: 1, momentum: 1 }), ArgumentError);
   assert.throws(() => optim.sgd({ learningRate: 1, nesterov: true }), ArgumentError);

@@ -1,11 +1,30 @@
-/** The batch axis followed through graphs: each rule, the errors, and a law checked against the interpreter. */
+/**
+ * The batch axis followed through graphs: each rule, the errors, and a law checked against the interpreter.
+ */
 import { test } from "node:test";
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { DecompositionError } from "../src/errors.ts";
 import {
-  argsort, bitcast, broadcastTo, cast, concat, constant, elementwise, expand, full, gather, input, iota, pad, permute, reduce, reshape,
-  scatterAdd, slice, stopGradient,
+  argsort,
+  bitcast,
+  broadcastTo,
+  cast,
+  concat,
+  constant,
+  elementwise,
+  expand,
+  full,
+  gather,
+  input,
+  iota,
+  pad,
+  permute,
+  reduce,
+  reshape,
+  scatterAdd,
+  slice,
+  stopGradient,
 } from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
@@ -59,10 +78,19 @@ test("reshapes keep track of what is inside and outside of a row", () => {
   assert.deepEqual(judge((x, _w, rows) => reshape(reshape(x, [rows * 3]), [rows, 3])), batched(0));
   assert.deepEqual(judge((x, _w, rows) => reshape(x, [1, rows, 1, 3])), batched(1));
   assert.deepEqual(judge((x, _w, rows) => reshape(permute(x, [1, 0]), [3 * rows])), batched(0, { outer: 3 }));
-  assert.deepEqual(judge((x, _w, rows) => reshape(reshape(permute(x, [1, 0]), [3 * rows]), [3, rows])), batched(1));
+  assert.deepEqual(
+    judge((x, _w, rows) => reshape(reshape(permute(x, [1, 0]), [3 * rows]), [3, rows])),
+    batched(1),
+  );
   assert.deepEqual(judge((x, _w, rows) => reshape(x, [rows * 2, 6]), [4, 3]), batched(0, { inner: 2 }));
-  assert.deepEqual(judge((x, _w, rows) => concat([reshape(x, [rows * 3]), reshape(x, [rows * 3])], 0)), batched(0, { outer: 2, inner: 3 }));
-  assert.deepEqual(judge((x, _w, rows) => slice(concat([x, x], 0), [rows, 0], [rows, 3], [1, 1])), batched(0));
+  assert.deepEqual(
+    judge((x, _w, rows) => concat([reshape(x, [rows * 3]), reshape(x, [rows * 3])], 0)),
+    batched(0, { outer: 2, inner: 3 }),
+  );
+  assert.deepEqual(
+    judge((x, _w, rows) => slice(concat([x, x], 0), [rows, 0], [rows, 3], [1, 1])),
+    batched(0),
+  );
   mixing((x, _w, rows) => reshape(permute(x, [1, 0]), [rows, 3]), "reshape", /cuts through the rows/);
 });
 
@@ -72,21 +100,29 @@ test("sums over rows are partial, and stay so through linear ops", () => {
   assert.deepEqual(judge((x, w) => elementwise("div", elementwise("neg", sumRows(x)), w)), partial);
   assert.deepEqual(judge((x) => add(sumRows(x), sumRows(elementwise("exp", x)))), partial);
   assert.deepEqual(judge((x) => elementwise("sub", sumRows(x), full([3], 0, "f32"))), partial);
-  assert.deepEqual(judge((x) => elementwise("where", cast(iota(3), "bool"), sumRows(x), full([3], 0, "f32"))), partial);
+  assert.deepEqual(
+    judge((x) => elementwise("where", cast(iota(3), "bool"), sumRows(x), full([3], 0, "f32"))),
+    partial,
+  );
   assert.deepEqual(judge((x) => expand(reshape(sumRows(x), [1, 3]), [5, 3])), partial);
   assert.deepEqual(judge((x) => pad(sumRows(x), [1], [1])), partial);
   assert.deepEqual(judge((x) => concat([sumRows(x), sumRows(x)], 0)), partial);
   assert.deepEqual(judge((x) => gather(sumRows(x), iota(3), 0)), partial);
   assert.deepEqual(judge((x) => scatterAdd(iota(3), sumRows(x), 0, 5)), partial);
   assert.deepEqual(judge((x) => stopGradient(sumRows(x))), partial);
-  const counted = (x: Node) => cast(reduce("sum", cast(elementwise("lt", x, full(x.shape, 0, "f32")), "i32"), [0]), "f32");
+  const counted = (x: Node) =>
+    cast(reduce("sum", cast(elementwise("lt", x, full(x.shape, 0, "f32")), "i32"), [0]), "f32");
   assert.deepEqual(judge(counted), partial);
 });
 
 test("a contraction over the rows is partial, one over features keeps them", () => {
   const matmul = (a: Node, b: Node) => {
     const shape = [a.shape[0]!, a.shape[1]!, b.shape[1]!];
-    return reduce("sum", mul(expand(reshape(a, [...a.shape, 1]), shape), expand(reshape(b, [1, ...b.shape]), shape)), [1]);
+    return reduce(
+      "sum",
+      mul(expand(reshape(a, [...a.shape, 1]), shape), expand(reshape(b, [1, ...b.shape]), shape)),
+      [1],
+    );
   };
   assert.deepEqual(judge((x, w) => matmul(x, reshape(w, [3, 1]))), batched(0));
   assert.deepEqual(judge((x) => matmul(permute(x, [1, 0]), x)), partial);
@@ -115,7 +151,11 @@ test("lookups: tables by rows, classes by label, bins that rows add to", () => {
 test("what mixes rows throws, with the op, what it got and what to do", () => {
   const mean = (x: Node, rows: number) => elementwise("mul", sumRows(x), full([3], 1 / rows, "f32"));
   mixing((x, _w, rows) => elementwise("sub", x, broadcastTo(mean(x, rows), x.shape)), "mul", /1\/rows/);
-  mixing((x) => elementwise("sub", x, broadcastTo(sumRows(x), x.shape)), "expand", /spread over those rows again/);
+  mixing(
+    (x) => elementwise("sub", x, broadcastTo(sumRows(x), x.shape)),
+    "expand",
+    /spread over those rows again/,
+  );
   mixing((x) => reduce("amax", x, [0]), "amax", /axis 0/);
   mixing((x) => elementwise("exp", sumRows(x)), "exp", /not linear/);
   mixing((x) => mul(sumRows(x), sumRows(x)), "mul", /not linear/);
@@ -127,14 +167,21 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
   mixing((x) => slice(x, [0, 0], [2, 3], [1, 1]), "slice", /some of the rows/);
   mixing((x) => pad(x, [1, 0], [0, 0]), "pad", /shifted/);
   mixing((x, w) => concat([x, reshape(w, [1, 3])], 0), "concat", /joined/);
-  mixing((x, _w, rows) => add(x, expand(reshape(cast(iota(rows), "f32"), [rows, 1]), [rows, 3])), "add", /positions within the shard/);
+  mixing(
+    (x, _w, rows) => add(x, expand(reshape(cast(iota(rows), "f32"), [rows, 1]), [rows, 3])),
+    "add",
+    /positions within the shard/,
+  );
   mixing((x) => bitcast(sumRows(x), "u32"), "bitcast", /not linear/);
   mixing((x) => cast(sumRows(x), "i32"), "cast", /not linear/);
   mixing((x, _w, rows) => mul(x, full(x.shape, rows, "f32")), "expand", /spread over those rows/);
 });
 
 test("traces of other ops for other numbers of rows are refused", () => {
-  assert.throws(() => judge((x, _w, rows) => elementwise(rows === 1009 ? "exp" : "sin", x)), DecompositionError);
+  assert.throws(
+    () => judge((x, _w, rows) => elementwise(rows === 1009 ? "exp" : "sin", x)),
+    DecompositionError,
+  );
 });
 
 test("along one trace alone nothing of the batch is mistaken for small numbers of rows", () => {
@@ -148,11 +195,14 @@ test("along one trace alone nothing of the batch is mistaken for small numbers o
 });
 
 test("a graph of 20,000 ops is followed without recursion", () => {
-  assert.deepEqual(judge((x) => {
-    let y = x;
-    for (let i = 0; i < 20_000; i++) y = elementwise("neg", elementwise("exp", y));
-    return y;
-  }), batched(0));
+  assert.deepEqual(
+    judge((x) => {
+      let y = x;
+      for (let i = 0; i < 20_000; i++) y = elementwise("neg", elementwise("exp", y));
+      return y;
+    }),
+    batched(0),
+  );
 });
 
 /** Steps of a random function of rows; each is tried, and skipped where it does not fit the shape. */
@@ -185,11 +235,15 @@ function apply(x: Node, w: Node, rows: number, { kind, a, b }: Step, fits: (by: 
     case 9:
       return rank > 0 ? pad(x, x.shape.map((_, i) => i === axis ? 1 : 0), x.shape.map(() => 0)) : x;
     case 10:
-      return rank > 0 ? slice(x, x.shape.map(() => 0), x.shape.map((n, i) => i === axis ? 1 : n), x.shape.map(() => 1)) : x;
+      return rank > 0
+        ? slice(x, x.shape.map(() => 0), x.shape.map((n, i) => i === axis ? 1 : n), x.shape.map(() => 1))
+        : x;
     case 11:
       return mul(x, full(x.shape, rows, "f32"));
     case 12:
-      return fits(rank > 0 && size(x.shape) % (rows * 2) === 0) ? reshape(x, [rows, 2, size(x.shape) / (rows * 2)]) : x;
+      return fits(rank > 0 && size(x.shape) % (rows * 2) === 0)
+        ? reshape(x, [rows, 2, size(x.shape) / (rows * 2)])
+        : x;
     default:
       return rank > 0 ? add(x, elementwise("neg", reshape(x, x.shape))) : x;
   }
@@ -197,54 +251,78 @@ function apply(x: Node, w: Node, rows: number, { kind, a, b }: Step, fits: (by: 
 
 test("law: what is judged batched, partial or replicated is so on random functions and cuts", () => {
   let judged = 0;
-  fc.assert(fc.property(
-    fc.array(step, { minLength: 1, maxLength: 6 }),
-    fc.integer({ min: 1, max: 7 }),
-    fc.integer({ min: 1, max: 4 }),
-    (steps, n, parts) => {
-      const decisions = new Map<number, boolean>();
-      const build: Build = (x, w, rows) =>
-        steps.reduce((y, s, i) =>
-          apply(y, w, rows, s, (by) => {
-            if (!decisions.has(i)) decisions.set(i, by);
-            return decisions.get(i)!;
-          }), x);
-      let spread: Spread;
-      try {
-        spread = judge(build, [2], [2]);
-      } catch (error) {
-        assert.ok(error instanceof DecompositionError, String(error));
-        return;
-      }
-      if (spread.kind === "shard") return;
-      judged++;
-      const values = Float64Array.from({ length: n * 2 }, (_, i) => Math.sin(1 + i));
-      const w = input([2], "f32");
-      const run = (from: number, rows: number) => {
-        const x = input([rows, 2], "f32");
-        const root = build(x, w, rows);
-        return { shape: root.shape, values: interpret([root], new Map<Node, ArrayLike<number>>([[x, values.slice(from * 2, (from + rows) * 2)], [w, [0.5, -2]]]))[0]! };
-      };
-      const whole = run(0, n);
-      const sizes = shardSizes(n, parts).filter((rows) => rows > 0);
-      const shards = shardOffsets(sizes).map((from, i) => run(from, sizes[i]!));
-      const combined = new Float64Array(whole.values.length);
-      shards.forEach((shard, k) => {
-        const from = shardOffsets(sizes)[k]!;
-        shard.values.forEach((value, i) => {
-          if (spread.kind === "partial") combined[i]! += value;
-          else if (spread.kind === "replicated") combined[i] = value;
-          else combined[position(spread, i, shard.shape, sizes[k]!, from, n)] = value;
+  fc.assert(
+    fc.property(
+      fc.array(step, { minLength: 1, maxLength: 6 }),
+      fc.integer({ min: 1, max: 7 }),
+      fc.integer({ min: 1, max: 4 }),
+      (steps, n, parts) => {
+        const decisions = new Map<number, boolean>();
+        const build: Build = (x, w, rows) =>
+          steps.reduce((y, s, i) =>
+            apply(y, w, rows, s, (by) => {
+              if (!decisions.has(i)) decisions.set(i, by);
+              return decisions.get(i)!;
+            }), x);
+        let spread: Spread;
+        try {
+          spread = judge(build, [2], [2]);
+        } catch (error) {
+          assert.ok(error instanceof DecompositionError, String(error));
+          return;
+        }
+        if (spread.kind === "shard") return;
+        judged++;
+        const values = Float64Array.from({ length: n * 2 }, (_, i) => Math.sin(1 + i));
+        const w = input([2], "f32");
+        const run = (from: number, rows: number) => {
+          const x = input([rows, 2], "f32");
+          const root = build(x, w, rows);
+          return {
+            shape: root.shape,
+            values: interpret(
+              [root],
+              new Map<Node, ArrayLike<number>>([[x, values.slice(from * 2, (from + rows) * 2)], [w, [
+                0.5,
+                -2,
+              ]]]),
+            )[0]!,
+          };
+        };
+        const whole = run(0, n);
+        const sizes = shardSizes(n, parts).filter((rows) => rows > 0);
+        const shards = shardOffsets(sizes).map((from, i) => run(from, sizes[i]!));
+        const combined = new Float64Array(whole.values.length);
+        shards.forEach((shard, k) => {
+          const from = shardOffsets(sizes)[k]!;
+          shard.values.forEach((value, i) => {
+            if (spread.kind === "partial") combined[i]! += value;
+            else if (spread.kind === "replicated") combined[i] = value;
+            else combined[position(spread, i, shard.shape, sizes[k]!, from, n)] = value;
+          });
         });
-      });
-      for (let i = 0; i < combined.length; i++) assert.ok(Math.abs(combined[i]! - whole.values[i]!) < 1e-9, `${spread.kind}: ${combined} is not ${whole.values}`);
-    },
-  ), { numRuns: 400 });
+        for (let i = 0; i < combined.length; i++) {
+          assert.ok(
+            Math.abs(combined[i]! - whole.values[i]!) < 1e-9,
+            `${spread.kind}: ${combined} is not ${whole.values}`,
+          );
+        }
+      },
+    ),
+    { numRuns: 400 },
+  );
   assert.ok(judged > 50, `only ${judged} functions were judged`);
 });
 
 /** Where element i of a shard lies in the whole. */
-function position(spread: Extract<Spread, { kind: "batched" }>, i: number, shape: readonly number[], rows: number, from: number, n: number): number {
+function position(
+  spread: Extract<Spread, { kind: "batched" }>,
+  i: number,
+  shape: readonly number[],
+  rows: number,
+  from: number,
+  n: number,
+): number {
   const after = size(shape.slice(spread.axis + 1));
   const length = shape[spread.axis]!;
   const before = Math.floor(i / (after * length));

@@ -2,7 +2,13 @@
 import { test, type TestContext } from "node:test";
 import assert from "node:assert/strict";
 import type { Device } from "../src/devices/device.ts";
-import { DecompositionError, DeviceError, NonFiniteLossError, ReplicaMismatchError, ShapeError } from "../src/errors.ts";
+import {
+  DecompositionError,
+  DeviceError,
+  NonFiniteLossError,
+  ReplicaMismatchError,
+  ShapeError,
+} from "../src/errors.ts";
 import * as nn from "../src/nn/nn.ts";
 import { adam, sgd } from "../src/nn/optim/index.ts";
 import type { Optimizer } from "../src/nn/optim/optimizer.ts";
@@ -30,13 +36,31 @@ function linear(w: Tensor): Program {
   };
 }
 
-function executor(devices: readonly Device[], parameters: readonly Tensor[], program: Program, more: Partial<ConstructorParameters<typeof Executor>[0]> & { optimizer?: Optimizer } = {}): Executor {
+function executor(
+  devices: readonly Device[],
+  parameters: readonly Tensor[],
+  program: Program,
+  more: Partial<ConstructorParameters<typeof Executor>[0]> & { optimizer?: Optimizer } = {},
+): Executor {
   const rule = more.optimizer ?? sgd({ learningRate: 1 });
-  return new Executor({ devices, parameters, rule, learningRate: 1, program, seed: 7, checkEvery: 1, ...more });
+  return new Executor({
+    devices,
+    parameters,
+    rule,
+    learningRate: 1,
+    program,
+    seed: 7,
+    checkEvery: 1,
+    ...more,
+  });
 }
 
 /** The gradient of the loss at w = 1, as the change of w in a step of learning rate 1. */
-async function gradientOn(devices: readonly Device[], batch: Record<string, HostTensor>, program: (w: Tensor) => Program = linear): Promise<number> {
+async function gradientOn(
+  devices: readonly Device[],
+  batch: Record<string, HostTensor>,
+  program: (w: Tensor) => Program = linear,
+): Promise<number> {
   const w = nn.parameter(tensor([1]));
   await executor(devices, [w], program(w)).step(batch);
   return 1 - (await w.data())[0]!;
@@ -58,16 +82,21 @@ function onCounts(name: string, body: (devices: Device[], context: TestContext) 
 onCounts("the gradient of a batch does not depend on how it is cut", async (devices) => {
   const cases: [n: number, gradient: number][] = [[7, 40], [4, 15], [2, 5], [1, 2]];
   for (const [n, gradient] of cases) {
-    assertClose([await gradientOn(devices, { x: host(upTo(n)) })], [gradient], { message: `x = 1..${n} on ${devices.length}` });
+    assertClose([await gradientOn(devices, { x: host(upTo(n)) })], [gradient], {
+      message: `x = 1..${n} on ${devices.length}`,
+    });
   }
 });
 
-onCounts("a masked row counts nowhere, and a shard that counts nothing contributes nothing", async (devices) => {
-  const masked = (mask: number[]) => ({ x: host(upTo(7)), mask: host(mask) });
-  assertClose([await gradientOn(devices, masked([1, 1, 1, 1, 0, 0, 0]))], [15]);
-  assertClose([await gradientOn(devices, masked([1, 0, 0, 1, 1, 1, 1]))], [50.8]);
-  assertClose([await gradientOn(devices, masked([0, 0, 0, 0, 0, 0, 2]))], [98]);
-});
+onCounts(
+  "a masked row counts nowhere, and a shard that counts nothing contributes nothing",
+  async (devices) => {
+    const masked = (mask: number[]) => ({ x: host(upTo(7)), mask: host(mask) });
+    assertClose([await gradientOn(devices, masked([1, 1, 1, 1, 0, 0, 0]))], [15]);
+    assertClose([await gradientOn(devices, masked([1, 0, 0, 1, 1, 1, 1]))], [50.8]);
+    assertClose([await gradientOn(devices, masked([0, 0, 0, 0, 0, 0, 2]))], [98]);
+  },
+);
 
 onCounts("losses of tokens are averaged over tokens", async (devices) => {
   const w = nn.parameter(tensor([1]));
@@ -95,9 +124,15 @@ onCounts("metrics combine by what they count", async (devices) => {
   const w = nn.parameter(tensor([1]));
   const program: Program = (batch) => {
     const { x, right } = batch as Fields;
-    return { loss: nn.mse(x!.mul(w), zeros(x!.shape)), metrics: { accuracy: nn.metric({ sum: right!.sum(), count: full([], x!.shape[0]!) }) } };
+    return {
+      loss: nn.mse(x!.mul(w), zeros(x!.shape)),
+      metrics: { accuracy: nn.metric({ sum: right!.sum(), count: full([], x!.shape[0]!) }) },
+    };
   };
-  const { scores } = await executor(devices, [w], program).step({ x: host(upTo(7)), right: host([1, 1, 1, 0, 0, 1, 0]) });
+  const { scores } = await executor(devices, [w], program).step({
+    x: host(upTo(7)),
+    right: host([1, 1, 1, 0, 0, 1, 0]),
+  });
   assertClose([meansOf(scores)["accuracy"]!], [4 / 7]);
 });
 
@@ -132,30 +167,35 @@ onCounts("a batch that counts nothing updates nothing, and says so", async (devi
   assertClose(await w.data(), [0.9]);
 });
 
-onCounts("a loss that is not finite is an error before any update, and training goes on after it", async (devices) => {
-  const w = nn.parameter(tensor([1]));
-  const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
-  await train.step({ x: host(upTo(7)) });
-  const before = await w.array();
-  for (const bad of [NaN, Infinity]) {
-    await assert.rejects(train.step({ x: host([1, 2, 3, 4, 5, 6, bad]) }), (error: unknown) => {
-      assert.ok(error instanceof NonFiniteLossError);
-      assert.match(error.got, /at step \d/);
-      return true;
-    });
-    assert.deepEqual(await w.array(), before);
-  }
-  await train.step({ x: host(upTo(7)) });
-  assertClose(await w.data(), [0.36]);
-});
+onCounts(
+  "a loss that is not finite is an error before any update, and training goes on after it",
+  async (devices) => {
+    const w = nn.parameter(tensor([1]));
+    const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
+    await train.step({ x: host(upTo(7)) });
+    const before = await w.array();
+    for (const bad of [NaN, Infinity]) {
+      await assert.rejects(train.step({ x: host([1, 2, 3, 4, 5, 6, bad]) }), (error: unknown) => {
+        assert.ok(error instanceof NonFiniteLossError);
+        assert.match(error.got, /at step \d/);
+        return true;
+      });
+      assert.deepEqual(await w.array(), before);
+    }
+    await train.step({ x: host(upTo(7)) });
+    assertClose(await w.data(), [0.36]);
+  },
+);
 
 test("steps enqueued after a loss that is not finite change nothing, and say which step it was", async () => {
   const devices = (await virtualDevices("cpu", 1))!;
   const w = nn.parameter(tensor([1]));
   const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
   const good = { x: host(upTo(7)) };
-  const steps = [await train.enqueue(good), await train.enqueue({ x: host([NaN]) }), await train.enqueue(good), await train.enqueue(good)];
-  const outcomes = await Promise.allSettled(steps.map(({ outcome }) => outcome));
+  const batches = [good, { x: host([NaN]) }, good, good];
+  const outcomes = await Promise.allSettled(
+    batches.map((batch) => train.enqueue(batch).then(({ outcome }) => outcome)),
+  );
   assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "rejected", "rejected"]);
   for (const outcome of outcomes.slice(1)) {
     assert.ok(outcome.status === "rejected" && outcome.reason instanceof NonFiniteLossError);
@@ -166,50 +206,60 @@ test("steps enqueued after a loss that is not finite change nothing, and say whi
   assertClose(await w.data(), [0.36]);
 });
 
-onCounts("a parameter that the user assigns to counts from the next step on; older tensors keep their value", async (devices) => {
-  const w = nn.parameter(tensor([1]));
-  const b = nn.parameter(tensor([0]));
-  const program: Program = (batch) => {
-    const { x } = batch as Fields;
-    return { loss: nn.mse(x!.mul(w).add(b), zeros(x!.shape)), metrics: {} };
-  };
-  const train = executor(devices, [w, b], program, { learningRate: 0.01 });
-  await train.step({ x: host([-1, 1]) });
-  const old = w.detach();
-  assertClose(await w.data(), [0.98]);
-  w.assign(tensor([2]));
-  b.assign(tensor([1]));
-  await train.step({ x: host([-1, 1]) });
-  assertClose([...await w.data(), ...await b.data()], [1.96, 0.98]);
-  assertClose(await old.data(), [0.98]);
-  // All replicas were given the new values: otherwise the check of each step would have thrown.
-  await train.step({ x: host([-1, 1]) });
-});
-
-onCounts("dropout does not depend on the number of devices, and differs from step to step", async (devices) => {
-  const run = async (some: readonly Device[], seed: number) => {
-    const w = nn.parameter(full([6], 1));
-    const drop = nn.dropout(0.5);
+onCounts(
+  "a parameter that the user assigns to counts from the next step on; older tensors keep their value",
+  async (devices) => {
+    const w = nn.parameter(tensor([1]));
+    const b = nn.parameter(tensor([0]));
     const program: Program = (batch) => {
       const { x } = batch as Fields;
-      const y = drop.forward(drop.forward(x!.mul(w)).reshape([x!.shape[0]! * 2, 3]));
-      return { loss: nn.mse(y, zeros(y.shape)), metrics: {} };
+      return { loss: nn.mse(x!.mul(w).add(b), zeros(x!.shape)), metrics: {} };
     };
-    const train = executor(some, [w], program, { seed });
-    const seen: Float32Array[] = [];
-    for (let i = 0; i < 2; i++) {
-      await train.step({ x: host(new Array<number>(42).fill(1), [7, 6]) });
-      seen.push(Float32Array.from(await w.data()));
-      w.assign(full([6], 1));
-    }
-    return seen;
-  };
-  const [one, several, other] = [await run(devices.slice(0, 1), 1), await run(devices, 1), await run(devices, 2)];
-  assertClose(several[0]!, one[0]!);
-  assertClose(several[1]!, one[1]!);
-  assert.notDeepEqual(several[0], several[1]);
-  assert.notDeepEqual(several[0], other[0]);
-});
+    const train = executor(devices, [w, b], program, { learningRate: 0.01 });
+    await train.step({ x: host([-1, 1]) });
+    const old = w.detach();
+    assertClose(await w.data(), [0.98]);
+    w.assign(tensor([2]));
+    b.assign(tensor([1]));
+    await train.step({ x: host([-1, 1]) });
+    assertClose([...await w.data(), ...await b.data()], [1.96, 0.98]);
+    assertClose(await old.data(), [0.98]);
+    // All replicas were given the new values: otherwise the check of each step would have thrown.
+    await train.step({ x: host([-1, 1]) });
+  },
+);
+
+onCounts(
+  "dropout does not depend on the number of devices, and differs from step to step",
+  async (devices) => {
+    const run = async (some: readonly Device[], seed: number) => {
+      const w = nn.parameter(full([6], 1));
+      const drop = nn.dropout(0.5);
+      const program: Program = (batch) => {
+        const { x } = batch as Fields;
+        const y = drop.forward(drop.forward(x!.mul(w)).reshape([x!.shape[0]! * 2, 3]));
+        return { loss: nn.mse(y, zeros(y.shape)), metrics: {} };
+      };
+      const train = executor(some, [w], program, { seed });
+      const seen: Float32Array[] = [];
+      for (let i = 0; i < 2; i++) {
+        await train.step({ x: host(new Array<number>(42).fill(1), [7, 6]) });
+        seen.push(Float32Array.from(await w.data()));
+        w.assign(full([6], 1));
+      }
+      return seen;
+    };
+    const [one, several, other] = [
+      await run(devices.slice(0, 1), 1),
+      await run(devices, 1),
+      await run(devices, 2),
+    ];
+    assertClose(several[0]!, one[0]!);
+    assertClose(several[1]!, one[1]!);
+    assert.notDeepEqual(several[0], several[1]);
+    assert.notDeepEqual(several[0], other[0]);
+  },
+);
 
 onCounts("a replica that differs is found, and named", async (devices) => {
   if (devices.length < 2) return;
@@ -229,7 +279,10 @@ onCounts("a replica that differs is found, and named", async (devices) => {
   devices[last]!.write(train.replicas.state(last).parameters, bits);
   await assert.rejects(train.step({ x: host(upTo(7)) }), (error: unknown) => {
     assert.ok(error instanceof ReplicaMismatchError);
-    assert.match(error.got, new RegExp(`after step 4, .* replica ${last} \\(${devices[last]!.name}\\) in its parameters`));
+    assert.match(
+      error.got,
+      new RegExp(`after step 4, .* replica ${last} \\(${devices[last]!.name}\\) in its parameters`),
+    );
     assert.doesNotMatch(error.got, /replica 0/);
     return true;
   });
@@ -238,7 +291,12 @@ onCounts("a replica that differs is found, and named", async (devices) => {
 test("batches as tensors and as bytes on the host give the same step", async () => {
   for (const count of [1, 3]) {
     const devices = (await virtualDevices("cpu", count))!;
-    const bytes: HostTensor = { data: Uint8Array.from([10, 20, 30, 40, 50]), shape: [5], dtype: "f32", scale: 0.1 };
+    const bytes: HostTensor = {
+      data: Uint8Array.from([10, 20, 30, 40, 50]),
+      shape: [5],
+      dtype: "f32",
+      scale: 0.1,
+    };
     const values = tensor([1, 2, 3, 4, 5]);
     const there = tensor([1, 2, 3, 4, 5], { device: devices[0]! });
     for (const x of [bytes, values as unknown as HostTensor, there as unknown as HostTensor]) {
@@ -252,9 +310,14 @@ test("scalars of a batch are the same on every device", async () => {
     const devices = (await virtualDevices("cpu", count))!;
     const program = (w: Tensor): Program => (batch) => {
       const { x, factor } = batch as Fields;
-      return { loss: nn.loss({ sum: x!.mul(w).mul(factor!).sum(), count: full([], x!.shape[0]!) }), metrics: {} };
+      return {
+        loss: nn.loss({ sum: x!.mul(w).mul(factor!).sum(), count: full([], x!.shape[0]!) }),
+        metrics: {},
+      };
     };
-    assertClose([await gradientOn(devices, { x: host([1, 2, 3, 4, 5]), factor: host([10], []) }, program)], [30]);
+    assertClose([await gradientOn(devices, { x: host([1, 2, 3, 4, 5]), factor: host([10], []) }, program)], [
+      30,
+    ]);
   }
 });
 
@@ -284,15 +347,27 @@ test("what is no sum over rows is an error that says what to do, on any number o
   const w = nn.parameter(tensor([1]));
   const rows = (x: Tensor) => full([], x.shape[0]!);
   const cases: [name: string, loss: (x: Tensor) => ReturnType<typeof nn.mse>][] = [
-    ["centred on the batch's mean", (x) => nn.mse(x.sub(x.mean({ axis: 0, keepDims: true })).mul(w), zeros(x.shape))],
+    [
+      "centred on the batch's mean",
+      (x) => nn.mse(x.sub(x.mean({ axis: 0, keepDims: true })).mul(w), zeros(x.shape)),
+    ],
     ["a mean as the sum", (x) => nn.loss({ sum: x.mul(w).mean(), count: 1 })],
     ["a count that is a constant", (x) => nn.loss({ sum: x.mul(w).sum(), count: 1 })],
     ["a sum that does not depend on rows", (x) => nn.loss({ sum: w.sum(), count: rows(x) })],
     ["a root of a sum", (x) => nn.loss({ sum: x.mul(w).square().sum().sqrt(), count: rows(x) })],
     ["the largest row", (x) => nn.loss({ sum: x.mul(w).max(), count: rows(x) })],
-    ["pairs of rows", (x) => nn.loss({ sum: x.unsqueeze(0).mul(x.unsqueeze(1)).mul(w).sum(), count: rows(x) })],
-    ["positions in the shard", (x) => nn.loss({ sum: x.mul(w).mul(arange(x.shape[0]!)).sum(), count: rows(x) })],
-    ["a penalty on the batch", (x) => nn.loss({ sum: x.mul(w).sum(), count: rows(x) }).plus(nn.penalty(x.sum()))],
+    [
+      "pairs of rows",
+      (x) => nn.loss({ sum: x.unsqueeze(0).mul(x.unsqueeze(1)).mul(w).sum(), count: rows(x) }),
+    ],
+    [
+      "positions in the shard",
+      (x) => nn.loss({ sum: x.mul(w).mul(arange(x.shape[0]!)).sum(), count: rows(x) }),
+    ],
+    [
+      "a penalty on the batch",
+      (x) => nn.loss({ sum: x.mul(w).sum(), count: rows(x) }).plus(nn.penalty(x.sum())),
+    ],
     ["sorted rows", (x) => nn.loss({ sum: x.mul(w).sort().mul(arange(x.shape[0]!)).sum(), count: rows(x) })],
   ];
   for (const count of [1, 3]) {
@@ -337,7 +412,9 @@ test("after the first steps, a step takes no new memory from the driver", async 
       const train = executor(devices, [w], linear(w), { learningRate: 1e-4, optimizer: adam({}) });
       const take = async (steps: number) => {
         for (let i = 0; i < steps; i++) await train.step({ x: host(upTo(7)) });
-        return devices.map((device) => [device.stats().allocations, device.stats().liveBytes, device.stats().kernels]);
+        return devices.map((
+          device,
+        ) => [device.stats().allocations, device.stats().liveBytes, device.stats().kernels]);
       };
       const before = await take(5);
       assert.deepEqual(await take(kind === "cpu" ? 50 : 10), before);

@@ -34,28 +34,40 @@ for (const kind of testKinds) {
 test("law: gather of scatter is the tensor, for every shape, axis, number of shards and dtype", async () => {
   const shape = fc.array(fc.nat(5), { minLength: 1, maxLength: 3 });
   const dtype = fc.constantFrom<DType>("f32", "i32", "u32", "bool");
-  await fc.assert(fc.asyncProperty(shape, fc.nat(2), fc.integer({ min: 1, max: 8 }), dtype, async (shape, at, parts, dtype) => {
-    const axis = at % shape.length;
-    const length = shape.reduce((a, b) => a * b, 1);
-    const values = Array.from({ length }, (_, i) => dtype === "bool" ? i % 3 % 2 : i * 7 % 11);
-    const x = tensor(values, { shape, dtype });
-    const shards = scatter(x, await cpus(parts), { axis });
-    assert.deepEqual(shards.map((shard) => shard.shape[axis]), shardSizes(shape[axis]!, parts));
-    const whole = gather(shards, { axis });
-    assert.deepEqual([whole.shape, whole.dtype], [shape, dtype]);
-    assert.deepEqual(await whole.data(), await x.data());
-  }), { numRuns: 40 });
+  await fc.assert(
+    fc.asyncProperty(
+      shape,
+      fc.nat(2),
+      fc.integer({ min: 1, max: 8 }),
+      dtype,
+      async (shape, at, parts, dtype) => {
+        const axis = at % shape.length;
+        const length = shape.reduce((a, b) => a * b, 1);
+        const values = Array.from({ length }, (_, i) => dtype === "bool" ? i % 3 % 2 : i * 7 % 11);
+        const x = tensor(values, { shape, dtype });
+        const shards = scatter(x, await cpus(parts), { axis });
+        assert.deepEqual(shards.map((shard) => shard.shape[axis]), shardSizes(shape[axis]!, parts));
+        const whole = gather(shards, { axis });
+        assert.deepEqual([whole.shape, whole.dtype], [shape, dtype]);
+        assert.deepEqual(await whole.data(), await x.data());
+      },
+    ),
+    { numRuns: 40 },
+  );
 });
 
 test("trees are cut leaf by leaf; scalars and what is named as replicated go whole to each device", async () => {
   const devices = await cpus(3);
   const tree = { x: arange(4), many: [arange(8).reshape([4, 2]), tensor(5)], table: arange(2) };
   const shards = scatter(tree, devices, { replicated: ["table"] });
-  assert.deepEqual(shards.map(({ x, many, table }) => [x.shape, many[0]!.shape, many[1]!.shape, table.shape]), [
-    [[2], [2, 2], [], [2]],
-    [[1], [1, 2], [], [2]],
-    [[1], [1, 2], [], [2]],
-  ]);
+  assert.deepEqual(
+    shards.map(({ x, many, table }) => [x.shape, many[0]!.shape, many[1]!.shape, table.shape]),
+    [
+      [[2], [2, 2], [], [2]],
+      [[1], [1, 2], [], [2]],
+      [[1], [1, 2], [], [2]],
+    ],
+  );
   const whole = gather(shards, { replicated: ["table"] });
   assert.deepEqual(await whole.many[0]!.array(), [[0, 1], [2, 3], [4, 5], [6, 7]]);
   assert.deepEqual(await whole.many[1]!.array(), 5);
@@ -87,7 +99,10 @@ test("what does not fit together is an error with what it got", async () => {
   assert.throws(() => scatter(arange(4), []), ArgumentError);
   assert.throws(() => scatter({ x: arange(4) }, devices, { replicated: ["y"] }), ArgumentError);
   assert.throws(() => gather([]), ArgumentError);
-  assert.throws(() => gather([{ x: arange(4) }, { y: arange(4) }] as { x: ReturnType<typeof arange> }[]), ArgumentError);
+  assert.throws(
+    () => gather([{ x: arange(4) }, { y: arange(4) }] as { x: ReturnType<typeof arange> }[]),
+    ArgumentError,
+  );
   assert.throws(() => gather([arange(4), arange(4).reshape([2, 2])]), ShapeError);
   assert.throws(() => gather([arange(4), arange(4, { dtype: "f32" })]), DTypeError);
 });
@@ -101,17 +116,24 @@ for (const kind of testKinds) {
     const shards = [on(0, [28 / 3, 1]), on(1, [41, 1]), on(2, [85, 1])];
     const mean = await reduce(shards, { weights: [3, 2, 2] });
     assert.deepEqual(await mean.array(), [40, 1]);
-    assert.deepEqual(await (await reduce(shards, { op: "sum" })).array(), [Math.fround(Math.fround(28 / 3) + 41 + 85), 3]);
+    assert.deepEqual(await (await reduce(shards, { op: "sum" })).array(), [
+      Math.fround(Math.fround(28 / 3) + 41 + 85),
+      3,
+    ]);
     const masked = await reduce([on(0, [10]), on(1, [NaN]), on(2, [4])], { weights: [1, 0, 2] });
     assert.deepEqual(await masked.array(), [6]);
-    const trees = await reduce([{ a: on(0, [1]), b: [on(0, [2])] }, { a: on(1, [3]), b: [on(1, [4])] }], { weights: [1, 1] });
+    const trees = await reduce([{ a: on(0, [1]), b: [on(0, [2])] }, { a: on(1, [3]), b: [on(1, [4])] }], {
+      weights: [1, 1],
+    });
     assert.deepEqual([await trees.a.array(), await trees.b[0]!.array()], [[2], [3]]);
   });
 }
 
 test("reduce refuses what has no meaning", async () => {
   const shards = [tensor([1]), tensor([2])];
-  for (const weights of [[1], [0, 0], [1, -1], [NaN, 1], [Infinity, 1]]) await assert.rejects(reduce(shards, { weights }), ArgumentError);
+  for (const weights of [[1], [0, 0], [1, -1], [NaN, 1], [Infinity, 1]]) {
+    await assert.rejects(reduce(shards, { weights }), ArgumentError);
+  }
   await assert.rejects(reduce([], { op: "sum" }), ArgumentError);
   await assert.rejects(reduce([tensor([1]), tensor([1, 2])], { op: "sum" }), ShapeError);
   await assert.rejects(reduce([arange(2), arange(2)], { weights: [1, 1] }), DTypeError);

@@ -58,16 +58,22 @@ test("law: sizes add up, are balanced, and come larger ones first", () => {
 });
 
 test("law: sizes by capacity add up, are within one of the ideal share, and equal capacities are an even cut", () => {
-  const capacity = fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 100 }), fc.double({ min: 1e-9, max: 1e9, noNaN: true }));
-  fc.assert(fc.property(fc.nat(10_000), fc.array(capacity, { minLength: 1, maxLength: 16 }), (n, capacities) => {
-    fc.pre(capacities.some((c) => c > 0));
-    const sizes = shardSizes(n, { capacities });
-    assert.equal(sum(sizes), n);
-    capacities.forEach((c, i) => {
-      assert.ok(Math.abs(sizes[i]! - (n * c) / sum(capacities)) < 1 + 1e-6, `${sizes} for ${capacities}`);
-      if (c === 0) assert.equal(sizes[i], 0);
-    });
-    const even = capacities.map(() => capacities.find((c) => c > 0)!);
-    assert.deepEqual(shardSizes(n, { capacities: even }), shardSizes(n, even.length));
-  }));
+  const capacity = fc.oneof(
+    fc.constant(0),
+    fc.integer({ min: 1, max: 100 }),
+    fc.double({ min: 1e-9, max: 1e9, noNaN: true }),
+  );
+  fc.assert(
+    fc.property(fc.nat(10_000), fc.array(capacity, { minLength: 1, maxLength: 16 }), (n, capacities) => {
+      fc.pre(capacities.some((c) => c > 0));
+      const sizes = shardSizes(n, { capacities });
+      assert.equal(sum(sizes), n);
+      capacities.forEach((c, i) => {
+        assert.ok(Math.abs(sizes[i]! - (n * c) / sum(capacities)) < 1 + 1e-6, `${sizes} for ${capacities}`);
+        if (c === 0) assert.equal(sizes[i], 0);
+      });
+      const even = capacities.map(() => capacities.find((c) => c > 0)!);
+      assert.deepEqual(shardSizes(n, { capacities: even }), shardSizes(n, even.length));
+    }),
+  );
 });

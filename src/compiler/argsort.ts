@@ -13,7 +13,7 @@ export function argsortProgram(rows: number, length: number, dtype: DType, targe
   const costs = { flops: rows * length * stages * (stages + 1) / 2, bytes: 8 * rows * length };
   if (target.language === "js") {
     const source = jsSource(length, dtype);
-    return { key: `${rows}|${source}`, name, language: "js", source, bindings, workgroups: [1, 1, 1], invocations: rows, ...costs };
+    return { key: `${rows}|${dtype}|${source}`, name, language: "js", source, bindings, workgroups: [1, 1, 1], invocations: rows, ...costs };
   }
   const x = Math.min(rows, target.maxWorkgroupsPerDimension);
   const y = Math.ceil(rows / x);

@@ -277,13 +277,14 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target): Program {
   const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes };
   if (target.language === "js") {
     const source = renderJs(ir);
-    return { ...common, key: `${invocations}|${source}`, language: "js", source, workgroups: [1, 1, 1] };
+    // The source does not tell the types of the arrays.
+    return { ...common, key: `${invocations}|${ir.buffers.map((buffer) => buffer.dtype)}|${source}`, language: "js", source, workgroups: [1, 1, 1] };
   }
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: target.class === "software",
   });
-  const reference = flags().validate ? { reference: { source: renderJs(ir), invocations } } : {};
+  const reference = flags().validate && ir.workgroupSize === undefined ? { reference: { source: renderJs(ir), invocations } } : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

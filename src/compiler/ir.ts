@@ -25,6 +25,8 @@ export type Expr =
     /** low <= index < high, signed. */
     | { readonly kind: "within"; readonly index: Index; readonly low: number; readonly high: number }
     | { readonly kind: "accumulator"; readonly accumulator: Accumulator }
+    /** The value that lane `lane` of the subgroup has of `args[0]`. */
+    | { readonly kind: "broadcast"; readonly args: readonly [Expr]; readonly lane: number }
   );
 
 export interface Accumulator {
@@ -65,6 +67,8 @@ export interface KernelIR {
   readonly name: string;
   /** The counters whose combinations are the invocations; the last one varies fastest. */
   readonly parallel: readonly Variable[];
+  /** Invocations of a workgroup, where the kernel depends on it; they divide all invocations. */
+  readonly workgroupSize: number | undefined;
   readonly buffers: readonly KernelBuffer[];
   readonly body: Scope;
   /** The expression behind each `value` atom of an index. */
@@ -143,6 +147,10 @@ export class KernelBuilder {
     return this.#make(`w(${index.key},${low},${high})`, this.scopeOfIndex(index), { kind: "within", index, low, high, dtype: "bool" });
   }
 
+  broadcast(arg: Expr, lane: number): Expr {
+    return this.#make(`b${lane}(${arg.id})`, arg.scope, { kind: "broadcast", args: [arg], lane, dtype: arg.dtype });
+  }
+
   /** Names an i32 expression so that an index may contain it. */
   nameValue(expr: Expr): string {
     const name = `e${expr.id}`;
@@ -165,8 +173,8 @@ export class KernelBuilder {
     return this.op(reductions[op].combine, a, b);
   }
 
-  finish(name: string, parallel: readonly Variable[]): KernelIR {
-    return { name, parallel, buffers: this.buffers, body: this.root, values: this.values };
+  finish(name: string, parallel: readonly Variable[], workgroupSize?: number): KernelIR {
+    return { name, parallel, workgroupSize, buffers: this.buffers, body: this.root, values: this.values };
   }
 
   #make(key: string, scope: Scope, parts: ExprParts, bind = true): Expr {

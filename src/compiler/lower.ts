@@ -20,7 +20,7 @@ import {
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Scope } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
 import { type Draft, isContraction } from "./schedule.ts";
-import type { Tile } from "./tile.ts";
+import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
 
 /** Where a node's elements lie: element i at offset + sum of strides[a] * i[a], in elements. */
@@ -78,9 +78,51 @@ class Lowering {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { parallel, lanes } = this.#tile.axes === undefined ? this.#flatDomain(domain) : this.#tiledDomain(domain, this.#tile.axes);
+    const { axes, subgroup } = this.#tile;
+    const { parallel, lanes } = subgroup !== undefined
+      ? this.#subgroupDomain(domain, subgroup)
+      : axes !== undefined
+      ? this.#tiledDomain(domain, axes)
+      : this.#flatDomain(domain);
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
-    return this.#builder.finish(kernelName(this.#group), parallel);
+    return this.#builder.finish(kernelName(this.#group), parallel, subgroup && subgroup.lanes * subgroup.subgroups);
+  }
+
+  /**
+   * The lanes that an invocation of an outer product computes, row by row; behind them, the elements whose row operand it
+   * loads for its subgroup, which are computed no further.
+   */
+  #subgroupDomain(domain: readonly number[], { m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: DomainLane[] } {
+    const builder = this.#builder;
+    const parallel: Variable[] = [];
+    const bases = domain.map((extent, axis) => {
+      const block = axis === m ? lanes * rows : axis === n ? lanes * columns : 1;
+      const variable = builder.variable("i", Math.ceil(extent / block));
+      parallel.push(variable);
+      const start = scale(variableIndex(variable), block);
+      return { start, base: atMost(start, extent - block) };
+    });
+    const lane = builder.variable("lane", lanes);
+    parallel.push(lane);
+    // At an edge the last block moves back, and stores only what is its own.
+    const own = (axis: number, index: Index) => {
+      const { start, base } = bases[axis]!;
+      return base === start ? undefined : builder.within(add(index, scale(start, -1)), 0, domain[axis]!);
+    };
+    const at = (row: Index, column: Index) =>
+      bases.map(({ base }, axis) => within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, domain[axis]! - 1));
+    const ownColumn = (j: number) => addConstant(scale(variableIndex(lane), columns), j);
+    const result: DomainLane[] = [];
+    for (let row = 0; row < lanes * rows; row++) {
+      for (let j = 0; j < columns; j++) {
+        const indices = at(constantIndex(row), ownColumn(j));
+        result.push({ indices, when: this.#and(own(m, indices[m]!), own(n, indices[n]!)) });
+      }
+    }
+    for (let i = 0; i < rows; i++) {
+      result.push({ indices: at(addConstant(scale(variableIndex(lane), rows), i), ownColumn(0)), when: undefined });
+    }
+    return { parallel, lanes: result };
   }
 
   /** One counter over the whole domain; each invocation computes `outer` neighbours. */
@@ -147,9 +189,10 @@ class Lowering {
 
   #store(root: Node, lanes: readonly DomainLane[], scope: Scope): void {
     const values = this.#lanes(root, lanes.map((lane) => ({ indices: lane.indices, when: undefined })), true);
+    const stored = this.#tile.subgroup === undefined ? lanes : lanes.slice(0, -this.#tile.subgroup.rows);
     for (const location of this.#memory.targets(root)) {
       const buffer = this.#builder.buffer(location.slot, root.dtype, "readWrite");
-      lanes.forEach((lane, i) => {
+      stored.forEach((lane, i) => {
         const index = locate(location, lane.indices);
         scope.statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
       });
@@ -252,6 +295,8 @@ class Lowering {
     const builder = this.#builder;
     const source = node.src[0]!;
     const contraction = isContraction(node);
+    const subgroup = contraction ? this.#tile.subgroup : undefined;
+    const computed = subgroup === undefined ? lanes : lanes.slice(0, -subgroup.rows);
     const runs: number[][] = [];
     for (const axis of node.attrs.axes) {
       const last = runs[runs.length - 1];
@@ -280,7 +325,7 @@ class Lowering {
     // Independent partial results shorten the chain of dependent additions; a contraction has enough lanes.
     const partials = contraction ? 1 : factor;
     const identity = reductions[node.op].identity(node.dtype);
-    const accumulators = lanes.map(() => Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent)));
+    const accumulators = computed.map(() => Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent)));
     const body = loops[loops.length - 1]!.body;
     const steps: Lane[] = [];
     for (let step = 0; step < factor; step++) {
@@ -290,9 +335,9 @@ class Lowering {
         steps.push({ indices, when: lane.when });
       }
     }
-    const values = this.#lanes(source, steps);
+    const values = subgroup === undefined ? this.#lanes(source, steps) : this.#outerProduct(source, steps, subgroup);
     values.forEach((value, i) => {
-      const accumulator = accumulators[i % lanes.length]![Math.floor(i / lanes.length) % partials]!;
+      const accumulator = accumulators[i % computed.length]![Math.floor(i / computed.length) % partials]!;
       body.statements.push({ kind: "update", accumulator, value });
     });
     for (let level = loops.length - 1; level >= 0; level--) {
@@ -300,13 +345,33 @@ class Lowering {
       (loops[level - 1]?.body ?? parent).statements.push({ kind: "loop", variable, body });
     }
     if (loops.some((loop) => loop.variable.extent === 0)) return lanes.map(() => builder.constant(identity, node.dtype));
-    return accumulators.map((parts) => {
+    const results = accumulators.map((parts) => {
       let level = parts.map((part) => builder.result(part, parent));
       while (level.length > 1) {
         level = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
           2 * i + 1 < level.length ? builder.combine(node.op, level[2 * i]!, level[2 * i + 1]!) : level[2 * i]!);
       }
       return level[0]!;
+    });
+    return lanes.map((_, i) => results[i] ?? builder.constant(identity, node.dtype));
+  }
+
+  /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */
+  #outerProduct(product: Node, steps: readonly Lane[], { rows, columns }: OuterProduct): readonly Expr[] {
+    const place = (operand: Node, lane: Lane) => {
+      let [x, indices] = [operand, lane.indices];
+      for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
+      return indices.map((index) => index.key).join();
+    };
+    const [left, right] = product.src as [Node, Node];
+    const leftIsRow = place(left, steps[0]!) === place(left, steps[1]!);
+    const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];
+    const count = steps.length - rows;
+    const own = this.#lanes(rowOperand, steps.slice(count));
+    const column = this.#lanes(columnOperand, steps.slice(0, columns));
+    return Array.from({ length: count }, (_, i) => {
+      const row = Math.floor(i / columns);
+      return this.#builder.op("mul", this.#builder.broadcast(own[row % rows]!, Math.floor(row / rows)), column[i % columns]!);
     });
   }
 

@@ -1,4 +1,5 @@
 /** Kernel IR as JavaScript, with the arithmetic of 32-bit types after every op. */
+import { InternalError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { jsHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
@@ -141,6 +142,8 @@ class JsRenderer {
         if (arg.dtype === "f32" || expr.dtype === "f32") this.#helpers.add(bitcast.jsHelper);
         return rounded(bitcast.js(this.#text(arg), arg.dtype, expr.dtype), expr.dtype, expr.dtype === "f32");
       }
+      case "broadcast":
+        throw new InternalError("renderJs", { got: "a subgroup operation", need: "a kernel for the cpu device" });
       case "op": {
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.jsHelper !== undefined) this.#helpers.add(record.jsHelper);

@@ -22,10 +22,11 @@ export interface WgslOptions {
 export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops }: WgslOptions): WgslModule {
   const renderer = new WgslRenderer(ir, rollLoops);
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
-  const groups = Math.max(1, Math.ceil(invocations / workgroupSize));
+  const perGroup = ir.workgroupSize ?? workgroupSize;
+  const groups = Math.max(1, Math.ceil(invocations / perGroup));
   const x = Math.min(groups, maxWorkgroups);
   const y = Math.ceil(groups / x);
-  return { source: renderer.module(invocations, workgroupSize, x, y), workgroups: [x, y, 1] };
+  return { source: renderer.module(invocations, perGroup, x, y), workgroups: [x, y, 1] };
 }
 
 class WgslRenderer {
@@ -38,6 +39,7 @@ class WgslRenderer {
   readonly #loaded = new Map<string, { name: string; scope: Scope }>();
   readonly #rollLoops: boolean;
   #special = false;
+  #subgroups = false;
   #indent = "  ";
 
   constructor(ir: KernelIR, rollLoops: boolean) {
@@ -58,6 +60,7 @@ class WgslRenderer {
       return `@group(0) @binding(${i}) var<storage, ${buffer.access === "read" ? "read" : "read_write"}> b${i}: array<${type}>;`;
     });
     return [
+      ...(this.#subgroups ? ["enable subgroups;"] : []),
       ...bindings,
       ...(this.#special ? ["var<private> special_bits: u32;"] : []),
       ...[...this.#helpers].map((name) => wgslHelpers[name]),
@@ -187,6 +190,9 @@ class WgslRenderer {
       }
       case "bitcast":
         return bitcast.wgsl(this.#text(expr.args[0]), expr.args[0].dtype, expr.dtype);
+      case "broadcast":
+        this.#subgroups = true;
+        return `subgroupBroadcast(${this.#text(expr.args[0])}, ${expr.lane}u)`;
       case "op": {
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.wgslHelper !== undefined) this.#helpers.add(record.wgslHelper);

@@ -25,7 +25,7 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
   });
   while (unvisited.length > 0) {
     const expr = unvisited.pop()!;
-    if (expr.kind === "op" || expr.kind === "cast" || expr.kind === "bitcast") for (const arg of expr.args) need(arg, expr.scope);
+    if (expr.kind === "op" || expr.kind === "cast" || expr.kind === "bitcast" || expr.kind === "broadcast") for (const arg of expr.args) need(arg, expr.scope);
     if (expr.kind === "load") need(expr.when, expr.scope);
     if (expr.kind === "load" || expr.kind === "index" || expr.kind === "within") needValues(expr.index, ir, need, expr.scope);
   }

@@ -14,10 +14,27 @@ export interface Tile {
   readonly row: number;
   /** Terms of a reduction per pass of its loop. */
   readonly reduce: number;
+  /** The subgroup that computes a block of a contraction together, instead of `axes`. */
+  readonly subgroup: OuterProduct | undefined;
+}
+
+/**
+ * A block of `lanes * rows` by `lanes * columns` elements. In each step of k every lane loads `rows` elements of one operand and
+ * `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own columns.
+ */
+export interface OuterProduct {
+  /** The axes of the domain along which the rows and the columns of the block lie. */
+  readonly m: number;
+  readonly n: number;
+  readonly rows: number;
+  readonly columns: number;
+  readonly lanes: number;
+  /** Subgroups of a workgroup. */
+  readonly subgroups: number;
 }
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1 };
+export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, subgroup: undefined };
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
@@ -93,6 +110,8 @@ function contractionTile(probe: KernelIR, domain: readonly number[], target: Tar
       if (best === undefined || score > best.score) best = { m, n, score };
     }
   }
+  const outer = best === undefined ? undefined : outerProduct(inner, axes, domain, best, target);
+  if (outer !== undefined) return { ...plainTile, subgroup: outer };
   const factors = domain.map(() => 1);
   const blocks = (edge: number) => size(domain) / (edge * edge);
   const most = target.class === "software" && blocks(8) >= 64 ? 8 : 4;
@@ -104,6 +123,32 @@ function contractionTile(probe: KernelIR, domain: readonly number[], target: Tar
     factors[best.n] = blockLength(domain[best.n]!, most);
   }
   return { ...plainTile, axes: factors };
+}
+
+/**
+ * The fastest way to multiply on an adapter that runs on the CPU: no workgroup memory, few loads, all arithmetic on named
+ * values. Needs a block of rows and columns at least.
+ */
+function outerProduct(
+  inner: readonly Reference[],
+  axes: readonly Variable[],
+  domain: readonly number[],
+  { m, n }: { m: number; n: number },
+  target: Target,
+): OuterProduct | undefined {
+  const lanes = target.subgroupSize;
+  if (target.class !== "software" || lanes === 0) return undefined;
+  // Rows that are neighbours in memory are loaded as a vector; others one by one, and then fewer are better. A large block
+  // takes the driver a second more to compile, which a small problem does not earn back.
+  const adjacent = inner.some((load) => strideOf(load.index, axes[m]!) === 1);
+  const [rows, columns] = [adjacent && size(domain) >= 2 ** 17 ? width : width / 2, width];
+  if (domain[m]! < lanes * rows || domain[n]! < lanes * columns) return undefined;
+  const blocks = domain.reduce(
+    (count, extent, axis) => count * (axis === m ? Math.ceil(extent / (lanes * rows)) : axis === n ? Math.ceil(extent / (lanes * columns)) : extent),
+    1,
+  );
+  const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
+  return { m, n, rows, columns, lanes, subgroups };
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */

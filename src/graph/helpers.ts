@@ -1,5 +1,19 @@
+export type WgslHelperName =
+  | "tanh"
+  | "sinh"
+  | "asin"
+  | "acos"
+  | "erf"
+  | "log1p"
+  | "expm1"
+  | "pow"
+  | "f32ToI32"
+  | "f32ToU32"
+  | "threefry";
+export type JsHelperName = "erf" | "round" | "bitcast" | "threefry";
+
 /** Functions that op spellings call, in WGSL. Each is emitted into a kernel that names it. */
-export const wgslHelpers = {
+export const wgslHelpers: Readonly<Record<WgslHelperName, string>> = {
   // Below 0.25 the odd Taylor polynomial (relative error under 1e-7); above, exp's argument is kept in range.
   tanh: `fn sw_tanh(x: f32) -> f32 {
   let z = x * x;
@@ -76,10 +90,10 @@ export const wgslHelpers = {
 ${threefryRounds("u").join("\n")}
   return x0;
 }`,
-} as const;
+};
 
 /** Functions that op spellings call, in JavaScript. */
-export const jsHelpers = {
+export const jsHelpers: Readonly<Record<JsHelperName, string>> = {
   erf: `function sw_erf(x) {
   const a = Math.abs(x), z = x * x;
   if (a < 0.5) return x * (1.1283791670955126 + z * (-0.37612638903183754 + z * (0.11283791670955126 + z * (-0.026866170645131252 + z * (0.005223977625442188 - z * 0.0008548327023450852)))));
@@ -100,7 +114,7 @@ function sw_bits_f32(x) { sw_word.setInt32(0, x); return sw_word.getFloat32(0); 
 ${threefryRounds("").join("\n")}
   return x0 >>> 0;
 }`,
-} as const;
+};
 
 /** The twenty rounds of Threefry-2x32, spelled out; `suffix` marks an unsigned literal. */
 function threefryRounds(suffix: "u" | ""): string[] {

@@ -1,5 +1,5 @@
 import type { DType } from "./dtype.ts";
-import { jsHelpers, wgslHelpers } from "./helpers.ts";
+import type { JsHelperName, WgslHelperName } from "./helpers.ts";
 
 /**
  * One elementwise op. `f64` is its meaning on host numbers, which the interpreter uses (integers are wrapped to 32 bits
@@ -16,8 +16,8 @@ export interface ElementwiseOp {
   readonly js: (x: readonly string[], dtype: DType) => string;
   readonly wgsl: (x: readonly string[], dtype: DType) => string;
   /** Names of the functions in helpers.ts that the spellings call. */
-  readonly jsHelper?: keyof typeof jsHelpers;
-  readonly wgslHelper?: keyof typeof wgslHelpers;
+  readonly jsHelper?: JsHelperName;
+  readonly wgslHelper?: WgslHelperName;
   /** Costs many instructions, so that computing it twice is worse than storing it. */
   readonly heavy?: true;
 }
@@ -43,7 +43,14 @@ function floatFunction(
   return { arity: 1, takes: float, gives: "same", f64, js: call(`Math.${name}`), wgsl: call(name), heavy: true };
 }
 
-export const elementwise = {
+/** Names of the elementwise ops: spelled out, so that the types of the public API need no inference. */
+export type ElementwiseName =
+  | "neg" | "abs" | "sign" | "sqrt" | "exp" | "expm1" | "log" | "log1p" | "sin" | "cos" | "tan" | "asin"
+  | "acos" | "atan" | "sinh" | "cosh" | "tanh" | "erf" | "floor" | "ceil" | "trunc" | "round" | "relu"
+  | "not" | "bitNot" | "add" | "sub" | "mul" | "div" | "idiv" | "irem" | "pow" | "max" | "min" | "atan2"
+  | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "threefry";
+
+export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   neg: { arity: 1, takes: signed, gives: "same", f64: (x) => -x, js: (x) => `(-${x[0]})`, wgsl: (x) => `(-${x[0]})` },
   abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs") },
   sign: { arity: 1, takes: signed, gives: "same", f64: Math.sign, js: call("Math.sign"), wgsl: call("sign") },
@@ -190,9 +197,7 @@ export const elementwise = {
     wgslHelper: "threefry",
     heavy: true,
   },
-} satisfies Record<string, ElementwiseOp>;
-
-export type ElementwiseName = keyof typeof elementwise;
+};
 
 /** Ops whose two operands may be swapped without changing a bit. */
 export const commutative: ReadonlySet<string> = new Set(["add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"]);
@@ -233,7 +238,7 @@ export const cast = {
     if (from === "f32" && to === "u32") return `sw_f32_to_u32(${x})`;
     return `${to}(${x})`;
   },
-  wgslHelper: (from: DType, to: DType): keyof typeof wgslHelpers | undefined =>
+  wgslHelper: (from: DType, to: DType): WgslHelperName | undefined =>
     from === "f32" && to === "i32" ? "f32ToI32" : from === "f32" && to === "u32" ? "f32ToU32" : undefined,
 } as const;
 

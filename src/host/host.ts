@@ -120,10 +120,28 @@ export function onExit(listener: () => void): void {
   hostProcess?.once("exit", listener);
 }
 
-/** Collects garbage now where the runtime lets us (`--expose-gc`); tells whether it did. */
+/** Collects garbage now where the runtime lets us (Node, Deno; elsewhere with `--expose-gc`); tells whether it did. */
 export function collectGarbage(): boolean {
-  host.gc?.();
-  return host.gc !== undefined;
+  collector ??= host.gc ?? exposedCollector() ?? null;
+  collector?.();
+  return collector !== null;
+}
+
+/** V8's collector; null where it cannot be had. */
+let collector: (() => void) | null | undefined;
+
+/** The collector of a context made while V8 exposes it; the flag is put back at once. */
+function exposedCollector(): (() => void) | undefined {
+  try {
+    const v8 = builtin<{ setFlagsFromString(flags: string): void }>("node:v8");
+    const vm = builtin<{ runInNewContext(code: string): unknown }>("node:vm");
+    v8?.setFlagsFromString("--expose-gc");
+    const collect = vm?.runInNewContext("typeof gc === 'function' ? gc : undefined");
+    v8?.setFlagsFromString("--no-expose-gc");
+    return typeof collect === "function" ? () => void collect() : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Resolves in a later turn of the event loop, so that timers, input and signals get theirs. */

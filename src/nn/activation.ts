@@ -70,7 +70,9 @@ export function logSoftmax(options: { readonly axis?: number } = {}): Activation
 export function flatten(): Activation {
   return new Activation("flatten", (x) => {
     const [rows, ...rest] = x.shape;
-    if (rows === undefined) throw new ShapeError("nn.flatten", { got: formatShape(x.shape), need: "a batch axis in front" });
+    if (rows === undefined) {
+      throw new ShapeError("nn.flatten", { got: formatShape(x.shape), need: "a batch axis in front" });
+    }
     return x.reshape([rows, size(rest)]);
   });
 }

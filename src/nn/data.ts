@@ -35,7 +35,8 @@ export interface BatchOptions {
 }
 
 /**
- * The batches of a data set. Iterating gives an epoch of host batches, and can be done again and again: each time is the
+ * The batches of a data set. Iterating gives an epoch of host batches, and can be done again and again: each time is
+ * the
  * next epoch, with an order of its own when shuffled. Where a field is a Tensor, iterate with `for await`.
  */
 export class Batches<K extends string = string> implements Iterable<HostBatch<K>>, AsyncIterable<HostBatch<K>> {
@@ -58,7 +59,10 @@ export class Batches<K extends string = string> implements Iterable<HostBatch<K>
       throw new ArgumentError("data.batches", { got: `batchSize ${batchSize}`, need: "an integer of at least 1" });
     }
     if (shuffle !== false && (!Number.isSafeInteger(shuffle) || shuffle < 0)) {
-      throw new ArgumentError("data.batches", { got: `shuffle ${shuffle}`, need: "a seed (an integer of at least 0), or false" });
+      throw new ArgumentError("data.batches", {
+        got: `shuffle ${shuffle}`,
+        need: "a seed (an integer of at least 0), or false",
+      });
     }
     this.names = Object.keys(fields) as K[];
     this.#fields = new Map();
@@ -69,7 +73,9 @@ export class Batches<K extends string = string> implements Iterable<HostBatch<K>
       if (isTensor(source)) this.#unread.set(name, source);
       else this.#fields.set(name, source);
       const [rows] = source.shape;
-      if (rows === undefined) throw new ShapeError("data.batches", { got: `${name} ${formatShape(source.shape)}`, need: "an axis of rows" });
+      if (rows === undefined) {
+        throw new ShapeError("data.batches", { got: `${name} ${formatShape(source.shape)}`, need: "an axis of rows" });
+      }
       return rows;
     });
     const [rows] = counts;
@@ -141,14 +147,21 @@ export class Batches<K extends string = string> implements Iterable<HostBatch<K>
 
 /**
  * Cuts a record of fields into batches of rows; nothing is copied until a batch is made.
- * Throws ShapeError when the fields differ in their number of rows, ArgumentError for a batch size below 1 or no fields.
+ * Throws ShapeError when the fields differ in their number of rows, ArgumentError for a batch size below 1 or no
+ * fields.
  */
-export function batches<F extends Readonly<Record<string, Field>>>(fields: F, options: BatchOptions): Batches<Extract<keyof F, string>> {
+export function batches<F extends Readonly<Record<string, Field>>>(
+  fields: F,
+  options: BatchOptions,
+): Batches<Extract<keyof F, string>> {
   return new Batches(fields as Readonly<Record<Extract<keyof F, string>, Field>>, options);
 }
 
 /** A host batch as tensors, on `device` where one is given. */
-export function tensors<K extends string>(batch: HostBatch<K>, options: { readonly device?: Device } = {}): TensorBatch<K> {
+export function tensors<K extends string>(
+  batch: HostBatch<K>,
+  options: { readonly device?: Device } = {},
+): TensorBatch<K> {
   const entries = (Object.keys(batch) as K[]).map((name) => {
     const host: HostTensor = batch[name];
     return [name, tensor(elements(host), { shape: host.shape, dtype: host.dtype, ...options })];
@@ -176,13 +189,19 @@ function fromLists(name: string, lists: NestedList): HostTensor {
   let flat: readonly unknown[] = lists;
   shape.slice(1).forEach((length, axis) => {
     if (!flat.every((list) => Array.isArray(list) && list.length === length)) {
-      throw new ShapeError("data.batches", { got: `${name}: lists of unequal length`, need: `${length} elements at depth ${axis + 1}` });
+      throw new ShapeError("data.batches", {
+        got: `${name}: lists of unequal length`,
+        need: `${length} elements at depth ${axis + 1}`,
+      });
     }
     flat = flat.flat();
   });
   const kind = typeof flat[0];
   if (flat.length > 0 && (kind !== "number" && kind !== "boolean" || !flat.every((value) => typeof value === kind))) {
-    throw new DTypeError("data.batches", { got: `${name}: lists of mixed or other values`, need: "all numbers or all booleans" });
+    throw new DTypeError("data.batches", {
+      got: `${name}: lists of mixed or other values`,
+      need: "all numbers or all booleans",
+    });
   }
   if (kind === "boolean") return { data: Uint8Array.from(flat, (value) => Number(value)), shape, dtype: "bool" };
   return { data: Float32Array.from(flat, (value) => Number(value)), shape, dtype: "f32" };

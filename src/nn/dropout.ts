@@ -13,7 +13,9 @@ export class Dropout extends Module {
 
   constructor(rate: number) {
     super();
-    if (!(rate >= 0 && rate < 1)) throw new ArgumentError("nn.dropout", { got: `rate ${rate}`, need: "a number from 0 to below 1" });
+    if (!(rate >= 0 && rate < 1)) {
+      throw new ArgumentError("nn.dropout", { got: `rate ${rate}`, need: "a number from 0 to below 1" });
+    }
     this.rate = rate;
   }
 

@@ -24,7 +24,10 @@ export class Embedding extends Module {
 
   override forward(indices: Tensor): Tensor {
     if (indices.dtype !== "i32" && indices.dtype !== "u32") {
-      throw new DTypeError("nn.embedding", { got: `indices of ${indices.dtype}`, need: 'integers: cast them with .cast("i32")' });
+      throw new DTypeError("nn.embedding", {
+        got: `indices of ${indices.dtype}`,
+        need: 'integers: cast them with .cast("i32")',
+      });
     }
     return this.weight.take(indices, { axis: 0 });
   }

@@ -15,7 +15,9 @@ export interface Packed {
  */
 export function pack(op: string, parameters: readonly Tensor[]): Packed {
   if (parameters.length === 0) throw new ArgumentError(op, { got: "no parameters", need: "at least one" });
-  if (new Set(parameters).size !== parameters.length) throw new ArgumentError(op, { got: "a parameter twice", need: "each once" });
+  if (new Set(parameters).size !== parameters.length) {
+    throw new ArgumentError(op, { got: "a parameter twice", need: "each once" });
+  }
   for (const parameter of parameters) {
     if (parameter.dtype !== "f32") throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
   }
@@ -26,7 +28,9 @@ export function pack(op: string, parameters: readonly Tensor[]): Packed {
     length += parameter.size;
   }
   const known = parameters[0]!.alias?.base;
-  if (known !== undefined && known.size === length && isPacked({ base: known, offsets }, parameters)) return { base: known, offsets };
+  if (known !== undefined && known.size === length && isPacked({ base: known, offsets }, parameters)) {
+    return { base: known, offsets };
+  }
   const base = concat(parameters.map((parameter) => parameter.flatten()));
   parameters.forEach((parameter, i) => parameter.aliasOf(base, offsets[i]!));
   return { base, offsets };
@@ -34,7 +38,9 @@ export function pack(op: string, parameters: readonly Tensor[]): Packed {
 
 /** Whether the parameters are still the views that `pack` made of them. */
 export function isPacked(packed: Packed, parameters: readonly Tensor[]): boolean {
-  return parameters.every((parameter, i) => parameter.alias?.base === packed.base && parameter.alias.offset === packed.offsets[i]);
+  return parameters.every((parameter, i) =>
+    parameter.alias?.base === packed.base && parameter.alias.offset === packed.offsets[i]
+  );
 }
 
 /** Assigns values to tensors; those that are views of a flat tensor stay so, and the flat tensor is assigned once. */

@@ -15,23 +15,34 @@ export interface HostTensorOptions {
 
 /**
  * An array with a shape, for `data.batches`; nothing is copied.
- * Throws ShapeError when the length does not fit, DTypeError for an array of another kind, ArgumentError for a bad scale.
+ * Throws ShapeError when the length does not fit, DTypeError for an array of another kind, ArgumentError for a bad
+ * scale.
  */
 export function hostTensor(values: HostData, options: HostTensorOptions = {}): HostTensor {
   const op = "data.array";
   if (!isHostData(values)) {
-    throw new DTypeError(op, { got: Object.prototype.toString.call(values), need: "a typed array of at most 32-bit integers, or floats" });
+    throw new DTypeError(op, {
+      got: Object.prototype.toString.call(values),
+      need: "a typed array of at most 32-bit integers, or floats",
+    });
   }
   const { shape = [values.length], scale } = options;
   const dtype = options.dtype ?? (scale === undefined ? dtypeOf(values) : "f32");
   checkShape(op, shape);
   if (size(shape) !== values.length) {
-    throw new ShapeError(op, { got: `${values.length} elements for ${formatShape(shape)}`, need: `${size(shape)} elements` });
+    throw new ShapeError(op, {
+      got: `${values.length} elements for ${formatShape(shape)}`,
+      need: `${size(shape)} elements`,
+    });
   }
   if (!isDType(dtype)) throw new DTypeError(op, { got: String(dtype), need: Object.keys(dtypes).join(" or ") });
-  if (scale !== undefined && !Number.isFinite(scale)) throw new ArgumentError(op, { got: `scale ${scale}`, need: "a finite number" });
+  if (scale !== undefined && !Number.isFinite(scale)) {
+    throw new ArgumentError(op, { got: `scale ${scale}`, need: "a finite number" });
+  }
   if (scale !== undefined && dtype !== "f32") throw new DTypeError(op, { got: `scale with ${dtype}`, need: "f32" });
-  return scale === undefined ? { data: values, shape: [...shape], dtype } : { data: values, shape: [...shape], dtype, scale };
+  return scale === undefined
+    ? { data: values, shape: [...shape], dtype }
+    : { data: values, shape: [...shape], dtype, scale };
 }
 
 /** Rows `begin` to `end - 1` of the first axis, as a view of the same memory. */
@@ -57,13 +68,16 @@ export function pickRows(host: HostTensor, order: Uint32Array, begin: number, en
 }
 
 /**
- * The elements as the device gets them: converted to the dtype and scaled. Written into `into` when it is given (an array
+ * The elements as the device gets them: converted to the dtype and scaled. Written into `into` when it is given (an
+ * array
  * of the dtype's kind and the right length), else a fresh array, or the data itself where nothing has to be converted.
  */
 export function elements(host: HostTensor, into?: HostArray): HostArray {
   const { data, dtype, scale } = host;
   const ArrayOfKind = dtypes[dtype].array;
-  if (into === undefined && data instanceof ArrayOfKind && scale === undefined && dtype !== "bool") return data as HostArray;
+  if (into === undefined && data instanceof ArrayOfKind && scale === undefined && dtype !== "bool") {
+    return data as HostArray;
+  }
   const result: HostArray = into ?? new ArrayOfKind(data.length);
   if (dtype === "bool") {
     for (let i = 0; i < data.length; i++) result[i] = data[i] !== 0 ? 1 : 0;
@@ -76,7 +90,8 @@ export function elements(host: HostTensor, into?: HostArray): HostArray {
 }
 
 export function isHostData(value: unknown): value is HostData {
-  return ArrayBuffer.isView(value) && !(value instanceof DataView) && !(value instanceof BigInt64Array) && !(value instanceof BigUint64Array);
+  return ArrayBuffer.isView(value) && !(value instanceof DataView) && !(value instanceof BigInt64Array) &&
+    !(value instanceof BigUint64Array);
 }
 
 function dtypeOf(values: HostData): DType {

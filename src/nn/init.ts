@@ -14,7 +14,10 @@ export interface Fan {
 /** Makes the initial value of a parameter of `shape`. */
 export type Initializer = (shape: Shape, fan: Fan) => Tensor;
 
-/** Uniform within ±sqrt(6 / (in + out)). Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010). */
+/**
+ * Uniform within ±sqrt(6 / (in + out)). Glorot and Bengio, Understanding the difficulty of training deep feedforward
+ * neural networks (2010).
+ */
 export const glorotUniform: Initializer = (shape, fan) => symmetric(shape, Math.sqrt(6 / (fan.in + fan.out)));
 
 /** Normal of variance 2 / (in + out). Glorot and Bengio (2010). */

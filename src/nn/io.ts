@@ -22,7 +22,10 @@ const maxHeaderBytes = 100_000_000;
 /** What each dtype is called in the format; a bool takes one byte there. */
 const spelled = { f32: "F32", i32: "I32", u32: "U32", bool: "BOOL" } as const satisfies Record<DType, string>;
 
-/** How the format's dtypes are read; without `at`, as they lie there. What 32 bits cannot hold is refused rather than rounded. */
+/**
+ * How the format's dtypes are read; without `at`, as they lie there. What 32 bits cannot hold is refused rather than
+ * rounded.
+ */
 const readers: Record<string, { bytes: number; dtype: DType; at?: (view: DataView, offset: number) => number }> = {
   F32: { bytes: 4, dtype: "f32" },
   F16: { bytes: 2, dtype: "f32", at: (view, offset) => halfToNumber(view.getUint16(offset, true)) },
@@ -37,13 +40,18 @@ const readers: Record<string, { bytes: number; dtype: DType; at?: (view: DataVie
 };
 
 /** Writes named tensors, or a module's state, to a file. `metadata` are strings kept with them. */
-export async function save(path: string, what: Savable, options: { readonly metadata?: Readonly<Record<string, string>> } = {}): Promise<void> {
+export async function save(
+  path: string,
+  what: Savable,
+  options: { readonly metadata?: Readonly<Record<string, string>> } = {},
+): Promise<void> {
   await writeFile(path, await encode(what, options));
 }
 
 /**
  * Reads the named tensors of a file. 16-bit floats become f32 and 8- and 16-bit integers i32.
- * Throws ArgumentError for a file that is not well-formed, DTypeError for 64-bit elements. Rejects when it cannot be read.
+ * Throws ArgumentError for a file that is not well-formed, DTypeError for 64-bit elements. Rejects when it cannot be
+ * read.
  */
 export async function load(path: string): Promise<Record<string, Tensor>> {
   return decode(await readFile(path), path);
@@ -66,7 +74,10 @@ export async function encode(
     return bools !== 0 ? bools : a < b ? -1 : 1;
   });
   if (names.includes("__metadata__")) {
-    throw new ArgumentError("io.save", { got: "a tensor named __metadata__", need: "another name, as the format uses this one" });
+    throw new ArgumentError("io.save", {
+      got: "a tensor named __metadata__",
+      need: "another name, as the format uses this one",
+    });
   }
   const arrays = await Promise.all(names.map((name) => state[name]!.data()));
   const header: Record<string, unknown> = {};
@@ -102,7 +113,9 @@ export function decode(file: Uint8Array, name = "the file"): Record<string, Tens
   }
   const header = readHeader(file.subarray(8, 8 + headerBytes), refuse);
   const body = 8 + headerBytes;
-  const entries = [...header].sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1]);
+  const entries = [...header].sort(([, a], [, b]) =>
+    a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1]
+  );
   let end = 0;
   for (const [path, { dtype, shape, data_offsets: [from, to] }] of entries) {
     const reader = readers[dtype];
@@ -118,7 +131,9 @@ export function decode(file: Uint8Array, name = "the file"): Record<string, Tens
     if (from !== end) throw refuse(`${path} at byte ${from}`, `no gap and no overlap: byte ${end}`);
     end = to;
   }
-  if (body + end !== file.length) throw refuse(`${file.length - body} bytes of data`, `the ${end} bytes that the header tells of`);
+  if (body + end !== file.length) {
+    throw refuse(`${file.length - body} bytes of data`, `the ${end} bytes that the header tells of`);
+  }
   const result: Record<string, Tensor> = {};
   for (const [path, { dtype, shape, data_offsets: [from] }] of header) {
     const reader = readers[dtype]!;
@@ -139,7 +154,9 @@ function readHeader(bytes: Uint8Array, refuse: (got: string, need: string) => Ar
   } catch (cause) {
     throw refuse(`a header that is not JSON (${String(cause)})`, "a safetensors file");
   }
-  if (typeof header !== "object" || header === null || Array.isArray(header)) throw refuse("a header that is no record", "a safetensors file");
+  if (typeof header !== "object" || header === null || Array.isArray(header)) {
+    throw refuse("a header that is no record", "a safetensors file");
+  }
   const entries = new Map<string, Entry>();
   for (const [path, entry] of Object.entries(header)) {
     if (path === "__metadata__") continue;
@@ -151,7 +168,8 @@ function readHeader(bytes: Uint8Array, refuse: (got: string, need: string) => Ar
 
 function isEntry(value: unknown): value is Entry {
   const entry = value as Partial<Entry> | null;
-  const counts = (list: unknown): list is number[] => Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
+  const counts = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
   return typeof entry === "object" && entry !== null && typeof entry.dtype === "string" && counts(entry.shape) &&
     counts(entry.data_offsets) && entry.data_offsets.length === 2 && entry.data_offsets[0] <= entry.data_offsets[1];
 }

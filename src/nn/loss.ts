@@ -69,7 +69,9 @@ export class Loss {
 
   /** This loss times a finite number, its penalty included. */
   scale(factor: number): Loss {
-    if (!Number.isFinite(factor)) throw new ArgumentError("Loss.scale", { got: String(factor), need: "a finite number" });
+    if (!Number.isFinite(factor)) {
+      throw new ArgumentError("Loss.scale", { got: String(factor), need: "a finite number" });
+    }
     const terms = this.terms.map((term) => ({ ...term, weight: term.weight * factor }));
     return new Loss(terms, this.penalty?.mul(factor));
   }
@@ -114,7 +116,9 @@ export function metric(ratio: { readonly sum: Tensor; readonly count: Tensor | n
   return new Metric({ sum: ratio.sum, count: asCount("nn.metric", ratio.count) });
 }
 
-/** A term that depends on parameters only, such as weight decay: an f32 scalar that counts once, whatever the shards. */
+/**
+ * A term that depends on parameters only, such as weight decay: an f32 scalar that counts once, whatever the shards.
+ */
 export function penalty(value: Tensor): Loss {
   return new Loss([], value);
 }
@@ -127,7 +131,10 @@ export function checkCounts(loss: Loss, parameters: readonly Tensor[]): void {
   const nodes = new Set<Node>(parameters.map((parameter) => parameter.node));
   loss.terms.forEach((term, index) => {
     // Integers and bools have no derivative, and stopGradient cuts it: nothing differentiable lies above them.
-    const reached = toposort([term.count.node], (node) => node.dtype === "f32" && node.op !== "stopGradient" && !nodes.has(node));
+    const reached = toposort(
+      [term.count.node],
+      (node) => node.dtype === "f32" && node.op !== "stopGradient" && !nodes.has(node),
+    );
     if (reached.some((node) => nodes.has(node))) {
       throw new DecompositionError("nn.loss", {
         got: `a count of term ${index} that depends on parameters`,
@@ -153,11 +160,17 @@ function scaled(x: Tensor, factor: number): Tensor {
 
 function asCount(op: string, count: Tensor | number): Tensor {
   if (typeof count !== "number") return count;
-  if (!Number.isFinite(count) || count < 0) throw new ArgumentError(op, { got: `count ${count}`, need: "a number of at least 0" });
+  if (!Number.isFinite(count) || count < 0) {
+    throw new ArgumentError(op, { got: `count ${count}`, need: "a number of at least 0" });
+  }
   return full([], count);
 }
 
 function requireScalar(op: string, name: string, value: Tensor): void {
-  if (value.rank !== 0) throw new ShapeError(op, { got: `${name} ${formatShape(value.shape)}`, need: "a scalar, such as x.sum()" });
-  if (value.dtype !== "f32") throw new DTypeError(op, { got: `${name} of ${value.dtype}`, need: 'f32: cast it with .cast("f32")' });
+  if (value.rank !== 0) {
+    throw new ShapeError(op, { got: `${name} ${formatShape(value.shape)}`, need: "a scalar, such as x.sum()" });
+  }
+  if (value.dtype !== "f32") {
+    throw new DTypeError(op, { got: `${name} of ${value.dtype}`, need: 'f32: cast it with .cast("f32")' });
+  }
 }

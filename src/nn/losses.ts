@@ -1,4 +1,7 @@
-/** The losses. Each gives numerator and denominator, and is written so that its gradient stays one elementwise row expression. */
+/**
+ * The losses. Each gives numerator and denominator, and is written so that its gradient stays one elementwise row
+ * expression.
+ */
 import { ArgumentError } from "../errors.ts";
 import { arange } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -18,7 +21,8 @@ export interface CrossEntropyOptions extends RowOptions {
  * probabilities [..., classes]. Leading axes are rows, so token logits [n, tokens, classes] work as they are.
  * The sum runs over counted rows; the count is their number, or the sum of their weights.
  * A label outside the classes makes the loss NaN, unless it is `ignore`.
- * Throws ShapeError when leading axes differ, DTypeError for labels that are not integers, ArgumentError for bad options.
+ * Throws ShapeError when leading axes differ, DTypeError for labels that are not integers, ArgumentError for bad
+ * options.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Loss {
   const op = "nn.crossEntropy";
@@ -41,9 +45,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   // The logit of the label is picked by comparison rather than by gather: its gradient is then a select that fuses into
   // softmax(z) - target, instead of a scatter.
   const hit = arange(classes, { dtype: "i32" }).equal(target.labels.unsqueeze(-1));
-  const picked = labelSmoothing === 0
-    ? where(hit, logits, 0)
-    : logits.mul(where(hit, 1 - labelSmoothing + even, even));
+  const picked = labelSmoothing === 0 ? where(hit, logits, 0) : logits.mul(where(hit, 1 - labelSmoothing + even, even));
   const rows = normalizer.sub(picked.sum({ axis: -1 }));
   const legal = target.labels.greaterEqual(0).and(target.labels.less(classes));
   return new Loss([{ ...weightedRows(op, where(legal, rows, NaN), weights, target.counted), weight: 1 }]);

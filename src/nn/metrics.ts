@@ -25,7 +25,11 @@ export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOption
 }
 
 /** Share of rows whose label is among the `k` largest logits; ties count as among them. Integer labels only. */
-export function topKAccuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions & { readonly k: number }): Metric {
+export function topKAccuracy(
+  logits: Tensor,
+  labels: Tensor,
+  options: AccuracyOptions & { readonly k: number },
+): Metric {
   const op = "nn.topKAccuracy";
   const { k, ignore, weights } = options;
   if (!Number.isInteger(k) || k < 1) throw new ArgumentError(op, { got: `k ${k}`, need: "an integer of at least 1" });
@@ -40,7 +44,10 @@ export function topKAccuracy(logits: Tensor, labels: Tensor, options: AccuracyOp
   return new Metric(weightedRows(op, right, weights, target.counted));
 }
 
-/** Share of yes/no targets (bool, or numbers that mean yes above 0.5) that `logits` of the same shape get right: yes above 0. */
+/**
+ * Share of yes/no targets (bool, or numbers that mean yes above 0.5) that `logits` of the same shape get right: yes
+ * above 0.
+ */
 export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.binaryAccuracy";
   requireAlike(op, logits, targets);

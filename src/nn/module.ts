@@ -59,7 +59,8 @@ export abstract class Module {
   }
 
   /**
-   * Takes over the values of `state`, which has exactly the paths of `stateDict()`. Nothing is changed when it does not fit.
+   * Takes over the values of `state`, which has exactly the paths of `stateDict()`. Nothing is changed when it does not
+   * fit.
    * Throws ArgumentError for missing or unexpected paths, ShapeError and DTypeError for tensors that do not fit.
    */
   loadStateDict(state: Readonly<Record<string, Tensor>>): this {
@@ -79,7 +80,9 @@ export abstract class Module {
       if (!sameShape(value.shape, tensor.shape)) {
         throw new ShapeError(op, { got: `${path} ${formatShape(value.shape)}`, need: formatShape(tensor.shape) });
       }
-      if (value.dtype !== tensor.dtype) throw new DTypeError(op, { got: `${path} of ${value.dtype}`, need: tensor.dtype });
+      if (value.dtype !== tensor.dtype) {
+        throw new DTypeError(op, { got: `${path} of ${value.dtype}`, need: tensor.dtype });
+      }
     }
     assignAll(own.map(([path, tensor]) => [tensor, state[path]!]));
     return this;
@@ -89,7 +92,9 @@ export abstract class Module {
   to(device: Device): this {
     const tensors = walk(this).tensors.map(([, tensor]) => tensor);
     // A view moves with the flat tensor that it is a part of.
-    for (const tensor of new Set(tensors.map((tensor) => tensor.alias?.base ?? tensor))) tensor.assign(tensor.to(device));
+    for (const tensor of new Set(tensors.map((tensor) => tensor.alias?.base ?? tensor))) {
+      tensor.assign(tensor.to(device));
+    }
     return this;
   }
 }
@@ -105,7 +110,9 @@ interface Found {
   readonly modules: Module[];
 }
 
-/** Everything marked under a module, in the order of fields. Modules may be shared, and may refer back to their parents. */
+/**
+ * Everything marked under a module, in the order of fields. Modules may be shared, and may refer back to their parents.
+ */
 function walk(root: Module): Found {
   const found: Found = { tensors: [], modules: [] };
   const seen = new Set<object>();
@@ -116,7 +123,9 @@ function walk(root: Module): Found {
     if (typeof value !== "object" || value === null || seen.has(value)) continue;
     if (isTensor(value)) {
       if (!isParameter(value) && !isBuffer(value)) continue;
-      if (taken.has(path)) throw new ArgumentError("Module", { got: `two tensors at the path ${path}`, need: "names without dots" });
+      if (taken.has(path)) {
+        throw new ArgumentError("Module", { got: `two tensors at the path ${path}`, need: "names without dots" });
+      }
       taken.add(path);
       found.tensors.push([path, value]);
     } else if (value instanceof Module) {

@@ -6,7 +6,19 @@ export * as init from "./init.ts";
 export type { Fan, Initializer } from "./init.ts";
 export { Linear, linear } from "./linear.ts";
 export type { LinearOptions } from "./linear.ts";
-export { Activation, flatten, gelu, lambda, logSoftmax, relu, sigmoid, silu, softmax, softplus, tanh } from "./activation.ts";
+export {
+  Activation,
+  flatten,
+  gelu,
+  lambda,
+  logSoftmax,
+  relu,
+  sigmoid,
+  silu,
+  softmax,
+  softplus,
+  tanh,
+} from "./activation.ts";
 export { Dropout, dropout } from "./dropout.ts";
 export { Embedding, embedding } from "./embedding.ts";
 export type { EmbeddingOptions } from "./embedding.ts";
@@ -21,6 +33,15 @@ export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy }
 export type { AccuracyOptions } from "./metrics.ts";
 export type { RowOptions } from "./rows.ts";
 export { Trainer, trainer } from "./trainer.ts";
-export type { BatchEvent, BatchOf, BatchSource, DefaultBatch, FitOptions, RowsOptions, TensorRecord, TrainerOptions } from "./trainer.ts";
+export type { BatchOf } from "../parallel/host-batch.ts";
+export type {
+  BatchEvent,
+  BatchSource,
+  DefaultBatch,
+  FitOptions,
+  RowsOptions,
+  TensorRecord,
+  TrainerOptions,
+} from "./trainer.ts";
 export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./history.ts";
 export type { ProgressStyle } from "./progress.ts";

@@ -28,8 +28,12 @@ export class LayerNorm extends Module {
     const { epsilon = 1e-5, affine = true } = options;
     this.shape = typeof shape === "number" ? [shape] : [...shape];
     this.shape.forEach((length, axis) => requireLength("nn.layerNorm", `length of axis ${axis}`, length));
-    if (this.shape.length === 0) throw new ArgumentError("nn.layerNorm", { got: "no axes", need: "at least one length" });
-    if (!(epsilon > 0)) throw new ArgumentError("nn.layerNorm", { got: `epsilon ${epsilon}`, need: "a number above 0" });
+    if (this.shape.length === 0) {
+      throw new ArgumentError("nn.layerNorm", { got: "no axes", need: "at least one length" });
+    }
+    if (!(epsilon > 0)) {
+      throw new ArgumentError("nn.layerNorm", { got: `epsilon ${epsilon}`, need: "a number above 0" });
+    }
     this.epsilon = epsilon;
     const fan = { in: size(this.shape), out: size(this.shape) };
     this.weight = affine ? parameter(ones(this.shape, fan)) : undefined;
@@ -48,7 +52,10 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Layer normalisation over the last axes, given their lengths. Throws ArgumentError for lengths or an epsilon that make no sense. */
+/**
+ * Layer normalisation over the last axes, given their lengths. Throws ArgumentError for lengths or an epsilon that make
+ * no sense.
+ */
 export function layerNorm(shape: number | Shape, options: LayerNormOptions = {}): LayerNorm {
   return new LayerNorm(shape, options);
 }

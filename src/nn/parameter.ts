@@ -1,4 +1,6 @@
-/** Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors. */
+/**
+ * Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors.
+ */
 import { DTypeError } from "../errors.ts";
 import { dtypes, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
@@ -16,11 +18,16 @@ const roles = new WeakMap<Tensor, "parameter" | "buffer">();
  * Throws DTypeError unless it is f32.
  */
 export function parameter(value: Tensor): Tensor {
-  if (value.dtype !== "f32") throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, as only that has gradients" });
+  if (value.dtype !== "f32") {
+    throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, as only that has gradients" });
+  }
   return mark(ownLeaf(value), "parameter");
 }
 
-/** Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics, tables). */
+/**
+ * Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics,
+ * tables).
+ */
 export function buffer(value: Tensor): Tensor {
   return mark(ownLeaf(value), "buffer");
 }

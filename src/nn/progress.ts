@@ -34,10 +34,15 @@ export interface Progress {
 /** Throws ArgumentError for a style that does not exist. */
 export async function progress(style: ProgressStyle = "auto"): Promise<Progress> {
   if (!styles.includes(style)) {
-    throw new ArgumentError("fit", { got: `progress ${String(style)}`, need: styles.map((name) => `"${name}"`).join(" or ") });
+    throw new ArgumentError("fit", {
+      got: `progress ${String(style)}`,
+      need: styles.map((name) => `"${name}"`).join(" or "),
+    });
   }
   if (style === "none") return { update: () => {}, end: () => {}, stop: () => {} };
-  return style === "bar" || (style === "auto" && stderrIsTerminal()) ? await progressBar() : progressLines(stderrLine);
+  return style === "bar" || (style === "auto" && stderrIsTerminal())
+    ? await progressBar()
+    : progressLines(stderrLine);
 }
 
 /** A line each tenth of an epoch (each 100 batches where its length is not known), and one at its end. */
@@ -78,7 +83,11 @@ async function progressBar(): Promise<Progress> {
           hideCursor: true,
           fps: 10,
         });
-        bar.start(report.batches ?? report.batch, 0, { epoch: report.epoch, epochs: report.epochs, text: "" });
+        bar.start(report.batches ?? report.batch, 0, {
+          epoch: report.epoch,
+          epochs: report.epochs,
+          text: "",
+        });
       }
       if (report.batches === undefined) bar.setTotal(report.batch);
       bar.update(report.batch, { text: describe(report) });
@@ -98,7 +107,9 @@ function describe({ loss, metrics, rowsPerSecond, secondsLeft }: ProgressReport)
 
 /** `loss 0.4523  accuracy 0.8712`. */
 export function formatMeans(loss: number, metrics: Means): string {
-  return Object.entries({ loss, ...metrics }).map(([name, value]) => `${name} ${value.toFixed(4)}`).join("  ");
+  return Object.entries({ loss, ...metrics }).map(([name, value]) => `${name} ${value.toFixed(4)}`).join(
+    "  ",
+  );
 }
 
 /** `3.2 s`, `45 s`, `2 min 05 s`, `1 h 02 min`. */

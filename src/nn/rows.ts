@@ -37,14 +37,20 @@ export type Labels =
   | { readonly kind: "classes"; readonly labels: Tensor; readonly counted: Tensor | undefined }
   | { readonly kind: "probabilities"; readonly probabilities: Tensor };
 
-/** Tells integer labels from probabilities by their shape. Throws ShapeError, DTypeError or ArgumentError when neither fits. */
+/**
+ * Tells integer labels from probabilities by their shape. Throws ShapeError, DTypeError or ArgumentError when neither
+ * fits.
+ */
 export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: number | undefined): Labels {
   if (logits.dtype !== "f32") throw new DTypeError(op, { got: `logits of ${logits.dtype}`, need: "f32" });
   const leading = logits.shape.slice(0, -1);
   const integer = labels.dtype === "i32" || labels.dtype === "u32";
   if (logits.rank > 0 && sameShape(labels.shape, logits.shape)) {
     if (ignore !== undefined) {
-      throw new ArgumentError(op, { got: `ignore ${ignore} with probabilities`, need: "integer labels; with probabilities use weights" });
+      throw new ArgumentError(op, {
+        got: `ignore ${ignore} with probabilities`,
+        need: "integer labels; with probabilities use weights",
+      });
     }
     return { kind: "probabilities", probabilities: labels.dtype === "f32" ? labels : labels.cast("f32") };
   }
@@ -54,7 +60,9 @@ export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: n
       need: "logits [..., classes] with integer labels [...] or probabilities [..., classes]",
     });
   }
-  if (!integer) throw new DTypeError(op, { got: `labels of ${labels.dtype}`, need: 'integers: cast them with .cast("i32")' });
+  if (!integer) {
+    throw new DTypeError(op, { got: `labels of ${labels.dtype}`, need: 'integers: cast them with .cast("i32")' });
+  }
   if (ignore !== undefined && !Number.isInteger(ignore)) {
     throw new ArgumentError(op, { got: `ignore ${ignore}`, need: "an integer label" });
   }
@@ -63,7 +71,8 @@ export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: n
 }
 
 /**
- * The mean over all elements of `values` [rows..., elements...] as numerator and denominator. With weights, the axes that
+ * The mean over all elements of `values` [rows..., elements...] as numerator and denominator. With weights, the axes
+ * that
  * they cover are the rows, and a row's value is the mean over its elements.
  */
 export function weightedElements(op: string, values: Tensor, weights: Tensor | undefined): Ratio {

@@ -4,13 +4,14 @@ import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/default.ts";
 import { Evaluation } from "../parallel/evaluation.ts";
 import { type EnqueuedStep, Executor, type StepOutcome } from "../parallel/executor.ts";
-import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
-import { Inference } from "../parallel/inference.ts";
+import { type Batch, type BatchOf, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
+import { Inference, requireRowsAtOnce } from "../parallel/inference.ts";
 import type { Program } from "../parallel/program.ts";
 import { requireDistinct } from "../parallel/distinct.ts";
 import type { Merged } from "../parallel/replicate.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
 import { tensor } from "../tensor/create.ts";
+import { currentSeed } from "../tensor/random.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 import type { EpochRecord, Evaluation as EvaluationRecord, History, StepRecord } from "./history.ts";
 import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
@@ -19,14 +20,13 @@ import type { Optimizer } from "./optim/optimizer.ts";
 import { learningRateAt } from "./optim/rule.ts";
 import { formatMeans, formatSeconds, progress, type ProgressStyle } from "./progress.ts";
 
+export type { BatchOf } from "../parallel/host-batch.ts";
+
 /** A batch as the functions of a trainer see it. */
 export type TensorRecord = Readonly<Record<string, Tensor>>;
 
 /** The fields that a trainer's functions find in a batch unless they say otherwise. */
 export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & TensorRecord;
-
-/** A batch as it is given: its fields on the host or as tensors. All but scalars have as many rows, on axis 0. */
-export type BatchOf<B> = { readonly [K in keyof B]: HostTensor | Tensor };
 
 /** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
 export type BatchSource<B> = (Iterable<BatchOf<B>> | AsyncIterable<BatchOf<B>>) & {
@@ -45,7 +45,10 @@ export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
   readonly optimizer: Optimizer;
   /** Distinct devices; a batch is cut into a shard for each. Default: the default device. */
   readonly devices?: readonly Device[];
-  /** Seed of everything random in the model, such as dropout. Default 0. */
+  /**
+   * Seed of everything random in the model, such as dropout, from 0 to 2^32 - 1. Default: that of
+   * `random.seed`.
+   */
   readonly seed?: number;
   /** Steps between checks that all devices hold the same bits; 0 for never. Default 100. */
   readonly checkEvery?: number;
@@ -98,13 +101,19 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   readonly model: M;
   readonly #options: TrainerOptions<M, B, O>;
   readonly #forward: (batch: B) => O;
-  readonly #history: { readonly steps: StepRecord[]; readonly epochs: EpochRecord[] } = { steps: [], epochs: [] };
+  readonly #history: { readonly steps: StepRecord[]; readonly epochs: EpochRecord[] } = {
+    steps: [],
+    epochs: [],
+  };
   #engine: Promise<Engine> | undefined;
 
   constructor(model: M, options: TrainerOptions<M, B, O>) {
     if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
     if (typeof options.loss !== "function") {
-      throw new ArgumentError("nn.trainer", { got: `loss ${String(options.loss)}`, need: "a function of output and batch" });
+      throw new ArgumentError("nn.trainer", {
+        got: `loss ${String(options.loss)}`,
+        need: "a function of output and batch",
+      });
     }
     this.model = model;
     this.#options = options;
@@ -120,9 +129,10 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /**
-   * One training step, in training mode; afterwards the model's tensors read as the new weights.
-   * Rejects with ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum over
-   * rows, NonFiniteLossError for a loss that is NaN or infinite (the weights stay), ReplicaMismatchError when devices disagree.
+   * One training step, in training mode; afterwards the model's tensors read as the new weights. Rejects with
+   * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
+   * over rows, NonFiniteLossError for a loss that is NaN or infinite (the weights stay), ReplicaMismatchError
+   * when devices disagree.
    */
   async step(batch: BatchOf<B>): Promise<StepRecord> {
     const { executor } = await this.#start();
@@ -130,13 +140,21 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     return this.#recorded(await executor.step(batch as Batch));
   }
 
-  /** Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the signal. */
+  /**
+   * Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the
+   * signal.
+   */
   async fit(source: BatchSource<B>, options: FitOptions<B> = {}): Promise<History> {
     const { epochs = 1 } = options;
     if (!Number.isSafeInteger(epochs) || epochs < 0) {
       throw new ArgumentError("fit", { got: `epochs ${epochs}`, need: "an integer of at least 0" });
     }
-    if (!isSource(source)) throw new ArgumentError("fit", { got: String(source), need: "batches to iterate over, as of data.batches" });
+    if (!isSource(source)) {
+      throw new ArgumentError("fit", {
+        got: String(source),
+        need: "batches to iterate over, as of data.batches",
+      });
+    }
     const view = await progress(options.progress);
     const { length: stepsBefore } = this.#history.steps;
     const { length: epochsBefore } = this.#history.epochs;
@@ -150,10 +168,16 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     } finally {
       view.stop();
     }
-    return { steps: this.#history.steps.slice(stepsBefore), epochs: this.#history.epochs.slice(epochsBefore) };
+    return {
+      steps: this.#history.steps.slice(stepsBefore),
+      epochs: this.#history.epochs.slice(epochsBefore),
+    };
   }
 
-  /** Loss and metrics over batches or one batch of any number of rows, in evaluation mode, weighted by what counts in each. */
+  /**
+   * Loss and metrics over batches or one batch of any number of rows, in evaluation mode, weighted by what
+   * counts in each.
+   */
   async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
     const rowsAtOnce = readRowsAtOnce("evaluate", options);
     const { executor, evaluation } = await this.#start();
@@ -170,24 +194,37 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /**
-   * The model's outputs for any number of rows, in order, in evaluation mode. `data` is a batch, or its field `x` alone;
-   * only the fields that `forward` uses are needed.
+   * The model's outputs for any number of rows, in order, in evaluation mode. `data` is a batch, or its field
+   * `x` alone; only the fields that `forward` uses are needed.
    */
-  async predict(data: Tensor | HostTensor | Partial<BatchOf<B>>, options: RowsOptions = {}): Promise<Merged<O>> {
+  async predict(
+    data: Tensor | HostTensor | Partial<BatchOf<B>>,
+    options: RowsOptions = {},
+  ): Promise<Merged<O>> {
     const rowsAtOnce = readRowsAtOnce("predict", options);
     const batch = isTensor(data) || isHostTensor(data) ? { x: data } : data;
     const { executor, inference } = await this.#start();
     await executor.settled();
     await executor.replicas.ready();
     return await this.#inEvaluation(async () => {
-      return await inference.run(batch as Batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), rowsAtOnce) as Merged<O>;
+      return await inference.run(
+        batch as Batch,
+        ({ values, shape, dtype }) => tensor(values, { shape, dtype }),
+        rowsAtOnce,
+      ) as Merged<O>;
     });
   }
 
-  /** Gives back the memory on the devices; the model keeps its weights. The trainer cannot be used any more. */
+  /**
+   * Gives back the memory on the devices; the model keeps its weights. The trainer cannot be used any more.
+   */
   async release(): Promise<void> {
     const engine = await this.#engine;
-    await Promise.all([engine?.executor.release(), engine?.evaluation.release(), engine?.inference.release()]);
+    await Promise.all([
+      engine?.executor.release(),
+      engine?.evaluation.release(),
+      engine?.inference.release(),
+    ]);
   }
 
   #start(): Promise<Engine> {
@@ -200,14 +237,17 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   async #open(): Promise<Engine> {
-    const { devices = [await defaultDevice()], optimizer, seed = 0, checkEvery = 100 } = this.#options;
+    const { devices = [await defaultDevice()], optimizer, seed = currentSeed(), checkEvery = 100 } =
+      this.#options;
     const parameters = this.model.parameters();
     const program: Program = (batch) => this.#score(batch as B, parameters);
     const executor = new Executor({
       devices,
       parameters,
       rule: optimizer,
-      learningRate: typeof optimizer.learningRate === "function" ? (step) => learningRateAt(optimizer, step) : learningRateAt(optimizer, 1),
+      learningRate: typeof optimizer.learningRate === "function"
+        ? (step) => learningRateAt(optimizer, step)
+        : learningRateAt(optimizer, 1),
       program,
       seed,
       checkEvery,
@@ -225,7 +265,9 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     const { loss, metrics = {} } = this.#options;
     const output = this.#forward(batch);
     const value: unknown = loss(output, batch);
-    if (!(value instanceof Loss)) throw notDecomposable("a loss", value, "nn.crossEntropy, nn.mse or nn.loss({ sum, count })");
+    if (!(value instanceof Loss)) {
+      throw notDecomposable("a loss", value, "nn.crossEntropy, nn.mse or nn.loss({ sum, count })");
+    }
     checkCounts(value, parameters);
     const scored = Object.entries(metrics).map(([name, metric]) => {
       const ratio: unknown = metric(output, batch);
@@ -244,6 +286,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     view: Awaited<ReturnType<typeof progress>>,
   ): Promise<EpochRecord> {
     const { executor, devices } = await this.#start();
+    await executor.recover();
     const { signal, validation, onBatch } = options;
     const names = devices.map((device) => device.name);
     const totals = new ScoreTotals();
@@ -256,13 +299,32 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       totals.add(outcome.scores, outcome.rows);
       done++;
       const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
-      const secondsLeft = source.rows === undefined ? undefined : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
+      const secondsLeft = source.rows === undefined
+        ? undefined
+        : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
       view.update({
-        epoch, epochs, batch: done, batches: source.length, loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rowsPerSecond, secondsLeft,
+        epoch,
+        epochs,
+        batch: done,
+        batches: source.length,
+        loss: lossOf(totals.scores),
+        metrics: meansOf(totals.scores),
+        rowsPerSecond,
+        secondsLeft,
       });
-      await onBatch?.({ ...record, epoch, epochs, batch: done, batches: source.length, devices: names, rowsPerSecond, secondsLeft });
+      await onBatch?.({
+        ...record,
+        epoch,
+        epochs,
+        batch: done,
+        batches: source.length,
+        devices: names,
+        rowsPerSecond,
+        secondsLeft,
+      });
     };
-    // A step is judged when the next one is on the device already, so that the device need not wait for the host.
+    // A step is judged when the next one is on the device already, so that the device need not wait for the
+    // host.
     let pending: EnqueuedStep | undefined;
     for await (const batch of source) {
       if (signal?.aborted === true) {
@@ -270,7 +332,11 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
         throw signal.reason;
       }
       this.model.train();
-      const enqueued = await executor.enqueue(batch as Batch);
+      // When this batch will not do, the step before it is still reported.
+      const enqueued = await executor.enqueue(batch as Batch).catch(async (error: unknown) => {
+        await finish(pending);
+        throw error;
+      });
       await finish(pending);
       pending = enqueued;
     }
@@ -290,7 +356,15 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   #recorded({ step, scores, rows, sizes, learningRate, updated }: StepOutcome): StepRecord {
-    const record: StepRecord = { step, loss: lossOf(scores), metrics: meansOf(scores), rows, sizes, learningRate, updated };
+    const record: StepRecord = {
+      step,
+      loss: lossOf(scores),
+      metrics: meansOf(scores),
+      rows,
+      sizes,
+      learningRate,
+      updated,
+    };
     this.#history.steps.push(record);
     return record;
   }
@@ -308,13 +382,17 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
 }
 
 /**
- * Something that trains `model`: in each step the batch is cut into a shard for each device, and the weights become what they
- * would be on one device. `loss` gives a sum and a count, as all losses of nn do, so that this is exact for masks, weights and any
- * number of rows.
+ * Something that trains `model`: in each step the batch is cut into a shard for each device, and the weights
+ * become what they would be on one device. `loss` gives a sum and a count, as all losses of nn do, so that
+ * this is exact for masks, weights and any number of rows.
  *
  * Throws DeviceError for a device listed twice, ArgumentError for an empty list of devices.
  */
-export function trainer<M extends Module, B extends TensorRecord = DefaultBatch, O = ReturnType<M["forward"]>>(
+export function trainer<
+  M extends Module,
+  B extends TensorRecord = DefaultBatch,
+  O = ReturnType<M["forward"]>,
+>(
   model: M,
   options: TrainerOptions<M, B, O>,
 ): Trainer<M, B, O> {
@@ -326,13 +404,16 @@ function fieldX(batch: TensorRecord): Tensor {
   if (x !== undefined) return x;
   throw new ArgumentError("nn.trainer", {
     got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
-    need: "a field x, or a forward that says which fields the model takes: forward: (model, batch) => model.forward(batch.name)",
+    need:
+      "a field x, or a forward that says which fields the model takes: forward: (model, batch) => model.forward(batch.name)",
   });
 }
 
 function notDecomposable(what: string, value: unknown, example: string): DecompositionError {
   return new DecompositionError("nn.trainer", {
-    got: `${what} that is ${isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : String(value)}`,
+    got: `${what} that is ${
+      isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : String(value)
+    }`,
     need: `the sum over rows and the count it is divided by, so that shards add up: ${example}`,
   });
 }
@@ -343,12 +424,19 @@ function isSource<B>(data: BatchSource<B> | BatchOf<B>): data is BatchSource<B> 
 }
 
 function readRowsAtOnce(op: string, { rowsAtOnce = defaultRowsAtOnce }: RowsOptions): number {
-  if (rowsAtOnce >= 1) return rowsAtOnce;
-  throw new ArgumentError(op, { got: `rowsAtOnce ${rowsAtOnce}`, need: "at least 1" });
+  requireRowsAtOnce(op, rowsAtOnce);
+  return rowsAtOnce;
 }
 
-function describeEpoch({ epoch, loss, metrics, rows, seconds, rowsPerSecond, validation }: EpochRecord, epochs: number): string {
-  const speed = `${rows} rows in ${formatSeconds(seconds)}, ${Math.round(rowsPerSecond).toLocaleString("en-US")} rows/s`;
-  const checked = validation === undefined ? "" : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
+function describeEpoch(
+  { epoch, loss, metrics, rows, seconds, rowsPerSecond, validation }: EpochRecord,
+  epochs: number,
+): string {
+  const speed = `${rows} rows in ${formatSeconds(seconds)}, ${
+    Math.round(rowsPerSecond).toLocaleString("en-US")
+  } rows/s`;
+  const checked = validation === undefined
+    ? ""
+    : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
   return `epoch ${epoch}/${epochs}  ${formatMeans(loss, metrics)}  (${speed})${checked}`;
 }

@@ -1,5 +1,6 @@
 /**
- * Follows the batch axis through a graph, to decide whether a computation over a batch may be cut into shards of rows.
+ * Follows the batch axis through a graph, to decide whether a computation over a batch may be cut into shards
+ * of rows.
  *
  * Every node is one of:
  *   replicated   the same on every shard: parameters, constants, what comes of them alone;
@@ -8,16 +9,20 @@
  *   shard        a value that depends on how many rows the shard has and is neither of the above (1/rows, arange(rows)).
  * An op that mixes rows in any other way throws DecompositionError.
  *
- * Constants do not tell where they come from: in `x.mean()` the number of rows is a plain 1/7. So a computation is judged
- * by two traces of it, with different numbers of rows, walked side by side: an axis whose lengths differ is one of rows,
- * a constant that is equal in both is replicated, and one that is proportional to the rows is partial (it counts them).
+ * Constants do not tell where they come from: in `x.mean()` the number of rows is a plain 1/7. So a
+ * computation is judged by two traces of it, with different numbers of rows, walked side by side: an axis
+ * whose lengths differ is one of rows, a constant that is equal in both is replicated, and one that is
+ * proportional to the rows is partial (it counts them).
  */
 import { DecompositionError } from "../errors.ts";
 import type { Node, NodeOf, Op } from "../graph/node.ts";
 import { type ElementwiseName, isElementwise } from "../graph/ops.ts";
 import { formatShape, sameShape, size } from "../graph/shape.ts";
 
-/** The axis `axis` has length outer * rows * inner, row-major; so index (o * rows + row) * inner + i belongs to `row`. */
+/**
+ * The axis `axis` has length outer * rows * inner, row-major; so index (o * rows + row) * inner + i belongs
+ * to `row`.
+ */
 export interface Batched {
   readonly kind: "batched";
   readonly axis: number;
@@ -33,7 +38,10 @@ export type Spread =
 
 export const replicated: Spread = { kind: "replicated" };
 export const partial: Spread = { kind: "partial" };
-export function batched(axis: number, { outer = 1, inner = 1 }: { outer?: number; inner?: number } = {}): Batched {
+export function batched(
+  axis: number,
+  { outer = 1, inner = 1 }: { outer?: number; inner?: number } = {},
+): Batched {
   return { kind: "batched", axis, outer, inner };
 }
 
@@ -41,14 +49,20 @@ const advice =
   "a value of each row, or a sum over rows: return a Loss or Metric with its sum and its count, which are added over the shards " +
   "and divided once (a statistic of the whole batch inside the model needs a collective, allReduce)";
 
-/** The rules of the ops, applied along two traces, or along one alone (then lengths of rows cannot be told from others). */
+/**
+ * The rules of the ops, applied along two traces, or along one alone (then lengths of rows cannot be told
+ * from others).
+ */
 export class BatchAxis {
   readonly #rows: number;
   readonly #twinRows: number;
   readonly #given: ReadonlyMap<Node, Spread>;
   readonly #known = new Map<Node, Map<Node, Spread>>();
 
-  /** `given` says how the inputs of the first trace are spread; other leaves are replicated. `rows` is the first trace's number. */
+  /**
+   * `given` says how the inputs of the first trace are spread; other leaves are replicated. `rows` is the
+   * first trace's number.
+   */
   constructor(given: ReadonlyMap<Node, Spread>, rows: number, twinRows: number = rows) {
     this.#given = given;
     this.#rows = rows;
@@ -68,9 +82,12 @@ export class BatchAxis {
         continue;
       }
       const given = this.#given.get(top.node);
-      if (given === undefined && (top.node.op !== top.twin.op || top.node.src.length !== top.twin.src.length)) {
+      if (
+        given === undefined && (top.node.op !== top.twin.op || top.node.src.length !== top.twin.src.length)
+      ) {
         throw new DecompositionError(top.node.op, {
-          got: `a ${top.node.op} for ${this.#rows} rows where there is a ${top.twin.op} for ${this.#twinRows}`,
+          got:
+            `a ${top.node.op} for ${this.#rows} rows where there is a ${top.twin.op} for ${this.#twinRows}`,
           need: "the same computation for any number of rows",
         });
       }
@@ -116,14 +133,55 @@ interface Site<N extends Node = Node> {
 type Rule = (at: Site) => Spread;
 
 /** What an elementwise op does to sums over rows. */
-const onPartial: { readonly [K in ElementwiseName]: "additive" | "product" | "quotient" | "select" | "none" } = {
-  neg: "additive", add: "additive", sub: "additive",
-  mul: "product", div: "quotient", where: "select",
-  abs: "none", sign: "none", sqrt: "none", exp: "none", expm1: "none", log: "none", log1p: "none", sin: "none", cos: "none",
-  tan: "none", asin: "none", acos: "none", atan: "none", sinh: "none", cosh: "none", tanh: "none", erf: "none", floor: "none",
-  ceil: "none", trunc: "none", round: "none", relu: "none", not: "none", bitNot: "none", idiv: "none", irem: "none", pow: "none",
-  max: "none", min: "none", atan2: "none", and: "none", or: "none", xor: "none", shl: "none", shr: "none", lt: "none", le: "none",
-  eq: "none", ne: "none", threefry: "none",
+const onPartial: {
+  readonly [K in ElementwiseName]: "additive" | "product" | "quotient" | "select" | "none";
+} = {
+  neg: "additive",
+  add: "additive",
+  sub: "additive",
+  mul: "product",
+  div: "quotient",
+  where: "select",
+  abs: "none",
+  sign: "none",
+  sqrt: "none",
+  exp: "none",
+  expm1: "none",
+  log: "none",
+  log1p: "none",
+  sin: "none",
+  cos: "none",
+  tan: "none",
+  asin: "none",
+  acos: "none",
+  atan: "none",
+  sinh: "none",
+  cosh: "none",
+  tanh: "none",
+  erf: "none",
+  floor: "none",
+  ceil: "none",
+  trunc: "none",
+  round: "none",
+  relu: "none",
+  not: "none",
+  bitNot: "none",
+  idiv: "none",
+  irem: "none",
+  pow: "none",
+  max: "none",
+  min: "none",
+  atan2: "none",
+  and: "none",
+  or: "none",
+  xor: "none",
+  shl: "none",
+  shr: "none",
+  lt: "none",
+  le: "none",
+  eq: "none",
+  ne: "none",
+  threefry: "none",
 };
 
 function ruleOf(op: Op): Rule {
@@ -138,12 +196,16 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     if (Object.is(value, other)) return replicated;
     // Both are rounded to f32, so the ratio is equal to a few parts in 2^24.
     if (Math.abs(value * twinRows - other * rows) <= 2e-7 * Math.abs(value * twinRows)) return partial;
-    return { kind: "shard", what: "a number that depends on how many rows the shard has, such as 1/rows in a mean over the batch" };
+    return {
+      kind: "shard",
+      what: "a number that depends on how many rows the shard has, such as 1/rows in a mean over the batch",
+    };
   },
   iota: ({ node, twin }) =>
-    sameShape(node.shape, twin.shape)
-      ? replicated
-      : { kind: "shard", what: "positions within the shard (of an arange, or of a random tensor that follows no batched one)" },
+    sameShape(node.shape, twin.shape) ? replicated : {
+      kind: "shard",
+      what: "positions within the shard (of an arange, or of a random tensor that follows no batched one)",
+    },
   input: () => replicated,
   storage: () => replicated,
 
@@ -162,16 +224,21 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const [x] = at.src;
     return x!.kind === "batched" ? reshaped(at, x!) : x!;
   },
-  permute: ({ node, src: [x] }) => x!.kind === "batched" ? { ...x!, axis: node.attrs.axes.indexOf(x!.axis) } : x!,
+  permute: ({ node, src: [x] }) =>
+    x!.kind === "batched" ? { ...x!, axis: node.attrs.axes.indexOf(x!.axis) } : x!,
   expand: (at) => {
     const { node, twin, rows, src: [x] } = at;
     const from = node.src[0]!;
-    const grown = node.shape.flatMap((n, axis) => n !== twin.shape[axis] && from.shape[axis] === 1 ? [axis] : []);
+    const grown = node.shape.flatMap((n, axis) =>
+      n !== twin.shape[axis] && from.shape[axis] === 1 ? [axis] : []
+    );
     if (grown.length === 0 || x!.kind === "shard") return x!;
     if (x!.kind === "batched" || grown.length > 1) {
       return mixes(at, "rows that are paired with all rows of the batch");
     }
-    if (x!.kind === "partial") return mixes(at, "a sum over the rows of the batch that is spread over those rows again");
+    if (x!.kind === "partial") {
+      return mixes(at, "a sum over the rows of the batch that is spread over those rows again");
+    }
     const axis = grown[0]!;
     if (node.shape[axis]! % rows !== 0) return mixes(at, `an axis of ${node.shape[axis]} for ${rows} rows`);
     return batched(axis, { inner: node.shape[axis]! / rows });
@@ -179,8 +246,12 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   pad: (at) => {
     const { node, twin, src: [x] } = at;
     if (x!.kind === "partial") return node.attrs.value === 0 ? partial : nonlinear(at);
-    if (x!.kind !== "batched") return sameAttributes(at, x!, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
-    if (node.attrs.low[x!.axis] !== 0 || node.attrs.high[x!.axis] !== 0) return mixes(at, "rows that are padded or shifted");
+    if (x!.kind !== "batched") {
+      return sameAttributes(at, x!, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
+    }
+    if (node.attrs.low[x!.axis] !== 0 || node.attrs.high[x!.axis] !== 0) {
+      return mixes(at, "rows that are padded or shifted");
+    }
     return sameAttributes(at, x!, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
   },
   slice: (at) => {
@@ -192,7 +263,12 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const block = rows * inner;
     const count = node.shape[axis]!;
     if (step[axis] !== 1 || count === 0 || start[axis]! % block !== 0 || count % block !== 0) {
-      return mixes(at, `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${node.src[0]!.shape[axis]}`);
+      return mixes(
+        at,
+        `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${
+          node.src[0]!.shape[axis]
+        }`,
+      );
     }
     const sliced = batched(axis, { outer: count / block, inner });
     return sameAttributes(at, sliced, start, (twin as NodeOf<"slice">).attrs.start, axis);
@@ -212,7 +288,9 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const { axis } = node.attrs;
     if (x!.kind === "shard" || index!.kind === "shard") return unlessJoined(at);
     if (index!.kind === "partial") return nonlinear(at);
-    if (x!.kind === "partial") return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is read by row");
+    if (x!.kind === "partial") {
+      return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is read by row");
+    }
     if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are picked by index");
     // A table that all shards have, looked up by row.
     if (x!.kind === "replicated" && index!.kind === "batched" && index!.axis === axis) return index!;
@@ -223,7 +301,9 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const { axis } = node.attrs;
     if (index!.kind === "shard" || values!.kind === "shard") return unlessJoined(at);
     if (index!.kind === "partial") return nonlinear(at);
-    if (values!.kind === "partial") return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is added by row");
+    if (values!.kind === "partial") {
+      return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is added by row");
+    }
     const both = joined(at, [index!, values!]);
     // Rows that are added into the bins of their axis: bins of shards add up.
     return both.kind === "batched" && both.axis === axis ? partial : both;
@@ -231,7 +311,9 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   argsort: (at) => {
     const [x] = at.src;
     if (x!.kind === "partial") return nonlinear(at);
-    if (x!.kind === "batched" && x!.axis === at.node.shape.length - 1) return mixes(at, "rows that are sorted among each other");
+    if (x!.kind === "batched" && x!.axis === at.node.shape.length - 1) {
+      return mixes(at, "rows that are sorted among each other");
+    }
     return x!;
   },
   concat: (at) => {
@@ -242,10 +324,18 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     }
     const [first] = src;
     const { axis } = node.attrs;
-    if (first!.kind === "batched" && first!.axis === axis && src.every((x) => x.kind === "batched" && x.axis === axis && x.inner === first!.inner)) {
-      return batched(axis, { outer: src.reduce((sum, x) => sum + (x as Batched).outer, 0), inner: first!.inner });
+    if (
+      first!.kind === "batched" && first!.axis === axis &&
+      src.every((x) => x.kind === "batched" && x.axis === axis && x.inner === first!.inner)
+    ) {
+      return batched(axis, {
+        outer: src.reduce((sum, x) => sum + (x as Batched).outer, 0),
+        inner: first!.inner,
+      });
     }
-    if (src.some((x) => x.kind === "batched" && x.axis === axis)) return mixes(at, "rows that are joined with other values");
+    if (src.some((x) => x.kind === "batched" && x.axis === axis)) {
+      return mixes(at, "rows that are joined with other values");
+    }
     return joined(at, src);
   },
 };
@@ -258,13 +348,20 @@ function elementwiseRule(at: Site): Spread {
   switch (onPartial[node.op as ElementwiseName]) {
     case "additive":
       if (src.every(additive)) return partial;
-      return mixes(at, "a sum over the rows of the batch combined with something that is not one: each shard would count it");
+      return mixes(
+        at,
+        "a sum over the rows of the batch combined with something that is not one: each shard would count it",
+      );
     case "product":
-      return src.filter((x) => x.kind === "partial").length === 1 && src.some((x) => x.kind === "replicated") ? partial : nonlinear(at);
+      return src.filter((x) => x.kind === "partial").length === 1 && src.some((x) => x.kind === "replicated")
+        ? partial
+        : nonlinear(at);
     case "quotient":
       return src[0]!.kind === "partial" && src[1]!.kind === "replicated" ? partial : nonlinear(at);
     case "select":
-      return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i)) ? partial : nonlinear(at);
+      return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i))
+        ? partial
+        : nonlinear(at);
     case "none":
       return nonlinear(at);
   }
@@ -277,26 +374,40 @@ function joined(at: Site, src: readonly Spread[]): Spread {
   for (const x of src) {
     if (x.kind === "partial") return mixes(at, "a sum over rows beside values of each row");
     if (first === undefined || x === first) continue;
-    // In two traces a value with an axis of rows is known as batched, so a replicated one here differs from row to row.
-    if (x.kind === "replicated" && judged) return mixes(at, "a value of each row beside one that follows no batch axis");
-    if (x.kind === "batched" && (x.axis !== first.axis || x.outer !== first.outer || x.inner !== first.inner)) {
+    // In two traces a value with an axis of rows is known as batched, so a replicated one here differs from
+    // row to row.
+    if (x.kind === "replicated" && judged) {
+      return mixes(at, "a value of each row beside one that follows no batch axis");
+    }
+    if (
+      x.kind === "batched" && (x.axis !== first.axis || x.outer !== first.outer || x.inner !== first.inner)
+    ) {
       return mixes(at, `rows on axis ${first.axis} beside rows on axis ${x.axis}`);
     }
   }
   return first ?? replicated;
 }
 
-/** Of operands one of which depends on the number of rows: no harm as long as only replicated ones stand beside it. */
+/**
+ * Of operands one of which depends on the number of rows: no harm as long as only replicated ones stand
+ * beside it.
+ */
 function unlessJoined(at: Site): Spread {
   const shard = at.src.find((x) => x.kind === "shard")!;
   const other = at.src.find((x) => x.kind === "batched" || x.kind === "partial");
   if (other === undefined || shard.kind !== "shard") return shard;
-  return mixes(at, `${other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"} with ${shard.what}`);
+  return mixes(
+    at,
+    `${
+      other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"
+    } with ${shard.what}`,
+  );
 }
 
 /**
- * The rows' axis after a reshape. Flattened, the source is [before, rows, after]; in the target it is the axis whose
- * elements before it divide `before` and whose length holds what is left of `before`, times the rows.
+ * The rows' axis after a reshape. Flattened, the source is [before, rows, after]; in the target it is the
+ * axis whose elements before it divide `before` and whose length holds what is left of `before`, times the
+ * rows.
  */
 function reshaped(at: Site, x: Batched): Spread {
   const { node, rows } = at;
@@ -319,7 +430,12 @@ function reshaped(at: Site, x: Batched): Spread {
     prefix *= length;
   }
   if (best !== undefined) return best;
-  return mixes(at, `a reshape of ${formatShape(from)} to ${formatShape(node.shape)} that cuts through the rows of axis ${x.axis}`);
+  return mixes(
+    at,
+    `a reshape of ${formatShape(from)} to ${
+      formatShape(node.shape)
+    } that cuts through the rows of axis ${x.axis}`,
+  );
 }
 
 function reduced(axes: readonly number[], x: Batched): Spread {
@@ -331,13 +447,23 @@ function reduceOthers(at: Site<NodeOf<"prod" | "amax" | "amin">>): Spread {
   const [x] = at.src;
   if (x!.kind === "partial") return nonlinear(at);
   if (x!.kind !== "batched") return x!;
-  if (at.node.attrs.axes.includes(x!.axis)) return mixes(at, `its reduction over axis ${x!.axis}, which holds the rows of the batch`);
+  if (at.node.attrs.axes.includes(x!.axis)) {
+    return mixes(at, `its reduction over axis ${x!.axis}, which holds the rows of the batch`);
+  }
   return reduced(at.node.attrs.axes, x!);
 }
 
 /** `spread`, unless attributes of axes other than `except` differ between the two traces. */
-function sameAttributes(at: Site, spread: Spread, one: readonly number[], two: readonly number[], except?: number): Spread {
-  if (spread.kind === "shard" || one.every((value, axis) => axis === except || value === two[axis])) return spread;
+function sameAttributes(
+  at: Site,
+  spread: Spread,
+  one: readonly number[],
+  two: readonly number[],
+  except?: number,
+): Spread {
+  if (spread.kind === "shard" || one.every((value, axis) => axis === except || value === two[axis])) {
+    return spread;
+  }
   return mixes(at, "a position that depends on how many rows the shard has");
 }
 
@@ -350,7 +476,9 @@ function checkShapes(at: Site, spread: Spread): void {
     const width = spread.outer * spread.inner;
     return n === rows * width && twin.shape[i] === twinRows * width;
   });
-  if (!fits) mixes(at, `${formatShape(node.shape)} for ${rows} rows and ${formatShape(twin.shape)} for ${twinRows}`);
+  if (!fits) {
+    mixes(at, `${formatShape(node.shape)} for ${rows} rows and ${formatShape(twin.shape)} for ${twinRows}`);
+  }
 }
 
 function isZero(node: Node): boolean {
@@ -361,7 +489,12 @@ function isZero(node: Node): boolean {
 
 function nonlinear(at: Site): never {
   const ratio = at.node.op === "div" && at.src[1]!.kind === "partial";
-  return mixes(at, ratio ? "something divided by a sum over the rows of the batch" : "a sum over the rows of the batch, in which it is not linear");
+  return mixes(
+    at,
+    ratio
+      ? "something divided by a sum over the rows of the batch"
+      : "a sum over the rows of the batch, in which it is not linear",
+  );
 }
 
 function mixes(at: Site, got: string): never {

@@ -3,7 +3,9 @@ import type { Device } from "../devices/device.ts";
 
 /** Throws ArgumentError for no devices, DeviceError for one listed twice. */
 export function requireDistinct(op: string, devices: readonly Device[]): void {
-  if (devices.length === 0) throw new ArgumentError(op, { got: "no devices", need: "at least one, as from await devices()" });
+  if (devices.length === 0) {
+    throw new ArgumentError(op, { got: "no devices", need: "at least one, as from await devices()" });
+  }
   const twice = devices.find((device, i) => devices.indexOf(device) !== i);
   if (twice !== undefined) {
     throw new DeviceError(op, {

@@ -23,7 +23,10 @@ export class Evaluation {
   }
 
   /** The scores of all rows of a batch, of which at most `rowsAtOnce` are on the devices at one time. */
-  async run(batch: Batch, rowsAtOnce = Infinity): Promise<{ readonly scores: Scores; readonly rows: number }> {
+  async run(
+    batch: Batch,
+    rowsAtOnce = Infinity,
+  ): Promise<{ readonly scores: Scores; readonly rows: number }> {
     const fields = fieldsOf(this.#op, batch);
     const outputs = await this.#inference.run(batch, ({ values }: HostOutput) => values, rowsAtOnce) as {
       readonly scores: ArrayLike<number>;

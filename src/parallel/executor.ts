@@ -1,4 +1,7 @@
-/** Trains one model on many devices: every step is cut into shards, run on all devices at once, and reduced on the host. */
+/**
+ * Trains one model on many devices: every step is cut into shards, run on all devices at once, and reduced on
+ * the host.
+ */
 import { ArgumentError, NonFiniteLossError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
@@ -8,13 +11,29 @@ import { checkProgram, type Program } from "./program.ts";
 import { reduceGradients, sumOf } from "./reduce-host.ts";
 import { Replicas } from "./replicas.ts";
 import { requireDistinct } from "./distinct.ts";
-import { counted, isFiniteLoss, lossOf, readScores, scoreLength, type ScoreLayout, type Scores } from "./scores.ts";
+import {
+  counted,
+  isFiniteLoss,
+  lossOf,
+  readScores,
+  type ScoreLayout,
+  scoreLength,
+  type Scores,
+} from "./scores.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
 import type { LoadedPlan } from "./shared-plan.ts";
 import { type ShardPlan, TrainingPlans } from "./training-plans.ts";
 import type { UpdateRule } from "./update.ts";
-import { bindCaptures, type HostFields, type Shard, toHost, writeControl, writeRows } from "./uploads.ts";
+import {
+  bindCaptures,
+  type HostFields,
+  requireSeed,
+  type Shard,
+  toHost,
+  writeControl,
+  writeRows,
+} from "./uploads.ts";
 
 export interface ExecutorOptions {
   /** Distinct, at least one. */
@@ -91,28 +110,38 @@ export class Executor {
     if (!Number.isSafeInteger(checkEvery) || checkEvery < 0) {
       throw new ArgumentError(op, { got: `checkEvery ${checkEvery}`, need: "an integer of at least 0" });
     }
-    if (!Number.isSafeInteger(seed)) throw new ArgumentError(op, { got: `seed ${seed}`, need: "an integer" });
+    requireSeed(op, seed);
     this.#options = options;
     this.replicas = new Replicas(op, options.devices, options.parameters, options.rule);
     this.#plans = new TrainingPlans(options.program, options.rule, this.replicas);
   }
 
   /**
-   * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the loss is NaN or infinite; then
-   * this step and those enqueued after it have changed nothing, and training may go on with another batch.
-   * Rejects with ShapeError for a batch whose tensors differ in their rows, DecompositionError for a loss that is no sum over rows.
+   * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the
+   * loss is NaN or infinite; then this step and those enqueued after it change nothing and reject in the same
+   * way, until `recover` is called. Rejects with ShapeError for a batch whose tensors differ in their rows,
+   * DecompositionError for a loss that is no sum over rows.
    */
   enqueue(batch: Batch): Promise<EnqueuedStep> {
     const enqueued = this.#turn.then(() => this.#enqueue(batch));
-    // On several devices the host reduces between steps. On one, the next step can follow at once, unless its learning
-    // rate depends on whether this one counted anything.
+    // On several devices the host reduces between steps. On one, the next step can follow at once, unless its
+    // learning rate depends on whether this one counted anything.
     const waits = this.#options.devices.length > 1 || typeof this.#options.learningRate === "function";
     this.#turn = enqueued.then(({ outcome }) => waits ? outcome.then(() => {}) : undefined).catch(() => {});
     return enqueued;
   }
 
-  /** One training step, to its end. */
+  /** Lets training go on after a loss that was not finite, from the weights of before it. */
+  async recover(): Promise<void> {
+    if (this.#failure === undefined) return;
+    await this.settled();
+    this.#failure = undefined;
+    this.replicas.heal();
+  }
+
+  /** One training step, to its end. It recovers from a failure of the steps before it. */
   async step(batch: Batch): Promise<StepOutcome> {
+    await this.recover();
     const { outcome } = await this.enqueue(batch);
     return await outcome;
   }
@@ -132,11 +161,7 @@ export class Executor {
 
   async #enqueue(batch: Batch): Promise<EnqueuedStep> {
     const { devices, learningRate } = this.#options;
-    if (this.#failure !== undefined) {
-      await this.#last;
-      this.#failure = undefined;
-      this.replicas.heal();
-    }
+    if (this.#failure !== undefined) throw this.#failure;
     const given = fieldsOf(op, batch);
     await this.replicas.ready();
     const step: Step = {
@@ -147,7 +172,11 @@ export class Executor {
       learningRate: typeof learningRate === "number" ? learningRate : learningRate(this.#updates + 1),
     };
     const { outcome } = given.rows === 0
-      ? { outcome: this.#last.then(() => this.#outcome(step, new Array<number>(scoreLength(step.layout)).fill(0))) }
+      ? {
+        outcome: this.#last.then(() =>
+          this.#outcome(step, new Array<number>(scoreLength(step.layout)).fill(0))
+        ),
+      }
       : devices.length === 1
       ? await this.#onOne(step)
       : { outcome: this.#onSeveral(step, await this.#prepare(step)) };
@@ -170,7 +199,10 @@ export class Executor {
     return layout;
   }
 
-  /** One device: forward, backward and update are one plan, which leaves the state as it was where the loss is not finite. */
+  /**
+   * One device: forward, backward and update are one plan, which leaves the state as it was where the loss is
+   * not finite.
+   */
   async #onOne(step: Step): Promise<EnqueuedStep> {
     const device = this.#options.devices[0]!;
     const { replicas } = this;
@@ -184,23 +216,35 @@ export class Executor {
     const scores = device.alloc(prepared.scoreBytes);
     const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
     const stateBuffers = [...state.slots, state.scalars, state.parameters];
-    device.run(loaded.executable, [...written, ...stateBuffers, ...captured], [...stateBuffers, scores, ...assigned]);
+    device.run(loaded.executable, [...written, ...stateBuffers, ...captured], [
+      ...stateBuffers,
+      scores,
+      ...assigned,
+    ]);
     replicas.wrote();
     prepared.assign(device, assigned);
     const read = device.read(scores, 0, prepared.scoreBytes).finally(() => device.free(scores));
-    return { outcome: this.#last.then(async () => this.#outcome(step, Array.from(new Float32Array(await read)))) };
+    return {
+      outcome: this.#last.then(async () => this.#outcome(step, Array.from(new Float32Array(await read)))),
+    };
   }
 
   /** The shards of a step, with their plans loaded and everything bound. */
   async #prepare(step: Step): Promise<BoundShard[]> {
     const { devices } = this.#options;
     const offsets = shardOffsets(step.sizes);
-    const shards = step.sizes.flatMap((rows, replica): Shard[] => rows > 0 ? [{ replica, offset: offsets[replica]!, rows }] : []);
+    const shards = step.sizes.flatMap((rows, replica): Shard[] =>
+      rows > 0 ? [{ replica, offset: offsets[replica]!, rows }] : []
+    );
     return await Promise.all(shards.map(async (shard, i) => {
       const prepared = this.#plans.shard(step.fields, shard.rows, i === 0);
       const device = devices[shard.replica]!;
       const loaded = await prepared.plan.on(device);
-      const captured = await bindCaptures(prepared.captures, device, (tensor) => this.replicas.own(tensor, shard.replica));
+      const captured = await bindCaptures(
+        prepared.captures,
+        device,
+        (tensor) => this.replicas.own(tensor, shard.replica),
+      );
       return { shard, prepared, device, loaded, captured };
     }));
   }
@@ -223,10 +267,17 @@ export class Executor {
     const first = shards[0]!.prepared;
     const gradients = step.layout.groups * length;
     const penalty = first.penalty ? parts[0]!.subarray(gradients, gradients + length) : undefined;
-    const scores = sumOf(parts.map((part, i) => part.subarray(gradients + (shards[i]!.prepared.penalty ? length : 0))));
+    const scores = sumOf(
+      parts.map((part, i) => part.subarray(gradients + (shards[i]!.prepared.penalty ? length : 0))),
+    );
     const outcome = this.#outcome(step, scores);
     if (!outcome.updated) return outcome;
-    const gradient = reduceGradients(parts, outcome.scores.groups.map((group) => group.count), length, penalty);
+    const gradient = reduceGradients(
+      parts,
+      outcome.scores.groups.map((group) => group.count),
+      length,
+      penalty,
+    );
     await this.#update(step, gradient);
     const { checkEvery } = this.#options;
     if (checkEvery > 0 && step.number % checkEvery === 0) await replicas.check(step.number);
@@ -250,7 +301,12 @@ export class Executor {
     replicas.wrote();
   }
 
-  #write(device: Device, buffers: readonly (DeviceBuffer | undefined)[], step: Step, shard: Shard): DeviceBuffer[] {
+  #write(
+    device: Device,
+    buffers: readonly (DeviceBuffer | undefined)[],
+    step: Step,
+    shard: Shard,
+  ): DeviceBuffer[] {
     const fields = step.fields.leaves.length;
     writeRows(device, buffers, step.fields, shard);
     this.#writeNumbers(device, buffers[fields]!, step, shard.offset);
@@ -258,7 +314,12 @@ export class Executor {
   }
 
   #writeNumbers(device: Device, buffer: DeviceBuffer, step: Step, offset: number): void {
-    writeControl(device, buffer, { seed: this.#options.seed, step: step.number, offset, learningRate: step.learningRate });
+    writeControl(device, buffer, {
+      seed: this.#options.seed,
+      step: step.number,
+      offset,
+      learningRate: step.learningRate,
+    });
   }
 
   /** Judges the scores of a step. Throws NonFiniteLossError. */
@@ -267,8 +328,11 @@ export class Executor {
     const scores = readScores(step.layout, numbers);
     if (!isFiniteLoss(scores)) {
       this.#failure = new NonFiniteLossError(op, {
-        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ")}`,
-        need: "a finite loss: the weights are those of before the step; look for a learning rate that is too high, or bad values in the batch",
+        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${
+          scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ")
+        }`,
+        need:
+          "a finite loss: the weights are those of before the step; look for a learning rate that is too high, or bad values in the batch",
       });
       throw this.#failure;
     }
@@ -282,6 +346,8 @@ export class Executor {
   #sayNothingCounted(step: Step): void {
     if (this.#saidNothingCounted) return;
     this.#saidNothingCounted = true;
-    stderrLine(`shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing in the loss, so nothing was updated (said once)`);
+    stderrLine(
+      `shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing in the loss, so nothing was updated (said once)`,
+    );
   }
 }

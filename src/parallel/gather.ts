@@ -3,7 +3,7 @@ import type { Device } from "../devices/device.ts";
 import { formatShape } from "../graph/shape.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type FlatTree, flattenTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
 import { type AxisOptions, batchAxes } from "./scatter.ts";
 
 export interface GatherOptions extends AxisOptions {
@@ -12,10 +12,11 @@ export interface GatherOptions extends AxisOptions {
 }
 
 /**
- * Joins shards along their batch axis, in order: the inverse of `scatter` with the same options. Of what is not batched, the first
- * shard's is taken.
+ * Joins shards along their batch axis, in order: the inverse of `scatter` with the same options. Of what is
+ * not batched, the first shard's is taken.
  *
- * Throws ArgumentError for no shards or shards of other forms, ShapeError and DTypeError for leaves that do not fit together.
+ * Throws ArgumentError for no shards or shards of other forms, ShapeError and DTypeError for leaves that do
+ * not fit together.
  */
 export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TreeOf<T, Tensor> {
   const op = "parallel.gather";
@@ -40,15 +41,25 @@ export function sameForm(op: string, trees: readonly Tree[]): FlatTree[] {
   const other = flats.findIndex((flat) => flat.key !== flats[0]!.key);
   if (other !== -1) {
     const form = (flat: FlatTree) => `[${flat.paths.join(", ")}]`;
-    throw new ArgumentError(op, { got: `shard 0 of the form ${form(flats[0]!)} and shard ${other} of ${form(flats[other]!)}`, need: "one form" });
+    throw new ArgumentError(op, {
+      got: `shard 0 of the form ${form(flats[0]!)} and shard ${other} of ${form(flats[other]!)}`,
+      need: "one form",
+    });
   }
   return flats;
 }
 
 function checkParts(op: string, path: string, parts: readonly Tensor[], axis: number): void {
   const [first] = parts;
-  const fits = parts.every(({ shape }) => shape.length === first!.shape.length && shape.every((n, i) => i === axis || n === first!.shape[i]));
-  const shown = () => `${path === "" ? "" : `${path} `}${parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")}`;
+  const fits = parts.every(({ shape }) =>
+    shape.length === first!.shape.length && shape.every((n, i) => i === axis || n === first!.shape[i])
+  );
+  const shown = () =>
+    `${path === "" ? "" : `${path} `}${
+      parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")
+    }`;
   if (!fits) throw new ShapeError(op, { got: shown(), need: `shapes that are equal but for axis ${axis}` });
-  if (parts.some((part) => part.dtype !== first!.dtype)) throw new DTypeError(op, { got: shown(), need: "one dtype" });
+  if (parts.some((part) => part.dtype !== first!.dtype)) {
+    throw new DTypeError(op, { got: shown(), need: "one dtype" });
+  }
 }

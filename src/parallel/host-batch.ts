@@ -16,7 +16,10 @@ export type HostData =
   | Uint8Array
   | Uint8ClampedArray;
 
-/** A tensor in host memory, in whatever element type its data came; it is converted to `dtype` when it is uploaded. */
+/**
+ * A tensor in host memory, in whatever element type its data came; it is converted to `dtype` when it is
+ * uploaded.
+ */
 export interface HostTensor {
   readonly data: HostData;
   readonly shape: Shape;
@@ -28,9 +31,8 @@ export interface HostTensor {
 /** Tensors of a batch in records and lists. All but scalars have a row for each sample on axis 0. */
 export type Batch = Tensor | HostTensor | readonly Batch[] | { readonly [name: string]: Batch };
 
-/** The tree of tensors that a function of a batch is given: each leaf as a Tensor. */
-export type BatchTensors<B> = B extends Tensor | HostTensor ? Tensor
-  : { readonly [K in keyof B]: BatchTensors<B[K]> };
+/** What may be given where a function takes the tensors `T`: each in host memory or as a tensor. */
+export type BatchOf<T> = T extends Tensor ? Tensor | HostTensor : { readonly [K in keyof T]: BatchOf<T[K]> };
 
 /** A batch taken apart: its tensors in order, and the way back to its structure. */
 export interface Fields {
@@ -38,14 +40,19 @@ export interface Fields {
   readonly leaves: readonly (Tensor | HostTensor)[];
   /** Rows of the batch. */
   readonly rows: number;
-  /** Describes everything but the rows: structure, dtypes, shapes of a row. Equal for batches that one trace serves. */
+  /**
+   * Describes everything but the rows: structure, dtypes, shapes of a row. Equal for batches that one trace
+   * serves.
+   */
   readonly signature: string;
   /** The structure, with other leaves. */
   rebuild<L>(leaves: readonly L[]): unknown;
 }
 
 export function isHostTensor(x: unknown): x is HostTensor {
-  if (typeof x !== "object" || x === null || !("data" in x) || !("shape" in x) || !("dtype" in x)) return false;
+  if (typeof x !== "object" || x === null || !("data" in x) || !("shape" in x) || !("dtype" in x)) {
+    return false;
+  }
   return ArrayBuffer.isView(x.data) && Array.isArray(x.shape) && isDType(x.dtype);
 }
 
@@ -55,8 +62,8 @@ export function isBatched(leaf: { readonly shape: Shape }): boolean {
 }
 
 /**
- * Takes a batch apart. Throws ShapeError when its tensors have different numbers of rows, or none has rows at all, and
- * ArgumentError for a leaf that is no tensor.
+ * Takes a batch apart. Throws ShapeError when its tensors have different numbers of rows, or none has rows at
+ * all, and ArgumentError for a leaf that is no tensor.
  */
 export function fieldsOf(op: string, batch: Batch): Fields {
   const paths: string[] = [];
@@ -66,7 +73,10 @@ export function fieldsOf(op: string, batch: Batch): Fields {
     if (isHostTensor(leaf)) checkHostTensor(op, paths[i]!, leaf);
   });
   const rows = rowsOf(op, paths, leaves);
-  const signature = structure.text + leaves.map((leaf) => `|${leaf.dtype}[${isBatched(leaf) ? ["rows", ...leaf.shape.slice(1)] : ""}]`).join("");
+  const signature = structure.text +
+    leaves.map((leaf) => `|${leaf.dtype}[${isBatched(leaf) ? ["rows", ...leaf.shape.slice(1)] : ""}]`).join(
+      "",
+    );
   return { paths, leaves, rows, signature, rebuild: (others) => structure.rebuild(others) };
 }
 
@@ -75,7 +85,13 @@ interface Structure {
   rebuild(leaves: readonly unknown[]): unknown;
 }
 
-function collect(op: string, x: Batch, path: string, paths: string[], leaves: (Tensor | HostTensor)[]): Structure {
+function collect(
+  op: string,
+  x: Batch,
+  path: string,
+  paths: string[],
+  leaves: (Tensor | HostTensor)[],
+): Structure {
   if (isTensor(x) || isHostTensor(x)) {
     const index = leaves.length;
     paths.push(path === "" ? "the batch" : path);
@@ -84,7 +100,10 @@ function collect(op: string, x: Batch, path: string, paths: string[], leaves: (T
   }
   if (Array.isArray(x)) {
     const parts = (x as readonly Batch[]).map((part, i) => collect(op, part, `${path}[${i}]`, paths, leaves));
-    return { text: `[${parts.map((part) => part.text)}]`, rebuild: (others) => parts.map((part) => part.rebuild(others)) };
+    return {
+      text: `[${parts.map((part) => part.text)}]`,
+      rebuild: (others) => parts.map((part) => part.rebuild(others)),
+    };
   }
   if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x)) {
     const parts = Object.entries(x as { readonly [name: string]: Batch }).map(([name, part]) => {
@@ -97,24 +116,34 @@ function collect(op: string, x: Batch, path: string, paths: string[], leaves: (T
   }
   throw new ArgumentError(op, {
     got: `${ArrayBuffer.isView(x) ? "a typed array" : String(x)} as ${path === "" ? "the batch" : path}`,
-    need: "tensors, or host tensors { data, shape, dtype }, in records and arrays: tensor(data) or data.batches make them",
+    need:
+      "tensors, or host tensors { data, shape, dtype }, in records and arrays: tensor(data) or data.batches make them",
   });
 }
 
 function checkHostTensor(op: string, path: string, leaf: HostTensor): void {
   checkShape(op, leaf.shape);
   if (leaf.data.length !== size(leaf.shape)) {
-    throw new ShapeError(op, { got: `${path} with ${leaf.data.length} elements for ${formatShape(leaf.shape)}`, need: `${size(leaf.shape)} elements` });
+    throw new ShapeError(op, {
+      got: `${path} with ${leaf.data.length} elements for ${formatShape(leaf.shape)}`,
+      need: `${size(leaf.shape)} elements`,
+    });
   }
   if (leaf.scale !== undefined && leaf.dtype !== "f32") {
-    throw new DTypeError(op, { got: `${path} with a scale and dtype ${leaf.dtype}`, need: "f32 where there is a scale" });
+    throw new DTypeError(op, {
+      got: `${path} with a scale and dtype ${leaf.dtype}`,
+      need: "f32 where there is a scale",
+    });
   }
 }
 
 function rowsOf(op: string, paths: readonly string[], leaves: readonly { readonly shape: Shape }[]): number {
   const first = leaves.findIndex(isBatched);
   if (first < 0) {
-    throw new ShapeError(op, { got: `a batch of ${leaves.length} scalars`, need: "a tensor with rows on axis 0" });
+    throw new ShapeError(op, {
+      got: `a batch of ${leaves.length} scalars`,
+      need: "a tensor with rows on axis 0",
+    });
   }
   const rows = leaves[first]!.shape[0]!;
   if (leaves.some((leaf) => isBatched(leaf) && leaf.shape[0] !== rows)) {
@@ -127,7 +156,11 @@ function rowsOf(op: string, paths: readonly string[], leaves: readonly { readonl
 }
 
 /** Rows `from` to `from + count - 1` as a device takes them: 4 bytes an element. A scalar is given whole. */
-export function rowsForUpload(leaf: HostTensor, from: number, count: number): Float32Array | Int32Array | Uint32Array {
+export function rowsForUpload(
+  leaf: HostTensor,
+  from: number,
+  count: number,
+): Float32Array | Int32Array | Uint32Array {
   const width = isBatched(leaf) ? size(leaf.shape.slice(1)) : 1;
   const data = isBatched(leaf) ? leaf.data.subarray(from * width, (from + count) * width) : leaf.data;
   switch (leaf.dtype) {

@@ -5,4 +5,4 @@ export { gather, type GatherOptions } from "./gather.ts";
 export { reduce, type ReduceOptions } from "./reduce.ts";
 export { type Merged, type Output, replicate, type ReplicateOptions } from "./replicate.ts";
 export { mean, RowMean } from "./mean.ts";
-export type { Batch, BatchTensors, HostData, HostTensor } from "./host-batch.ts";
+export type { Batch, BatchOf, HostData, HostTensor } from "./host-batch.ts";

@@ -1,5 +1,5 @@
 /** Runs a function of a batch on shards of it, on many devices, and merges what it gives. */
-import { DecompositionError, InternalError } from "../errors.ts";
+import { ArgumentError, DecompositionError, InternalError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { type DType, dtypes } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
@@ -8,7 +8,6 @@ import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Spread } from "./batch-axis.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
-import { RowMean } from "./mean.ts";
 import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
@@ -20,6 +19,12 @@ export interface InferenceOptions {
   /** Buffers of captured tensors that each replica keeps itself. */
   readonly own?: (tensor: Tensor, replica: number) => DeviceBuffer | undefined;
   readonly seed?: number;
+}
+
+/** Throws ArgumentError unless a number of rows is a whole number of at least 1, or Infinity. */
+export function requireRowsAtOnce(op: string, rowsAtOnce: number): void {
+  if (rowsAtOnce >= 1 && (Number.isInteger(rowsAtOnce) || rowsAtOnce === Infinity)) return;
+  throw new ArgumentError(op, { got: `rowsAtOnce ${rowsAtOnce}`, need: "a whole number of at least 1" });
 }
 
 /** How an output of the function becomes one of the whole. */
@@ -55,8 +60,9 @@ export class Inference {
   }
 
   /**
-   * The outputs for all rows of the batch, in its structure: rows in order, declared means combined by weight, sums over
-   * rows added, everything else as it is; each made by `make`. At most `rowsAtOnce` rows are on the devices at one time.
+   * The outputs for all rows of the batch, in its structure: rows in order, declared means combined by
+   * weight, sums over rows added, everything else as it is; each made by `make`. At most `rowsAtOnce` rows
+   * are on the devices at one time.
    */
   async run<L>(batch: Batch, make: (output: HostOutput) => L, rowsAtOnce = Infinity): Promise<unknown> {
     const given = fieldsOf(this.#op, batch);
@@ -83,27 +89,43 @@ export class Inference {
       traceShard(fields, Math.max(1, fields.rows), (batch) => outputTree(this.#op, this.#fn(batch)));
       const judgement = judgeShards(this.#op, fields, (batch) => outputTree(this.#op, this.#fn(batch)));
       const tree = judgement.result;
+      if (judgement.assignments.length > 0) {
+        throw new ArgumentError(this.#op, {
+          got: "a function that assigns to a tensor",
+          need: "one that only returns values: state is updated by training steps",
+        });
+      }
       const merges = tree.leaves.map((leaf, i): Merge => {
         const spread = judgement.of((result) => result.leaves[i]!);
         if (spread.kind === "shard" || (spread.kind === "batched" && spread.outer !== 1)) {
           throw new DecompositionError(this.#op, {
-            got: `an output ${tree.paths[i]} that ${spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"}`,
+            got: `an output ${tree.paths[i]} that ${
+              spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"
+            }`,
             need: "values of each row, parallel.mean(x) for a mean over rows, or a sum over rows",
           });
         }
-        return { spread, dtype: leaf.dtype, empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n) };
+        return {
+          spread,
+          dtype: leaf.dtype,
+          empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n),
+        };
       });
       this.#merges.set(fields.signature, known = { tree, merges });
     }
     return known;
   }
 
-  /** Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros. */
+  /**
+   * Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros.
+   */
   async #runShards(fields: HostFields, first: number, rows: number) {
     const { devices, own = () => undefined, seed = 0 } = this.#options;
     const sizes = shardSizes(rows, devices.length);
     const offsets = shardOffsets(sizes);
-    const shards = sizes.flatMap((n, replica): Shard[] => n > 0 ? [{ replica, offset: first + offsets[replica]!, rows: n }] : []);
+    const shards = sizes.flatMap((n, replica): Shard[] =>
+      n > 0 ? [{ replica, offset: first + offsets[replica]!, rows: n }] : []
+    );
     if (shards.length === 0) shards.push({ replica: 0, offset: 0, rows: 0 });
 
     const ready = await Promise.all(shards.map(async (shard) => {
@@ -117,9 +139,17 @@ export class Inference {
     const reads = ready.map(({ shard, prepared, device, loaded, captured }) => {
       const fieldCount = fields.leaves.length;
       writeRows(device, loaded.written, fields, shard);
-      writeControl(device, loaded.written[fieldCount]!, { seed, step: 0, offset: shard.offset, learningRate: 0 });
+      writeControl(device, loaded.written[fieldCount]!, {
+        seed,
+        step: 0,
+        offset: shard.offset,
+        learningRate: 0,
+      });
       const outputs = prepared.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
-      device.run(loaded.executable, [...loaded.written.slice(0, fieldCount + 1) as DeviceBuffer[], ...captured], outputs);
+      device.run(loaded.executable, [
+        ...loaded.written.slice(0, fieldCount + 1) as DeviceBuffer[],
+        ...captured,
+      ], outputs);
       const read = Promise.all(outputs.map((buffer, i) => device.read(buffer, 0, prepared.bytes[i]!)));
       return read.finally(() => outputs.forEach((buffer) => device.free(buffer)));
     });
@@ -153,7 +183,9 @@ export class Inference {
 /** The leaves of each dtype laid end to end, so that a shard is read with one copy for each. */
 function packed(leaves: readonly Tensor[]): Tensor[] {
   return dtypesOf(leaves).map((dtype) => {
-    return concat(leaves.filter((leaf) => leaf.dtype === dtype).map((leaf) => leaf.reshape([leaf.size])), { axis: 0 });
+    return concat(leaves.filter((leaf) => leaf.dtype === dtype).map((leaf) => leaf.reshape([leaf.size])), {
+      axis: 0,
+    });
   });
 }
 
@@ -189,7 +221,9 @@ class Merged {
     this.#spread = spread;
     this.#rows = rows;
     this.#dtype = dtype;
-    this.#shape = spread.kind === "batched" ? empty.map((n, axis) => axis === spread.axis ? rows * spread.inner : n) : empty;
+    this.#shape = spread.kind === "batched"
+      ? empty.map((n, axis) => axis === spread.axis ? rows * spread.inner : n)
+      : empty;
   }
 
   take(values: Words, shape: Shape, shard: Shard): void {
@@ -200,7 +234,7 @@ class Merged {
         return;
       case "partial": {
         this.#values ??= new Float64Array(values.length);
-        if (shard.rows > 0) for (let i = 0; i < values.length; i++) this.#values[i]! += values[i]!;
+        if (shard.rows > 0) { for (let i = 0; i < values.length; i++) this.#values[i]! += values[i]!; }
         return;
       }
       case "batched": {
@@ -209,17 +243,27 @@ class Merged {
         const before = size(shape.slice(0, spread.axis));
         const part = shard.rows * after;
         for (let b = 0; b < before && part > 0; b++) {
-          this.#values.set(values.subarray(b * part, (b + 1) * part), (b * this.#rows + shard.offset) * after);
+          this.#values.set(
+            values.subarray(b * part, (b + 1) * part),
+            (b * this.#rows + shard.offset) * after,
+          );
         }
         return;
       }
       case "shard":
-        throw new InternalError("parallel", { got: "an output that depends on the shard", need: "an error before it was run" });
+        throw new InternalError("parallel", {
+          got: "an output that depends on the shard",
+          need: "an error before it was run",
+        });
     }
   }
 
   host(): HostOutput {
     const values = this.#values ?? [];
-    return { values: dtypes[this.#dtype].array.from(values as ArrayLike<number>), shape: this.#shape, dtype: this.#dtype };
+    return {
+      values: dtypes[this.#dtype].array.from(values as ArrayLike<number>),
+      shape: this.#shape,
+      dtype: this.#dtype,
+    };
   }
 }

@@ -16,16 +16,22 @@ export class RowMean {
 }
 
 /**
- * Declares the mean of `x` [rows, ...] over axis 0 as an output of a function given to `parallel.replicate`; with `weights`
- * [rows] the weighted mean. Throws ShapeError when the shapes do not fit, DTypeError unless `x` is f32.
+ * Declares the mean of `x` [rows, ...] over axis 0 as an output of a function given to `parallel.replicate`;
+ * with `weights` [rows] the weighted mean. Throws ShapeError when the shapes do not fit, DTypeError unless
+ * `x` is f32.
  */
 export function mean(x: Tensor, options: { readonly weights?: Tensor } = {}): RowMean {
   const { weights } = options;
   if (x.rank === 0) throw new ShapeError("parallel.mean", { got: "a scalar", need: "rows on axis 0" });
-  if (x.dtype !== "f32") throw new DTypeError("parallel.mean", { got: x.dtype, need: 'f32: cast it with .cast("f32")' });
+  if (x.dtype !== "f32") {
+    throw new DTypeError("parallel.mean", { got: x.dtype, need: 'f32: cast it with .cast("f32")' });
+  }
   if (weights === undefined) return new RowMean(x.sum({ axis: 0 }), full([], x.shape[0]!));
   if (weights.rank !== 1 || weights.shape[0] !== x.shape[0]) {
-    throw new ShapeError("parallel.mean", { got: `weights ${formatShape(weights.shape)}`, need: `[${x.shape[0]}], one for each row` });
+    throw new ShapeError("parallel.mean", {
+      got: `weights ${formatShape(weights.shape)}`,
+      need: `[${x.shape[0]}], one for each row`,
+    });
   }
   const factors = weights.cast("f32");
   const aligned = factors.reshape([x.shape[0]!, ...new Array<number>(x.rank - 1).fill(1)]);

@@ -45,10 +45,15 @@ export function outputTree(op: string, output: unknown): OutputTree {
       return (outputs, make) => parts.map((part) => part(outputs, make));
     }
     if (typeof x === "object" && x !== null) {
-      const parts = Object.entries(x).map(([name, part]) => [name, collect(part, path === "" ? name : `${path}.${name}`)] as const);
+      const parts = Object.entries(x).map(([name, part]) =>
+        [name, collect(part, path === "" ? name : `${path}.${name}`)] as const
+      );
       return (outputs, make) => Object.fromEntries(parts.map(([name, part]) => [name, part(outputs, make)]));
     }
-    throw new ArgumentError(op, { got: `${String(x)} as output ${path}`, need: "tensors, in records and arrays" });
+    throw new ArgumentError(op, {
+      got: `${String(x)} as output ${path}`,
+      need: "tensors, in records and arrays",
+    });
   };
   const rebuild = collect(output, "");
   return { paths, leaves, rebuild };

@@ -1,4 +1,7 @@
-/** What the executor computes of a batch: a loss and metrics as sums and counts, packed so that a shard is read once. */
+/**
+ * What the executor computes of a batch: a loss and metrics as sums and counts, packed so that a shard is
+ * read once.
+ */
 import { ArgumentError, DecompositionError } from "../errors.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
@@ -40,8 +43,15 @@ export function groupsOf(loss: ShardLoss): Ratio[] {
   return [...groups.values()];
 }
 
-/** The scores of a shard as one f32 vector, as scores.ts lays them out. The penalty is that of the first shard only, so that all add up. */
-export function packScores(groups: readonly Ratio[], penalty: Tensor | undefined, metrics: Readonly<Record<string, Ratio>>): Tensor {
+/**
+ * The scores of a shard as one f32 vector, as scores.ts lays them out. The penalty is that of the first shard
+ * only, so that all add up.
+ */
+export function packScores(
+  groups: readonly Ratio[],
+  penalty: Tensor | undefined,
+  metrics: Readonly<Record<string, Ratio>>,
+): Tensor {
   const ratios = Object.values(metrics);
   const scalars = [
     ...groups.map((group) => group.count),
@@ -53,13 +63,16 @@ export function packScores(groups: readonly Ratio[], penalty: Tensor | undefined
 }
 
 /**
- * The layout of a program's scores. Throws DecompositionError unless all sums and counts add up over shards, and the penalty and what is
- * assigned to are the same for all; ArgumentError when there is no loss at all.
+ * The layout of a program's scores. Throws DecompositionError unless all sums and counts add up over shards,
+ * and the penalty and what is assigned to are the same for all; ArgumentError when there is no loss at all.
  */
 export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLayout {
   const { loss, metrics } = judgement.result;
   if (loss.terms.length === 0 && loss.penalty === undefined) {
-    throw new ArgumentError(op, { got: "a loss without terms", need: "a Loss, as of nn.crossEntropy, nn.mse or nn.loss({ sum, count })" });
+    throw new ArgumentError(op, {
+      got: "a loss without terms",
+      need: "a Loss, as of nn.crossEntropy, nn.mse or nn.loss({ sum, count })",
+    });
   }
   const additive = (what: string, select: (scored: Scored) => Tensor) => {
     const spread = judgement.of(select);
@@ -71,7 +84,8 @@ export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLay
       : `is ${spread.what}`;
     throw new DecompositionError(op, {
       got: `${what} that ${got}`,
-      need: "a sum over rows and the count it is divided by, unreduced: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
+      need:
+        "a sum over rows and the count it is divided by, unreduced: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
         "nn.penalty for what depends on parameters only",
     });
   };
@@ -93,7 +107,8 @@ export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLay
     if (spread.kind === "replicated") continue;
     throw new DecompositionError(op, {
       got: `${tensor.dtype}${formatShape(tensor.shape)} that is assigned what depends on rows of the batch`,
-      need: "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
+      need:
+        "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
     });
   }
   return { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };

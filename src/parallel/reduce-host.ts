@@ -1,9 +1,12 @@
-/** Sums over shards, on the host. Always in the order of the shards, so that a run can be repeated bit for bit. */
+/**
+ * Sums over shards, on the host. Always in the order of the shards, so that a run can be repeated bit for
+ * bit.
+ */
 
 /**
  * `sum over groups of (sum over shards of part) / count` for every element, rounded to f32 once.
- * `parts[shard]` holds the groups' vectors, each of `length`, one after the other; a group whose count is 0 is left out.
- * `penalty`, where given, is added undivided.
+ * `parts[shard]` holds the groups' vectors, each of `length`, one after the other; a group whose count is 0
+ * is left out. `penalty`, where given, is added undivided.
  */
 export function reduceGradients(
   parts: readonly Float32Array[],
@@ -31,7 +34,7 @@ export function reduceGradients(
       }
     }
   });
-  if (penalty !== undefined) for (let i = 0; i < length; i++) total[i]! += penalty[i]!;
+  if (penalty !== undefined) { for (let i = 0; i < length; i++) total[i]! += penalty[i]!; }
   return new Float32Array(total);
 }
 

@@ -11,19 +11,27 @@ export type ReduceOptions =
   | { readonly op: "sum"; readonly weights?: undefined };
 
 /**
- * Combines shards on the host, element by element and in their order: sum(w_i * x_i) / sum(w_i) with `weights`, or the sum. A
- * shard of weight 0 contributes nothing, whatever it holds. For the gradient of a mean over all rows, each shard's is that
- * of its own mean and the weight is what that mean was divided by: rows, counted rows, or the sum of their weights.
+ * Combines shards on the host, element by element and in their order: sum(w_i * x_i) / sum(w_i) with
+ * `weights`, or the sum. A shard of weight 0 contributes nothing, whatever it holds. For the gradient of a
+ * mean over all rows, each shard's is that of its own mean and the weight is what that mean was divided by:
+ * rows, counted rows, or the sum of their weights.
  *
- * Sums are taken in float64 and rounded once; integers wrap to 32 bits. Rejects with ArgumentError for weights that are negative,
- * not finite, all 0, or not one a shard; with ShapeError or DTypeError for shards that differ, or a mean of integers.
+ * Sums are taken in float64 and rounded once; integers wrap to 32 bits. Rejects with ArgumentError for
+ * weights that are negative, not finite, all 0, or not one a shard; with ShapeError or DTypeError for shards
+ * that differ, or a mean of integers.
  */
-export async function reduce<T extends Tree>(shards: readonly T[], options: ReduceOptions): Promise<TreeOf<T, Tensor>> {
+export async function reduce<T extends Tree>(
+  shards: readonly T[],
+  options: ReduceOptions,
+): Promise<TreeOf<T, Tensor>> {
   const op = "parallel.reduce";
   const flats = sameForm(op, shards);
   const weights = options.weights === undefined ? undefined : readWeights(op, options.weights, shards.length);
   if (weights === undefined && options.op !== "sum") {
-    throw new ArgumentError(op, { got: JSON.stringify(options), need: '{ weights } with one number for each shard, or { op: "sum" }' });
+    throw new ArgumentError(op, {
+      got: JSON.stringify(options),
+      need: '{ weights } with one number for each shard, or { op: "sum" }',
+    });
   }
   const first = flats[0]!;
   const leaves = await Promise.all(first.leaves.map((_, i) => {
@@ -32,13 +40,26 @@ export async function reduce<T extends Tree>(shards: readonly T[], options: Redu
   return first.rebuild(leaves) as TreeOf<T, Tensor>;
 }
 
-async function reduceLeaf(op: string, path: string, parts: readonly Tensor[], weights: readonly number[] | undefined): Promise<Tensor> {
+async function reduceLeaf(
+  op: string,
+  path: string,
+  parts: readonly Tensor[],
+  weights: readonly number[] | undefined,
+): Promise<Tensor> {
   const { shape, dtype } = parts[0]!;
-  const shown = () => `${path === "" ? "" : `${path} `}${parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")}`;
-  if (!parts.every((part) => sameShape(part.shape, shape))) throw new ShapeError(op, { got: shown(), need: "equal shapes" });
+  const shown = () =>
+    `${path === "" ? "" : `${path} `}${
+      parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")
+    }`;
+  if (!parts.every((part) => sameShape(part.shape, shape))) {
+    throw new ShapeError(op, { got: shown(), need: "equal shapes" });
+  }
   const legal = weights === undefined ? dtype !== "bool" : dtype === "f32";
   if (!legal || parts.some((part) => part.dtype !== dtype)) {
-    throw new DTypeError(op, { got: shown(), need: weights === undefined ? "numbers of one dtype" : "f32 for a mean" });
+    throw new DTypeError(op, {
+      got: shown(),
+      need: weights === undefined ? "numbers of one dtype" : "f32 for a mean",
+    });
   }
   const total = new Float64Array(parts[0]!.size);
   const read = await Promise.all(parts.map((part) => part.data()));
@@ -52,7 +73,8 @@ async function reduceLeaf(op: string, path: string, parts: readonly Tensor[], we
 }
 
 function readWeights(op: string, weights: readonly number[], shards: number): readonly number[] {
-  const legal = weights.length === shards && weights.every((weight) => Number.isFinite(weight) && weight >= 0) && weights.some((weight) => weight > 0);
+  const legal = weights.length === shards &&
+    weights.every((weight) => Number.isFinite(weight) && weight >= 0) && weights.some((weight) => weight > 0);
   if (legal) return weights;
   throw new ArgumentError(op, {
     got: `weights [${weights.join(", ")}] for ${shards} shards`,

@@ -14,7 +14,9 @@ type Owned = Map<Device, DeviceBuffer[]>;
 const collected = new FinalizationRegistry<Owned>(giveBack);
 
 function giveBack(owned: Owned): void {
-  for (const [device, buffers] of owned) for (const buffer of buffers) if (!device.isLost) device.free(buffer);
+  for (const [device, buffers] of owned) {
+    for (const buffer of buffers) if (!device.isLost) device.free(buffer);
+  }
   owned.clear();
 }
 
@@ -38,14 +40,21 @@ export class Replicas {
 
   /** Throws ArgumentError for no parameters or one listed twice, DTypeError for one that is not f32. */
   constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: UpdateRule) {
-    if (parameters.length === 0) throw new ArgumentError(op, { got: "a model without parameters", need: "at least one" });
+    if (parameters.length === 0) {
+      throw new ArgumentError(op, { got: "a model without parameters", need: "at least one" });
+    }
     if (new Set(parameters).size < parameters.length) {
-      throw new ArgumentError(op, { got: "a parameter listed twice", need: "each once: a tied weight is one parameter" });
+      throw new ArgumentError(op, {
+        got: "a parameter listed twice",
+        need: "each once: a tied weight is one parameter",
+      });
     }
     const offsets: number[] = [];
     let length = 0;
     for (const parameter of parameters) {
-      if (parameter.dtype !== "f32") throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
+      if (parameter.dtype !== "f32") {
+        throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
+      }
       offsets.push(length);
       length += parameter.size;
     }
@@ -58,7 +67,10 @@ export class Replicas {
     collected.register(this, this.#owned, this);
   }
 
-  /** All parameters end to end; every parameter is a view of it. Its newest version is on the first device. Call `ready` first. */
+  /**
+   * All parameters end to end; every parameter is a view of it. Its newest version is on the first device.
+   * Call `ready` first.
+   */
   get flat(): Tensor {
     return this.#flat!;
   }
@@ -68,10 +80,15 @@ export class Replicas {
     return this.#parameters.includes(tensor);
   }
 
-  /** Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one. */
+  /**
+   * Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one.
+   */
   async ready(): Promise<void> {
     const flat = this.#flat;
-    if (flat !== undefined && flat.node === this.#written && this.#parameters.every((p, i) => this.#isView(p, i))) return;
+    if (
+      flat !== undefined && flat.node === this.#written &&
+      this.#parameters.every((p, i) => this.#isView(p, i))
+    ) return;
     const values = await this.#values();
     if (flat === undefined) {
       this.#allocate();
@@ -91,7 +108,10 @@ export class Replicas {
     return { ...this.#states[replica]!, parameters: this.#copies[replica - 1]! };
   }
 
-  /** The first replica's state, to be updated in place: tensors that still need the old parameters keep theirs. */
+  /**
+   * The first replica's state, to be updated in place: tensors that still need the old parameters keep
+   * theirs.
+   */
   async writable(): Promise<State<DeviceBuffer>> {
     const device = this.#devices[0]!;
     const flat = this.flat;
@@ -116,7 +136,10 @@ export class Replicas {
     this.#devices[0]!.write(this.#states[0]!.scalars, Float32Array.of(1), 0);
   }
 
-  /** Throws ReplicaMismatchError, which names the replicas that differ from the most, unless all hold the same bits. */
+  /**
+   * Throws ReplicaMismatchError, which names the replicas that differ from the most, unless all hold the same
+   * bits.
+   */
   async check(step: number): Promise<void> {
     const sums = await Promise.all(this.#devices.map(async (device, i) => {
       const parameters = i === 0 ? await bufferOf(this.flat, device) : this.#copies[i - 1]!;
@@ -127,7 +150,9 @@ export class Replicas {
       return all;
     }));
     const parts = ["parameters", ...this.#rule.slots];
-    const shown = sums.map((all) => all.map((words) => words.map((word) => word.toString(16).padStart(8, "0")).join("")));
+    const shown = sums.map((all) =>
+      all.map((words) => words.map((word) => word.toString(16).padStart(8, "0")).join(""))
+    );
     const votes = new Map<string, number>();
     for (const all of shown) votes.set(all.join(), (votes.get(all.join()) ?? 0) + 1);
     if (votes.size === 1) return;
@@ -136,7 +161,9 @@ export class Replicas {
     const right = most.split(",");
     const differ = shown.flatMap((all, i) => {
       const wrong = parts.filter((_, part) => all[part] !== right[part]);
-      return wrong.length === 0 ? [] : [`replica ${i} (${this.#devices[i]!.name}) in its ${wrong.join(" and ")}`];
+      return wrong.length === 0
+        ? []
+        : [`replica ${i} (${this.#devices[i]!.name}) in its ${wrong.join(" and ")}`];
     });
     throw new ReplicaMismatchError(this.#op, {
       got: `after step ${step}, other bits than most in ${differ.join(", ")}`,
@@ -144,7 +171,10 @@ export class Replicas {
     });
   }
 
-  /** Gives back the optimizer's state and the copies of the parameters; the parameters themselves stay on the first device. */
+  /**
+   * Gives back the optimizer's state and the copies of the parameters; the parameters themselves stay on the
+   * first device.
+   */
   async release(): Promise<void> {
     giveBack(this.#owned);
     collected.unregister(this);
@@ -181,14 +211,19 @@ export class Replicas {
       };
       this.#owned.set(device, buffers);
       const zeros = new Float32Array(this.length);
-      this.#states.push({ scalars: hold(firstScalars(this.#rule)), slots: this.#rule.slots.map(() => hold(zeros)) });
+      this.#states.push({
+        scalars: hold(firstScalars(this.#rule)),
+        slots: this.#rule.slots.map(() => hold(zeros)),
+      });
       if (replica > 0) this.#copies.push(hold(zeros));
     });
   }
 
   #checksummer(device: Device): Checksummer {
     let checksummer = this.#checksummers.get(device);
-    if (checksummer === undefined) this.#checksummers.set(device, checksummer = new Checksummer(device, this.length));
+    if (checksummer === undefined) {
+      this.#checksummers.set(device, checksummer = new Checksummer(device, this.length));
+    }
     return checksummer;
   }
 }

@@ -1,6 +1,9 @@
 /** The numbers that come of a batch, as sums and counts: of shards, which add up, and of many batches. */
 
-/** Where the numbers lie: counts and sums of the loss's groups, the penalty, then sum and count of each metric. */
+/**
+ * Where the numbers lie: counts and sums of the loss's groups, the penalty, then sum and count of each
+ * metric.
+ */
 export interface ScoreLayout {
   /** Terms of the loss that share a count are one group. */
   readonly groups: number;
@@ -31,7 +34,9 @@ export function readScores({ groups, metrics }: ScoreLayout, numbers: ArrayLike<
   return {
     groups: Array.from({ length: groups }, (_, i) => ({ count: at(i), sum: at(groups + i) })),
     penalty: at(2 * groups),
-    metrics: Object.fromEntries(metrics.map((name, i) => [name, { sum: at(first + 2 * i), count: at(first + 2 * i + 1) }])),
+    metrics: Object.fromEntries(
+      metrics.map((name, i) => [name, { sum: at(first + 2 * i), count: at(first + 2 * i + 1) }]),
+    ),
   };
 }
 
@@ -41,13 +46,17 @@ export function counted({ groups }: Scores): boolean {
 }
 
 export function isFiniteLoss({ groups, penalty }: Scores): boolean {
-  return Number.isFinite(penalty) && groups.every(({ sum, count }) => Number.isFinite(sum) && Number.isFinite(count));
+  return Number.isFinite(penalty) &&
+    groups.every(({ sum, count }) => Number.isFinite(sum) && Number.isFinite(count));
 }
 
 /** The loss: groups that count nothing are left out; NaN where none counts anything. */
 export function lossOf(scores: Scores): number {
   if (!counted(scores)) return NaN;
-  return scores.groups.reduce((total, { sum, count }) => count === 0 ? total : total + sum / count, scores.penalty);
+  return scores.groups.reduce(
+    (total, { sum, count }) => count === 0 ? total : total + sum / count,
+    scores.penalty,
+  );
 }
 
 /** The metrics as means; NaN where nothing was counted. */

@@ -9,12 +9,12 @@ export interface Capacities {
 /**
  * Sizes of the shards of `n` rows, which sum to `n`.
  *
- * With a number of `parts` they differ by at most one, the larger ones first: `shardSizes(7, 3)` is `[3, 2, 2]`. With
- * `capacities` they follow the largest-remainder method (Hamilton's): each size is within one of its ideal share
- * `n * capacity / sum`, ties go to the lower index, and a capacity of 0 gets no rows.
+ * With a number of `parts` they differ by at most one, the larger ones first: `shardSizes(7, 3)` is `[3, 2,
+ * 2]`. With `capacities` they follow the largest-remainder method (Hamilton's): each size is within one of
+ * its ideal share `n * capacity / sum`, ties go to the lower index, and a capacity of 0 gets no rows.
  *
- * Throws ArgumentError unless `n` is an integer of at least 0, there is at least one part, and the capacities are finite
- * numbers of at least 0 that are not all 0.
+ * Throws ArgumentError unless `n` is an integer of at least 0, there is at least one part, and the capacities
+ * are finite numbers of at least 0 that are not all 0.
  */
 export function shardSizes(n: number, parts: number | Capacities): number[] {
   if (!Number.isSafeInteger(n) || n < 0) {

@@ -1,4 +1,7 @@
-/** A function of a batch, traced for a number of rows; and the judgement whether shards of rows add up to the whole. */
+/**
+ * A function of a batch, traced for a number of rows; and the judgement whether shards of rows add up to the
+ * whole.
+ */
 import { DecompositionError, ShardwiseError } from "../errors.ts";
 import { constant, elementwise, expand, iota, reshape, slice } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
@@ -8,8 +11,8 @@ import { BatchAxis, batched, type Spread } from "./batch-axis.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
 
 /**
- * What changes from step to step, in one small u32 input of every plan. `offset` is the first row of the shard in the
- * whole batch; `learningRate` holds the bits of an f32.
+ * What changes from step to step, in one small u32 input of every plan. `offset` is the first row of the
+ * shard in the whole batch; `learningRate` holds the bits of an f32.
  */
 export const control = { seed: 0, step: 1, offset: 2, learningRate: 3, length: 4 } as const;
 
@@ -25,17 +28,27 @@ export interface ShardInputs {
 export interface ShardTrace<R> extends Traced<R> {
   readonly rows: number;
   readonly inputs: ShardInputs;
-  /** Nodes whose spread over rows is known from the start: the batch, and positions of rows in the whole batch. */
+  /**
+   * Nodes whose spread over rows is known from the start: the batch, and positions of rows in the whole
+   * batch.
+   */
   readonly spreads: ReadonlyMap<Node, Spread>;
 }
 
 /**
- * Traces `body` for a batch of `rows` rows like `fields`. Random ops inside are keyed by the seed, the step and the call, and, where
- * they follow a tensor with rows, by the index of each row in the whole batch: so they do not depend on how it is cut.
+ * Traces `body` for a batch of `rows` rows like `fields`. Random ops inside are keyed by the seed, the step
+ * and the call, and, where they follow a tensor with rows, by the index of each row in the whole batch: so
+ * they do not depend on how it is cut.
  */
-export function traceShard<R>(fields: Fields, rows: number, body: (batch: unknown, inputs: ShardInputs) => R): ShardTrace<R> {
+export function traceShard<R>(
+  fields: Fields,
+  rows: number,
+  body: (batch: unknown, inputs: ShardInputs) => R,
+): ShardTrace<R> {
   const inputs: ShardInputs = {
-    fields: fields.leaves.map((leaf) => placeholder(isBatched(leaf) ? [rows, ...leaf.shape.slice(1)] : [], leaf.dtype)),
+    fields: fields.leaves.map((leaf) =>
+      placeholder(isBatched(leaf) ? [rows, ...leaf.shape.slice(1)] : [], leaf.dtype)
+    ),
     control: placeholder([control.length], "u32"),
   };
   const spreads = new Map<Node, Spread>();
@@ -59,11 +72,16 @@ export function controlScalar(inputs: ShardInputs, at: number): Tensor {
   return inputs.control.slice({ axis: 0, start: at, end: at + 1 }).bitcast("f32").reshape([]);
 }
 
-/** u32 [outer * rows * inner]: a number for each element along an axis of rows, the same however the batch is cut. */
+/**
+ * u32 [outer * rows * inner]: a number for each element along an axis of rows, the same however the batch is
+ * cut.
+ */
 function rowIndex(controls: Node, rows: number, outer: number, inner: number): Node {
   const shape = [outer, rows, inner];
-  const along = (n: Node, axis: number) => expand(reshape(n, [0, 1, 2].map((i) => i === axis ? n.shape[0]! : 1)), shape);
-  const times = (n: Node, factor: number) => elementwise("mul", n, expand(reshape(constant(factor, "u32"), [1]), n.shape));
+  const along = (n: Node, axis: number) =>
+    expand(reshape(n, [0, 1, 2].map((i) => i === axis ? n.shape[0]! : 1)), shape);
+  const times = (n: Node, factor: number) =>
+    elementwise("mul", n, expand(reshape(constant(factor, "u32"), [1]), n.shape));
   const first = expand(slice(controls, [control.offset], [1], [1]), [rows]);
   const row = along(times(elementwise("add", first, iota(rows, "u32")), outer * inner), 1);
   const rest = elementwise("add", along(times(iota(outer, "u32"), inner), 0), along(iota(inner, "u32"), 2));
@@ -80,7 +98,10 @@ function spreadAlone(axes: BatchAxis, node: Node): Spread | undefined {
   }
 }
 
-/** Numbers of rows for the two traces that are compared: primes, so that no other length of a model is a multiple. */
+/**
+ * Numbers of rows for the two traces that are compared: primes, so that no other length of a model is a
+ * multiple.
+ */
 const probes = [1009, 1013] as const;
 
 /** Tells how values of a function of a batch are spread over its rows. */
@@ -94,9 +115,14 @@ export interface Judgement<R> {
 }
 
 /**
- * Traces `body` for two numbers of rows and judges its values. Throws DecompositionError when `body` does not work for those numbers of rows.
+ * Traces `body` for two numbers of rows and judges its values. Throws DecompositionError when `body` does not
+ * work for those numbers of rows.
  */
-export function judgeShards<R>(op: string, fields: Fields, body: (batch: unknown, inputs: ShardInputs) => R): Judgement<R> {
+export function judgeShards<R>(
+  op: string,
+  fields: Fields,
+  body: (batch: unknown, inputs: ShardInputs) => R,
+): Judgement<R> {
   const [one, two] = probes.map((rows) => {
     try {
       return traceShard(fields, rows, body);
@@ -104,13 +130,20 @@ export function judgeShards<R>(op: string, fields: Fields, body: (batch: unknown
       if (!(error instanceof ShardwiseError) || error instanceof DecompositionError) throw error;
       throw new DecompositionError(op, {
         got: `a function that works for ${fields.rows} rows and fails for ${rows}: ${error.message}`,
-        need: "a function of any number of rows, as the batch is cut into shards: what belongs to rows must be in the batch",
+        need:
+          "a function of any number of rows, as the batch is cut into shards: what belongs to rows must be in the batch",
         cause: error,
       });
     }
   });
   const axes = new BatchAxis(one!.spreads, ...probes);
   // The traces live as long as the judge, which looks only at nodes that they hold.
-  const assignments = [...one!.assignments].map(([tensor, node]) => [tensor, axes.of(node, two!.assignments.get(tensor))] as const);
-  return { result: one!.result, assignments, of: (select) => axes.of(select(one!.result).node, select(two!.result).node) };
+  const assignments = [...one!.assignments].map(([tensor, node]) =>
+    [tensor, axes.of(node, two!.assignments.get(tensor))] as const
+  );
+  return {
+    result: one!.result,
+    assignments,
+    of: (select) => axes.of(select(one!.result).node, select(two!.result).node),
+  };
 }

@@ -1,4 +1,6 @@
-/** One compiled graph on several devices: compiled once for each kind of device, loaded once on each device. */
+/**
+ * One compiled graph on several devices: compiled once for each kind of device, loaded once on each device.
+ */
 import { compileGraph, type CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
@@ -61,7 +63,9 @@ export class SharedPlan {
     let plan = this.#plans.get(kind);
     if (plan === undefined) this.#plans.set(kind, plan = compileGraph(this.request, device.target));
     const executable = await device.load(plan);
-    const written = this.request.inputs.map((node, i) => this.#written.has(i) ? device.alloc(Math.max(4, byteLength(node))) : undefined);
+    const written = this.request.inputs.map((node, i) =>
+      this.#written.has(i) ? device.alloc(Math.max(4, byteLength(node))) : undefined
+    );
     return { executable, written };
   }
 }

@@ -28,8 +28,9 @@ interface Prepared {
 }
 
 /**
- * Forward and backward of a shard. Inputs: the fields, control, captures. Outputs: one f32 vector of the groups' gradients, the
- * penalty's gradient where it is the first shard, and the scores; then the assigned tensors.
+ * Forward and backward of a shard. Inputs: the fields, control, captures. Outputs: one f32 vector of the
+ * groups' gradients, the penalty's gradient where it is the first shard, and the scores; then the assigned
+ * tensors.
  */
 export interface ShardPlan extends Prepared {
   readonly packedBytes: number;
@@ -37,8 +38,8 @@ export interface ShardPlan extends Prepared {
 }
 
 /**
- * A whole step. Inputs: the fields, control, slots, scalars, parameters, captures. Outputs: slots, scalars and parameters
- * in place; the scores; then the assigned tensors.
+ * A whole step. Inputs: the fields, control, slots, scalars, parameters, captures. Outputs: slots, scalars
+ * and parameters in place; the scores; then the assigned tensors.
  */
 export interface WholePlan extends Prepared {
   readonly scoreBytes: number;
@@ -72,13 +73,19 @@ export class TrainingPlans {
         const penalty = first ? loss.penalty : undefined;
         const sums = [...groups.map((group) => group.sum), ...penalty === undefined ? [] : [penalty]];
         const gradients = sums.map((sum) => grad(sum, [flat])[0]!);
-        return { packed: concat([...gradients, packScores(groups, penalty, metrics)], { axis: 0 }), penalty: penalty !== undefined };
+        return {
+          packed: concat([...gradients, packScores(groups, penalty, metrics)], { axis: 0 }),
+          penalty: penalty !== undefined,
+        };
       });
       const own = ownInputs(traced);
       const { packed, penalty } = traced.result;
       const after = this.#effects(traced, traced.captures);
       const roots = [packed.node, ...after.nodes];
-      const plan = new SharedPlan({ roots, inputs: [...own, ...traced.captures.map((c) => c.placeholder)] }, own.map((_, i) => i));
+      const plan = new SharedPlan(
+        { roots, inputs: [...own, ...traced.captures.map((c) => c.placeholder)] },
+        own.map((_, i) => i),
+      );
       return { plan, packedBytes: byteLength(packed.node), penalty, ...after };
     });
   }
@@ -91,10 +98,15 @@ export class TrainingPlans {
       const traced = traceShard(fields, fields.rows, (batch, inputs) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
-        const parts = [...groups.flatMap(({ sum, count }) => [sum, count]), ...loss.penalty === undefined ? [] : [loss.penalty]];
+        const parts = [
+          ...groups.flatMap(({ sum, count }) => [sum, count]),
+          ...loss.penalty === undefined ? [] : [loss.penalty],
+        ];
         const guard = {
           finite: parts.map((part) => part.isFinite()).reduce((a, b) => a.and(b)),
-          counted: groups.length === 0 ? full([], true) : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
+          counted: groups.length === 0
+            ? full([], true)
+            : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars };
         const gradient = meanGradient(groups, loss.penalty, flat);
@@ -118,7 +130,10 @@ export class TrainingPlans {
     });
   }
 
-  /** The update of a replica. Inputs: control, the gradient, slots, scalars, parameters. Outputs: the last three, in place. */
+  /**
+   * The update of a replica. Inputs: control, the gradient, slots, scalars, parameters. Outputs: the last
+   * three, in place.
+   */
   update(): { readonly plan: SharedPlan } {
     return this.#updates.get("", () => {
       const { length } = this.#replicas;
@@ -130,12 +145,22 @@ export class TrainingPlans {
         scalars: placeholder([firstScalars(this.#rule).length], "f32"),
       };
       const traced = trace(() => {
-        return updated(this.#rule, state, gradient, controlScalar({ fields: [], control: controls }, control.learningRate));
+        return updated(
+          this.#rule,
+          state,
+          gradient,
+          controlScalar({ fields: [], control: controls }, control.learningRate),
+        );
       });
       const next = traced.result;
       const inputs = [controls, gradient, ...state.slots, state.scalars, state.parameters].map((x) => x.node);
       const roots = [...next.slots, next.scalars, next.parameters].map((x) => x.node);
-      return { plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 2, output: i })) }, [0, 1]) };
+      return {
+        plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 2, output: i })) }, [
+          0,
+          1,
+        ]),
+      };
     });
   }
 
@@ -144,7 +169,10 @@ export class TrainingPlans {
     const entries = [...traced.assignments];
     for (const [tensor] of entries) {
       if (tensor === this.#replicas.flat || this.#replicas.has(tensor)) {
-        throw new ArgumentError("train", { got: "a parameter that is assigned to in the forward pass", need: "an optimizer to update it, or a buffer" });
+        throw new ArgumentError("train", {
+          got: "a parameter that is assigned to in the forward pass",
+          need: "an optimizer to update it, or a buffer",
+        });
       }
     }
     return {
@@ -167,10 +195,14 @@ function ownInputs(traced: ShardTrace<unknown>): Node[] {
   return [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
 }
 
-/** The gradient of sum over groups of sum / count, plus the penalty's; groups that count nothing are left out. */
+/**
+ * The gradient of sum over groups of sum / count, plus the penalty's; groups that count nothing are left out.
+ */
 function meanGradient(groups: readonly Ratio[], penalty: Tensor | undefined, parameters: Tensor): Tensor {
   const ofSum = (sum: Tensor) => grad(sum, [parameters])[0]!;
-  const parts = groups.map(({ sum, count }) => where(count.notEqual(0), ofSum(sum).div(where(count.notEqual(0), count, 1)), 0));
+  const parts = groups.map(({ sum, count }) =>
+    where(count.notEqual(0), ofSum(sum).div(where(count.notEqual(0), count, 1)), 0)
+  );
   if (penalty !== undefined) parts.push(ofSum(penalty));
   return parts.length === 0 ? full(parameters.shape, 0) : parts.reduce((a, b) => a.add(b));
 }

@@ -3,7 +3,10 @@ import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
 
-/** An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter element. */
+/**
+ * An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter
+ * element.
+ */
 export interface UpdateRule {
   readonly name: string;
   /** Names of the state vectors, which start at 0. */
@@ -34,16 +37,17 @@ export interface State<T> {
 }
 
 /**
- * The first values of the scalar state: whether every loss so far was finite (1 or 0), the number of updates made, and
- * the rule's own scalars in order. They live on the device, so that a step may be enqueued before the last one's loss is known.
+ * The first values of the scalar state: whether every loss so far was finite (1 or 0), the number of updates
+ * made, and the rule's own scalars in order. They live on the device, so that a step may be enqueued before
+ * the last one's loss is known.
  */
 export function firstScalars(rule: UpdateRule): Float32Array {
   return Float32Array.from([1, 0, ...Object.values(rule.scalars)]);
 }
 
 /**
- * The state after one update. With a `guard` of bool scalars, it is the state as it was where the step counted nothing or its
- * loss was not finite; and once it was not finite, nothing is updated any more.
+ * The state after one update. With a `guard` of bool scalars, it is the state as it was where the step
+ * counted nothing or its loss was not finite; and once it was not finite, nothing is updated any more.
  */
 export function updated(
   rule: UpdateRule,
@@ -66,7 +70,9 @@ export function updated(
   });
   const slots = rule.slots.map((name) => result.slots[name]!);
   const scalars = [updates.add(1), ...names.map((name) => result.scalars[name]!)];
-  if (guard === undefined) return { parameters: result.parameter, slots, scalars: joined([healthy, ...scalars]) };
+  if (guard === undefined) {
+    return { parameters: result.parameter, slots, scalars: joined([healthy, ...scalars]) };
+  }
   const stillHealthy = where(guard.finite, healthy, 0);
   const apply = stillHealthy.notEqual(0).and(guard.counted);
   return {

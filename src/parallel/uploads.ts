@@ -1,4 +1,7 @@
-/** Putting what a plan needs on a device: rows of a batch, captured tensors, and the vector of step numbers. */
+/**
+ * Putting what a plan needs on a device: rows of a batch, captured tensors, and the vector of step numbers.
+ */
+import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { bufferOf } from "../tensor/runtime.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
@@ -28,7 +31,12 @@ export interface Shard {
 }
 
 /** Writes the shard's rows into a plan's own buffers. */
-export function writeRows(device: Device, buffers: readonly (DeviceBuffer | undefined)[], fields: HostFields, shard: Shard): void {
+export function writeRows(
+  device: Device,
+  buffers: readonly (DeviceBuffer | undefined)[],
+  fields: HostFields,
+  shard: Shard,
+): void {
   fields.leaves.forEach((leaf, i) => {
     const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
     if (rows.byteLength > 0) device.write(buffers[i]!, rows);
@@ -41,6 +49,12 @@ export interface StepNumbers {
   /** First row of the shard in the whole batch. */
   readonly offset: number;
   readonly learningRate: number;
+}
+
+/** Throws ArgumentError unless a seed fits the control vector. */
+export function requireSeed(op: string, seed: number): void {
+  if (Number.isInteger(seed) && seed >= 0 && seed <= 0xffffffff) return;
+  throw new ArgumentError(op, { got: `seed ${seed}`, need: "an integer from 0 to 4294967295" });
 }
 
 /** Writes the control vector. */

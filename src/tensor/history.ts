@@ -1,28 +1,35 @@
 /**
  * How values came about. A tensor that was computed shows a leaf; the leaf remembers the node whose value it is, so that
- * `grad` can go on through it. A leaf whose history was cut still knows its node weakly, because graphs made before the
- * node was computed refer to the node, those made after it to the leaf, and `grad` must know that the two are one.
+ * `grad` can go on through it. Graphs made before that node was computed refer to the node, those made after it to the leaf:
+ * `grad` must know that the two are one.
  */
 import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
+import { shortage } from "./storage.ts";
 
 /** What the history of one value may keep alive. Beyond it the history is cut, and a gradient through the cut is refused. */
-export const historyLimits = { nodes: 10_000, bytes: 256 * 2 ** 20 };
+export const historyLimits = { nodes: 5000, bytes: 256 * 2 ** 20 };
 
-/** Notes that `leaf` is the value of `origin`. A stopGradient has no history: nothing flows through it. */
+/**
+ * Notes that `leaf` is the value of `origin`. A stopGradient has no history: nothing flows through it. What the history keeps
+ * alive is measured when a tensor shows the leaf: see `settleHistory`.
+ */
 export function remember(leaf: Leaf, origin: Node): void {
+  const flows = origin.op !== "stopGradient" && origin.dtype === "f32" && origin.src.length > 0;
+  recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: [] };
+}
+
+/** Called when a tensor shows a leaf instead of its node, which may then be forgotten: bounds the history of the leaf. */
+export function settleHistory(leaf: Leaf): void {
   const record = recordOf(leaf);
-  const twin = new WeakRef(origin);
-  if (origin.op === "stopGradient" || origin.dtype !== "f32" || origin.src.length === 0) {
-    record.history = { origin: undefined, twin, nodes: 0, bytes: 0, lost: [] };
-    return;
-  }
+  const origin = record.history?.origin;
+  if (origin === undefined || record.history!.nodes >= 0) return;
   const order = toposort([origin]);
   let [nodes, bytes] = [order.length, 0];
   let [olderNodes, olderBytes] = [0, 0];
-  const lost: WeakSet<Node>[] = [];
+  const lost = new Set<WeakSet<Node>>();
   for (const node of order) {
     const value = valueOf(node);
     if (value !== undefined) bytes += storageOf(value).bytes;
@@ -30,22 +37,56 @@ export function remember(leaf: Leaf, origin: Node): void {
     if (older === undefined) continue;
     olderNodes = Math.max(olderNodes, older.nodes);
     olderBytes = Math.max(olderBytes, older.bytes);
-    for (const set of older.lost) if (!lost.includes(set)) lost.push(set);
+    for (const set of older.lost) lost.add(set);
   }
   nodes += olderNodes;
   bytes += olderBytes;
-  if (nodes <= historyLimits.nodes && bytes <= historyLimits.bytes) {
-    record.history = { origin, twin, nodes, bytes, lost: [] };
-    return;
-  }
-  const before = new WeakSet(everythingBefore(origin));
-  record.history = { origin: undefined, twin, nodes: 0, bytes: 0, lost: [before, ...lost] };
+  const fits = nodes <= historyLimits.nodes && bytes <= historyLimits.bytes;
+  record.history = {
+    origin: fits ? origin : undefined,
+    originId: origin.id,
+    nodes: fits ? nodes : 0,
+    bytes: fits ? bytes : 0,
+    lost: fits ? [] : [new WeakSet(everythingBefore(origin.src)), ...lost],
+  };
+  if (!fits) return;
+  remembered.add(new WeakRef(leaf));
+  counted += order.length;
+  // As much was added since as is looked at now: so pruning costs no more than making the graph did.
+  if (counted > Math.max(worthPruning, nodes)) prune();
 }
 
-/** All nodes that `origin` was computed from, through the histories of leaves. */
-function everythingBefore(origin: Node): Node[] {
-  return walk(origin.src, (node) => {
-    const older = node.op === "storage" ? knownRecord(node)?.history?.origin : undefined;
+const worthPruning = 1000;
+/** Nodes of histories that were measured since the last pruning. */
+let counted = 0;
+const remembered = new Set<WeakRef<Leaf>>();
+
+/** Forgets histories in which no living tensor is left to differentiate by. */
+function prune(): void {
+  counted = 0;
+  const leaves: Leaf[] = [];
+  for (const reference of remembered) {
+    const leaf = reference.deref();
+    if (leaf !== undefined && originOf(leaf) !== undefined) leaves.push(leaf);
+    else remembered.delete(reference);
+  }
+  const useful = new Set<Node>();
+  for (const node of everythingBefore(leaves)) {
+    const record = knownRecord(node);
+    const origin = originOf(node);
+    const sources = origin === undefined ? node.src : [origin];
+    if (sources.some((source) => useful.has(source))) useful.add(node);
+    else if (origin !== undefined) record!.history = { ...record!.history!, origin: undefined, nodes: 0, bytes: 0 };
+    if (record !== undefined && record.handles.count > 0) useful.add(node);
+  }
+}
+
+shortage.drop = prune;
+
+/** All nodes that some were computed from, and those, through the histories of leaves; sources first. */
+function everythingBefore(nodes: readonly Node[]): Node[] {
+  return walk(nodes, (node) => {
+    const older = originOf(node);
     return older === undefined ? node.src : [older];
   });
 }
@@ -75,16 +116,26 @@ function walk(roots: readonly Node[], sourcesOf: (node: Node) => readonly Node[]
   return order;
 }
 
-/** The node whose value a leaf is, as long as anybody can refer to it. */
+/** The node that a leaf is the value of, if its history is there. */
 function originOf(node: Node): Node | undefined {
-  if (node.op !== "storage") return undefined;
-  const history = knownRecord(node)?.history;
-  return history?.origin ?? history?.twin.deref();
+  return node.op === "storage" ? knownRecord(node)?.history?.origin : undefined;
 }
 
 /**
- * `outputs` and `wanted` as graphs in which every value stands as the node that it came from, as far back as some wanted
- * node may be found. Sources have smaller ids than what is made from them, so older nodes need no look.
+ * A value is one thing that graphs may show in two ways: as the node that was computed, and as the leaf that holds the result. This is the
+ * node where the history is there, else the leaf.
+ */
+function identityOf(node: Node): Node {
+  const origin = originOf(node);
+  if (origin !== undefined) return origin;
+  const leaf = valueOf(node);
+  return leaf !== undefined && originOf(leaf) === undefined ? leaf : node;
+}
+
+/**
+ * `outputs` as graphs that show how they came from `wanted`, also through values that were computed since: a value stands as
+ * its leaf where no wanted node lies behind it, and else as the node that it came from. And `wanted`, as they stand there.
+ * Sources have smaller ids than what is made from them, so nodes older than all wanted ones need no look.
  * Throws GradientError where the way from an output to a wanted node leads through a history that was cut.
  */
 export function unroll(
@@ -92,34 +143,33 @@ export function unroll(
   outputs: readonly Node[],
   wanted: readonly Node[],
 ): { outputs: Node[]; wanted: Node[] } {
-  const oldest = Math.min(...wanted.map((node) => {
-    const base = viewed(node);
-    return Math.min(node.id, base.id, originOf(base)?.id ?? base.id);
-  }));
-  const within = (node: Node) => {
-    const origin = originOf(node);
-    return origin !== undefined && origin.id >= oldest ? origin : undefined;
-  };
-  const order = walk([...outputs, ...wanted], (node) => {
-    const origin = within(node);
-    if (origin !== undefined) return [origin];
-    return node.id < oldest ? [] : node.src;
-  });
-  const goals = wanted.flatMap((node) => [node, originOf(node) ?? node]);
+  const oldest = Math.min(...wanted.flatMap((node) => [age(node), age(viewed(node))]));
+  const sourcesOf = (node: Node) => node.id < oldest ? [] : node.src.map(identityOf);
+  const goals = new Set(wanted.map(identityOf));
+  const leading = new Set<Node>();
   const now = new Map<Node, Node>();
-  for (const node of order) {
-    const origin = within(node);
-    if (node.op === "storage") refuseLost(op, node, goals, wanted);
-    if (origin !== undefined) now.set(node, now.get(origin)!);
-    else if (node.id < oldest) now.set(node, node);
-    else {
-      const rebuilt = withSources(node, node.src.map((source) => now.get(source)!));
-      const value = rebuilt === node ? undefined : valueOf(node);
-      if (value !== undefined) recordOf(rebuilt).leaf ??= value;
-      now.set(node, rebuilt);
+  for (const node of walk([...outputs, ...wanted].map(identityOf), sourcesOf)) {
+    refuseLost(op, node, wanted);
+    const sources = sourcesOf(node);
+    const goalBehind = sources.some((source) => leading.has(source));
+    if (goalBehind || goals.has(node)) leading.add(node);
+    const value = valueOf(node);
+    if (sources.length === 0 || (value !== undefined && !goalBehind)) {
+      now.set(node, value ?? node);
+      continue;
     }
+    const rebuilt = withSources(node, sources.map((source) => now.get(source)!));
+    if (value !== undefined && rebuilt !== node) recordOf(rebuilt).leaf ??= value;
+    now.set(node, rebuilt);
   }
-  return { outputs: outputs.map((node) => now.get(node)!), wanted: wanted.map((node) => now.get(node)!) };
+  const standIn = (node: Node) => now.get(identityOf(node))!;
+  return { outputs: outputs.map(standIn), wanted: wanted.map(standIn) };
+}
+
+/** The id of the node that a value came from: graphs made before it was computed refer to that one. */
+function age(node: Node): number {
+  const history = node.op === "storage" ? knownRecord(node)?.history : undefined;
+  return Math.min(node.id, history?.originId ?? node.id);
 }
 
 /** What a view shows; the node itself where it is no view. */
@@ -129,10 +179,11 @@ function viewed(node: Node): Node {
   return x;
 }
 
-function refuseLost(op: string, leaf: Leaf, goals: readonly Node[], wanted: readonly Node[]): void {
-  const lost = knownRecord(leaf)?.history?.lost ?? [];
-  if (lost.length === 0 || wanted.includes(leaf)) return;
-  if (!goals.some((goal) => lost.some((set) => set.has(goal)))) return;
+function refuseLost(op: string, node: Node, wanted: readonly Node[]): void {
+  const lost = node.op === "storage" ? knownRecord(node)?.history?.lost ?? [] : [];
+  if (lost.length === 0) return;
+  const isLost = (goal: Node | undefined) => goal !== undefined && lost.some((set) => set.has(goal));
+  if (!wanted.some((goal) => isLost(goal) || isLost(valueOf(goal)) || isLost(originOf(goal)))) return;
   throw new GradientError(op, {
     got: `a way to an input through the history of a computed tensor, which was dropped beyond ${historyLimits.nodes} nodes ` +
       `or ${historyLimits.bytes} bytes`,

@@ -7,6 +7,7 @@ import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { dtypes, type HostArray } from "../graph/dtype.ts";
 import type { Node, NodeOf } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
+import { nextTurn } from "../host/host.ts";
 import { remember } from "./history.ts";
 import { loadGraph, numberBuffers } from "./plans.ts";
 import { type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
@@ -14,9 +15,23 @@ import { allocate, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
 
-/** Runs `work` when everything that was asked for before is done: plans run in the order of the calls. */
+/** Milliseconds of work after which the event loop gets a turn. */
+const longestStretch = 10;
+let lastTurn = performance.now();
+
+/**
+ * Runs `work` when everything that was asked for before is done: plans run in the order of the calls. Now and then it lets
+ * the event loop turn first: on a device that answers at once a loop would else leave no room for timers and signals, nor
+ * for the collection of what it dropped, as the targets of weak references live to the end of a turn.
+ */
 export function exclusively<T>(work: () => Promise<T>): Promise<T> {
-  const next = turn.then(work);
+  const next = turn.then(async () => {
+    if (performance.now() - lastTurn > longestStretch) {
+      await nextTurn();
+      lastTurn = performance.now();
+    }
+    return await work();
+  });
   turn = next.catch(() => undefined);
   return next;
 }

@@ -29,11 +29,10 @@ export interface NodeRecord {
 
 /** How the value of a leaf came about. */
 export interface History {
-  /** The node, for differentiation through it. */
+  /** The node, for differentiation through it; undefined where nothing flows through, or where the history was cut. */
   readonly origin: Node | undefined;
-  /** The node, for as long as others hold it. */
-  readonly twin: WeakRef<Node>;
-  /** Nodes and bytes that `origin` keeps alive. */
+  readonly originId: number;
+  /** Nodes and bytes that `origin` keeps alive; -1 until they are counted. */
   readonly nodes: number;
   readonly bytes: number;
   /** Where the history was cut for its length: what it led to. */

@@ -22,10 +22,13 @@ export function reduce(op: ReductionName, x: Node, options: ReduceOptions): Node
 
 export const sum = (x: Node, options: ReduceOptions): Node => reduce("sum", x, options);
 
-/** sum / count, in f32. */
+/** sum / count, in f32; NaN over no elements. */
 export function mean(x: Node, options: ReduceOptions): Node {
   const axes = resolveAxes("mean", options.axis, x.shape.length);
-  return div(sum(build.cast(x, "f32"), options), countOf(x, axes));
+  const total = sum(build.cast(x, "f32"), options);
+  const count = countOf(x, axes);
+  // 0 / 0 is not NaN on every driver.
+  return count === 0 ? build.full(total.shape, NaN, "f32") : div(total, count);
 }
 
 function countOf(x: Node, axes: readonly number[]): number {

@@ -179,6 +179,9 @@ export function hostArray(dtype: DType, words: ArrayBuffer): HostArray {
 const softLimits = new WeakMap<Device, number>();
 const leastSoftLimit = 64 * 2 ** 20;
 
+/** What may be dropped when a collection alone did not help; set by history.ts, which knows. */
+export const shortage = { drop: (): void => {} };
+
 /**
  * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop turn, so
  * that the buffers of dropped tensors come back. The limit is then half as much again as what is still in use.
@@ -186,9 +189,14 @@ const leastSoftLimit = 64 * 2 ** 20;
 export async function reserve(device: Device, bytes: number): Promise<void> {
   if (bytes === 0 || device.isLost) return;
   const limit = softLimits.get(device) ?? leastSoftLimit;
-  if (device.stats().liveBytes + bytes <= limit) return;
+  const needed = () => device.stats().liveBytes + bytes;
+  if (needed() <= limit) return;
   await reclaim();
-  softLimits.set(device, Math.max(leastSoftLimit, 1.5 * (device.stats().liveBytes + bytes)));
+  if (needed() > limit / 2) {
+    shortage.drop();
+    await reclaim();
+  }
+  softLimits.set(device, Math.max(leastSoftLimit, 1.5 * needed()));
 }
 
 /** Allocates after reserving; when memory is short, once more after a garbage collection. Throws OutOfMemoryError. */
@@ -207,8 +215,12 @@ export async function allocate(device: Device, bytes: number): Promise<DeviceBuf
 const ballastBytes = 32 * 2 ** 20;
 const ballastPieces = 4;
 
-/** A garbage collection, and turns of the event loop in which what was collected is finalized. */
+/**
+ * A garbage collection, between turns of the event loop: the targets of weak references live to the end of a turn, and what was
+ * collected is finalized in later ones.
+ */
 async function reclaim(): Promise<void> {
+  await nextTurn();
   if (!collectGarbage()) {
     // V8 counts array buffers towards its next collection.
     for (let piece = 0; piece < ballastPieces; piece++) {

@@ -11,6 +11,7 @@ import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import * as e from "./elementwise.ts";
 import { currentFrame, type Frame, refuseInTrace } from "./frame.ts";
+import { settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
 import { nested, type NestedArray, show } from "./nested.ts";
@@ -81,8 +82,10 @@ export class Tensor implements Pending {
       const { base, offset } = this.#alias;
       return build.reshape(build.slice(base.node, [offset], [this.size], [1]), this.shape);
     }
-    if (!foreign || recordOf(this.#node).symbolic) return this.#node;
-    return frame.valueOf(this);
+    if (foreign && !recordOf(this.#node).symbolic) return frame.valueOf(this);
+    // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input gives.
+    if (frame === undefined) this.settle();
+    return this.#node;
   }
   /** The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
@@ -363,7 +366,9 @@ export class Tensor implements Pending {
   settle(): void {
     if (this.#disposed || this.#alias !== undefined) return;
     const leaf = valueOf(this.#node);
-    if (leaf !== undefined && leaf !== this.#node) this.bind(leaf);
+    if (leaf === undefined || leaf === this.#node) return;
+    settleHistory(leaf);
+    this.bind(leaf);
   }
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1. Throws TraceError inside a trace. */

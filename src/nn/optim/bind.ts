@@ -18,17 +18,22 @@ export type GradientTree<T extends ParameterTree> = { readonly [K in keyof T]: T
 export interface BoundOptimizer<T extends ParameterTree = ParameterTree> {
   readonly parameters: T;
   /**
-   * The optimizer's state by name: its vectors (as long as all parameters together), its scalars, and `step`, the number
+   * The optimizer's state by name: its vectors (as long as all parameters together), its scalars, and `step`, the
+   * number
    * of updates made.
    */
   readonly state: Readonly<Record<string, Tensor>>;
   /**
    * One update. Inside `compile` it becomes part of the compiled step.
    * Throws ShapeError or ArgumentError when the gradients are not those of the parameters, TraceError when the learning
-   * rate is a plain function inside a compiled function, where only numbers and the schedules of `optim` can be followed.
+   * rate is a plain function inside a compiled function, where only numbers and the schedules of `optim` can be
+   * followed.
    */
   step(gradients: GradientTree<T>): void;
-  /** Takes over a state that was saved. Throws ArgumentError, ShapeError or DTypeError when it is not one of this optimizer. */
+  /**
+   * Takes over a state that was saved. Throws ArgumentError, ShapeError or DTypeError when it is not one of this
+   * optimizer.
+   */
   load(state: Readonly<Record<string, Tensor>>): Promise<void>;
 }
 
@@ -55,7 +60,10 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     this.#names = Object.keys(parameters);
     this.#list = Object.values(parameters);
     if (isTracing()) {
-      throw new TraceError(`optim.${rule.name}.bind`, { got: "a call inside a compiled function", need: "to bind before it" });
+      throw new TraceError(`optim.${rule.name}.bind`, {
+        got: "a call inside a compiled function",
+        need: "to bind before it",
+      });
     }
     this.#packed = pack(`optim.${rule.name}.bind`, this.#list);
     const length = this.#packed.base.size;
@@ -138,7 +146,9 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
       if (!sameShape(gradient.shape, shape)) {
         throw new ShapeError(op, { got: `gradient ${name} ${formatShape(gradient.shape)}`, need: formatShape(shape) });
       }
-      if (gradient.dtype !== "f32") throw new DTypeError(op, { got: `gradient ${name} of ${gradient.dtype}`, need: "f32" });
+      if (gradient.dtype !== "f32") {
+        throw new DTypeError(op, { got: `gradient ${name} of ${gradient.dtype}`, need: "f32" });
+      }
       return gradient;
     });
   }

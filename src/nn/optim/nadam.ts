@@ -10,7 +10,8 @@ export interface NadamOptions extends MomentOptions {
 }
 
 /**
- * Adam with Nesterov momentum, as in Keras 2. With mu_t = beta1 (1 - 0.96^(t scheduleDecay) / 2) and P_t = mu_1 … mu_t:
+ * Adam with Nesterov momentum, as in Keras 2.
+ * With mu_t = beta1 (1 - 0.96^(t scheduleDecay) / 2) and P_t = mu_1 … mu_t:
  * m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g²;
  * p -= learningRate ((1 - mu_t) g / (1 - P_t) + mu_{t+1} m / (1 - P_{t+1})) / (sqrt(v / (1 - beta2^t)) + epsilon).
  * Dozat, Incorporating Nesterov Momentum into Adam (2016).

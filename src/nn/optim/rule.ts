@@ -38,7 +38,10 @@ export interface UpdateRule {
   update(input: UpdateInput): UpdateResult;
 }
 
-/** The learning rate at `step` (1 at the first update). Throws ArgumentError when a schedule gives no finite number of at least 0. */
+/**
+ * The learning rate at `step` (1 at the first update). Throws ArgumentError when a schedule gives no finite number of
+ * at least 0.
+ */
 export function learningRateAt(rule: UpdateRule, step: number): number {
   const { name, learningRate } = rule;
   return requireLearningRate(name, typeof learningRate === "function" ? learningRate(step) : learningRate, step);
@@ -48,7 +51,10 @@ export function learningRateAt(rule: UpdateRule, step: number): number {
 export function requireLearningRate(name: string, value: number, step?: number): number {
   if (typeof value !== "number" || !Number.isFinite(value) || value < 0) {
     const when = step === undefined ? "" : ` at step ${step}`;
-    throw new ArgumentError(`optim.${name}`, { got: `learning rate ${value}${when}`, need: "a finite number of at least 0" });
+    throw new ArgumentError(`optim.${name}`, {
+      got: `learning rate ${value}${when}`,
+      need: "a finite number of at least 0",
+    });
   }
   return value;
 }

@@ -5,7 +5,8 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
 
 /**
- * A function of the step that also knows itself as a graph, so that a compiled training step follows it without the host.
+ * A function of the step that also knows itself as a graph, so that a compiled training step follows it without the
+ * host.
  * Plain functions of a number serve the trainer and eager use.
  */
 export interface Schedule {
@@ -15,7 +16,9 @@ export interface Schedule {
 }
 
 /** `from` at step 1, `to` at `steps` and after, on a straight line between. */
-export function linearSchedule(options: { readonly from: number; readonly to: number; readonly steps: number }): Schedule {
+export function linearSchedule(
+  options: { readonly from: number; readonly to: number; readonly steps: number },
+): Schedule {
   const { from, to, steps } = options;
   requireRates("linearSchedule", { from, to }, steps);
   const span = Math.max(1, steps - 1);
@@ -25,14 +28,20 @@ export function linearSchedule(options: { readonly from: number; readonly to: nu
   );
 }
 
-/** `from` at step 1 down half a cosine wave to `to` at `steps` and after. Loshchilov and Hutter, SGDR (2016), one period. */
-export function cosineSchedule(options: { readonly from: number; readonly to?: number; readonly steps: number }): Schedule {
+/**
+ * `from` at step 1 down half a cosine wave to `to` at `steps` and after. Loshchilov and Hutter, SGDR (2016), one
+ * period.
+ */
+export function cosineSchedule(
+  options: { readonly from: number; readonly to?: number; readonly steps: number },
+): Schedule {
   const { from, to = 0, steps } = options;
   requireRates("cosineSchedule", { from, to }, steps);
   const span = Math.max(1, steps - 1);
   return schedule(
     (step) => to + (from - to) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, Math.max(0, (step - 1) / span)))),
-    (step) => step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(Math.PI).cos().add(1).mul(0.5 * (from - to)).add(to),
+    (step) =>
+      step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(Math.PI).cos().add(1).mul(0.5 * (from - to)).add(to),
   );
 }
 
@@ -53,7 +62,10 @@ export function exponentialSchedule(
   );
 }
 
-/** Rises on a straight line over the first `steps` steps to what `after` begins with, and then follows `after` from its step 1. */
+/**
+ * Rises on a straight line over the first `steps` steps to what `after` begins with, and then follows `after` from its
+ * step 1.
+ */
 export function warmup(options: { readonly steps: number; readonly after: number | Schedule }): Schedule {
   const { steps, after } = options;
   requireRates("warmup", typeof after === "number" ? { after } : {}, steps);

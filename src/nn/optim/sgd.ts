@@ -13,7 +13,8 @@ export interface SgdOptions {
 }
 
 /**
- * Stochastic gradient descent: v = momentum v + g; p -= learningRate v, or with Nesterov p -= learningRate (g + momentum v).
+ * Stochastic gradient descent: v = momentum v + g; p -= learningRate v, or with Nesterov p -= learningRate (g +
+ * momentum v).
  * Sutskever et al., On the importance of initialization and momentum in deep learning (2013), with the learning rate
  * outside the velocity, as in PyTorch.
  */
@@ -22,7 +23,9 @@ export function sgd(options: SgdOptions): Optimizer {
   const { learningRate, momentum = 0, nesterov = false, weightDecay = 0 } = options;
   requireWithin(name, "momentum", momentum, 0, 1);
   requireWithin(name, "weightDecay", weightDecay, 0, Infinity);
-  if (nesterov && momentum === 0) throw new ArgumentError("optim.sgd", { got: "nesterov without momentum", need: "momentum above 0" });
+  if (nesterov && momentum === 0) {
+    throw new ArgumentError("optim.sgd", { got: "nesterov without momentum", need: "momentum above 0" });
+  }
   return optimizer({
     name,
     learningRate,
