@@ -199,6 +199,23 @@ onEachDevice("a donated input that is read elsewhere too keeps its old value for
   }
 });
 
+onEachDevice("two donated inputs may be swapped", async (device) => {
+  const [a, b] = [g.input([8], "f32"), g.input([8], "f32")];
+  const roots = [e("add", b, f32(1, [8])), e("mul", a, f32(2, [8]))];
+  const data = [sine(8), sine(8, 2)];
+  const actual = await evaluate(device, { roots, inputs: [a, b], donate: [{ input: 0, output: 0 }, { input: 1, output: 1 }] }, data);
+  const expected = interpret(roots, new Map([[a, data[0]!], [b, data[1]!]]));
+  actual.forEach((values, i) => assertClose(values, expected[i]!));
+});
+
+test("state that is packed by concat is updated in place too", () => {
+  const state = g.input([3], "f32");
+  const part = (i: number) => g.slice(state, [i], [1], [1]);
+  const next = g.concat([part(0), e("add", part(1), f32(1, [1])), e("mul", part(2), part(1))], 0);
+  const { kernels, copies } = steps([next], [state], [{ input: 0, output: 0 }]);
+  assert.deepEqual({ kernels, copies }, { kernels: 1, copies: 0 });
+});
+
 onEachDevice("edges of tiles: contractions of every small shape", async (device) => {
   const sizes = device.kind === "cpu" ? [1, 2, 3, 5, 8, 9, 17] : [1, 5, 8, 9];
   for (const m of sizes) {

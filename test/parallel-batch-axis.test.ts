@@ -29,7 +29,8 @@ import {
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
-import { BatchAxis, batched, partial, replicated, type Spread } from "../src/parallel/batch-axis.ts";
+import { BatchAxis } from "../src/parallel/batch-axis.ts";
+import { batched, partial, replicated, type Spread } from "../src/parallel/spread.ts";
 import { shardOffsets, shardSizes } from "../src/parallel/shard-sizes.ts";
 
 type Build = (x: Node, w: Node, rows: number) => Node;

@@ -38,7 +38,7 @@ export function compileGraph(request: CompileRequest, target: Target): Plan {
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const { groups, stored } = kernels(roots, given, target);
-  const ordered = donorsLast(groups, new Set(donate.map((pair) => roots[pair.output]!)));
+  const ordered = donorsLast(groups, new Set(donate.flatMap((pair) => [...writtenParts(roots[pair.output]!)])));
 
   // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
   const copied = new Set<number>();
@@ -166,27 +166,41 @@ function overwritesTooEarly(
   slot: number,
   inMemory: ReadonlySet<Node>,
 ): boolean {
-  const writer = groups.findIndex((group) => group.drafts.some((draft) => draft.root === root));
-  const ir = lowered[writer];
-  if (ir === undefined) return true;
+  const parts = writtenParts(root);
+  const writes = groups.map((group) => group.drafts.some((draft) => parts.has(draft.root)));
+  for (let i = writes.indexOf(true); i < groups.length; i++) {
+    if (i < 0) return true;
+    const earlier = writes.slice(0, i).includes(true);
+    const roots = groups[i]!.drafts.map((draft) => draft.root);
+    const reads = toposort(roots, (node) => roots.includes(node) || !inMemory.has(node)).includes(old);
+    if (reads && earlier) return true;
+    if (writes[i] && reads && !readsWhatItWrites(lowered[i], slot)) return true;
+  }
+  return false;
+}
+
+/** A root, or for a concatenation the values that are its parts. */
+function writtenParts(root: Node): Set<Node> {
+  const parts = new Set<Node>([root]);
+  for (const part of parts) {
+    if (part.op !== "concat") continue;
+    parts.delete(part);
+    for (const source of part.src) parts.add(source);
+  }
+  return parts;
+}
+
+/** Whether every element of a slot that a kernel loads is one that the same invocation stores, after its loads. */
+function readsWhatItWrites(ir: KernelIR | undefined, slot: number): boolean {
+  if (ir === undefined) return false;
   const buffer = ir.buffers.findIndex((entry) => entry.slot === slot);
   const loads = new Set<string>();
   const stores = new Set<string>();
-  // Where values of several roots are made one after the other, a later one may read what the first has written over.
-  let readsLater = false;
   eachStatement(ir.body, (statement) => {
-    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) {
-      loads.add(statement.expr.index.key);
-      readsLater ||= stores.size > 0;
-    }
+    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) loads.add(statement.expr.index.key);
     if (statement.kind === "store" && statement.buffer === buffer) stores.add(statement.index.key);
   });
-  if (readsLater) return true;
-  for (const load of loads) if (!stores.has(load)) return true;
-  return groups.slice(writer + 1).some(({ drafts }) => {
-    const roots = drafts.map((draft) => draft.root);
-    return toposort(roots, (node) => roots.includes(node) || !inMemory.has(node)).includes(old);
-  });
+  return [...loads].every((load) => stores.has(load));
 }
 
 function assemble(

@@ -17,7 +17,7 @@ import {
   within,
   zeroIndex,
 } from "./affine.ts";
-import { deeper, type Expr, KernelBuilder, type KernelIR, type Scope } from "./ir.ts";
+import { deeper, type Expr, KernelBuilder, type KernelIR, type Scope, type Statement } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
 import { type Draft, isContraction } from "./schedule.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
@@ -66,6 +66,8 @@ class Lowering {
   readonly #tile: Tile;
   readonly #own: ReadonlySet<Node>;
   readonly #memo = new Map<string, readonly Expr[]>();
+  /** Stores of values without rows. */
+  readonly #stores: Statement[] = [];
 
   constructor(group: KernelGroup, memory: Memory, tile: Tile) {
     this.#group = group;
@@ -85,6 +87,8 @@ class Lowering {
       ? this.#tiledDomain(domain, axes)
       : this.#flatDomain(domain);
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
+    // After all loads: a value may be written over what another one is computed from.
+    this.#builder.root.statements.push(...this.#stores);
     return this.#builder.finish(kernelName(this.#group), parallel, subgroup && subgroup.lanes * subgroup.subgroups);
   }
 
@@ -163,7 +167,7 @@ class Lowering {
     const { outer, row } = splitAxes(draft);
     const root = draft.root;
     if (row.length === 0) {
-      this.#store(root, domain.map((lane) => ({ when: lane.when, indices: this.#place(root, outer, lane.indices, row, []) })), this.#builder.root);
+      this.#store(root, domain.map((lane) => ({ when: lane.when, indices: this.#place(root, outer, lane.indices, row, []) })), this.#stores);
       return;
     }
     const extents = row.map((axis) => root.shape[axis]!);
@@ -176,7 +180,7 @@ class Lowering {
         return { when: lane.when, indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)) };
       })
     );
-    this.#store(root, lanes, body);
+    this.#store(root, lanes, body.statements);
     this.#builder.root.statements.push({ kind: "loop", variable, body });
   }
 
@@ -187,14 +191,14 @@ class Lowering {
     return indices;
   }
 
-  #store(root: Node, lanes: readonly DomainLane[], scope: Scope): void {
+  #store(root: Node, lanes: readonly DomainLane[], statements: Statement[]): void {
     const values = this.#lanes(root, lanes.map((lane) => ({ indices: lane.indices, when: undefined })), true);
     const stored = this.#tile.subgroup === undefined ? lanes : lanes.slice(0, -this.#tile.subgroup.rows);
     for (const location of this.#memory.targets(root)) {
       const buffer = this.#builder.buffer(location.slot, root.dtype, "readWrite");
       stored.forEach((lane, i) => {
         const index = locate(location, lane.indices);
-        scope.statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
+        statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
       });
     }
   }

@@ -405,7 +405,7 @@ function fieldX(batch: TensorRecord): Tensor {
   throw new ArgumentError("nn.trainer", {
     got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
     need:
-      "a field x, or a forward that says which fields the model takes: forward: (model, batch) => model.forward(batch.name)",
+      "a field x, or a forward that says what the model takes: forward: (model, batch) => model.forward(batch.name)",
   });
 }
 

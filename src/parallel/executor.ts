@@ -332,7 +332,7 @@ export class Executor {
           scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ")
         }`,
         need:
-          "a finite loss: the weights are those of before the step; look for a learning rate that is too high, or bad values in the batch",
+          "a finite loss (the weights are those of before the step): look at the batch and the learning rate",
       });
       throw this.#failure;
     }
@@ -347,7 +347,7 @@ export class Executor {
     if (this.#saidNothingCounted) return;
     this.#saidNothingCounted = true;
     stderrLine(
-      `shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing in the loss, so nothing was updated (said once)`,
+      `shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing, so nothing is updated (said once)`,
     );
   }
 }

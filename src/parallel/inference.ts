@@ -6,12 +6,12 @@ import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Spread } from "./batch-axis.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
+import type { Spread } from "./spread.ts";
 import { bindCaptures, type HostFields, type Shard, toHost, writeControl, writeRows } from "./uploads.ts";
 
 export interface InferenceOptions {

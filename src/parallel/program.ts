@@ -85,7 +85,7 @@ export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLay
     throw new DecompositionError(op, {
       got: `${what} that ${got}`,
       need:
-        "a sum over rows and the count it is divided by, unreduced: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
+        "a sum over rows and the count it is divided by: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
         "nn.penalty for what depends on parameters only",
     });
   };

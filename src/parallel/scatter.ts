@@ -87,7 +87,7 @@ function batchLength(op: string, flat: FlatTree, axes: readonly (number | undefi
         `${flat.paths[i] === "" ? "" : `${flat.paths[i]} `}${formatShape(leaf.shape)}`
       ).join(", "),
       need:
-        "one length of the batch axis, as nothing is dropped to fit; name leaves that are not batched in { replicated }",
+        "one length of the batch axis, as nothing is dropped; name leaves that are not batched in { replicated }",
     });
   }
   return lengths[0] ?? 0;

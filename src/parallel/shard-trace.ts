@@ -7,8 +7,9 @@ import { constant, elementwise, expand, iota, reshape, slice } from "../graph/bu
 import type { Node } from "../graph/node.ts";
 import { placeholder, trace, type Traced } from "../tensor/trace.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { BatchAxis, batched, type Spread } from "./batch-axis.ts";
+import { BatchAxis } from "./batch-axis.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
+import { batched, type Spread } from "./spread.ts";
 
 /**
  * What changes from step to step, in one small u32 input of every plan. `offset` is the first row of the
@@ -131,7 +132,7 @@ export function judgeShards<R>(
       throw new DecompositionError(op, {
         got: `a function that works for ${fields.rows} rows and fails for ${rows}: ${error.message}`,
         need:
-          "a function of any number of rows, as the batch is cut into shards: what belongs to rows must be in the batch",
+          "a function of any number of rows, as the batch is cut: what belongs to rows must be in the batch",
         cause: error,
       });
     }
