@@ -4,7 +4,7 @@ import * as build from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, resolveAxis, size } from "../graph/shape.ts";
-import { add, apply } from "./elementwise.ts";
+import { add, commonDType } from "./elementwise.ts";
 
 /** Indices as i32. Throws DTypeError for floats and bools. */
 function asIndex(op: string, index: Node): Node {
@@ -52,7 +52,8 @@ export function scatterAdd(x: Node, index: Node, values: Node, axis: number): No
       need: `shapes that agree but for axis ${at}`,
     });
   }
-  const dtype = apply("add", x, values).dtype;
+  const common = commonDType([x, values]);
+  const dtype = common === "bool" ? "i32" : common;
   return add(x, build.scatterAdd(asIndex("scatterAdd", index), build.cast(values, dtype), at, x.shape[at]!));
 }
 
