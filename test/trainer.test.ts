@@ -1,6 +1,7 @@
 /** The trainer: fit, evaluate, predict, what they report, and what they refuse. */
 import { test } from "node:test";
 import assert from "node:assert/strict";
+import process from "node:process";
 import {
   ArgumentError,
   DecompositionError,
@@ -14,6 +15,8 @@ import * as nn from "../src/nn/nn.ts";
 import { adam, sgd } from "../src/nn/optim/index.ts";
 import { formatSeconds, progressLines } from "../src/nn/progress.ts";
 import { type BatchEvent, type DefaultBatch, trainer } from "../src/nn/trainer.ts";
+import { nodeCount } from "../src/graph/node.ts";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { seed } from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
@@ -334,6 +337,35 @@ test("a count that depends on parameters is refused", async () => {
   });
   await assert.rejects(train.step({ x: tensor([1]), y: tensor([1]) }), DecompositionError);
 });
+
+test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
+  for (const count of [1, 3]) {
+    const devices = await cpus(count);
+    const train = trainer(classifier(), { ...classify, optimizer: adam({}), devices, checkEvery: 10 });
+    const batch = points(13);
+    const after = async (steps: number) => {
+      for (let i = 0; i < steps; i++) await train.step(batch);
+      const collected = collectGarbage();
+      await nextTurn();
+      await nextTurn();
+      collectGarbage();
+      return {
+        buffers: devices.map((device) => [device.stats().allocations, device.stats().liveBytes]),
+        nodes: collected ? nodeCount() : 0,
+        heap: collected ? heapBytes() : 0,
+      };
+    };
+    await after(100);
+    const [before, later] = [await after(100), await after(800)];
+    assert.deepEqual(later.buffers, before.buffers);
+    assert.ok(later.nodes - before.nodes < 100, `${before.nodes} nodes became ${later.nodes}`);
+    assert.ok(later.heap - before.heap < 1e6, `${before.heap} bytes became ${later.heap}`);
+  }
+});
+
+function heapBytes(): number {
+  return process.memoryUsage().heapUsed;
+}
 
 test("without a terminal, progress is a line each tenth of an epoch and one at its end", () => {
   const lines: string[] = [];

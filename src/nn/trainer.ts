@@ -123,7 +123,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     this.#forward = forward === undefined ? own : (batch) => forward(model, batch);
   }
 
-  /** All steps and epochs so far. */
+  /** All steps and epochs of `fit` so far. */
   get history(): History {
     return this.#history;
   }
@@ -137,7 +137,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   async step(batch: BatchOf<B>): Promise<StepRecord> {
     const { executor } = await this.#start();
     this.model.train();
-    return this.#recorded(await executor.step(batch as Batch));
+    return recordOf(await executor.step(batch as Batch));
   }
 
   /**
@@ -295,7 +295,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     const finish = async (enqueued: EnqueuedStep | undefined) => {
       if (enqueued === undefined) return;
       const outcome = await enqueued.outcome;
-      const record = this.#recorded(outcome);
+      const record = recordOf(outcome);
+      this.#history.steps.push(record);
       totals.add(outcome.scores, outcome.rows);
       done++;
       const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
@@ -355,20 +356,6 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     };
   }
 
-  #recorded({ step, scores, rows, sizes, learningRate, updated }: StepOutcome): StepRecord {
-    const record: StepRecord = {
-      step,
-      loss: lossOf(scores),
-      metrics: meansOf(scores),
-      rows,
-      sizes,
-      learningRate,
-      updated,
-    };
-    this.#history.steps.push(record);
-    return record;
-  }
-
   /** Runs `body` in evaluation mode and puts training mode back where it was on. */
   async #inEvaluation<R>(body: () => Promise<R>): Promise<R> {
     const { training } = this.model;
@@ -397,6 +384,10 @@ export function trainer<
   options: TrainerOptions<M, B, O>,
 ): Trainer<M, B, O> {
   return new Trainer(model, options);
+}
+
+function recordOf({ step, scores, rows, sizes, learningRate, updated }: StepOutcome): StepRecord {
+  return { step, loss: lossOf(scores), metrics: meansOf(scores), rows, sizes, learningRate, updated };
 }
 
 function fieldX(batch: TensorRecord): Tensor {

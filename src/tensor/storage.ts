@@ -56,9 +56,10 @@ export class Storage implements StorageToken {
     return this.count * dtypes[this.dtype].bytes;
   }
 
-  /** Whether the data is still there: it was neither freed nor overwritten. */
+  /** Whether the data is still there: it was neither freed nor overwritten, nor did it go with its device. */
   get exists(): boolean {
-    return this.#memory !== undefined;
+    if (this.#memory === undefined) return false;
+    return this.#memory.host !== undefined || this.home !== undefined;
   }
 
   /** Whether no other storage shows the same memory. */
