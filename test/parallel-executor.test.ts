@@ -288,6 +288,32 @@ onCounts("a replica that differs is found, and named", async (devices) => {
   });
 });
 
+test("parameters that are looked at between steps, or assigned to during one, are never lost", async () => {
+  for (const count of [1, 3]) {
+    const devices = (await virtualDevices("cpu", count))!;
+    const w = nn.parameter(tensor([1]));
+    const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
+    const seen: Tensor[] = [];
+    for (let i = 0; i < 5; i++) {
+      await train.step({ x: host([1]) });
+      // A value that is still to be computed keeps the weights of now.
+      seen.push(w.mul(1));
+      assertClose(await w.data(), [0.98 ** (i + 1)]);
+    }
+    assertClose(
+      (await Promise.all(seen.map((x) => x.data()))).map((data) => data[0]!),
+      [1, 2, 3, 4, 5].map((i) => 0.98 ** i),
+    );
+    const step = train.step({ x: host([1]) });
+    w.assign(tensor([5]));
+    await step;
+    const between = (await w.data())[0]!;
+    assert.ok(Math.abs(between - 5) < 0.2, `${between}`);
+    await train.step({ x: host([1]) });
+    assertClose(await w.data(), [0.98 * between]);
+  }
+});
+
 test("batches as tensors and as bytes on the host give the same step", async () => {
   for (const count of [1, 3]) {
     const devices = (await virtualDevices("cpu", count))!;

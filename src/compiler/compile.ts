@@ -34,7 +34,7 @@ export interface CompileRequest {
 export function compileGraph(request: CompileRequest, target: Target): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
-  const roots = materializeOperands(splitReductions(simplified, given), given);
+  const roots = keepDonors(materializeOperands(splitReductions(simplified, given), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const { groups, stored } = kernels(roots, given, target);
@@ -58,6 +58,16 @@ export function compileGraph(request: CompileRequest, target: Target): Plan {
     }
     for (const pair of hazards) copied.add(pair.output);
   }
+}
+
+/** A root that turned out to be an input is copied by a kernel if that input is written over: in order with other kernels. */
+function keepDonors(roots: readonly Node[], { inputs, donate = [] }: CompileRequest): Node[] {
+  const donors = new Set(donate.map((pair) => inputs[pair.input]!));
+  return roots.map((root, i) => {
+    const stays = donate.some((pair) => pair.output === i && inputs[pair.input] === root);
+    if (!donors.has(root) || stays) return root;
+    return intern("contiguous", [root], {}, root.shape, root.dtype, root.device);
+  });
 }
 
 /** Parts of a concatenation that exist elsewhere, or that cannot be made in their place, are copied into it. */

@@ -210,7 +210,8 @@ export class Executor {
     const prepared = this.#plans.whole(step.fields);
     const loaded = await prepared.plan.on(device);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => replicas.own(tensor, 0));
-    const state = await replicas.writable();
+    let state = replicas.claim();
+    for (; state === undefined; state = replicas.claim()) await replicas.makeWritable();
 
     const written = this.#write(device, loaded.written, step, shard);
     const scores = device.alloc(prepared.scoreBytes);
@@ -289,12 +290,14 @@ export class Executor {
     const { replicas } = this;
     const prepared = this.#plans.update();
     const loaded = await Promise.all(devices.map((device) => prepared.plan.on(device)));
-    const state = await replicas.writable();
+    let state = replicas.claim();
+    for (; state === undefined; state = replicas.claim()) await replicas.makeWritable();
+    const first = state;
     devices.forEach((device, replica) => {
       const { executable, written: [control, total] } = loaded[replica]!;
       this.#writeNumbers(device, control!, step, 0);
       device.write(total!, gradient);
-      const own = replica === 0 ? state : replicas.state(replica);
+      const own = replica === 0 ? first : replicas.state(replica);
       const buffers = [...own.slots, own.scalars, own.parameters];
       device.run(executable, [control!, total!, ...buffers], buffers);
     });

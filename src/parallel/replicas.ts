@@ -2,8 +2,11 @@
 import { ArgumentError, DTypeError, ReplicaMismatchError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { Node } from "../graph/node.ts";
+import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
+import { storageOf } from "../tensor/record.ts";
+import { allocate } from "../tensor/storage.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Checksum, Checksummer } from "./checksum.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
@@ -84,23 +87,21 @@ export class Replicas {
    * Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one.
    */
   async ready(): Promise<void> {
-    const flat = this.#flat;
-    if (
-      flat !== undefined && flat.node === this.#written &&
-      this.#parameters.every((p, i) => this.#isView(p, i))
-    ) return;
+    if (this.#isCurrent()) return;
+    const [device] = this.#devices;
+    const buffer = await allocate(device!, 4 * this.length);
+    // From here on nothing waits, so that no assignment comes between.
     const values = await this.#values();
-    if (flat === undefined) {
+    device!.write(buffer, values);
+    if (this.#flat === undefined) {
       this.#allocate();
       this.#flat = fromHost(values, [this.length], "f32");
-    } else {
-      this.#replace(values);
     }
+    this.#show(buffer);
     this.#devices.slice(1).forEach((device, i) => device.write(this.#copies[i]!, values));
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
-    this.#written = this.flat.node;
   }
 
   /** The state of a replica other than the first, to be updated in place. */
@@ -109,15 +110,28 @@ export class Replicas {
   }
 
   /**
-   * The first replica's state, to be updated in place: tensors that still need the old parameters keep
-   * theirs.
+   * The first replica's state, to be updated in place before anything else happens; undefined where
+   * `makeWritable` must be awaited first.
    */
-  async writable(): Promise<State<DeviceBuffer>> {
+  claim(): State<DeviceBuffer> | undefined {
     const device = this.#devices[0]!;
-    const flat = this.flat;
-    await bufferOf(flat, device);
-    if (!mayOverwrite(flat, device)) this.#replace(await this.#values());
-    return { ...this.#states[0]!, parameters: await bufferOf(flat, device) };
+    const { flat } = this;
+    if (!this.#isCurrent() || !mayOverwrite(flat, device) || flat.node.op !== "storage") return undefined;
+    const parameters = storageOf(flat.node).present(device);
+    return parameters === undefined ? undefined : { ...this.#states[0]!, parameters };
+  }
+
+  /** Brings the parameters to the first device, apart from tensors that need them as they are now. */
+  async makeWritable(): Promise<void> {
+    await this.ready();
+    const device = this.#devices[0]!;
+    const { node } = this.flat;
+    const buffer = await bufferOf(this.flat, device);
+    if (mayOverwrite(this.flat, device)) return;
+    const copy = await copyOf(device, buffer, Math.max(4, 4 * this.length));
+    // Whoever calls claims again, and comes back here when the user has assigned meanwhile.
+    if (this.flat.node === node) this.#show(copy);
+    else device.free(copy);
   }
 
   /** To be called when the first replica's state was updated in place: its tensors read as the new values. */
@@ -181,23 +195,39 @@ export class Replicas {
     for (const checksummer of this.#checksummers.values()) await checksummer.release();
   }
 
+  /** Whether nobody has assigned to a parameter since the replicas were brought to the same values. */
+  #isCurrent(): boolean {
+    const flat = this.#flat;
+    return flat !== undefined && flat.node === this.#written &&
+      this.#parameters.every((parameter, i) => this.#isView(parameter, i));
+  }
+
   #isView(parameter: Tensor, i: number): boolean {
     return parameter.alias?.base === this.#flat && parameter.alias?.offset === this.#offsets[i];
   }
 
-  /** Puts values in the place of the parameters'; tensors made from the old ones keep those. */
-  #replace(values: Float32Array): void {
-    const device = this.#devices[0]!;
-    const buffer = device.alloc(Math.max(4, values.byteLength));
-    device.write(buffer, values);
-    replaceBuffer(this.flat, device, buffer);
+  /** The parameters are in this buffer from now on; tensors made from the old ones keep those. */
+  #show(buffer: DeviceBuffer): void {
+    replaceBuffer(this.flat, this.#devices[0]!, buffer);
+    this.#written = this.flat.node;
   }
 
+  /** The parameters' values, as they are when the promise resolves. */
   async #values(): Promise<Float32Array> {
     const values = new Float32Array(this.length);
-    const read = await Promise.all(this.#parameters.map((parameter) => parameter.data()));
-    read.forEach((data, i) => values.set(data, this.#offsets[i]!));
-    return values;
+    for (;;) {
+      const read = this.#versions();
+      const data = await Promise.all(this.#parameters.map((parameter) => parameter.data()));
+      const now = this.#versions();
+      if (!read.every((version, i) => version === now[i])) continue;
+      data.forEach((part, i) => values.set(part, this.#offsets[i]!));
+      return values;
+    }
+  }
+
+  /** What changes when a parameter is assigned to. Of a view it is the vector, as a node of its own would hold that. */
+  #versions(): Node[] {
+    return this.#parameters.map((parameter) => (parameter.alias?.base ?? parameter).node);
   }
 
   #allocate(): void {

@@ -14,7 +14,7 @@ import { requireConcrete, storageOf, valueOf } from "./record.ts";
 import { mayOverwrite } from "./runtime.ts";
 import { allocate, Storage } from "./storage.ts";
 import { realizeNow, Tensor } from "./tensor.ts";
-import { placeholder, trace } from "./trace.ts";
+import { placeholder, refusePromise, trace } from "./trace.ts";
 import { type FlatTree, flattenTree } from "./tree.ts";
 
 /** Signatures that one compiled function keeps. */
@@ -24,7 +24,7 @@ const mostSignatures = 256;
  * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it is traced
  * once for each signature: shapes and dtypes of the tensors, and the plain values themselves, are part of it. Tensors that it uses
  * from outside are arguments too, read when the call's turn comes; what it assigns to them is written in place where nothing else
- * needs the old value. Random ops draw anew in every call. Calls run one after the other.
+ * needs the old value. What it assigns to an argument, the caller's tensor shows. Random ops draw anew in every call. Calls run one after the other.
  * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is traced.
  */
 export function compile<Arguments extends unknown[], Result>(
@@ -51,7 +51,7 @@ export function compile<Arguments extends unknown[], Result>(
     const held = leaves.map((node) => new Tensor(node, true));
     const { run } = compiled;
     try {
-      return await exclusively(() => run(held)) as Result;
+      return await exclusively(() => run(held, flat.leaves)) as Result;
     } finally {
       held.forEach((handle) => handle.dispose());
     }
@@ -61,8 +61,9 @@ export function compile<Arguments extends unknown[], Result>(
 /** Where a value of a replay comes from: a root of the plan, or an input as it is. */
 type Source = { readonly kind: "root" | "input"; readonly index: number };
 
+/** What is assigned to a captured tensor, or to the argument of that number. */
 interface Assignment {
-  readonly tensor: Tensor;
+  readonly target: Tensor | number;
   readonly source: Source;
 }
 
@@ -97,8 +98,14 @@ class CompiledTrace {
   constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown) {
     const args = flat.leaves.map((leaf) => placeholder(leaf.shape, leaf.dtype));
     const key = placeholder([2], "u32");
-    const traced = trace(() => flattenTree("compile", fn(args), { statics: true }), { random: { key } });
-    this.#result = traced.result;
+    const traced = trace(() => {
+      const value = fn(args);
+      refusePromise("compile", value);
+      const result = flattenTree("compile", value, { statics: true });
+      // Inside the trace, a tensor from outside is its placeholder, or what was assigned to it.
+      return { result, nodes: result.leaves.map((leaf) => leaf.node) };
+    }, { random: { key } });
+    this.#result = traced.result.result;
     this.#argumentCount = args.length;
     this.#captured = traced.captures.map((capture) => capture.tensor);
     this.#usesRandom = traced.randomCalls > 0;
@@ -115,9 +122,11 @@ class CompiledTrace {
       if (!rootOf.has(node)) rootOf.set(node, rootOf.size);
       return { kind: "root", index: rootOf.get(node)! };
     };
-    const resultNodes = traced.result.leaves.map((leaf) => leaf.node);
-    this.#results = resultNodes.map(sourceOf);
-    this.#assignments = [...traced.assignments].map(([tensor, node]) => ({ tensor, source: sourceOf(node) }));
+    this.#results = traced.result.nodes.map(sourceOf);
+    this.#assignments = [...traced.assignments].map(([tensor, node]) => {
+      const argument = args.indexOf(tensor);
+      return { target: argument === -1 ? tensor : argument, source: sourceOf(node) };
+    });
     this.#roots = [...rootOf.keys()];
     refuseStrangers(this.#roots, inputOf);
     this.#donations = this.#donationsOf();
@@ -129,7 +138,8 @@ class CompiledTrace {
       .filter((source) => source.kind === "input").map((source) => source.index));
     const donated = new Set<number>();
     const donations: Donation[] = [];
-    for (const { tensor, source } of this.#assignments) {
+    for (const { target: tensor, source } of this.#assignments) {
+      if (typeof tensor === "number") continue;
       const capture = this.#captured.indexOf(tensor);
       const input = this.#argumentCount + capture;
       if (capture === -1 || source.kind !== "root" || passed.has(input) || donated.has(source.index) || tensor.size === 0) continue;
@@ -139,8 +149,8 @@ class CompiledTrace {
     return donations;
   }
 
-  /** One call. To be run inside `exclusively`. */
-  readonly run = async (args: readonly Tensor[]): Promise<unknown> => {
+  /** One call: with the values of the arguments, and the caller's own tensors, which may be assigned to. To be run inside `exclusively`. */
+  readonly run = async (args: readonly Tensor[], own: readonly Tensor[]): Promise<unknown> => {
     if (args.some((arg) => arg.isPending)) {
       await compute(args.map((arg) => arg.node));
       args.forEach((arg) => arg.settle());
@@ -186,7 +196,7 @@ class CompiledTrace {
     const pick = ({ kind, index }: Source): Node => kind === "root" ? values[index]! : passed[index]!;
     const results = this.#results.map((source) => new Tensor(pick(source), true));
     const assigned = this.#assignments.map(({ source }) => pick(source));
-    this.#assignments.forEach(({ tensor }, i) => tensor.bind(assigned[i]!));
+    this.#assignments.forEach(({ target }, i) => (typeof target === "number" ? own[target]! : target).bind(assigned[i]!));
     return this.#result.rebuild(results);
   };
 
@@ -250,7 +260,7 @@ async function placeOf(tensors: readonly Tensor[]): Promise<{ device: Device; id
 const copiers = new WeakMap<Device, Map<number, Promise<Executable>>>();
 
 /** A new buffer with the same bytes, copied on the device. */
-async function copyOf(device: Device, buffer: DeviceBuffer, bytes: number): Promise<DeviceBuffer> {
+export async function copyOf(device: Device, buffer: DeviceBuffer, bytes: number): Promise<DeviceBuffer> {
   let ofDevice = copiers.get(device);
   if (ofDevice === undefined) copiers.set(device, ofDevice = new Map());
   let loading = ofDevice.get(bytes);

@@ -386,8 +386,8 @@ export class Tensor implements Pending {
     }).then(({ values }) => values);
   }
   /** The values as nested arrays; a scalar is a number, or a boolean. */
-  async array(): Promise<NestedArray> {
-    return nested(await this.data(), this.shape, this.dtype);
+  array(): Promise<NestedArray> {
+    return this.data().then((data) => nested(data, this.shape, this.dtype));
   }
   /** The value of a tensor of one element; a bool gives 0 or 1. Throws ShapeError for any other. */
   item(): Promise<number> {
@@ -395,9 +395,8 @@ export class Tensor implements Pending {
     return this.data().then((data) => data[0]!);
   }
   /** Computes the value now, without reading it. */
-  async realize(): Promise<this> {
-    await realize(this);
-    return this;
+  realize(): Promise<this> {
+    return realize(this).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -443,9 +442,9 @@ export function isTensor(x: unknown): x is Tensor {
 }
 
 /** Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a trace. */
-export async function realize(...tensors: readonly Tensor[]): Promise<void> {
+export function realize(...tensors: readonly Tensor[]): Promise<void> {
   refuseInTrace("realize");
-  await exclusively(() => realizeNow(tensors));
+  return exclusively(() => realizeNow(tensors));
 }
 
 /** @internal `realize`, to be called inside `exclusively`. */

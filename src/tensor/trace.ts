@@ -45,18 +45,22 @@ export interface TraceRandom {
 export function trace<R>(fn: () => R, options: { readonly random?: TraceRandom } = {}): Traced<R> {
   const frame = new Frame(options.random);
   const result = within(frame, fn);
-  if (result instanceof Promise) {
-    result.catch(() => undefined);
-    throw new TraceError("trace", {
-      got: "a function that returns a promise",
-      need: "a synchronous function: await what it needs before it is called",
-    });
-  }
+  refusePromise("trace", result);
   const captures: Capture[] = [];
   for (const [tensor, placeholder] of frame.captures) if (isTensor(tensor)) captures.push({ tensor, placeholder });
   const assignments = new Map<Tensor, Node>();
   for (const [tensor, node] of frame.assignments) if (isTensor(tensor)) assignments.set(tensor, node);
   return { result, captures, assignments, randomCalls: frame.randomCalls };
+}
+
+/** Throws TraceError for the result of an asynchronous function. */
+export function refusePromise(op: string, result: unknown): void {
+  if (!(result instanceof Promise)) return;
+  result.catch(() => undefined);
+  throw new TraceError(op, {
+    got: "a function that returns a promise",
+    need: "a synchronous function: await what it needs before it is called",
+  });
 }
 
 /** A tensor whose value is given when a plan runs. */
