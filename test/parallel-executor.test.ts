@@ -438,12 +438,16 @@ test("after the first steps, a step takes no new memory from the driver", async 
       const train = executor(devices, [w], linear(w), { learningRate: 1e-4, optimizer: adam({}) });
       const take = async (steps: number) => {
         for (let i = 0; i < steps; i++) await train.step({ x: host(upTo(7)) });
-        return devices.map((
-          device,
-        ) => [device.stats().allocations, device.stats().liveBytes, device.stats().kernels]);
+        return devices.map((device) => device.stats());
       };
       const before = await take(5);
-      assert.deepEqual(await take(kind === "cpu" ? 50 : 10), before);
+      const after = await take(kind === "cpu" ? 50 : 10);
+      after.forEach((stats, i) => {
+        assert.equal(stats.allocations, before[i]!.allocations);
+        assert.equal(stats.kernels, before[i]!.kernels);
+        // Less may be in use: what earlier tests dropped is collected whenever it is.
+        assert.ok(stats.liveBytes <= before[i]!.liveBytes, `${stats.liveBytes} <= ${before[i]!.liveBytes}`);
+      });
     }
   }
 });
