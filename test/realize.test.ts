@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as s from "../src/index.ts";
 import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
-import { nodeCount } from "../src/graph/node.ts";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { historyLimits } from "../src/tensor/history.ts";
 import { bufferOf, adopt, overwritten, replaceBuffer } from "../src/tensor/runtime.ts";
@@ -172,7 +171,7 @@ onEachDevice("nothing is computed more than twice, however it is read", (device)
 
 onEachDevice("dispose gives memory back at once, unless another tensor needs it", (device) =>
   on(device, async () => {
-    const big = await s.ones([64, 1024]).mul(2).realize();
+    const big = await tensor(new Float32Array(64 * 1024).fill(1)).mul(2).realize();
     const live = device.stats().liveBytes;
     {
       using other = big.add(1);
@@ -200,18 +199,6 @@ onEachDevice("dispose gives memory back at once, unless another tensor needs it"
     assert.deepEqual(await read(pending), [3, 5]);
   }));
 
-onEachDevice("what is dropped is freed, and eager allocation stays bounded", (device) =>
-  on(device, async () => {
-    await collect();
-    const before = device.stats();
-    const big = await s.ones([1 << 18]).realize(); // 1 MiB
-    for (let i = 0; i < 300; i++) await big.add(i).realize();
-    const after = device.stats();
-    assert.ok(after.peakBytes - before.liveBytes < 160 * 2 ** 20, `${after.peakBytes - before.liveBytes} bytes at most`);
-    await collect();
-    assert.ok(device.stats().liveBytes - before.liveBytes < 4 * 2 ** 20);
-  }));
-
 onEachDevice("long graphs run: in one piece when nothing waits, in parts when something does", (device) =>
   on(device, async () => {
     let x = tensor([0, 1]);
@@ -224,72 +211,6 @@ onEachDevice("long graphs run: in one piece when nothing waits, in parts when so
     }
     assert.equal(await total.item(), 2999 * 1500);
   }));
-
-/** Training loops that read nothing but the loss. */
-const loops: Record<string, (x: Tensor, t: Tensor) => () => Promise<number>> = {
-  "a tensor that is computed anew": (x, t) => {
-    let w = s.zeros([10, 1]);
-    return async () => {
-      const loss = x.matmul(w).sub(t).square().mean();
-      w = w.sub(grad(loss, w).mul(0.1));
-      return await loss.item();
-    };
-  },
-  "a tensor that is assigned to": (x, t) => {
-    const w = s.zeros([10, 1]);
-    return async () => {
-      const loss = x.matmul(w).sub(t).square().mean();
-      w.assign(w.sub(grad(loss, w).mul(0.1)));
-      return await loss.item();
-    };
-  },
-  "a compiled step": (x, t) => {
-    const w = s.zeros([10, 1]);
-    const step = s.compile((x: Tensor, t: Tensor) => {
-      const loss = x.matmul(w).sub(t).square().mean();
-      w.assign(w.sub(grad(loss, w).mul(0.1)));
-      return loss;
-    });
-    return async () => await (await step(x, t)).item();
-  },
-};
-for (const [name, loop] of Object.entries(loops)) {
-  onEachDevice(`memory is flat over a thousand steps of ${name}`, (device) =>
-    on(device, async () => {
-      const x = tensor(Float32Array.from({ length: 160 }, (_, i) => Math.sin(i)), { shape: [16, 10] });
-      const t = tensor(Float32Array.from({ length: 16 }, (_, i) => Math.cos(i)), { shape: [16, 1] });
-      const step = loop(x, t);
-      const first = await step();
-      /** The most that there is over some steps, of what is left by a garbage collection. */
-      const most = async () => {
-        const seen = { nodes: 0, live: 0, kept: 0, heap: 0, resident: 0 };
-        for (let i = 0; i < 500; i++) {
-          await step();
-          if (i % 100 !== 99) continue;
-          await collect();
-          const { liveBytes, pooledBytes } = device.stats();
-          const { heapUsed, rss } = process.memoryUsage();
-          seen.nodes = Math.max(seen.nodes, nodeCount());
-          seen.live = Math.max(seen.live, liveBytes);
-          seen.kept = Math.max(seen.kept, liveBytes + pooledBytes);
-          seen.heap = Math.max(seen.heap, heapUsed);
-          seen.resident = Math.max(seen.resident, rss);
-        }
-        return seen;
-      };
-      const early = await most();
-      const late = await most();
-      const message = JSON.stringify({ early, late });
-      assert.ok(await step() < first, "it learns");
-      // A history that leads to x is kept up to its limit, so what is there goes up and down.
-      const slack = name.includes("anew") ? historyLimits.nodes / 2 : 200;
-      assert.ok(late.nodes <= early.nodes + slack, message);
-      assert.ok(late.live <= early.live + 2 ** 20, message);
-      assert.ok(late.kept <= early.kept + 2 ** 20, message);
-      assert.ok(late.heap <= early.heap + 8 * 2 ** 20, message);
-      assert.ok(late.resident <= early.resident + 24 * 2 ** 20, message);
-    }));
-}
 
 test("a history that became too long is cut, and grad through the cut says so", async () => {
   const [x, w] = [tensor([1]), tensor([1])];
@@ -304,20 +225,6 @@ test("a history that became too long is cut, and grad through the cut says so", 
   assert.throws(() => grad(loss, x), (error) => error instanceof s.GradientError && /dropped.*detach/.test(error.message));
   const cut = y.detach().mul(x).sum();
   assert.deepEqual(await read(grad(cut, x)), [await y.item()]);
-});
-
-test("histories that nobody can differentiate by any more are dropped", async () => {
-  let y = tensor([1]).add(0);
-  const sizes: number[] = [];
-  for (let i = 0; i < 60; i++) {
-    for (let j = 0; j < 50; j++) y = y.add(1);
-    await y.realize();
-    if (i % 10 === 9) {
-      await collect();
-      sizes.push(nodeCount());
-    }
-  }
-  assert.ok(sizes.at(-1)! < sizes[0]! + 1500, `nodes: ${sizes}`);
 });
 
 onEachDevice("several readers at once get their own values", (device) =>

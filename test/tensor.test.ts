@@ -76,7 +76,7 @@ onEachDevice("tensors travel, stay where they are sent, and do not mix", async (
   assert.deepEqual(await s.full([2], 3, { device: other! }).data(), Float32Array.of(3, 3));
 });
 
-test("a tensor says what it is", async () => {
+test("a tensor says what it is", () => {
   assert.equal(String(tensor([[1, 2], [3, 4.5]])), "Tensor f32[2, 2] [[1, 2], [3, 4.5]]");
   assert.equal(inspect(tensor([true, false])), "Tensor bool[2] [true, false]");
   assert.equal(inspect({ x: tensor(1) }), "{ x: Tensor f32[] 1 }");

@@ -1,6 +1,6 @@
 /**
- * Tensors whose computing is due although nobody reads them: those at the end of a graph that has become long, and those that were assigned.
- * Without this a loop that reads only its loss would make its graph longer with every turn.
+ * Tensors whose computing is due although nobody reads them: those at the end of a graph that has become long, and
+ * those that were assigned. Without this a loop that reads only its loss would make its graph longer with every turn.
  */
 import { type Node, toposort } from "../graph/node.ts";
 import { deviceById } from "../devices/registry.ts";
@@ -54,7 +54,10 @@ class Backlog {
     return [...handles];
   }
 
-  /** What nothing was made from is what the caller goes on with: it is computed, and the graph behind it becomes history. */
+  /**
+   * What nothing was made from is what the caller goes on with: it is computed, and the graph behind it becomes
+   * history.
+   */
   #flush(): void {
     const recent = this.#recent ?? [];
     this.#recent = undefined;

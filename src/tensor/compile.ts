@@ -21,11 +21,13 @@ import { type FlatTree, flattenTree } from "./tree.ts";
 const mostSignatures = 256;
 
 /**
- * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it is traced
- * once for each signature: shapes and dtypes of the tensors, and the plain values themselves, are part of it. Tensors that it uses
- * from outside are arguments too, read when the call's turn comes; what it assigns to them is written in place where nothing else
- * needs the old value. What it assigns to an argument, the caller's tensor shows. Random ops draw anew in every call. Calls run one after the other.
- * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is traced.
+ * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it
+ * is traced once for each signature: shapes and dtypes of the tensors, and the plain values themselves, are part of
+ * it. Tensors that it uses from outside are arguments too, read when the call's turn comes; what it assigns to them
+ * is written in place where nothing else needs the old value. What it assigns to an argument, the caller's tensor
+ * shows. Random ops draw anew in every call. Calls run one after the other.
+ * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is
+ * traced.
  */
 export function compile<Arguments extends unknown[], Result>(
   fn: (...args: Arguments) => Result,
@@ -149,7 +151,10 @@ class CompiledTrace {
     return donations;
   }
 
-  /** One call: with the values of the arguments, and the caller's own tensors, which may be assigned to. To be run inside `exclusively`. */
+  /**
+   * One call: with the values of the arguments, and the caller's own tensors, which may be assigned to. To be run
+   * inside `exclusively`.
+   */
   readonly run = async (args: readonly Tensor[], own: readonly Tensor[]): Promise<unknown> => {
     if (args.some((arg) => arg.isPending)) {
       await compute(args.map((arg) => arg.node));

@@ -49,9 +49,9 @@ interface Labelled {
 }
 
 /**
- * Einstein summation, as NumPy's: `ij,jk->ik`. A letter that is missing on the right is summed; without `->` the letters
- * that occur once stay, in alphabetical order; a letter twice in one operand takes the diagonal; `...` stands for leading
- * axes that broadcast. Several operands are contracted from left to right.
+ * Einstein summation, as NumPy's: `ij,jk->ik`. A letter that is missing on the right is summed; without `->` the
+ * letters that occur once stay, in alphabetical order; a letter twice in one operand takes the diagonal; `...` stands
+ * for leading axes that broadcast. Several operands are contracted from left to right.
  */
 export function einsum(spec: string, nodes: readonly Node[]): Node {
   const { operands, output, lengths } = readSpec(spec, nodes);

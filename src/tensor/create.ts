@@ -32,8 +32,9 @@ export interface CreateOptions {
 }
 
 /**
- * A tensor of numbers, booleans, nested arrays of them, or a typed array; the data is copied. The dtype is by default bool for
- * booleans, f32 for numbers, and for a typed array that of its elements (f32 for 64-bit floats, i32 for 8 and 16 bits).
+ * A tensor of numbers, booleans, nested arrays of them, or a typed array; the data is copied. The dtype is by default
+ * bool for booleans, f32 for numbers, and for a typed array that of its elements (f32 for 64-bit floats, i32 for 8
+ * and 16 bits).
  * Throws ShapeError for ragged arrays and for a shape of another size.
  */
 export function tensor(
@@ -54,7 +55,10 @@ export function tensor(
   return fromHost(hostCopy(values, dtype), wanted, dtype, options.device);
 }
 
-/** @internal A tensor that takes over a host array. Made inside a trace, it belongs to the world outside, as data does. */
+/**
+ * @internal A tensor that takes over a host array. Made inside a trace, it belongs to the world outside, as data
+ * does.
+ */
 export function fromHost(data: HostArray, shape: Shape, dtype: DType, device?: Device): Tensor {
   return new Tensor(build.storage(Storage.ofHost(data, dtype), shape, dtype, deviceId("tensor", device)), true);
 }
@@ -118,8 +122,8 @@ export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
 }
 
 /**
- * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by default i32 where
- * start and step are whole, else f32.
+ * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by
+ * default i32 where start and step are whole, else f32.
  */
 export function arange(end: number, options?: CreateOptions & { readonly start?: number; readonly step?: number }): Tensor {
   const { start = 0, step = 1 } = options ?? {};

@@ -1,9 +1,8 @@
 /**
- * Elementwise ops on nodes, with NumPy broadcasting and promotion.
- *
- * Two tensors: bool < u32 < i32 < f32, the higher dtype wins. A JS number or boolean takes the tensor's dtype where that
- * holds its value (so `i32.add(1)` is i32), else the tensor becomes f32 (`i32.add(0.5)` is f32). A bool counts as an i32
- * where an op is arithmetic. An op of floats (exp, div, pow) makes integers f32 first.
+ * Elementwise ops on nodes, with NumPy broadcasting and promotion.  Two tensors: bool < u32 < i32 < f32, the higher
+ * dtype wins. A JS number or boolean takes the tensor's dtype where that holds its value (so `i32.add(1)` is i32),
+ * else the tensor becomes f32 (`i32.add(0.5)` is f32). A bool counts as an i32 where an op is arithmetic. An op of
+ * floats (exp, div, pow) makes integers f32 first.
  */
 import { ArgumentError, DTypeError } from "../errors.ts";
 import * as build from "../graph/build.ts";

@@ -15,8 +15,8 @@ function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[],
 }
 
 /**
- * The gradient of a scalar by every tensor of a tree, as a tree of the same form; zeros for those on which it does not depend. The
- * inputs may be any tensors that it was computed from, also by way of values that were read since.
+ * The gradient of a scalar by every tensor of a tree, as a tree of the same form; zeros for those on which it does
+ * not depend. The inputs may be any tensors that it was computed from, also by way of values that were read since.
  * Throws GradientError unless the loss and all inputs are f32 and the loss is a scalar.
  */
 export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
@@ -41,7 +41,8 @@ export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
 }
 
 /**
- * The value of `fn` at `primals`, and the product of `cotangent` (of the value's form) with its Jacobian, of the form of `primals`.
+ * The value of `fn` at `primals`, and the product of `cotangent` (of the value's form) with its Jacobian, of the form
+ * of `primals`.
  * Throws ShapeError when the cotangent does not have the value's shapes.
  */
 export function vjp<P extends Tree, R extends Tree>(
@@ -58,8 +59,8 @@ export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotange
 }
 
 /**
- * The value of `fn` at `primals`, and the product of its Jacobian with `tangents` (of the form of `primals`): the gradient of the
- * vjp, which is linear in its cotangent, by that cotangent.
+ * The value of `fn` at `primals`, and the product of its Jacobian with `tangents` (of the form of `primals`): the
+ * gradient of the vjp, which is linear in its cotangent, by that cotangent.
  */
 export function jvp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
@@ -94,7 +95,10 @@ function matching(op: string, what: string, tree: unknown, leaves: readonly Tens
   return flat.leaves.map((leaf) => leaf.node);
 }
 
-/** What is linear in the dummies does not depend on them once differentiated; any trace of them that is left counts as zero. */
+/**
+ * What is linear in the dummies does not depend on them once differentiated; any trace of them that is left counts as
+ * zero.
+ */
 function withoutDummies(node: Node, dummies: readonly Node[]): Node {
   const now = new Map<Node, Node>(dummies.map((dummy) => [dummy, build.full(dummy.shape, 0, "f32")]));
   const order = toposort([node]);

@@ -1,7 +1,7 @@
 /**
- * How values came about. A tensor that was computed shows a leaf; the leaf remembers the node whose value it is, so that
- * `grad` can go on through it. Graphs made before that node was computed refer to the node, those made after it to the leaf:
- * `grad` must know that the two are one.
+ * How values came about. A tensor that was computed shows a leaf; the leaf remembers the node whose value it is, so
+ * that `grad` can go on through it. Graphs made before that node was computed refer to the node, those made after it
+ * to the leaf: `grad` must know that the two are one.
  */
 import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
@@ -9,61 +9,69 @@ import { type Node, toposort } from "../graph/node.ts";
 import { type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
-/** What the history of one value may keep alive. Beyond it the history is cut, and a gradient through the cut is refused. */
+/**
+ * What the history of one value may keep alive. Beyond it the history is cut, and a gradient through the cut is
+ * refused.
+ */
 export const historyLimits = { nodes: 5000, bytes: 256 * 2 ** 20 };
 
 /**
- * Notes that `leaf` is the value of `origin`. A stopGradient has no history: nothing flows through it. What the history keeps
- * alive is measured when a tensor shows the leaf: see `settleHistory`.
+ * Notes that `leaf` is the value of `origin`. A stopGradient has no history: nothing flows through it. What the
+ * history keeps alive is measured when a tensor shows the leaf: see `settleHistory`.
  */
 export function remember(leaf: Leaf, origin: Node): void {
   const flows = origin.op !== "stopGradient" && origin.dtype === "f32" && origin.src.length > 0;
   recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: [] };
 }
 
-/** Called when a tensor shows a leaf instead of its node, which may then be forgotten: bounds the history of the leaf. */
+/**
+ * Called when a tensor shows a leaf instead of its node, which may then be forgotten: bounds the history of the leaf.
+ */
 export function settleHistory(leaf: Leaf): void {
   const record = recordOf(leaf);
-  const origin = record.history?.origin;
-  if (origin === undefined || record.history!.nodes >= 0) return;
+  const { history } = record;
+  if (history?.origin === undefined || history.nodes >= 0) return;
+  const { own, nodes, bytes, lost } = measure(history.origin);
+  if (nodes > historyLimits.nodes || bytes > historyLimits.bytes) {
+    lost.add(new WeakSet(everythingBefore(history.origin.src)));
+    record.history = { ...history, origin: undefined, nodes: 0, bytes: 0, lost: [...lost] };
+    return;
+  }
+  record.history = { ...history, nodes, bytes };
+  remembered.add(new WeakRef(leaf));
+  counted += own;
+  if (counted > Math.max(worthPruning, remaining)) prune();
+}
+
+/** What `origin` keeps alive: the nodes behind it up to leaves, and the longest of the histories of those. */
+function measure(origin: Node): { own: number; nodes: number; bytes: number; lost: Set<WeakSet<Node>> } {
   const order = toposort([origin]);
-  let [nodes, bytes] = [order.length, 0];
-  let [olderNodes, olderBytes] = [0, 0];
+  let bytes = 0;
+  const older = { nodes: 0, bytes: 0 };
   const lost = new Set<WeakSet<Node>>();
   for (const node of order) {
     const value = valueOf(node);
     if (value !== undefined) bytes += storageOf(value).bytes;
-    const older = node.op === "storage" ? knownRecord(node)?.history : undefined;
-    if (older === undefined) continue;
-    olderNodes = Math.max(olderNodes, older.nodes);
-    olderBytes = Math.max(olderBytes, older.bytes);
-    for (const set of older.lost) lost.add(set);
+    const history = node.op === "storage" ? knownRecord(node)?.history : undefined;
+    if (history === undefined) continue;
+    older.nodes = Math.max(older.nodes, history.nodes);
+    older.bytes = Math.max(older.bytes, history.bytes);
+    for (const set of history.lost) lost.add(set);
   }
-  nodes += olderNodes;
-  bytes += olderBytes;
-  const fits = nodes <= historyLimits.nodes && bytes <= historyLimits.bytes;
-  record.history = {
-    origin: fits ? origin : undefined,
-    originId: origin.id,
-    nodes: fits ? nodes : 0,
-    bytes: fits ? bytes : 0,
-    lost: fits ? [] : [new WeakSet(everythingBefore(origin.src)), ...lost],
-  };
-  if (!fits) return;
-  remembered.add(new WeakRef(leaf));
-  counted += order.length;
-  // As much was added since as is looked at now: so pruning costs no more than making the graph did.
-  if (counted > Math.max(worthPruning, nodes)) prune();
+  return { own: order.length, nodes: order.length + older.nodes, bytes: bytes + older.bytes, lost };
 }
 
 const worthPruning = 1000;
-/** Nodes of histories that were measured since the last pruning. */
+/**
+ * Nodes of histories that were measured since the last pruning, and those that it left: so it costs no more than they
+ * did.
+ */
 let counted = 0;
+let remaining = 0;
 const remembered = new Set<WeakRef<Leaf>>();
 
 /** Forgets histories in which no living tensor is left to differentiate by. */
 function prune(): void {
-  counted = 0;
   const leaves: Leaf[] = [];
   for (const reference of remembered) {
     const leaf = reference.deref();
@@ -71,14 +79,24 @@ function prune(): void {
     else remembered.delete(reference);
   }
   const useful = new Set<Node>();
-  for (const node of everythingBefore(leaves)) {
-    const record = knownRecord(node);
+  const order = everythingBefore(leaves);
+  for (const node of order) {
+    const record = recordOf(node);
     const origin = originOf(node);
     const sources = origin === undefined ? node.src : [origin];
-    if (sources.some((source) => useful.has(source))) useful.add(node);
-    else if (origin !== undefined) record!.history = { ...record!.history!, origin: undefined, nodes: 0, bytes: 0 };
-    if (record !== undefined && record.handles.count > 0) useful.add(node);
+    if (sources.some((source) => useful.has(source))) {
+      useful.add(node);
+      if (origin !== undefined) {
+        const { nodes, bytes } = measure(origin);
+        record.history = { ...record.history!, nodes, bytes };
+      }
+    } else if (origin !== undefined) {
+      record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
+    }
+    if (record.handles.count > 0) useful.add(node);
   }
+  counted = 0;
+  remaining = useful.size;
 }
 
 shortage.drop = prune;
@@ -122,8 +140,8 @@ function originOf(node: Node): Node | undefined {
 }
 
 /**
- * A value is one thing that graphs may show in two ways: as the node that was computed, and as the leaf that holds the result. This is the
- * node where the history is there, else the leaf.
+ * A value is one thing that graphs may show in two ways: as the node that was computed, and as the leaf that holds
+ * the result. This is the node where the history is there, else the leaf.
  */
 function identityOf(node: Node): Node {
   const origin = originOf(node);
@@ -133,9 +151,10 @@ function identityOf(node: Node): Node {
 }
 
 /**
- * `outputs` as graphs that show how they came from `wanted`, also through values that were computed since: a value stands as
- * its leaf where no wanted node lies behind it, and else as the node that it came from. And `wanted`, as they stand there.
- * Sources have smaller ids than what is made from them, so nodes older than all wanted ones need no look.
+ * `outputs` as graphs that show how they came from `wanted`, also through values that were computed since: a value
+ * stands as its leaf where no wanted node lies behind it, and else as the node that it came from. And `wanted`, as
+ * they stand there. Sources have smaller ids than what is made from them, so nodes older than all wanted ones need no
+ * look.
  * Throws GradientError where the way from an output to a wanted node leads through a history that was cut.
  */
 export function unroll(
@@ -144,7 +163,9 @@ export function unroll(
   wanted: readonly Node[],
 ): { outputs: Node[]; wanted: Node[] } {
   const oldest = Math.min(...wanted.flatMap((node) => [age(node), age(viewed(node))]));
-  const sourcesOf = (node: Node) => node.id < oldest ? [] : node.src.map(identityOf);
+  // Nothing flows through what is no float.
+  const isOpaque = (node: Node) => node.id < oldest || node.op === "stopGradient" || node.dtype !== "f32";
+  const sourcesOf = (node: Node) => isOpaque(node) ? [] : node.src.map(identityOf);
   const goals = new Set(wanted.map(identityOf));
   const leading = new Set<Node>();
   const now = new Map<Node, Node>();

@@ -19,7 +19,9 @@ export function gather(x: Node, index: Node, axis: number): Node {
   return build.gather(x, asIndex("gather", index), resolveAxis("gather", axis, x.shape.length));
 }
 
-/** The parts of `x` at `indices` (of any shape, which takes the place of the axis); an index outside the axis gives 0. */
+/**
+ * The parts of `x` at `indices` (of any shape, which takes the place of the axis); an index outside the axis gives 0.
+ */
 export function take(x: Node, indices: Node, axis: number): Node {
   const at = resolveAxis("take", axis, x.shape.length);
   const [before, after] = [x.shape.slice(0, at), x.shape.slice(at + 1)];

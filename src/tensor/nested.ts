@@ -6,7 +6,10 @@ import { type Shape, strides } from "../graph/shape.ts";
 /** A number, a boolean, or arrays of them, all of one length on each level. */
 export type NestedArray = number | boolean | readonly NestedArray[];
 
-/** The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no number. */
+/**
+ * The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no
+ * number.
+ */
 export function flattenNested(op: string, data: NestedArray): { shape: number[]; values: (number | boolean)[] } {
   const shape: number[] = [];
   for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) shape.push(level.length);

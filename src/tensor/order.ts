@@ -26,8 +26,9 @@ export function sort(x: Node, axis: number, descending: boolean): Node {
 const block = 128;
 
 /**
- * Running sums (products) along an axis. Each block of 128 is a reduction with a triangular mask, and the totals of the blocks
- * before are added: 128 n operations in all, every one of them a reduction that fuses and runs in parallel.
+ * Running sums (products) along an axis. Each block of 128 is a reduction with a triangular mask, and the totals of
+ * the blocks before are added: 128 n operations in all, every one of them a reduction that fuses and runs in
+ * parallel.
  */
 export function cumulative(op: "sum" | "prod", x: Node, axis: number): Node {
   const at = resolveAxis(op === "sum" ? "cumsum" : "cumprod", axis, x.shape.length);

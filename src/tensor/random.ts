@@ -1,8 +1,8 @@
 /**
- * Random tensors, from counters (Threefry-2x32; Salmon, Moraes, Dror, Shaw, SC 2011). For a seed, bits, uniforms in [0, 1),
- * integers and permutations are the same on every device and runtime; other uniforms agree to rounding, normals to a few
- * ulp. Outside a trace the key is the seed and the number of the draw; in a compiled function, the seed and the number of the
- * run, mixed with the place of the draw.
+ * Random tensors, from counters (Threefry-2x32; Salmon, Moraes, Dror, Shaw, SC 2011). For a seed, bits, uniforms in
+ * [0, 1), integers and permutations are the same on every device and runtime; other uniforms agree to rounding,
+ * normals to a few ulp. Outside a trace the key is the seed and the number of the draw; in a compiled function, the
+ * seed and the number of the run, mixed with the place of the draw.
  */
 import { ArgumentError } from "../errors.ts";
 import * as build from "../graph/build.ts";
@@ -164,7 +164,10 @@ export function permutation(n: number): Tensor {
   return new Tensor(build.argsort(bitsOf(drawKey(), counters)));
 }
 
-/** f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that is cut. */
+/**
+ * f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that
+ * is cut.
+ */
 export function uniformLike(x: Tensor): Tensor {
   return new Tensor(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))));
 }

@@ -20,9 +20,9 @@ const longestStretch = 10;
 let lastTurn = performance.now();
 
 /**
- * Runs `work` when everything that was asked for before is done: plans run in the order of the calls. Now and then it lets
- * the event loop turn first: on a device that answers at once a loop would else leave no room for timers and signals, nor
- * for the collection of what it dropped, as the targets of weak references live to the end of a turn.
+ * Runs `work` when everything that was asked for before is done: plans run in the order of the calls. Now and then it
+ * lets the event loop turn first: on a device that answers at once a loop would else leave no room for timers and
+ * signals, nor for the collection of what it dropped, as the targets of weak references live to the end of a turn.
  */
 export function exclusively<T>(work: () => Promise<T>): Promise<T> {
   const next = turn.then(async () => {
@@ -55,7 +55,10 @@ export function leafFor(node: Node, storage: Storage): Leaf {
   return leafOf(storage, node.shape, node.dtype, node.device) as Leaf;
 }
 
-/** Gives every node of `roots` a value. To be called inside `exclusively`. Throws TraceError for what only a trace knows. */
+/**
+ * Gives every node of `roots` a value. To be called inside `exclusively`. Throws TraceError for what only a trace
+ * knows.
+ */
 export async function compute(roots: readonly Node[]): Promise<void> {
   for (const root of roots) requireConcrete("realize", root);
   const order = pendingOrder(roots);
@@ -166,8 +169,8 @@ async function runPlan(device: Device, wanted: readonly Node[]): Promise<void> {
 }
 
 /**
- * Nodes that an earlier plan computed without keeping them and that this one needs again: they are kept now, so that nothing
- * is computed more than twice. Of a region of such nodes, those that new ones read.
+ * Nodes that an earlier plan computed without keeping them and that this one needs again: they are kept now, so that
+ * nothing is computed more than twice. Of a region of such nodes, those that new ones read.
  */
 function recomputed(order: readonly Node[], wanted: readonly Node[]): Node[] {
   const kept = new Set<Node>();

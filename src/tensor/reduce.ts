@@ -1,4 +1,7 @@
-/** Reductions of nodes over axes. Over no elements: sum 0, prod 1, max -Infinity, min Infinity, any false, all true, mean NaN. */
+/**
+ * Reductions of nodes over axes. Over no elements: sum 0, prod 1, max -Infinity, min Infinity, any false, all true,
+ * mean NaN.
+ */
 import { ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
@@ -73,7 +76,10 @@ export function any(x: Node, options: ReduceOptions): Node {
   return truth(reduce("amax", build.cast(truth(x), "u32"), options));
 }
 
-/** i32 position of the first largest (smallest) element on an axis, or in the flattened tensor. Any position where one is NaN. */
+/**
+ * i32 position of the first largest (smallest) element on an axis, or in the flattened tensor. Any position where one
+ * is NaN.
+ */
 export function argExtreme(
   op: "amax" | "amin",
   x: Node,

@@ -12,8 +12,8 @@ import { realizeNow, Tensor } from "./tensor.ts";
 import { refuseInTrace } from "./frame.ts";
 
 /**
- * The buffer of a tensor's value on a device: computed, and brought there once, where needed. It belongs to the tensor: hold
- * the tensor as long as the buffer is used, and do not write to it without calling `overwritten`.
+ * The buffer of a tensor's value on a device: computed, and brought there once, where needed. It belongs to the
+ * tensor: hold the tensor as long as the buffer is used, and do not write to it without calling `overwritten`.
  */
 export function bufferOf(tensor: Tensor, device: Device): Promise<DeviceBuffer> {
   refuseInTrace("bufferOf");
@@ -47,7 +47,10 @@ function leafOfBuffer(device: Device, buffer: DeviceBuffer, shape: Shape, dtype:
   return leafOf(Storage.ofBuffer(device, buffer, dtype, size(shape)), shape, dtype, id);
 }
 
-/** The tensor shows this buffer from now on, and owns it; it stays bound to the device that it was bound to, or to none. */
+/**
+ * The tensor shows this buffer from now on, and owns it; it stays bound to the device that it was bound to, or to
+ * none.
+ */
 export function replaceBuffer(tensor: Tensor, device: Device, buffer: DeviceBuffer): void {
   const bound = tensor.device;
   if (bound !== undefined && bound !== device) {
@@ -65,7 +68,10 @@ export function mayOverwrite(tensor: Tensor, device: Device): boolean {
   return storage.readers === 0 && storage.exists && storage.exclusive && storage.present(device) !== undefined;
 }
 
-/** A plan wrote over the tensor's buffer on `device` (by default the one that holds it): the handle shows the new version, copies elsewhere are dropped. */
+/**
+ * A plan wrote over the tensor's buffer on `device` (by default the one that holds it): the handle shows the new
+ * version, copies elsewhere are dropped.
+ */
 export function overwritten(tensor: Tensor, device?: Device): void {
   const { node } = tensor;
   const place = device ?? (node.op === "storage" ? storageOf(node).home : undefined);

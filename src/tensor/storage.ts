@@ -24,8 +24,8 @@ function drop(memory: Memory): void {
 }
 
 /**
- * One version of some data, which never changes while it exists. What is written in place is, from then on, another storage
- * with the same memory. The memory goes back to its devices when the storage is garbage-collected, or freed.
+ * One version of some data, which never changes while it exists. What is written in place is, from then on, another
+ * storage with the same memory. The memory goes back to its devices when the storage is garbage-collected, or freed.
  */
 export class Storage implements StorageToken {
   readonly id: number = nextId++;
@@ -112,14 +112,19 @@ export class Storage implements StorageToken {
     if (memory.buffers.size > 0) memory.host = undefined;
   }
 
-  /** A copy of `count` elements from `offset`. The data is what it is now, even if it is overwritten before the promise resolves. */
+  /**
+   * A copy of `count` elements from `offset`. The data is what it is now, even if it is overwritten before the
+   * promise resolves.
+   */
   read(offset = 0, count: number = this.count): Promise<HostArray> {
     const { host } = this.#content("read");
     if (host !== undefined) return Promise.resolve(host.slice(offset, offset + count));
     return this.#words(offset, count).then((words) => hostArray(this.dtype, words));
   }
 
-  /** Gives the memory up for a storage that will show what is written over it on `device`; copies elsewhere are freed. */
+  /**
+   * Gives the memory up for a storage that will show what is written over it on `device`; copies elsewhere are freed.
+   */
   overwrite(device: Device): Storage {
     const memory = this.#content("overwrite");
     const buffer = memory.buffers.get(device);
@@ -176,7 +181,9 @@ export function hostArray(dtype: DType, words: ArrayBuffer): HostArray {
   }
 }
 
-/** Bytes in use above which garbage is collected before more is taken: the data of dropped tensors is freed only then. */
+/**
+ * Bytes in use above which garbage is collected before more is taken: the data of dropped tensors is freed only then.
+ */
 const softLimits = new WeakMap<Device, number>();
 const leastSoftLimit = 64 * 2 ** 20;
 
@@ -184,8 +191,9 @@ const leastSoftLimit = 64 * 2 ** 20;
 export const shortage = { drop: (): void => {} };
 
 /**
- * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop turn, so
- * that the buffers of dropped tensors come back. The limit is then half as much again as what is still in use.
+ * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop
+ * turn, so that the buffers of dropped tensors come back. The limit is then half as much again as what is still in
+ * use.
  */
 export async function reserve(device: Device, bytes: number): Promise<void> {
   if (bytes === 0 || device.isLost) return;
@@ -217,8 +225,8 @@ const ballastBytes = 32 * 2 ** 20;
 const ballastPieces = 4;
 
 /**
- * A garbage collection, between turns of the event loop: the targets of weak references live to the end of a turn, and what was
- * collected is finalized in later ones.
+ * A garbage collection, between turns of the event loop: the targets of weak references live to the end of a turn,
+ * and what was collected is finalized in later ones.
  */
 async function reclaim(): Promise<void> {
   await nextTurn();

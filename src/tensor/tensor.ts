@@ -29,8 +29,9 @@ type ReduceOptions = r.ReduceOptions;
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
 
 /**
- * An array of any number of axes. Calls on it are lazy: they say what is to be computed, and reading a value (`data`, `array`,
- * `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its sources later.
+ * An array of any number of axes. Calls on it are lazy: they say what is to be computed, and reading a value (`data`,
+ * `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its sources
+ * later.
  */
 export class Tensor implements Pending {
   /** Lengths of the axes, outermost first; `[]` is a scalar. */
@@ -67,7 +68,10 @@ export class Tensor implements Pending {
     const id = (this.#alias?.base ?? this).#node.device;
     return id === undefined ? undefined : deviceById(id);
   }
-  /** @internal The graph node now. Inside a trace, a tensor from outside is a placeholder. Throws ArgumentError when disposed. */
+  /**
+   * @internal The graph node now. Inside a trace, a tensor from outside is a placeholder. Throws ArgumentError when
+   * disposed.
+   */
   get node(): Node {
     const frame = currentFrame();
     const foreign = frame !== undefined && this.#frame !== frame;
@@ -83,7 +87,8 @@ export class Tensor implements Pending {
       return build.reshape(build.slice(base.node, [offset], [this.size], [1]), this.shape);
     }
     if (foreign && !recordOf(this.#node).symbolic) return frame.valueOf(this);
-    // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input gives.
+    // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input
+    // gives.
     if (frame === undefined) this.settle();
     return this.#node;
   }
@@ -195,8 +200,8 @@ export class Tensor implements Pending {
   unsqueeze(axis: number): Tensor { return new Tensor(movement.unsqueeze(this.node, axis)); }
   flip(axis?: number | readonly number[]): Tensor { return new Tensor(movement.flip(this.node, axis)); }
   /**
-   * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy, bounds
-   * are clamped and negative ones count from the end.
+   * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy,
+   * bounds are clamped and negative ones count from the end.
    */
   slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor {
     if (isList(range)) return new Tensor(movement.slice(this.node, range));
@@ -291,7 +296,10 @@ export class Tensor implements Pending {
   }
 
   // Products.
-  /** The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the right. */
+  /**
+   * The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the
+   * right.
+   */
   matmul(other: Tensor): Tensor { return new Tensor(contract.matmul(this.node, other.node)); }
   dot(other: Tensor): Tensor { return new Tensor(contract.dot(this.node, other.node)); }
 
@@ -308,8 +316,8 @@ export class Tensor implements Pending {
   contiguous(): Tensor { return new Tensor(build.contiguous(this.node)); }
 
   /**
-   * From now on this handle shows `value` (a number fills it), with no history. Tensors made from the old value keep it. Inside a
-   * trace the assignment happens when the compiled function runs. Throws ShapeError, DTypeError.
+   * From now on this handle shows `value` (a number fills it), with no history. Tensors made from the old value keep
+   * it. Inside a trace the assignment happens when the compiled function runs. Throws ShapeError, DTypeError.
    */
   assign(value: Operand): this {
     const node = value instanceof Tensor ? value.node : build.full(this.shape, Number(value), this.dtype);
@@ -441,7 +449,10 @@ export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
 
-/** Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a trace. */
+/**
+ * Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a
+ * trace.
+ */
 export function realize(...tensors: readonly Tensor[]): Promise<void> {
   refuseInTrace("realize");
   return exclusively(() => realizeNow(tensors));
@@ -454,7 +465,10 @@ export async function realizeNow(tensors: readonly Tensor[]): Promise<void> {
   for (const handle of handles) handle.settle();
 }
 
-/** Computes nodes, and with them whatever was assigned since: state is not computed again with everything that reads it. */
+/**
+ * Computes nodes, and with them whatever was assigned since: state is not computed again with everything that reads
+ * it.
+ */
 async function computeWithAssigned(handles: readonly Pending[], nodes: readonly Node[]): Promise<void> {
   const assigned = backlog.takeAssigned().filter((handle) => !handles.includes(handle));
   await compute([...nodes, ...assigned.map((handle) => handle.node)]);

@@ -38,9 +38,10 @@ export interface TraceRandom {
 }
 
 /**
- * Runs `fn` once and records what it computes. Tensors from outside become placeholders, assignments to them are noted and
- * not made. Reading a value inside throws TraceError, as does a function that is asynchronous. What `fn` throws goes through, and nothing of the
- * trace stays. Without `random`, random ops draw as they do outside a trace, once for all replays.
+ * Runs `fn` once and records what it computes. Tensors from outside become placeholders, assignments to them are
+ * noted and not made. Reading a value inside throws TraceError, as does a function that is asynchronous. What `fn`
+ * throws goes through, and nothing of the trace stays. Without `random`, random ops draw as they do outside a trace,
+ * once for all replays.
  */
 export function trace<R>(fn: () => R, options: { readonly random?: TraceRandom } = {}): Traced<R> {
   const frame = new Frame(options.random);

@@ -34,8 +34,9 @@ type Part =
   | { readonly kind: "record"; readonly keys: readonly string[] };
 
 /**
- * Takes a tree apart: leaves by position and by key, in the order of insertion. Other values (numbers, strings, functions, …) are kept as they are
- * where `statics` allows them. Throws ArgumentError for them otherwise, and for instances of classes.
+ * Takes a tree apart: leaves by position and by key, in the order of insertion. Other values (numbers, strings,
+ * functions, …) are kept as they are where `statics` allows them. Throws ArgumentError for them otherwise, and for
+ * instances of classes.
  */
 export function flattenTree(op: string, tree: unknown, options: { readonly statics?: boolean } = {}): FlatTree {
   const leaves: Tensor[] = [];
