@@ -169,7 +169,8 @@ onEachDevice("a replay compiles nothing and allocates nothing but its results", 
     const after = device.stats();
     assert.equal(after.allocations, before.allocations);
     assert.equal(after.kernels, before.kernels);
-    assert.equal(after.liveBytes, before.liveBytes);
+    // Less may be in use: what earlier tests dropped is collected whenever it is.
+    assert.ok(after.liveBytes <= before.liveBytes, `${before.liveBytes} bytes became ${after.liveBytes}`);
     assert.equal((after.dispatches - before.dispatches) % 20, 0);
     assert.ok(nodeCount() <= nodes + 60, `a leaf for each result and each new version: ${nodeCount() - nodes} nodes`);
     assert.ok(losses.at(-1)! < losses[0]! / 2);

@@ -178,7 +178,7 @@ onEachDevice("dispose gives memory back at once, unless another tensor needs it"
       await other.realize();
       assert.ok(device.stats().liveBytes >= live + big.size * 4);
     }
-    assert.equal(device.stats().liveBytes, live);
+    assert.ok(device.stats().liveBytes <= live, `${live} bytes became ${device.stats().liveBytes}`);
     const reader = big.sum();
     big.dispose();
     big.dispose();

@@ -350,14 +350,18 @@ test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
       await nextTurn();
       collectGarbage();
       return {
-        buffers: devices.map((device) => [device.stats().allocations, device.stats().liveBytes]),
+        devices: devices.map((device) => device.stats()),
         nodes: collected ? nodeCount() : 0,
         heap: collected ? heapBytes() : 0,
       };
     };
     await after(100);
     const [before, later] = [await after(100), await after(800)];
-    assert.deepEqual(later.buffers, before.buffers);
+    later.devices.forEach(({ allocations, liveBytes }, i) => {
+      assert.equal(allocations, before.devices[i]!.allocations);
+      // Less may be in use: what earlier tests dropped is collected whenever it is.
+      assert.ok(liveBytes <= before.devices[i]!.liveBytes, `${before.devices[i]!.liveBytes} bytes became ${liveBytes}`);
+    });
     assert.ok(later.nodes - before.nodes < 100, `${before.nodes} nodes became ${later.nodes}`);
     assert.ok(later.heap - before.heap < 1e6, `${before.heap} bytes became ${later.heap}`);
   }
