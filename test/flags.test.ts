@@ -8,8 +8,8 @@ const read = (variables: Record<string, string>) => readFlags((name) => variable
 
 test("flags have defaults and are at most ten", () => {
   const flags = read({});
-  assert.deepEqual([flags.debug, flags.validate, flags.noFuse, flags.noTune], [0, false, false, false]);
-  assert.deepEqual([flags.device, flags.dump, flags.trace, flags.cache, flags.memoryBytes], Array(5).fill(undefined));
+  assert.deepEqual([flags.debug, flags.validate, flags.noFuse], [0, false, false]);
+  assert.deepEqual([flags.device, flags.dump, flags.trace, flags.memoryBytes], Array(4).fill(undefined));
   assert.ok(Object.keys(flags).length <= 10);
 });
 
@@ -32,7 +32,7 @@ test("flags are read", () => {
 
 test("bad values are refused with the legal ones", () => {
   for (
-    const [name, value] of [["DEBUG", "6"], ["DEBUG", "on"], ["VALIDATE", "yes"], ["NOTUNE", "2"], ["MEMORY", "-1"], [
+    const [name, value] of [["DEBUG", "6"], ["DEBUG", "on"], ["VALIDATE", "yes"], ["NOFUSE", "2"], ["MEMORY", "-1"], [
       "MEMORY",
       "1GB",
     ]]

@@ -18,10 +18,6 @@ export interface Flags {
   readonly validate: boolean;
   /** NOFUSE=1: one kernel per op. */
   readonly noFuse: boolean;
-  /** NOTUNE=1: default schedules, no search. */
-  readonly noTune: boolean;
-  /** CACHE: the folder for what is kept between runs; the user's cache folder by default. */
-  readonly cache: string | undefined;
   /** MEMORY: the budget of each device, in MiB. */
   readonly memoryBytes: number | undefined;
 }
@@ -58,8 +54,6 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
     trace: text("TRACE"),
     validate: yesNo("VALIDATE"),
     noFuse: yesNo("NOFUSE"),
-    noTune: yesNo("NOTUNE"),
-    cache: text("CACHE"),
     memoryBytes: read<number | undefined>(
       "MEMORY",
       (value) => (/^[1-9]\d*$/.test(value) ? Number(value) * 2 ** 20 : undefined),

@@ -41,12 +41,6 @@ export function traceSpan(
   write({ name, ph: "X", pid: processId, tid: trackNumber(track), ts, dur: Math.max(0, end - start) * 1000, args });
 }
 
-/** Records that something happened now. */
-export function traceInstant(track: string, name: string, args: Readonly<Record<string, unknown>> = {}): void {
-  if (!tracing()) return;
-  write({ name, ph: "i", s: "t", pid: processId, tid: trackNumber(track), ts: performance.now() * 1000, args });
-}
-
 /** Runs `body` and records the time it took. */
 export function traced<T>(track: string, name: string, body: () => T): T {
   if (!tracing()) return body();

@@ -23,10 +23,6 @@ export function isDType(name: unknown): name is DType {
   return typeof name === "string" && Object.hasOwn(dtypes, name);
 }
 
-export function isFloat(dtype: DType): boolean {
-  return dtypes[dtype].kind === "float";
-}
-
 const rank: Record<DType, number> = { bool: 0, u32: 1, i32: 2, f32: 3 };
 
 /** The dtype of a result of two tensors: bool < u32 < i32 < f32, the higher one wins (u32 with i32 gives i32). */

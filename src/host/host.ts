@@ -22,8 +22,6 @@ interface FileSystem {
 
 interface OperatingSystem {
   totalmem(): number;
-  homedir(): string;
-  tmpdir(): string;
 }
 
 interface HostProcess {
@@ -167,15 +165,6 @@ export function memoryBytes(): number | undefined {
   const machine = os.totalmem();
   const container = hostProcess?.constrainedMemory?.() ?? 0;
   return container > 0 && container < machine ? container : machine;
-}
-
-/** The user's folder for things worth keeping between runs. It may not exist yet. Undefined in a browser. */
-export function cacheFolder(): string | undefined {
-  const os = builtin<OperatingSystem>("node:os");
-  if (os === undefined) return undefined;
-  if (platform === "win32") return `${environment("LOCALAPPDATA") ?? os.tmpdir()}/shardwise`;
-  if (platform === "darwin") return `${os.homedir()}/Library/Caches/shardwise`;
-  return `${environment("XDG_CACHE_HOME") ?? `${os.homedir()}/.cache`}/shardwise`;
 }
 
 /** The bytes of a file. Rejects as the runtime does when it cannot be read. */

@@ -7,7 +7,7 @@ import * as build from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, resolveAxes, resolveAxis, size, withOnes, withoutAxes } from "../graph/shape.ts";
 import type { ReductionName } from "../graph/ops.ts";
-import { add, apply, div, equal, isFinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
+import { add, apply, div, equal, isFinite, less, square, sub, truth, where } from "./elementwise.ts";
 
 export interface ReduceOptions {
   /** The axes that are reduced; all by default. Negative ones count from the end. */
@@ -129,10 +129,5 @@ export function logSoftmax(x: Node, axis: number): Node {
   const values = build.cast(x, "f32");
   const shifted = sub(values, shift(values, axis));
   return sub(shifted, apply("log", sum(apply("exp", shifted), { axis, keepDims: true })));
-}
-
-/** The sum of products of two tensors of one shape. */
-export function innerProduct(a: Node, b: Node): Node {
-  return sum(mul(a, b), {});
 }
 
