@@ -345,10 +345,12 @@ test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
     const batch = points(13);
     const after = async (steps: number) => {
       for (let i = 0; i < steps; i++) await train.step(batch);
-      const collected = collectGarbage();
-      await nextTurn();
-      await nextTurn();
-      collectGarbage();
+      // What is found dead in one round may keep other things alive until the next.
+      let collected = false;
+      for (let round = 0; round < 5; round++) {
+        collected = collectGarbage();
+        await nextTurn();
+      }
       return {
         devices: devices.map((device) => device.stats()),
         nodes: collected ? nodeCount() : 0,
@@ -362,7 +364,8 @@ test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
       // Less may be in use: what earlier tests dropped is collected whenever it is.
       assert.ok(liveBytes <= before.devices[i]!.liveBytes, `${before.devices[i]!.liveBytes} bytes became ${liveBytes}`);
     });
-    assert.ok(later.nodes - before.nodes < 100, `${before.nodes} nodes became ${later.nodes}`);
+    // The collector may lag behind; a leak of one node a step would be 800.
+    assert.ok(later.nodes - before.nodes < 400, `${before.nodes} nodes became ${later.nodes}`);
     assert.ok(later.heap - before.heap < 1e6, `${before.heap} bytes became ${later.heap}`);
   }
 });
