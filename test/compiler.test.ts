@@ -22,7 +22,7 @@ import type { Plan, Target } from "../src/compiler/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
-import type { Node } from "../src/graph/node.ts";
+import { type Node, toposort } from "../src/graph/node.ts";
 import { size, strides } from "../src/graph/shape.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
@@ -121,15 +121,28 @@ function mlpStep(n: number, widths: readonly [number, number, number]): { roots:
   };
 }
 
+/**
+ * Whether rounding can only change the last bits: no f32 beyond what 24 bits hold, and no quotient, which devices round
+ * differently, in a graph with an op that jumps.
+ */
+function isRobust(roots: readonly Node[], given: ReadonlyMap<Node, ArrayLike<number>>): boolean {
+  const nodes = toposort(roots);
+  const jumps: readonly string[] = ["floor", "ceil", "trunc", "round", "sign", "lt", "le", "eq", "ne", "cast", "argsort"];
+  if (nodes.some((node) => node.op === "div") && nodes.some((node) => jumps.includes(node.op))) return false;
+  const values = interpret(nodes, given);
+  return nodes.every((node, i) => node.dtype !== "f32" || values[i]!.every((value) => Math.abs(value) <= 2 ** 20));
+}
+
 onEachDevice("random graphs give what the interpreter gives", async (device) => {
   await fc.assert(
     fc.asyncProperty(randomGraph({ transcendental: false, length: 10 }), async ({ roots, inputs, given }) => {
+      fc.pre(isRobust(roots, given));
       const expected = interpret(roots, given);
       const actual = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
       actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 1e-4, rtol: 1e-4, message: `root ${i}` }));
     }),
-    // A GPU's driver compiles each graph anew.
-    { numRuns: device.kind === "cpu" ? 300 : 40 },
+    // A GPU's driver compiles each graph anew, and each that shrinking tries.
+    device.kind === "cpu" ? { numRuns: 300 } : { numRuns: 40, endOnFailure: true },
   );
 });
 
