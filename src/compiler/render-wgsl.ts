@@ -84,7 +84,8 @@ class WgslRenderer extends Renderer {
   }
 
   protected override indexOf(value: string): string {
-    return `u32(${value})`;
+    // Not u32(): Deno's compiler refuses the conversion of a negative constant.
+    return `bitcast<u32>(${value})`;
   }
 
   protected override signed(index: string): string {
