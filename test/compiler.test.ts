@@ -25,7 +25,7 @@ import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { size, strides } from "../src/graph/shape.ts";
 import { evaluate } from "./evaluate.ts";
-import { assertClose, onEachDevice } from "./harness.ts";
+import { assertClose, onEachDevice, testDevices } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
 
 const e = g.elementwise;
@@ -280,6 +280,32 @@ onEachDevice("more operands than a kernel may bind", async (device) => {
   const roots = [inputs.reduce((sum, x) => e("add", e("mul", sum, f32(0.5, [16])), x))];
   const [actual] = await evaluate(device, { roots, inputs }, data);
   assertClose(actual!, interpret(roots, new Map(inputs.map((x, i) => [x, data[i]!])))[0]!);
+});
+
+test("a matrix product that is laid out flat is tiled by its own rows and columns", async () => {
+  const a = g.input([24, 20], "f32");
+  const b = g.input([20, 16], "f32");
+  const c = g.input([24, 16], "f32");
+  const product = matmul(a, b);
+  const flat = (x: Node) => g.reshape(x, [size(x.shape)]);
+  const scaled = e("mul", matmul(a, b), f32(2, product.shape));
+  // As a part of a vector, as a root, and with an epilogue; the vector's other part is elementwise.
+  for (const roots of [
+    [g.concat([flat(product), flat(e("neg", c))], 0)],
+    [flat(product)],
+    [g.concat([flat(c), flat(e("add", scaled, c))], 0), flat(product)],
+  ]) {
+    const { plan } = steps(roots, [a, b, c]);
+    const contractions = plan.programs.filter(({ name }) => name.startsWith("contract"));
+    assert.ok(contractions.length > 0);
+    for (const { name } of contractions) assert.match(name, /^contract_24x/);
+    const values = [sine(480, 1), sine(320, 2), sine(384, 3)];
+    const want = interpret(roots, new Map([a, b, c].map((node, i) => [node, values[i]!])));
+    for (const device of await testDevices()) {
+      const got = await evaluate(device, { roots, inputs: [a, b, c] }, values);
+      got.forEach((x, i) => assertClose(x, want[i]!, { message: `root ${i} on ${device.name}` }));
+    }
+  }
 });
 
 test("equal graphs give equal plans", () => {

@@ -2,6 +2,7 @@
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { intern, type Node, toposort } from "../graph/node.ts";
+import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
@@ -12,7 +13,7 @@ import { lower } from "./lower.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
-import { type Schedule, schedule } from "./schedule.ts";
+import { isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { splitReductions } from "./split.ts";
 import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
@@ -70,21 +71,41 @@ function keepDonors(roots: readonly Node[], { inputs, donate = [] }: CompileRequ
   });
 }
 
-/** Parts of a concatenation that exist elsewhere, or that cannot be made in their place, are copied into it. */
+/**
+ * Parts of a concatenation that exist elsewhere, or that cannot be made in their place, are copied into it. The result of
+ * a contraction that is only laid out flat, as a root or as part of a vector, stands there in its own shape: the axes
+ * of its domain are what its kernel is tiled by. So the parts of a vector may have any shape.
+ */
 function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): Node[] {
   const replaced = new Map<Node, Node>();
   const now = (node: Node) => replaced.get(node) ?? node;
   for (const node of toposort(roots, (node) => !given.has(node))) {
     if (given.has(node)) continue;
     const src = node.src.map((source) => {
-      if (node.op !== "concat" || (!given.has(source) && source.op !== "argsort")) return now(source);
+      if (node.op !== "concat") return now(source);
+      if (!given.has(source) && source.op !== "argsort") {
+        return node.shape.length === 1 ? contractionOf(now(source), given) : now(source);
+      }
       const inPlace = now(source);
       return intern("contiguous", [inPlace], {}, source.shape, source.dtype, source.device);
     });
     if (src.every((source, i) => source === node.src[i])) continue;
     replaced.set(node, intern(node.op, src, node.attrs, node.shape, node.dtype, node.device));
   }
-  return roots.map(now);
+  return roots.map((root) => contractionOf(now(root), given));
+}
+
+/** Ops between a contraction and what is looked at that are looked through. */
+const epilogueDepth = 16;
+
+/** What a reshape lays out, if it is a contraction, or elementwise ops of one; else the node itself. */
+function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
+  let base = node;
+  while (base.op === "reshape" && !given.has(base)) base = base.src[0]!;
+  const contracts = (x: Node, depth: number): boolean =>
+    !given.has(x) && (isContraction(x) ||
+      (depth > 0 && isElementwise(x.op) && x.src.some((source) => contracts(source, depth - 1))));
+  return base !== node && contracts(base, epilogueDepth) ? base : node;
 }
 
 function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {

@@ -1,7 +1,7 @@
 /** Which memory holds each value of a plan: roots and donated inputs first, then concatenated regions, then shared temporaries. */
 import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import { strides } from "../graph/shape.ts";
+import { size, strides } from "../graph/shape.ts";
 import type { Location } from "./lower.ts";
 
 /** One slot while the plan is made. */
@@ -88,8 +88,15 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied }: 
     for (const region of targets.get(node)!) {
       let start = 0;
       for (const source of node.src) {
-        addTarget(source, { ...region, offset: region.offset + start * region.strides[axis]! });
-        start += source.shape[axis]!;
+        const offset = region.offset + start * region.strides[axis]!;
+        if (node.shape.length === 1) {
+          // Parts of a vector may have any shape.
+          addTarget(source, { ...region, offset, strides: strides(source.shape).map((n) => n * region.strides[0]!) });
+          start += size(source.shape);
+        } else {
+          addTarget(source, { ...region, offset });
+          start += source.shape[axis]!;
+        }
       }
     }
   }
