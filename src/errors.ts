@@ -35,6 +35,19 @@ export class ArgumentError extends ShardwiseError {}
 export class DeviceError extends ShardwiseError {}
 /** A device that was lost; its buffers are gone. */
 export class DeviceLostError extends DeviceError {}
+/**
+ * No device is left to train on. The model's tensors read as the weights of the last step that was completed, so they
+ * can be saved.
+ */
+export class AllDevicesLostError extends DeviceLostError {
+  /** The step whose weights the model has; 0 for those before the first. Undefined outside of training. */
+  readonly step: number | undefined;
+
+  constructor(op: string, complaint: Complaint & { readonly step?: number }) {
+    super(op, complaint);
+    this.step = complaint.step;
+  }
+}
 /** An allocation above the device's memory or budget. */
 export class OutOfMemoryError extends DeviceError {}
 /** A kernel that the device's compiler refused; `got` carries the numbered source. */

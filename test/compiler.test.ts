@@ -146,6 +146,42 @@ onEachDevice("random graphs give what the interpreter gives", async (device) => 
   );
 });
 
+test("no kernel uses atomics: sums of floats never depend on the order in which invocations run", () => {
+  const gpu: Target = { ...jsTarget, language: "wgsl", maxStorageBuffersPerKernel: 10, maxBindingBytes: 2 ** 27 };
+  const targets: Target[] = [
+    { ...gpu, class: "software", subgroupSize: 8 },
+    { ...gpu, class: "discrete", subgroupSize: 32 },
+    { ...gpu, class: "integrated" },
+  ];
+  const x = g.input([64, 96], "f32");
+  const index = g.input([64, 96], "i32");
+  const table = g.input([50, 96], "f32");
+  const cotangent = g.input([64, 96], "f32");
+  const roots = [
+    g.scatterAdd(index, x, 0, 50),
+    ...gradients([g.gather(table, index, 0)], [table], [cotangent]),
+    matmul(x, g.permute(x, [1, 0])),
+    g.reduce("sum", x, [0, 1]),
+    g.argsort(x),
+    softmax(x),
+  ];
+  fc.assert(
+    fc.property(randomGraph(), fc.constantFrom(...targets), (random, target) => {
+      const graphs = [
+        { roots, inputs: [x, index, table, cotangent] },
+        { roots: random.roots, inputs: random.inputs },
+      ];
+      for (const graph of graphs) {
+        for (const { source, name } of compileGraph(graph, target).programs) {
+          assert.doesNotMatch(source, /atomic|compareExchange/i, name);
+          assert.match(source, /@compute/);
+        }
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
+
 test("without fusion a plan gives the same values with a kernel per op", () => {
   const x = g.input([5, 7], "f32");
   const roots = [gelu(softmax(x))];

@@ -276,7 +276,7 @@ onCounts("a replica that differs is found, and named", async (devices) => {
   // The last bit of one parameter.
   const bits = new Uint32Array(values.buffer.slice(0));
   bits[1]! ^= 1;
-  devices[last]!.write(train.replicas.state(last).parameters, bits);
+  devices[last]!.write(train.replicas.state(devices[last]!).parameters, bits);
   await assert.rejects(train.step({ x: host(upTo(7)) }), (error: unknown) => {
     assert.ok(error instanceof ReplicaMismatchError);
     assert.match(

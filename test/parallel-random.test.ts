@@ -64,7 +64,12 @@ function batchOf({ features, classes, rows, masked, ignored, seed }: Scenario) {
 
 type Fields = { readonly x: Tensor; readonly y: Tensor; readonly weights: Tensor };
 
-function trainerOf(s: Scenario, devices: readonly Device[], optimizer: Optimizer) {
+type Options = Pick<
+  Parameters<typeof trainer>[1],
+  "deterministic" | "capacities" | "microBatches" | "stepTimeout" | "clipNorm"
+>;
+
+function trainerOf(s: Scenario, devices: readonly Device[], optimizer: Optimizer, options: Options = {}) {
   const model = modelOf(s);
   const made = trainer(model, {
     forward: (m, batch: Fields) => m.forward(batch.x),
@@ -81,6 +86,7 @@ function trainerOf(s: Scenario, devices: readonly Device[], optimizer: Optimizer
     devices,
     seed: s.seed,
     checkEvery: 1,
+    ...options,
   });
   return { model, made };
 }
@@ -144,6 +150,34 @@ test("law: the gradient on several devices is that of the whole batch without th
       assertClose(minus(before, await valuesOf(model.parameters())), expected, { atol: 2e-6, rtol: 1e-4 });
     }),
     { numRuns: 12 },
+  );
+});
+
+test("law: neither micro-batches nor shares of devices change the gradient", async () => {
+  const how = fc.oneof(
+    fc.record({ microBatches: fc.integer({ min: 2, max: 5 }) }),
+    fc.record({ capacities: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 6, maxLength: 6 }) }),
+    fc.record({ deterministic: fc.record({ shards: fc.integer({ min: 1, max: 16 }) }) }),
+  );
+  await fc.assert(
+    fc.asyncProperty(scenario, how, fc.boolean(), async (s, options, single) => {
+      const run = async (count: number, given: Options) => {
+        const devices = (await virtualDevices("cpu", count))!;
+        const { capacities } = given;
+        const { model, made } = trainerOf(s, devices, sgd({ learningRate: 1 }), {
+          ...given,
+          ...Array.isArray(capacities) ? { capacities: capacities.slice(0, count) } : {},
+        });
+        const before = await valuesOf(model.parameters());
+        const { sizes, rows } = await made.step(batchOf(s));
+        assert.equal(sizes.reduce((a, b) => a + b, 0), rows);
+        return minus(before, await valuesOf(model.parameters()));
+      };
+      const expected = await run(1, {});
+      const error = norm(minus(await run(single ? 1 : s.devices, options), expected));
+      assert.ok(error <= 1e-5 * norm(expected) + 1e-6, `gradients ${error} apart, of norm ${norm(expected)}`);
+    }),
+    { numRuns: 20 },
   );
 });
 

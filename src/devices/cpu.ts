@@ -7,10 +7,11 @@ import { ArgumentError, DeviceError, InternalError, KernelCompileError } from ".
 import { nextTurn } from "../host/host.ts";
 import { bindSlots } from "./bind.ts";
 import { describe } from "./describe.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable } from "./device.ts";
+import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";
 import { type Block, MemoryPool, requireRange } from "./pool.ts";
 import { profileLine } from "./profile.ts";
+import { checkReads, handled } from "./reads.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
 
@@ -141,6 +142,21 @@ export class CpuDevice implements Device {
     return copy;
   }
 
+  runAndRead(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+    reads: readonly OutputRead[],
+  ): Promise<void>[] {
+    checkReads(outputs, reads);
+    this.run(executable, inputs, outputs);
+    return handled(reads.map(async ({ output, into, offset }) => {
+      new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(
+        new Uint8Array(await this.read(outputs[output]!, offset, into.byteLength)),
+      );
+    }));
+  }
+
   async sync(): Promise<void> {
     this.#lifetime.require("sync");
     this.#lifetime.rethrow();
@@ -203,6 +219,10 @@ export class CpuDevice implements Device {
       bytesWritten: this.#bytesWritten,
       bytesRead: this.#bytesRead,
     };
+  }
+
+  abandon(message: string): void {
+    this.lose(message);
   }
 
   close(): void {

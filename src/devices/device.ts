@@ -14,6 +14,16 @@ export interface Executable {
   release(): void;
 }
 
+/** A part of a plan's output that is wanted on the host. */
+export interface OutputRead {
+  /** Position among the outputs. */
+  readonly output: number;
+  /** Where it goes: as many bytes are read as it holds. */
+  readonly into: Float32Array | Int32Array | Uint32Array;
+  /** First byte in the output's buffer, a multiple of 4. Default 0. */
+  readonly offset?: number;
+}
+
 /** Why a device is gone. */
 export interface DeviceLoss {
   readonly reason: "closed" | "lost";
@@ -73,9 +83,25 @@ export interface Device {
   load(plan: Plan): Promise<Executable>;
   /** Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread inputs may be undefined). */
   run(executable: Executable, inputs: readonly (DeviceBuffer | undefined)[], outputs: readonly DeviceBuffer[]): void;
+  /**
+   * Runs a plan and copies parts of its outputs to the host, each as soon as the last kernel that writes it is done:
+   * while large ones travel, the kernels that follow run. A promise for each, in order; one that rejects, as `read`
+   * does, leaves its array as it was. Throws ArgumentError for a part that is not in its output.
+   */
+  runAndRead(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+    reads: readonly OutputRead[],
+  ): Promise<void>[];
   /** Resolves when all earlier work is done. */
   sync(): Promise<void>;
   stats(): DeviceStats;
+  /**
+   * Gives the device up without a word to its driver, which would wait for a kernel that never ends. It counts as lost
+   * from now on; what waits for it rejects at once.
+   */
+  abandon(message: string): void;
   /** Ends the device; buffers are gone. Idempotent. */
   close(): void;
 }

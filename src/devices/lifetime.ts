@@ -8,6 +8,8 @@ export class Lifetime {
   #loss: DeviceLoss | undefined;
   #resolve: (loss: DeviceLoss) => void = () => {};
   #failure: Error | undefined;
+  /** Rejects what waits for the device. */
+  readonly #waiting = new Set<() => void>();
 
   constructor(name: string) {
     this.#name = name;
@@ -23,6 +25,7 @@ export class Lifetime {
     if (this.#loss !== undefined) return false;
     this.#loss = { reason, message };
     this.#resolve(this.#loss);
+    for (const leave of this.#waiting) leave();
     return true;
   }
 
@@ -35,6 +38,23 @@ export class Lifetime {
         : `${this.#name}, which was lost (${this.#loss.message || "no reason given"})`,
       need: "an open device: call devices() again",
     });
+  }
+
+  /** What `work` gives, unless the device goes before: then rejects with DeviceLostError. */
+  async whileThere<T>(op: string, work: Promise<T>): Promise<T> {
+    this.require(op);
+    let leave = () => {};
+    try {
+      // Not a race with `lost`: that promise would keep every one of its contestants.
+      return await new Promise<T>((resolve, reject) => {
+        leave = () => reject(new Error("the device is gone"));
+        this.#waiting.add(leave);
+        work.then(resolve, reject);
+      });
+    } finally {
+      this.#waiting.delete(leave);
+      this.require(op); // Some runtimes resolve what waits for a device that is gone.
+    }
   }
 
   /** Keeps an error of work that was only enqueued, for the next call that waits. The first one tells most. */

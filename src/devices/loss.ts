@@ -3,6 +3,14 @@ import { CpuDevice } from "./cpu.ts";
 import type { Device } from "./device.ts";
 import { WebGpuDevice } from "./webgpu.ts";
 
+/**
+ * Gives up a device that does not answer: it counts as lost from now on, and what waits for it rejects. Its driver is
+ * told nothing, as that would wait for a kernel that never ends.
+ */
+export function abandonDevice(device: Device, message: string): void {
+  device.abandon(message);
+}
+
 /** Makes a device behave as one that was lost, with this message. For tests of what is done about it. */
 export function simulateLoss(device: Device, message = "simulated"): void {
   if (device instanceof CpuDevice || device instanceof WebGpuDevice) device.lose(message);

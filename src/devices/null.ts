@@ -1,8 +1,9 @@
 import type { Plan, Target } from "../compiler/plan.ts";
 import { DeviceError } from "../errors.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable } from "./device.ts";
+import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";
 import { MemoryPool, requireRange } from "./pool.ts";
+import { handled } from "./reads.ts";
 import { claimIdentity, forget, type Identity, register } from "./registry.ts";
 
 const info: DeviceInfo = { vendor: "", architecture: "", description: "nothing", software: true, runtime: "none" };
@@ -91,6 +92,16 @@ class NullDevice implements Device {
     this.#dispatches += executable.plan.steps.filter((step) => step.kind === "dispatch").length;
   }
 
+  runAndRead(
+    executable: Executable,
+    _inputs: readonly (DeviceBuffer | undefined)[],
+    _outputs: readonly DeviceBuffer[],
+    reads: readonly OutputRead[],
+  ): Promise<void>[] {
+    this.run(executable);
+    return handled(reads.map(() => this.read().then(() => {})));
+  }
+
   sync(): Promise<void> {
     return Promise.resolve();
   }
@@ -107,6 +118,10 @@ class NullDevice implements Device {
       bytesWritten: this.#bytesWritten,
       bytesRead: 0,
     };
+  }
+
+  abandon(message: string): void {
+    this.#lifetime.end("lost", message);
   }
 
   close(): void {

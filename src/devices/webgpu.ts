@@ -6,12 +6,21 @@ import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
 import { BindGroups } from "./bind-groups.ts";
 import { bindSlots } from "./bind.ts";
 import { describe } from "./describe.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable } from "./device.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceInfo,
+  DeviceLoss,
+  DeviceStats,
+  Executable,
+  OutputRead,
+} from "./device.ts";
 import { DispatchTimer } from "./dispatch-timer.ts";
 import { Lifetime } from "./lifetime.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
 import { markSubmission } from "./polling.ts";
 import { type Block, mebibytes, MemoryPool, requireRange } from "./pool.ts";
+import { checkReads, handled } from "./reads.ts";
 import { Recorder } from "./recorder.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
@@ -31,6 +40,8 @@ export interface OpenedGpu {
 
 /** Allocations from this size on are checked for success on their own: the check costs a few microseconds. */
 const checkedFrom = 2 ** 20;
+/** Reads from this size on leave before the plan's other kernels have run. */
+const earlyBytes = 256 * 2 ** 10;
 /** Kernel names in the message of an error. */
 const namedKernels = 8;
 
@@ -50,6 +61,8 @@ class GpuExecutable implements Executable {
   readonly owner: WebGpuDevice;
   readonly steps: readonly Step[];
   readonly lease: Lease<GPUBuffer>;
+  /** For each output the last step that writes it; -1 where none does. */
+  readonly lastWrites: readonly number[];
   released = false;
 
   constructor(plan: Plan, owner: WebGpuDevice, steps: readonly Step[], lease: Lease<GPUBuffer>) {
@@ -57,6 +70,13 @@ class GpuExecutable implements Executable {
     this.owner = owner;
     this.steps = steps;
     this.lease = lease;
+    this.lastWrites = plan.outputs.map((slot) =>
+      steps.findLastIndex((step) =>
+        step.kind === "copy"
+          ? step.to === slot
+          : step.slots.some((of, i) => of === slot && step.program.bindings[i]!.access === "readWrite")
+      )
+    );
   }
 
   release(): void {
@@ -177,32 +197,52 @@ export class WebGpuDevice implements Device {
       await this.sync();
       return new ArrayBuffer(0);
     }
-    const staging = this.#staging.take(bytes);
-    const { memory } = staging;
-    this.#recorder.encoder().copyBufferToBuffer(source, offset, memory, 0, bytes);
-    this.#recorder.flush();
-    try {
-      await memory.mapAsync(mapForReading, 0, bytes);
-    } catch (cause) {
-      this.#lifetime.require("read");
-      this.#lifetime.rethrow();
-      throw new DeviceError("read", { got: String(cause), need: "a buffer that can be mapped", cause });
-    }
-    this.#lifetime.require("read"); // Some runtimes resolve the maps of a device that is gone.
-    const copy = memory.getMappedRange(0, bytes).slice(0);
-    memory.unmap();
-    this.#staging.give(staging);
-    if (this.#validator !== undefined) await this.#validated(this.#validator, "read");
-    this.#lifetime.rethrow();
-    this.#bytesRead += bytes;
-    return copy;
+    let copy: ArrayBuffer | undefined;
+    await this.#fetch([{ source, offset, bytes }], (mapped) => copy = mapped.slice(0));
+    return copy!;
+  }
+
+  runAndRead(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+    reads: readonly OutputRead[],
+  ): Promise<void>[] {
+    checkReads(outputs, reads);
+    const fetched = new Array<Promise<void>>(reads.length);
+    const fetch = (wanted: readonly number[]) => {
+      const parts = wanted.map((i) => {
+        const { output, into, offset = 0 } = reads[i]!;
+        return { source: this.#pool.block("read", outputs[output]!).memory, offset, bytes: into.byteLength };
+      });
+      const done = this.#fetch(parts, (mapped) => {
+        let from = 0;
+        for (const i of wanted) {
+          const { into } = reads[i]!;
+          new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(new Uint8Array(mapped, from, into.byteLength));
+          from += into.byteLength;
+        }
+      });
+      for (const i of wanted) fetched[i] = done;
+    };
+    let waiting = [...reads.keys()];
+    this.#run(executable, inputs, outputs, (written, isLast) => {
+      const ready = waiting.filter((i) => written(reads[i]!.output));
+      const bytes = ready.reduce((sum, i) => sum + reads[i]!.into.byteLength, 0);
+      // Another submission costs more than a small copy gains.
+      if (ready.length === 0 || (bytes < earlyBytes && !isLast)) return;
+      waiting = waiting.filter((i) => !ready.includes(i));
+      fetch(ready);
+    });
+    if (waiting.length > 0) fetch(waiting);
+    return handled(fetched);
   }
 
   async sync(): Promise<void> {
     this.#lifetime.require("sync");
     this.#recorder.flush();
-    await this.#gpu.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
-    this.#lifetime.require("sync");
+    const done = this.#gpu.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
+    await this.#lifetime.whileThere("sync", done);
     if (this.#validator !== undefined) {
       await this.#validated(this.#validator, "sync");
       this.#validator.report();
@@ -240,21 +280,7 @@ export class WebGpuDevice implements Device {
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
   ): void {
-    this.#lifetime.require("run");
-    if (!(executable instanceof GpuExecutable) || executable.owner !== this || executable.released) {
-      throw new DeviceError("run", {
-        got: "a released executable or one of another device",
-        need: `one of ${this.name}`,
-      });
-    }
-    const { plan, steps, lease } = executable;
-    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
-    if (this.#validator === undefined) {
-      for (const step of steps) this.#step(step, slots);
-    } else {
-      this.#runValidated(this.#validator.begin(), steps, slots);
-    }
-    this.#timer?.report(this.#recorder);
+    this.#run(executable, inputs, outputs, () => {});
   }
 
   stats(): DeviceStats {
@@ -276,30 +302,91 @@ export class WebGpuDevice implements Device {
     forget(this.#identity);
   }
 
+  abandon(message: string): void {
+    this.#end("lost", message, false);
+  }
+
   /** Behaves from now on as a device that was lost. For tests of what is done about it. */
   lose(message: string): void {
     this.#end("lost", message);
   }
 
-  #step(step: Step, slots: readonly (Block<GPUBuffer> | undefined)[]): void {
-    if (step.kind === "dispatch") this.#dispatch(step.compiled, step.groups, slots);
-    else this.#copy(slots[step.from], slots[step.to], step.bytes);
+  /**
+   * Runs a plan. After each step, `after` is told which outputs are written for good, and whether it was the last one.
+   */
+  #run(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+    after: (written: (output: number) => boolean, isLast: boolean) => void,
+  ): void {
+    this.#lifetime.require("run");
+    if (!(executable instanceof GpuExecutable) || executable.owner !== this || executable.released) {
+      throw new DeviceError("run", {
+        got: "a released executable or one of another device",
+        need: `one of ${this.name}`,
+      });
+    }
+    const { plan, steps, lease, lastWrites } = executable;
+    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
+    const run = this.#validator?.begin();
+    try {
+      steps.forEach((step, i) => {
+        this.#step(step, slots, run);
+        after((output) => lastWrites[output]! <= i, i === steps.length - 1);
+      });
+    } finally {
+      run?.end();
+    }
+    this.#timer?.report(this.#recorder);
   }
 
-  #runValidated(run: ValidatedRun, steps: readonly Step[], slots: readonly (Block<GPUBuffer> | undefined)[]): void {
-    try {
-      for (const step of steps) {
-        const record = () => this.#step(step, slots);
-        if (step.kind === "dispatch") {
-          run.dispatch(step.program, step.slots.map((slot) => slots[slot]), record);
-        } else {
-          record();
-          run.changed(slots[step.to]);
-        }
-      }
-    } finally {
-      run.end();
+  /**
+   * Copies parts of buffers to the host, side by side, once what was recorded so far is done; `take` is given the bytes,
+   * which it may only read.
+   */
+  async #fetch(
+    parts: readonly { readonly source: GPUBuffer; readonly offset: number; readonly bytes: number }[],
+    take: (mapped: ArrayBuffer) => void,
+  ): Promise<void> {
+    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+    if (bytes === 0) return await this.sync();
+    const staging = this.#staging.take(bytes);
+    const { memory } = staging;
+    let to = 0;
+    for (const { source, offset, bytes: count } of parts) {
+      if (count > 0) this.#recorder.encoder().copyBufferToBuffer(source, offset, memory, to, count);
+      to += count;
     }
+    this.#recorder.flush();
+    const start = performance.now();
+    const mapped = memory.mapAsync(mapForReading, 0, bytes);
+    mapped.catch(() => {}); // When the device is gone, nobody waits for it any more.
+    try {
+      await this.#lifetime.whileThere("read", mapped);
+    } catch (cause) {
+      this.#lifetime.require("read");
+      this.#lifetime.rethrow();
+      throw new DeviceError("read", { got: String(cause), need: "a buffer that can be mapped", cause });
+    }
+    take(memory.getMappedRange(0, bytes));
+    memory.unmap();
+    this.#staging.give(staging);
+    traceSpan(`${this.name} link`, `read ${mebibytes(bytes)}`, start, performance.now(), { bytes });
+    if (this.#validator !== undefined) await this.#validated(this.#validator, "read");
+    this.#lifetime.rethrow();
+    this.#bytesRead += bytes;
+  }
+
+  #step(step: Step, slots: readonly (Block<GPUBuffer> | undefined)[], run: ValidatedRun | undefined): void {
+    if (step.kind === "copy") {
+      this.#copy(slots[step.from], slots[step.to], step.bytes);
+      run?.changed(slots[step.to]);
+      return;
+    }
+    const record = () => this.#dispatch(step.compiled, step.groups, slots);
+    if (run === undefined) record();
+    else run.dispatch(step.program, step.slots.map((slot) => slots[slot]), record);
   }
 
   /** Waits until the kernels so far are compared. */
@@ -382,11 +469,11 @@ export class WebGpuDevice implements Device {
     });
   }
 
-  #end(reason: DeviceLoss["reason"], message: string): void {
+  #end(reason: DeviceLoss["reason"], message: string, destroy = true): void {
     if (!this.#lifetime.end(reason, message)) return;
     this.#validator?.report();
     this.#recorder.drop();
-    this.#gpu.device.destroy();
+    if (destroy) this.#gpu.device.destroy();
     this.#gpu.ended();
   }
 }

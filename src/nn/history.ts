@@ -1,5 +1,11 @@
 /** What a training run reports, and the record it leaves. */
 
+import type { DeviceEvent } from "../parallel/fleet.ts";
+import type { Phases } from "../parallel/sharded-step.ts";
+
+export type { DeviceEvent, DeviceJoined, DeviceLost } from "../parallel/fleet.ts";
+export type { Phases } from "../parallel/sharded-step.ts";
+
 /** Means of a batch or an epoch, by name. */
 export type Means = Readonly<Record<string, number>>;
 
@@ -10,11 +16,15 @@ export interface StepRecord {
   readonly loss: number;
   readonly metrics: Means;
   readonly rows: number;
-  /** Rows that each device was given, in the order of the trainer's devices. */
+  /** Names of the devices that took part. */
+  readonly devices: readonly string[];
+  /** Rows that each of them computed. */
   readonly sizes: readonly number[];
   readonly learningRate: number;
   /** False where the batch counted nothing (all of it masked), so that nothing was updated. */
   readonly updated: boolean;
+  /** Milliseconds that the host spent on the step, and waited. */
+  readonly phases: Phases;
 }
 
 /** Loss and metrics over a whole data set. */
@@ -38,4 +48,6 @@ export interface EpochRecord extends Evaluation {
 export interface History {
   readonly steps: readonly StepRecord[];
   readonly epochs: readonly EpochRecord[];
+  /** Devices that were lost or have joined. */
+  readonly events: readonly DeviceEvent[];
 }

@@ -13,7 +13,15 @@ import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
 import { tensor } from "../tensor/create.ts";
 import { currentSeed } from "../tensor/random.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import type { EpochRecord, Evaluation as EvaluationRecord, History, StepRecord } from "./history.ts";
+import type {
+  DeviceEvent,
+  DeviceJoined,
+  DeviceLost,
+  EpochRecord,
+  Evaluation as EvaluationRecord,
+  History,
+  StepRecord,
+} from "./history.ts";
 import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
 import type { Module } from "./module.ts";
 import type { Optimizer } from "./optim/optimizer.ts";
@@ -52,6 +60,45 @@ export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
   readonly seed?: number;
   /** Steps between checks that all devices hold the same bits; 0 for never. Default 100. */
   readonly checkEvery?: number;
+  /**
+   * Cuts every batch into so many logical shards, whatever the devices, so that the weights have the same bits after
+   * training on any number of devices of one model and driver.
+   */
+  readonly deterministic?: { readonly shards: number };
+  /**
+   * How much of a batch each device gets: equal shares by default, in proportion to numbers above 0, or as measured.
+   * In deterministic mode whole logical shards are moved.
+   */
+  readonly capacities?: "auto" | readonly number[];
+  /** Parts that each device's rows are computed in, one after another, to save memory. Default 1. */
+  readonly microBatches?: number;
+  /** The gradient is scaled down to this global norm where it is longer. Default: no limit. */
+  readonly clipNorm?: number;
+  /** Milliseconds that a device may take to deliver a shard; then it counts as lost. Default: no limit. */
+  readonly stepTimeout?: number;
+  /**
+   * Steps between copies of the weights to the host, which remain when every device is lost; 0 for never. Default 1,
+   * and 10 for more than 16 MiB of weights on one device.
+   */
+  readonly snapshotEvery?: number;
+}
+
+/** What a device holds, in bytes. */
+export interface DeviceMemory {
+  readonly device: string;
+  readonly parameters: number;
+  /** The optimizer's state. */
+  readonly optimizer: number;
+  /** All buffers in use, with those above and those of other work; and the most there ever were. */
+  readonly live: number;
+  readonly peak: number;
+  /** Kept for reuse. */
+  readonly pooled: number;
+}
+
+interface Listeners {
+  readonly deviceLost: Set<(event: DeviceLost) => void>;
+  readonly deviceJoined: Set<(event: DeviceJoined) => void>;
 }
 
 /** A step as `onBatch` is told of it. */
@@ -62,8 +109,6 @@ export interface BatchEvent extends StepRecord {
   readonly batch: number;
   /** Batches of the epoch; undefined where the source does not tell. */
   readonly batches: number | undefined;
-  /** Names of the devices, in the order of `sizes`. */
-  readonly devices: readonly string[];
   readonly rowsPerSecond: number;
   /** Of the epoch, at this speed; undefined where the source does not tell how long it is. */
   readonly secondsLeft: number | undefined;
@@ -91,7 +136,6 @@ const defaultRowsAtOnce = 4096;
 
 /** What runs a trainer's work once its devices are known. */
 interface Engine {
-  readonly devices: readonly Device[];
   readonly executor: Executor;
   readonly evaluation: Evaluation;
   readonly inference: Inference;
@@ -101,10 +145,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   readonly model: M;
   readonly #options: TrainerOptions<M, B, O>;
   readonly #forward: (batch: B) => O;
-  readonly #history: { readonly steps: StepRecord[]; readonly epochs: EpochRecord[] } = {
-    steps: [],
-    epochs: [],
+  readonly #history = {
+    steps: [] as StepRecord[],
+    epochs: [] as EpochRecord[],
+    events: [] as DeviceEvent[],
   };
+  readonly #listeners: Listeners = { deviceLost: new Set(), deviceJoined: new Set() };
   #engine: Promise<Engine> | undefined;
 
   constructor(model: M, options: TrainerOptions<M, B, O>) {
@@ -123,16 +169,67 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     this.#forward = forward === undefined ? own : (batch) => forward(model, batch);
   }
 
-  /** All steps and epochs of `fit` so far. */
+  /** All steps and epochs of `fit` so far, and all devices that were lost or have joined. */
   get history(): History {
     return this.#history;
+  }
+
+  /**
+   * Calls `listener` for every device that is lost (its work is done by the others then), or that joins. Returns a
+   * function that ends this.
+   */
+  on<K extends keyof Listeners>(
+    kind: K,
+    listener: (event: Extract<DeviceEvent, { kind: K }>) => void,
+  ): () => void {
+    const listeners = this.#listeners[kind] as Set<typeof listener>;
+    listeners.add(listener);
+    return () => void listeners.delete(listener);
+  }
+
+  /** The devices in use: those that were given and added, without those that were lost. */
+  async devices(): Promise<readonly Device[]> {
+    return (await this.#start()).executor.fleet.devices;
+  }
+
+  /**
+   * Takes in a device at the next step, with a copy of the state. Rejects with DeviceError for one that is in use, or,
+   * in deterministic mode, of another model; with DeviceLostError for one that is lost.
+   */
+  async addDevice(device: Device): Promise<void> {
+    (await this.#start()).executor.addDevice(device);
+  }
+
+  /** What each device in use holds. */
+  async memory(): Promise<DeviceMemory[]> {
+    const { executor } = await this.#start();
+    return executor.fleet.devices.map((device) => {
+      const { liveBytes, peakBytes, pooledBytes } = device.stats();
+      return {
+        device: device.name,
+        ...executor.replicas.bytesOn(device),
+        live: liveBytes,
+        peak: peakBytes,
+        pooled: pooledBytes,
+      };
+    });
+  }
+
+  /**
+   * A checksum of the weights and of the optimizer's state, as hexadecimal digits: equal where all bits are, and
+   * different whenever a single element differs.
+   */
+  async checksum(): Promise<string> {
+    const { executor } = await this.#start();
+    return await executor.checksum();
   }
 
   /**
    * One training step, in training mode; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
    * over rows, NonFiniteLossError for a loss that is NaN or infinite (the weights stay), ReplicaMismatchError
-   * when devices disagree.
+   * when devices disagree, AllDevicesLostError when no device is left (the model then has the last weights that the
+   * host knows).
    */
   async step(batch: BatchOf<B>): Promise<StepRecord> {
     const { executor } = await this.#start();
@@ -158,6 +255,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     const view = await progress(options.progress);
     const { length: stepsBefore } = this.#history.steps;
     const { length: epochsBefore } = this.#history.epochs;
+    const { length: eventsBefore } = this.#history.events;
     try {
       for (let epoch = 1; epoch <= epochs; epoch++) {
         const record = await this.#epoch(source, epoch, epochs, options, view);
@@ -171,6 +269,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     return {
       steps: this.#history.steps.slice(stepsBefore),
       epochs: this.#history.epochs.slice(epochsBefore),
+      events: this.#history.events.slice(eventsBefore),
     };
   }
 
@@ -181,9 +280,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
     const rowsAtOnce = readRowsAtOnce("evaluate", options);
     const { executor, evaluation } = await this.#start();
-    await executor.settled();
-    await executor.replicas.ready();
-    return await this.#inEvaluation(async () => {
+    return await this.#inEvaluation(executor, async () => {
       const totals = new ScoreTotals();
       for await (const batch of isSource(data) ? data : [data]) {
         const { scores, rows } = await evaluation.run(batch as Batch, rowsAtOnce);
@@ -204,9 +301,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     const rowsAtOnce = readRowsAtOnce("predict", options);
     const batch = isTensor(data) || isHostTensor(data) ? { x: data } : data;
     const { executor, inference } = await this.#start();
-    await executor.settled();
-    await executor.replicas.ready();
-    return await this.#inEvaluation(async () => {
+    return await this.#inEvaluation(executor, async () => {
       return await inference.run(
         batch as Batch,
         ({ values, shape, dtype }) => tensor(values, { shape, dtype }),
@@ -237,11 +332,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   async #open(): Promise<Engine> {
-    const { devices = [await defaultDevice()], optimizer, seed = currentSeed(), checkEvery = 100 } =
-      this.#options;
+    const { optimizer, seed = currentSeed() } = this.#options;
     const parameters = this.model.parameters();
     const program: Program = (batch) => this.#score(batch as B, parameters);
+    const { devices = [await defaultDevice()], checkEvery = 100, ...options } = this.#options;
     const executor = new Executor({
+      ...options,
       devices,
       parameters,
       rule: optimizer,
@@ -251,13 +347,14 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       program,
       seed,
       checkEvery,
+      onEvent: (event) => this.#heard(event),
     });
-    const own = (captured: Tensor, replica: number) => executor.replicas.own(captured, replica);
+    const { fleet, placement } = executor;
+    const shared = { fleet, placement, own: executor.own.bind(executor), seed };
     return {
-      devices,
       executor,
-      evaluation: new Evaluation("evaluate", program, { devices, own, seed }),
-      inference: new Inference("predict", (batch) => this.#forward(batch as B), { devices, own, seed }),
+      evaluation: new Evaluation("evaluate", program, shared),
+      inference: new Inference("predict", (batch) => this.#forward(batch as B), shared),
     };
   }
 
@@ -285,10 +382,9 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     options: FitOptions<B>,
     view: Awaited<ReturnType<typeof progress>>,
   ): Promise<EpochRecord> {
-    const { executor, devices } = await this.#start();
+    const { executor } = await this.#start();
     await executor.recover();
     const { signal, validation, onBatch } = options;
-    const names = devices.map((device) => device.name);
     const totals = new ScoreTotals();
     const start = performance.now();
     let done = 0;
@@ -319,7 +415,6 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
         epochs,
         batch: done,
         batches: source.length,
-        devices: names,
         rowsPerSecond,
         secondsLeft,
       });
@@ -357,14 +452,22 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /** Runs `body` in evaluation mode and puts training mode back where it was on. */
-  async #inEvaluation<R>(body: () => Promise<R>): Promise<R> {
-    const { training } = this.model;
-    this.model.eval();
-    try {
-      return await body();
-    } finally {
-      if (training) this.model.train();
-    }
+  #inEvaluation<R>(executor: Executor, body: () => Promise<R>): Promise<R> {
+    return executor.between(async () => {
+      const { training } = this.model;
+      this.model.eval();
+      try {
+        return await body();
+      } finally {
+        if (training) this.model.train();
+      }
+    });
+  }
+
+  #heard(event: DeviceEvent): void {
+    this.#history.events.push(event);
+    if (event.kind === "deviceLost") { for (const listener of this.#listeners.deviceLost) listener(event); }
+    else for (const listener of this.#listeners.deviceJoined) listener(event);
   }
 }
 
@@ -386,8 +489,8 @@ export function trainer<
   return new Trainer(model, options);
 }
 
-function recordOf({ step, scores, rows, sizes, learningRate, updated }: StepOutcome): StepRecord {
-  return { step, loss: lossOf(scores), metrics: meansOf(scores), rows, sizes, learningRate, updated };
+function recordOf({ scores, ...rest }: StepOutcome): StepRecord {
+  return { ...rest, loss: lossOf(scores), metrics: meansOf(scores) };
 }
 
 function fieldX(batch: TensorRecord): Tensor {

@@ -35,7 +35,7 @@ export class Evaluation {
     // After the run, so that a plain mistake in the program is reported as it is.
     let layout = this.#layouts.get(fields.signature);
     if (layout === undefined) {
-      layout = checkProgram(this.#op, judgeShards(this.#op, fields, this.#program));
+      ({ layout } = checkProgram(this.#op, judgeShards(this.#op, fields, this.#program)));
       this.#layouts.set(fields.signature, layout);
     }
     const scores = readScores(layout, outputs.scores);

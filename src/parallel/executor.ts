@@ -1,41 +1,33 @@
 /**
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and reduced on
- * the host.
+ * the host; the shards of a device that fails are computed by the others.
  */
-import { ArgumentError, NonFiniteLossError } from "../errors.ts";
+import { AllDevicesLostError, ArgumentError, NonFiniteLossError, ShardwiseError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type DeviceEvent, Fleet } from "./fleet.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
-import { checkProgram, type Program } from "./program.ts";
-import { reduceGradients, sumOf } from "./reduce-host.ts";
+import { Placement, type PlacementOptions } from "./placement.ts";
+import { type Checked, checkProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
-import { requireDistinct } from "./distinct.ts";
 import {
   counted,
   isFiniteLoss,
   lossOf,
   readScores,
-  type ScoreLayout,
   scoreLength,
   type Scores,
 } from "./scores.ts";
-import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
-import type { LoadedPlan } from "./shared-plan.ts";
-import { type ShardPlan, TrainingPlans } from "./training-plans.ts";
+import { type Phases, ShardedSteps, type Step } from "./sharded-step.ts";
+import { Snapshot } from "./snapshot.ts";
+import { Statistics } from "./statistics.ts";
+import { assignBuffers, TrainingPlans } from "./training-plans.ts";
 import type { UpdateRule } from "./update.ts";
-import {
-  bindCaptures,
-  type HostFields,
-  requireSeed,
-  type Shard,
-  toHost,
-  writeControl,
-  writeRows,
-} from "./uploads.ts";
+import { bindCaptures, requireSeed, toHost, writeControl, writeRows } from "./uploads.ts";
 
-export interface ExecutorOptions {
+export interface ExecutorOptions extends PlacementOptions {
   /** Distinct, at least one. */
   readonly devices: readonly Device[];
   /** What is trained: distinct f32 tensors. They become views of the first device's copy. */
@@ -49,6 +41,17 @@ export interface ExecutorOptions {
   readonly seed: number;
   /** Steps between checks that all replicas hold the same bits; 0 for never. */
   readonly checkEvery: number;
+  /** The gradient of the whole batch is scaled down to this norm where it is longer. Default: no limit. */
+  readonly clipNorm?: number | undefined;
+  /** Milliseconds that a device may take to deliver a shard; then it counts as lost. Default: no limit. */
+  readonly stepTimeout?: number | undefined;
+  /**
+   * Steps between copies of the parameters to the host, which remain when every device is lost; 0 for never. Default 1,
+   * and 10 for more than 16 MiB of parameters on one device.
+   */
+  readonly snapshotEvery?: number | undefined;
+  /** Devices that were lost or have joined. */
+  readonly onEvent?: (event: DeviceEvent) => void;
 }
 
 /** What became of a step. */
@@ -57,11 +60,14 @@ export interface StepOutcome {
   readonly step: number;
   readonly scores: Scores;
   readonly rows: number;
-  /** Rows of each device. */
+  /** Names of the devices that took part. */
+  readonly devices: readonly string[];
+  /** Rows that each of them computed. */
   readonly sizes: readonly number[];
   readonly learningRate: number;
   /** False where the batch counted nothing, so that nothing was updated. */
   readonly updated: boolean;
+  readonly phases: Phases;
 }
 
 /** A step whose work is on the devices. */
@@ -69,31 +75,28 @@ export interface EnqueuedStep {
   readonly outcome: Promise<StepOutcome>;
 }
 
-/** A step that is being made. */
-interface Step {
-  readonly number: number;
-  readonly fields: HostFields;
-  readonly layout: ScoreLayout;
-  readonly sizes: readonly number[];
-  readonly learningRate: number;
-}
-
-/** A shard with its plan loaded and everything bound. */
-interface BoundShard {
-  readonly shard: Shard;
-  readonly prepared: ShardPlan;
-  readonly device: Device;
-  readonly loaded: LoadedPlan;
-  readonly captured: readonly DeviceBuffer[];
+/** What a step leaves to be waited for. */
+interface Begun extends EnqueuedStep {
+  /** Resolves when the next step may be enqueued. */
+  readonly next: Promise<unknown>;
 }
 
 const op = "train";
+/** Parameters of one device from this size on are copied to the host now and then only. */
+const largeBytes = 16 * 2 ** 20;
+const noPhases: Phases = { scatter: 0, wait: 0, reduce: 0, broadcast: 0 };
 
 export class Executor {
   readonly replicas: Replicas;
+  readonly fleet: Fleet;
+  readonly statistics: Statistics = new Statistics();
   readonly #options: ExecutorOptions;
+  readonly placement: Placement;
   readonly #plans: TrainingPlans;
-  readonly #layouts = new Map<string, ScoreLayout>();
+  readonly #sharded: ShardedSteps;
+  readonly #snapshot = new Snapshot();
+  readonly #layouts = new Map<string, Checked>();
+  readonly #joining: Device[] = [];
   /** Resolves when the next step may be enqueued. */
   #turn: Promise<void> = Promise.resolve();
   /** Settles with the last step that was enqueued. */
@@ -101,34 +104,63 @@ export class Executor {
   #steps = 0;
   #updates = 0;
   #failure: NonFiniteLossError | undefined;
+  #gone: AllDevicesLostError | undefined;
   #saidNothingCounted = false;
 
   /** Throws DeviceError or ArgumentError for devices, parameters or numbers that will not do. */
   constructor(options: ExecutorOptions) {
-    requireDistinct(op, options.devices);
-    const { checkEvery, seed } = options;
-    if (!Number.isSafeInteger(checkEvery) || checkEvery < 0) {
-      throw new ArgumentError(op, { got: `checkEvery ${checkEvery}`, need: "an integer of at least 0" });
+    const { checkEvery, seed, devices, stepTimeout, snapshotEvery = 0, clipNorm } = options;
+    requireWhole("checkEvery", checkEvery);
+    requireWhole("snapshotEvery", snapshotEvery);
+    if (stepTimeout !== undefined && !(stepTimeout > 0 && stepTimeout < 2 ** 31)) {
+      throw new ArgumentError(op, { got: `stepTimeout ${stepTimeout}`, need: "milliseconds, more than 0" });
+    }
+    if (clipNorm !== undefined && !(clipNorm > 0 && clipNorm < Infinity)) {
+      throw new ArgumentError(op, { got: `clipNorm ${clipNorm}`, need: "a finite number above 0" });
     }
     requireSeed(op, seed);
     this.#options = options;
-    this.replicas = new Replicas(op, options.devices, options.parameters, options.rule);
-    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas);
+    this.fleet = new Fleet(op, {
+      devices,
+      stepTimeout,
+      onRemoved: (device) => {
+        this.replicas.remove(device);
+        this.statistics.remove(device);
+      },
+      onEvent: (event) => options.onEvent?.(event),
+    });
+    this.replicas = new Replicas(op, devices, options.parameters, options.rule);
+    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, clipNorm);
+    this.placement = new Placement(op, devices, options);
+    this.#sharded = new ShardedSteps({
+      fleet: this.fleet,
+      placement: this.placement,
+      plans: this.#plans,
+      replicas: this.replicas,
+      statistics: this.statistics,
+      snapshot: this.#snapshot,
+    });
   }
 
   /**
    * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the
    * loss is NaN or infinite; then this step and those enqueued after it change nothing and reject in the same
    * way, until `recover` is called. Rejects with ShapeError for a batch whose tensors differ in their rows,
-   * DecompositionError for a loss that is no sum over rows.
+   * DecompositionError for a loss that is no sum over rows, AllDevicesLostError when no device is left.
    */
   enqueue(batch: Batch): Promise<EnqueuedStep> {
-    const enqueued = this.#turn.then(() => this.#enqueue(batch));
-    // On several devices the host reduces between steps. On one, the next step can follow at once, unless its
-    // learning rate depends on whether this one counted anything.
-    const waits = this.#options.devices.length > 1 || typeof this.#options.learningRate === "function";
-    this.#turn = enqueued.then(({ outcome }) => waits ? outcome.then(() => {}) : undefined).catch(() => {});
-    return enqueued;
+    const begun = this.#turn.then(() => this.#enqueue(batch)).catch((error: unknown) => this.#ended(error));
+    this.#turn = begun.then(({ next }) => next).then(() => {}, () => {});
+    return begun;
+  }
+
+  /** Takes in a device at the next step. Throws DeviceError for one that is in use or will not do, or is lost. */
+  addDevice(device: Device): void {
+    this.fleet.requireNew("addDevice", device);
+    if (this.#joining.includes(device)) return;
+    const [first] = this.fleet.devices;
+    if (first !== undefined) this.placement.requireAlike(first, device);
+    this.#joining.push(device);
   }
 
   /** Lets training go on after a loss that was not finite, from the weights of before it. */
@@ -136,6 +168,7 @@ export class Executor {
     if (this.#failure === undefined) return;
     await this.settled();
     this.#failure = undefined;
+    await this.fleet.prune(this.#steps + 1);
     this.replicas.heal();
   }
 
@@ -152,41 +185,111 @@ export class Executor {
     await this.#last;
   }
 
+  /**
+   * Runs something else on the devices: after the steps enqueued so far, with the parameters on all devices. Rejects as
+   * `body` does, or with AllDevicesLostError.
+   */
+  async between<R>(body: () => Promise<R>): Promise<R> {
+    await this.settled();
+    if (this.#gone !== undefined) throw this.#gone;
+    try {
+      await this.fleet.prune(this.#steps + 1);
+      await this.#ready();
+      return await body();
+    } catch (error) {
+      this.#ended(error);
+    }
+  }
+
+  /** A checksum of the parameters and of the optimizer's state. */
+  checksum(): Promise<string> {
+    return this.between(async () => (await this.replicas.checksums(this.fleet.devices[0]!)).join(""));
+  }
+
+  /** The buffer that a device keeps of a captured tensor, if it is trained or a statistic. */
+  own(tensor: Tensor, device: Device): DeviceBuffer | undefined {
+    return this.replicas.own(tensor, device) ?? this.statistics.own(tensor, device);
+  }
+
   /** Gives back all memory on the devices but that of the parameters themselves. */
   async release(): Promise<void> {
     await this.settled();
     await this.#plans.release();
+    this.statistics.release();
     await this.replicas.release();
   }
 
-  async #enqueue(batch: Batch): Promise<EnqueuedStep> {
-    const { devices, learningRate } = this.#options;
+  async #enqueue(batch: Batch): Promise<Begun> {
+    const { learningRate, seed } = this.#options;
+    if (this.#gone !== undefined) throw this.#gone;
     if (this.#failure !== undefined) throw this.#failure;
     const given = fieldsOf(op, batch);
-    await this.replicas.ready();
+    const number = this.#steps + 1;
+    await this.fleet.prune(number);
+    await this.#ready();
+    if (this.#joining.length > 0) {
+      await this.#last;
+      for (const device of this.#joining.splice(0)) await this.#join(device, number);
+      if (this.#failure !== undefined) throw this.#failure;
+    }
+    const { layout, penalty } = this.#layoutOf(given);
     const step: Step = {
-      layout: this.#layoutOf(given),
+      number,
+      layout,
+      penalty,
+      seed,
       fields: await toHost(given),
-      number: this.#steps + 1,
-      sizes: shardSizes(given.rows, devices.length),
       learningRate: typeof learningRate === "number" ? learningRate : learningRate(this.#updates + 1),
     };
-    const { outcome } = given.rows === 0
-      ? {
-        outcome: this.#last.then(() =>
-          this.#outcome(step, new Array<number>(scoreLength(step.layout)).fill(0))
-        ),
-      }
-      : devices.length === 1
+    const begun = given.rows === 0
+      ? this.#onNone(step)
+      : this.fleet.devices.length === 1 && this.placement.inOnePiece
       ? await this.#onOne(step)
-      : { outcome: this.#onSeveral(step, await this.#prepare(step)) };
+      : this.#onSeveral(step);
     this.#steps++;
+    const outcome = begun.outcome.catch((error: unknown) => this.#ended(error));
     this.#last = Promise.all([this.#last, outcome.catch(() => {})]).then(() => {});
-    return { outcome };
+    return { outcome, next: begun.next };
+  }
+
+  /** A device that fails at once does not join. */
+  async #join(device: Device, step: number): Promise<void> {
+    try {
+      await this.replicas.add(device);
+      this.fleet.add(device, step);
+    } catch (error) {
+      if (!device.isLost) throw error;
+      this.replicas.remove(device);
+    }
+  }
+
+  /** Brings all replicas to the same parameters, which the host then knows too. */
+  async #ready(): Promise<void> {
+    const values = await this.replicas.ready();
+    if (values !== undefined) this.#snapshot.keep(values, this.#steps);
+  }
+
+  /** Rethrows an error; when no device is left, after the model was given the last weights that the host knows. */
+  #ended(error: unknown): never {
+    const { devices } = this.fleet;
+    const dead = devices.every((device) => device.isLost);
+    if (!dead && !(error instanceof AllDevicesLostError)) throw error;
+    if (this.#gone === undefined) {
+      const { values, step } = this.#snapshot;
+      if (values !== undefined) this.replicas.restore(values);
+      const why = error instanceof ShardwiseError ? error.got : String(error);
+      this.#gone = new AllDevicesLostError(op, {
+        step,
+        got: `${why}; the model has the weights of step ${step}, the last that is on the host`,
+        need: "a device to train on: save the model, open devices again, and make a new trainer",
+        cause: error,
+      });
+    }
+    throw this.#gone;
   }
 
   /** Judges a kind of batch once: whether its loss adds up over shards, and what its scores are. */
-  #layoutOf(fields: Fields): ScoreLayout {
+  #layoutOf(fields: Fields): Checked {
     let layout = this.#layouts.get(fields.signature);
     if (layout === undefined) {
       const { program } = this.#options;
@@ -199,134 +302,111 @@ export class Executor {
     return layout;
   }
 
+  /** A batch without rows. */
+  #onNone(step: Step): Begun {
+    const scores = new Array<number>(scoreLength(step.layout)).fill(0);
+    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#judge(step, scores))) };
+  }
+
   /**
    * One device: forward, backward and update are one plan, which leaves the state as it was where the loss is
    * not finite.
    */
-  async #onOne(step: Step): Promise<EnqueuedStep> {
-    const device = this.#options.devices[0]!;
-    const { replicas } = this;
-    const shard: Shard = { replica: 0, offset: 0, rows: step.fields.rows };
+  async #onOne(step: Step): Promise<Begun> {
+    const { replicas, fleet } = this;
+    const device = fleet.devices[0]!;
     const prepared = this.#plans.whole(step.fields);
     const loaded = await prepared.plan.on(device);
-    const captured = await bindCaptures(prepared.captures, device, (tensor) => replicas.own(tensor, 0));
+    const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
     let state = replicas.claim();
     for (; state === undefined; state = replicas.claim()) await replicas.makeWritable();
 
-    const written = this.#write(device, loaded.written, step, shard);
+    const start = performance.now();
+    const fields = step.fields.leaves.length;
+    const written = loaded.written.slice(0, fields + 1);
+    writeRows(device, written, step.fields, { index: 0, offset: 0, rows: step.fields.rows });
+    writeControl(device, written[fields]!, { ...step, step: step.number, offset: 0 });
+    const enqueued = performance.now();
     const scores = device.alloc(prepared.scoreBytes);
     const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
-    const stateBuffers = [...state.slots, state.scalars, state.parameters];
-    device.run(loaded.executable, [...written, ...stateBuffers, ...captured], [
-      ...stateBuffers,
-      scores,
-      ...assigned,
-    ]);
+    const buffers = [...state.slots, state.scalars, state.parameters];
+    const numbers = new Float32Array(scoreLength(step.layout));
+    const copy = this.#copies(step, 4 * replicas.length > largeBytes ? 10 : 1) ? this.#snapshot.memory(replicas.length) : undefined;
+    const reads = device.runAndRead(
+      loaded.executable,
+      [...written, ...buffers, ...captured],
+      [...buffers, scores, ...assigned],
+      [
+        { output: buffers.length, into: numbers },
+        ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
+      ],
+    );
     replicas.wrote();
-    prepared.assign(device, assigned);
-    const read = device.read(scores, 0, prepared.scoreBytes).finally(() => device.free(scores));
-    return {
-      outcome: this.#last.then(async () => this.#outcome(step, Array.from(new Float32Array(await read)))),
-    };
-  }
-
-  /** The shards of a step, with their plans loaded and everything bound. */
-  async #prepare(step: Step): Promise<BoundShard[]> {
-    const { devices } = this.#options;
-    const offsets = shardOffsets(step.sizes);
-    const shards = step.sizes.flatMap((rows, replica): Shard[] =>
-      rows > 0 ? [{ replica, offset: offsets[replica]!, rows }] : []
-    );
-    return await Promise.all(shards.map(async (shard, i) => {
-      const prepared = this.#plans.shard(step.fields, shard.rows, i === 0);
-      const device = devices[shard.replica]!;
-      const loaded = await prepared.plan.on(device);
-      const captured = await bindCaptures(
-        prepared.captures,
-        device,
-        (tensor) => this.replicas.own(tensor, shard.replica),
-      );
-      return { shard, prepared, device, loaded, captured };
-    }));
-  }
-
-  /** Several devices: sums of gradients from each, added and divided on the host, and one update for all. */
-  async #onSeveral(step: Step, shards: readonly BoundShard[]): Promise<StepOutcome> {
-    const { replicas } = this;
-    // Everything is enqueued before anything is awaited, so that the devices work at the same time.
-    const reads = shards.map(({ shard, prepared, device, loaded, captured }, i) => {
-      const written = this.#write(device, loaded.written, step, shard);
-      const output = device.alloc(prepared.packedBytes);
-      const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
-      device.run(loaded.executable, [...written, ...captured], [output, ...assigned]);
-      if (i === 0 && shard.replica === 0) prepared.assign(device, assigned);
-      else for (const buffer of assigned) device.free(buffer);
-      return device.read(output, 0, prepared.packedBytes).finally(() => device.free(output));
+    assignBuffers(prepared.assigned, device, assigned);
+    const read = fleet.timed(device, Promise.all(reads)).finally(() => {
+      if (!device.isLost) device.free(scores);
     });
-    const parts = (await Promise.all(reads)).map((bytes) => new Float32Array(bytes));
-    const { length } = replicas;
-    const first = shards[0]!.prepared;
-    const gradients = step.layout.groups * length;
-    const penalty = first.penalty ? parts[0]!.subarray(gradients, gradients + length) : undefined;
-    const scores = sumOf(
-      parts.map((part, i) => part.subarray(gradients + (shards[i]!.prepared.penalty ? length : 0))),
-    );
-    const outcome = this.#outcome(step, scores);
-    if (!outcome.updated) return outcome;
-    const gradient = reduceGradients(
-      parts,
-      outcome.scores.groups.map((group) => group.count),
-      length,
-      penalty,
-    );
-    await this.#update(step, gradient);
+    const outcome = this.#last.then(async () => {
+      await read;
+      const judged = this.#judge(step, Array.from(numbers));
+      if (copy !== undefined) this.#snapshot.keep(copy, step.number);
+      const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
+      return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
+    });
+    // The next step can follow at once, unless its learning rate depends on whether this one counted anything.
+    return { outcome, next: typeof this.#options.learningRate === "function" ? outcome : Promise.resolve() };
+  }
+
+  /** Sums of gradients of each shard, added and divided on the host, and one update for all devices. */
+  #onSeveral(step: Step): Begun {
+    const { fleet, replicas } = this;
     const { checkEvery } = this.#options;
-    if (checkEvery > 0 && step.number % checkEvery === 0) await replicas.check(step.number);
-    return outcome;
-  }
-
-  async #update(step: Step, gradient: Float32Array): Promise<void> {
-    const { devices } = this.#options;
-    const { replicas } = this;
-    const prepared = this.#plans.update();
-    const loaded = await Promise.all(devices.map((device) => prepared.plan.on(device)));
-    let state = replicas.claim();
-    for (; state === undefined; state = replicas.claim()) await replicas.makeWritable();
-    const first = state;
-    devices.forEach((device, replica) => {
-      const { executable, written: [control, total] } = loaded[replica]!;
-      this.#writeNumbers(device, control!, step, 0);
-      device.write(total!, gradient);
-      const own = replica === 0 ? first : replicas.state(replica);
-      const buffers = [...own.slots, own.scalars, own.parameters];
-      device.run(executable, [control!, total!, ...buffers], buffers);
+    let judged: Judged | undefined;
+    const judge = (scores: readonly number[]) => {
+      judged = this.#judge(step, scores);
+      return judged.updated;
+    };
+    const enqueued = this.#sharded.run(step, judge, this.#copies(step, 1)).then(async (result) => {
+      if (checkEvery > 0 && step.number % checkEvery === 0) {
+        const sums = new Map<Device, string[]>();
+        await fleet.eachAsync(step.number, "update", async (device) => {
+          sums.set(device, await replicas.checksums(device));
+        });
+        replicas.compare(step.number, new Map(fleet.devices.map((device) => [device, sums.get(device)!])));
+      }
+      return result;
     });
-    replicas.wrote();
-  }
-
-  #write(
-    device: Device,
-    buffers: readonly (DeviceBuffer | undefined)[],
-    step: Step,
-    shard: Shard,
-  ): DeviceBuffer[] {
-    const fields = step.fields.leaves.length;
-    writeRows(device, buffers, step.fields, shard);
-    this.#writeNumbers(device, buffers[fields]!, step, shard.offset);
-    return buffers.slice(0, fields + 1) as DeviceBuffer[];
-  }
-
-  #writeNumbers(device: Device, buffer: DeviceBuffer, step: Step, offset: number): void {
-    writeControl(device, buffer, {
-      seed: this.#options.seed,
-      step: step.number,
-      offset,
-      learningRate: step.learningRate,
+    const outcome = enqueued.then(async ({ rows, phases, copied }) => {
+      if (copied !== undefined) await this.#copied(copied);
+      return this.#outcome(step, judged!, rows, phases);
     });
+    return { outcome, next: enqueued };
+  }
+
+  /** Waits for the host's copy of the parameters; where its device was lost meanwhile, another one gives it. */
+  async #copied(copied: Promise<void>): Promise<void> {
+    try {
+      return await copied;
+    } catch (error) {
+      for (;;) {
+        await this.fleet.prune(this.#steps + 1);
+        const [device] = this.fleet.devices;
+        if (device === undefined) throw error;
+        const step = this.#steps;
+        const values = await this.replicas.flat.data().catch(() => undefined);
+        if (values !== undefined) return this.#snapshot.keep(values as Float32Array, step);
+        if (!device.isLost) throw error;
+      }
+    }
+  }
+
+  #copies(step: Step, byDefault: number): boolean {
+    const { snapshotEvery = byDefault } = this.#options;
+    return snapshotEvery > 0 && step.number % snapshotEvery === 0;
   }
 
   /** Judges the scores of a step. Throws NonFiniteLossError. */
-  #outcome(step: Step, numbers: readonly number[]): StepOutcome {
+  #judge(step: Step, numbers: readonly number[]): Judged {
     if (this.#failure !== undefined) throw this.#failure;
     const scores = readScores(step.layout, numbers);
     if (!isFiniteLoss(scores)) {
@@ -342,8 +422,25 @@ export class Executor {
     const updated = step.fields.rows > 0 && counted(scores);
     if (updated) this.#updates++;
     else this.#sayNothingCounted(step);
-    const { number, sizes, learningRate, fields: { rows } } = step;
-    return { step: number, scores, rows, sizes, learningRate, updated };
+    return { scores, updated };
+  }
+
+  #outcome(
+    step: Step,
+    { scores, updated }: Judged,
+    rows: ReadonlyMap<Device, number> = new Map(this.fleet.devices.map((device) => [device, 0])),
+    phases: Phases = noPhases,
+  ): StepOutcome {
+    return {
+      step: step.number,
+      scores,
+      rows: step.fields.rows,
+      devices: [...rows.keys()].map((device) => device.name),
+      sizes: [...rows.values()],
+      learningRate: step.learningRate,
+      updated,
+      phases,
+    };
   }
 
   #sayNothingCounted(step: Step): void {
@@ -353,4 +450,14 @@ export class Executor {
       `shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing, so nothing is updated (said once)`,
     );
   }
+}
+
+interface Judged {
+  readonly scores: Scores;
+  readonly updated: boolean;
+}
+
+function requireWhole(name: string, value: number): void {
+  if (Number.isSafeInteger(value) && value >= 0) return;
+  throw new ArgumentError(op, { got: `${name} ${value}`, need: "an integer of at least 0" });
 }

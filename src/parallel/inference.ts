@@ -6,18 +6,21 @@ import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { Fleet } from "./fleet.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
-import { shardOffsets, shardSizes } from "./shard-sizes.ts";
+import type { Placement } from "./placement.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
 import type { Spread } from "./spread.ts";
 import { bindCaptures, type HostFields, type Shard, toHost, writeControl, writeRows } from "./uploads.ts";
 
 export interface InferenceOptions {
-  readonly devices: readonly Device[];
-  /** Buffers of captured tensors that each replica keeps itself. */
-  readonly own?: (tensor: Tensor, replica: number) => DeviceBuffer | undefined;
+  readonly fleet: Fleet;
+  /** How the rows are cut over the devices. */
+  readonly placement: Placement;
+  /** Buffers of captured tensors that a device keeps already. */
+  readonly own?: (tensor: Tensor, device: Device) => DeviceBuffer | undefined;
   readonly seed?: number;
 }
 
@@ -42,6 +45,13 @@ interface ShardPlan {
   readonly outputs: readonly { readonly shape: Shape; readonly dtype: DType }[];
   /** Bytes of each packed root; see `packed`. */
   readonly bytes: readonly number[];
+}
+
+/** What a shard gave. */
+interface ShardOutputs {
+  readonly shard: Shard;
+  readonly shapes: readonly Shape[];
+  readonly values: readonly Words[];
 }
 
 /** A function of a batch, given device-less placeholders, that returns tensors in records and arrays. */
@@ -119,46 +129,41 @@ export class Inference {
   /**
    * Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros.
    */
-  async #runShards(fields: HostFields, first: number, rows: number) {
-    const { devices, own = () => undefined, seed = 0 } = this.#options;
-    const sizes = shardSizes(rows, devices.length);
-    const offsets = shardOffsets(sizes);
-    const shards = sizes.flatMap((n, replica): Shard[] =>
-      n > 0 ? [{ replica, offset: first + offsets[replica]!, rows: n }] : []
-    );
-    if (shards.length === 0) shards.push({ replica: 0, offset: 0, rows: 0 });
-
-    const ready = await Promise.all(shards.map(async (shard) => {
+  async #runShards(fields: HostFields, first: number, rows: number): Promise<ShardOutputs[]> {
+    const { fleet, placement, own = () => undefined, seed = 0 } = this.#options;
+    await fleet.prune(0);
+    const placed = placement.place(rows, fleet.devices);
+    if (placed.length === 0) placed.push({ device: fleet.devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
+    const parts = new Array<ShardOutputs>(placed.length);
+    await fleet.deliver(placed, 0, async (device, shard) => {
       const prepared = this.#planFor(fields, Math.max(1, shard.rows));
-      const device = devices[shard.replica]!;
       const loaded = await prepared.plan.on(device);
-      const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, shard.replica));
-      return { shard, prepared, device, loaded, captured };
-    }));
-    // Everything is enqueued before anything is awaited, so that the devices work at the same time.
-    const reads = ready.map(({ shard, prepared, device, loaded, captured }) => {
+      const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device));
+      return { prepared, loaded, captured };
+    }, async (device, { index, offset, rows }, { prepared, loaded, captured }) => {
+      const shard = { index, offset: first + offset, rows };
       const fieldCount = fields.leaves.length;
       writeRows(device, loaded.written, fields, shard);
-      writeControl(device, loaded.written[fieldCount]!, {
-        seed,
-        step: 0,
-        offset: shard.offset,
-        learningRate: 0,
-      });
+      writeControl(device, loaded.written[fieldCount]!, { seed, step: 0, offset: shard.offset, learningRate: 0 });
       const outputs = prepared.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
-      device.run(loaded.executable, [
-        ...loaded.written.slice(0, fieldCount + 1) as DeviceBuffer[],
-        ...captured,
-      ], outputs);
-      const read = Promise.all(outputs.map((buffer, i) => device.read(buffer, 0, prepared.bytes[i]!)));
-      return read.finally(() => outputs.forEach((buffer) => device.free(buffer)));
+      const words = prepared.bytes.map((bytes) => new Uint32Array(bytes / 4));
+      fleet.enter(device, "compute");
+      const reads = device.runAndRead(
+        loaded.executable,
+        [...loaded.written.slice(0, fieldCount + 1), ...captured],
+        outputs,
+        words.map((into, output) => ({ output, into })),
+      );
+      await Promise.all(reads).finally(() => {
+        if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
+      });
+      parts[index] = {
+        shard,
+        shapes: prepared.outputs.map((output) => output.shape),
+        values: unpacked(prepared, words.map(({ buffer }) => buffer)),
+      };
     });
-    const bytes = await Promise.all(reads);
-    return ready.map(({ shard, prepared }, i) => ({
-      shard,
-      shapes: prepared.outputs.map((output) => output.shape),
-      values: unpacked(prepared, bytes[i]!),
-    }));
+    return parts;
   }
 
   #planFor(fields: Fields, rows: number): ShardPlan {

@@ -62,11 +62,18 @@ export function packScores(
   return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
 }
 
+/** What is known of a program for one kind of batch. */
+export interface Checked {
+  readonly layout: ScoreLayout;
+  /** Whether the loss has a penalty. */
+  readonly penalty: boolean;
+}
+
 /**
  * The layout of a program's scores. Throws DecompositionError unless all sums and counts add up over shards,
  * and the penalty and what is assigned to are the same for all; ArgumentError when there is no loss at all.
  */
-export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLayout {
+export function checkProgram(op: string, judgement: Judgement<Scored>): Checked {
   const { loss, metrics } = judgement.result;
   if (loss.terms.length === 0 && loss.penalty === undefined) {
     throw new ArgumentError(op, {
@@ -111,7 +118,8 @@ export function checkProgram(op: string, judgement: Judgement<Scored>): ScoreLay
         "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
     });
   }
-  return { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };
+  const layout = { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };
+  return { layout, penalty: loss.penalty !== undefined };
 }
 
 function isZero(x: Tensor): boolean {

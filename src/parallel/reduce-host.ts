@@ -1,41 +1,56 @@
-/**
- * Sums over shards, on the host. Always in the order of the shards, so that a run can be repeated bit for
- * bit.
- */
+/** Sums over shards, on the host. Always in the same order, so that a run can be repeated bit for bit. */
+import type { Vectors } from "./vectors.ts";
+
+/** The gradients of one bucket of parameters, as the shards gave them. */
+export interface BucketSums {
+  /**
+   * Of each shard: the groups' vectors, each of `length`, one after the other, then the penalty's where the shard has
+   * it. They are overwritten.
+   */
+  readonly parts: readonly Float32Array[];
+  /** What each group is divided by; a group whose count is 0 is left out. */
+  readonly counts: readonly number[];
+  readonly length: number;
+  /** Whether the first shard has the gradient of a penalty, which is added undivided. */
+  readonly penalty: boolean;
+}
+
+/** Elements that are added at one time: few enough to stay in the cache over all shards. */
+const block = 4096;
 
 /**
- * `sum over groups of (sum over shards of part) / count` for every element, rounded to f32 once.
- * `parts[shard]` holds the groups' vectors, each of `length`, one after the other; a group whose count is 0
- * is left out. `penalty`, where given, is added undivided.
+ * Writes `sum over groups of (sum over shards of part) / count`, plus the penalty, to `out`. In single precision, shards
+ * added in a fixed binary tree: neighbours in pairs, then neighbouring pairs, and so on, one that is left over being
+ * carried up. Every addition and the one division round to f32, so that the result depends on the shards alone. `out`
+ * and the parts are among `vectors`.
  */
-export function reduceGradients(
-  parts: readonly Float32Array[],
-  counts: readonly number[],
-  length: number,
-  penalty?: Float32Array,
-): Float32Array {
-  const total = new Float64Array(length);
-  counts.forEach((count, group) => {
-    if (count === 0) return;
-    const shards = parts.map((part) => part.subarray(group * length, (group + 1) * length));
-    const [first, second, third] = shards;
-    // The common numbers of shards are spelled out: this loop runs once for each parameter and step.
-    if (shards.length === 1) {
-      for (let i = 0; i < length; i++) total[i]! += first![i]! / count;
-    } else if (shards.length === 2) {
-      for (let i = 0; i < length; i++) total[i]! += (first![i]! + second![i]!) / count;
-    } else if (shards.length === 3) {
-      for (let i = 0; i < length; i++) total[i]! += (first![i]! + second![i]! + third![i]!) / count;
-    } else {
-      for (let i = 0; i < length; i++) {
-        let sum = 0;
-        for (const shard of shards) sum += shard[i]!;
-        total[i]! += sum / count;
+export function reduceBucket(
+  vectors: Vectors,
+  { parts, counts, length, penalty }: BucketSums,
+  out: Float32Array,
+): void {
+  for (let begin = 0; begin < length; begin += block) {
+    const n = Math.min(block, length - begin);
+    let first = true;
+    counts.forEach((count, group) => {
+      if (count === 0) return;
+      const at = group * length + begin;
+      for (let stride = 1; stride < parts.length; stride *= 2) {
+        for (let left = 0; left + stride < parts.length; left += 2 * stride) {
+          vectors.add(parts[left]!, at, parts[left + stride]!, at, n);
+        }
       }
-    }
-  });
-  if (penalty !== undefined) { for (let i = 0; i < length; i++) total[i]! += penalty[i]!; }
-  return new Float32Array(total);
+      const total = parts[0]!;
+      if (first) vectors.divide(out, begin, total, at, n, count);
+      else {
+        vectors.divide(total, at, total, at, n, count);
+        vectors.add(out, begin, total, at, n);
+      }
+      first = false;
+    });
+    if (first) out.fill(0, begin, begin + n);
+    if (penalty) vectors.add(out, begin, parts[0]!, counts.length * length + begin, n);
+  }
 }
 
 /** Element-wise sum of equally long lists, in order. */

@@ -8,7 +8,8 @@ import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/ru
 import { storageOf } from "../tensor/record.ts";
 import { allocate } from "../tensor/storage.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Checksum, Checksummer } from "./checksum.ts";
+import type { Bucket } from "./buckets.ts";
+import { Checksummer } from "./checksum.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
 
 /** Buffers to give back when the replicas are garbage-collected. */
@@ -23,18 +24,43 @@ function giveBack(owned: Owned): void {
   owned.clear();
 }
 
+/** What a device keeps of the trained state. */
+interface Replica extends Omit<State<DeviceBuffer>, "parameters"> {
+  /** The parameters, on each device but the first, where they are `#flat`. */
+  copy: DeviceBuffer | undefined;
+}
+
+/** Elements that kernels load and store at one time, from positions that are multiples of it. */
+const lanes = 4;
+
+/**
+ * Positions of parameters in one vector: those of odd sizes come last, so that the others begin where kernels can load
+ * them four elements at a time.
+ */
+function sideBySide(sizes: readonly number[]): { offsets: number[]; used: number } {
+  const offsets = new Array<number>(sizes.length).fill(0);
+  let used = 0;
+  for (const even of [true, false]) {
+    sizes.forEach((size, i) => {
+      if ((size % lanes === 0) !== even) return;
+      offsets[i] = used;
+      used += size;
+    });
+  }
+  return { offsets, used };
+}
+
 export class Replicas {
   /** Elements of all parameters together. */
+  readonly used: number;
+  /** Elements of the vector that holds them: a few zeros follow. */
   readonly length: number;
   readonly #op: string;
-  readonly #devices: readonly Device[];
   readonly #parameters: readonly Tensor[];
   readonly #offsets: readonly number[];
   readonly #rule: UpdateRule;
-  /** The optimizer's state on each device. */
-  readonly #states: Omit<State<DeviceBuffer>, "parameters">[] = [];
-  /** The parameters on each device but the first, where they are `#flat`. */
-  readonly #copies: DeviceBuffer[] = [];
+  #devices: readonly Device[];
+  readonly #replicas = new Map<Device, Replica>();
   readonly #owned: Owned = new Map();
   readonly #checksummers = new Map<Device, Checksummer>();
   #flat: Tensor | undefined;
@@ -52,18 +78,16 @@ export class Replicas {
         need: "each once: a tied weight is one parameter",
       });
     }
-    const offsets: number[] = [];
-    let length = 0;
     for (const parameter of parameters) {
       if (parameter.dtype !== "f32") {
         throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
       }
-      offsets.push(length);
-      length += parameter.size;
     }
-    this.length = length;
+    const { offsets, used } = sideBySide(parameters.map((parameter) => parameter.size));
+    this.used = used;
+    this.length = lanes * Math.ceil(used / lanes);
     this.#op = op;
-    this.#devices = devices;
+    this.#devices = [...devices];
     this.#parameters = [...parameters];
     this.#offsets = offsets;
     this.#rule = rule;
@@ -78,39 +102,108 @@ export class Replicas {
     return this.#flat!;
   }
 
+  /** Where each parameter begins in `flat`, in elements. */
+  get offsets(): readonly number[] {
+    return this.#offsets;
+  }
+
+  /** The parameters that lie in `start` to `end - 1` of `flat`, in that order. */
+  within({ start, end }: Bucket): Tensor[] {
+    return [...this.#offsets.keys()]
+      .filter((i) => this.#offsets[i]! >= start && this.#offsets[i]! < end)
+      .sort((a, b) => this.#offsets[a]! - this.#offsets[b]!)
+      .map((i) => this.#parameters[i]!);
+  }
+
   /** Whether a tensor is one of the parameters. */
   has(tensor: Tensor): boolean {
     return this.#parameters.includes(tensor);
   }
 
+  /** Bytes that a device keeps of the parameters and of the optimizer's state. */
+  bytesOn(device: Device): { readonly parameters: number; readonly optimizer: number } {
+    const replica = this.#replicas.get(device);
+    if (replica === undefined) return { parameters: 0, optimizer: 0 };
+    const optimizer = [...replica.slots, replica.scalars].reduce((sum, { bytes }) => sum + bytes, 0);
+    return { parameters: 4 * this.length, optimizer };
+  }
+
   /**
-   * Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one.
+   * Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one. Gives
+   * the values where it had to.
    */
-  async ready(): Promise<void> {
-    if (this.#isCurrent()) return;
+  async ready(): Promise<Float32Array | undefined> {
+    if (this.#isCurrent()) return undefined;
     const [device] = this.#devices;
     const buffer = await allocate(device!, 4 * this.length);
     // From here on nothing waits, so that no assignment comes between.
     const values = await this.#values();
     device!.write(buffer, values);
     if (this.#flat === undefined) {
-      this.#allocate();
+      for (const each of this.#devices) this.#allocate(each);
       this.#flat = fromHost(values, [this.length], "f32");
     }
     this.#show(buffer);
-    this.#devices.slice(1).forEach((device, i) => device.write(this.#copies[i]!, values));
+    for (const { copy, device } of this.#copies()) device.write(copy, values);
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
+    return values;
   }
 
-  /** The state of a replica other than the first, to be updated in place. */
-  state(replica: number): State<DeviceBuffer> {
-    return { ...this.#states[replica]!, parameters: this.#copies[replica - 1]! };
+  /** Takes in another device: it gets a copy of the state, as it is after all steps enqueued so far. */
+  async add(device: Device): Promise<void> {
+    if (this.#flat !== undefined) {
+      const from = this.#devices[0]!;
+      const source = this.#replicas.get(from)!;
+      const parameters = await bufferOf(this.flat, from);
+      const words = await Promise.all(
+        [parameters, source.scalars, ...source.slots].map((buffer) => from.read(buffer)),
+      );
+      this.#allocate(device);
+      const { copy, scalars, slots } = this.#replicas.get(device)!;
+      [copy!, scalars, ...slots].forEach((buffer, i) => {
+        device.write(buffer, new Uint8Array(words[i]!, 0, Math.min(buffer.bytes, words[i]!.byteLength)));
+      });
+    }
+    this.#devices = [...this.#devices, device];
+  }
+
+  /** Forgets a device that is not used any more. The parameters are those of another one from now on, if there is one. */
+  remove(device: Device): void {
+    const first = this.#devices[0];
+    this.#devices = this.#devices.filter((other) => other !== device);
+    const heir = this.#devices[0];
+    if (device === first && heir !== undefined && this.#flat !== undefined) {
+      const replica = this.#replicas.get(heir)!;
+      // What the user assigned meanwhile is newer than any replica.
+      if (this.#flat.node === this.#written) this.#show(replica.copy!);
+      else if (!heir.isLost) heir.free(replica.copy!);
+      const owned = this.#owned.get(heir)!;
+      owned.splice(owned.indexOf(replica.copy!), 1);
+      replica.copy = undefined;
+    }
+    this.#replicas.delete(device);
+    this.#checksummers.delete(device);
+    for (const buffer of this.#owned.get(device) ?? []) if (!device.isLost) device.free(buffer);
+    this.#owned.delete(device);
+  }
+
+  /** No device is left: the model's tensors read as these values of all parameters. */
+  restore(values: Float32Array): void {
+    if (this.#flat === undefined || this.#flat.node !== this.#written) return;
+    this.#flat.assign(fromHost(values, [this.length], "f32"));
+    this.#written = this.#flat.node;
+  }
+
+  /** The state on a device other than the first, to be updated in place. */
+  state(device: Device): State<DeviceBuffer> {
+    const { slots, scalars, copy } = this.#replicas.get(device)!;
+    return { slots, scalars, parameters: copy! };
   }
 
   /**
-   * The first replica's state, to be updated in place before anything else happens; undefined where
+   * The first device's state, to be updated in place before anything else happens; undefined where
    * `makeWritable` must be awaited first.
    */
   claim(): State<DeviceBuffer> | undefined {
@@ -118,7 +211,9 @@ export class Replicas {
     const { flat } = this;
     if (!this.#isCurrent() || !mayOverwrite(flat, device) || flat.node.op !== "storage") return undefined;
     const parameters = storageOf(flat.node).present(device);
-    return parameters === undefined ? undefined : { ...this.#states[0]!, parameters };
+    if (parameters === undefined) return undefined;
+    const { slots, scalars } = this.#replicas.get(device)!;
+    return { slots, scalars, parameters };
   }
 
   /** Brings the parameters to the first device, apart from tensors that need them as they are now. */
@@ -130,43 +225,43 @@ export class Replicas {
     if (mayOverwrite(this.flat, device)) return;
     const copy = await copyOf(device, buffer, Math.max(4, 4 * this.length));
     // Whoever calls claims again, and comes back here when the user has assigned meanwhile.
-    if (this.flat.node === node) this.#show(copy);
-    else device.free(copy);
+    if (this.flat.node === node && device === this.#devices[0]) this.#show(copy);
+    else if (!device.isLost) device.free(copy);
   }
 
-  /** To be called when the first replica's state was updated in place: its tensors read as the new values. */
+  /** To be called when the first device's state was updated in place: its tensors read as the new values. */
   wrote(): void {
     overwritten(this.flat, this.#devices[0]!);
     this.#written = this.flat.node;
   }
 
-  /** The buffer that a replica keeps of a captured tensor, if it is the parameters. */
-  own(tensor: Tensor, replica: number): DeviceBuffer | undefined {
-    return tensor === this.#flat && replica > 0 ? this.#copies[replica - 1] : undefined;
+  /** The buffer that a device keeps of a captured tensor, if it is the parameters. */
+  own(tensor: Tensor, device: Device): DeviceBuffer | undefined {
+    return tensor === this.#flat ? this.#replicas.get(device)?.copy : undefined;
   }
 
   /** Lets updates happen again after a loss that was not finite. */
   heal(): void {
-    this.#devices[0]!.write(this.#states[0]!.scalars, Float32Array.of(1), 0);
+    for (const [device, { scalars }] of this.#replicas) device.write(scalars, Float32Array.of(1), 0);
+  }
+
+  /** Checksums of a device's state, in the order parameters, slots; of equal text where the bits are equal. */
+  async checksums(device: Device): Promise<string[]> {
+    const { copy, slots } = this.#replicas.get(device)!;
+    const parameters = copy ?? await bufferOf(this.flat, device);
+    const checksummer = this.#checksummer(device);
+    const all = await Promise.all([parameters, ...slots].map((buffer) => checksummer.of(buffer)));
+    return all.map((words) => words.map((word) => word.toString(16).padStart(8, "0")).join(""));
   }
 
   /**
-   * Throws ReplicaMismatchError, which names the replicas that differ from the most, unless all hold the same
-   * bits.
+   * Throws ReplicaMismatchError, which names the replicas that differ from the most, unless the checksums of all
+   * devices are equal.
    */
-  async check(step: number): Promise<void> {
-    const sums = await Promise.all(this.#devices.map(async (device, i) => {
-      const parameters = i === 0 ? await bufferOf(this.flat, device) : this.#copies[i - 1]!;
-      const checksummer = this.#checksummer(device);
-      // In the order of `parts`.
-      const all: Checksum[] = [];
-      for (const buffer of [parameters, ...this.#states[i]!.slots]) all.push(await checksummer.of(buffer));
-      return all;
-    }));
+  compare(step: number, sums: ReadonlyMap<Device, readonly string[]>): void {
+    const devices = [...sums.keys()];
+    const shown = [...sums.values()];
     const parts = ["parameters", ...this.#rule.slots];
-    const shown = sums.map((all) =>
-      all.map((words) => words.map((word) => word.toString(16).padStart(8, "0")).join(""))
-    );
     const votes = new Map<string, number>();
     for (const all of shown) votes.set(all.join(), (votes.get(all.join()) ?? 0) + 1);
     if (votes.size === 1) return;
@@ -177,7 +272,7 @@ export class Replicas {
       const wrong = parts.filter((_, part) => all[part] !== right[part]);
       return wrong.length === 0
         ? []
-        : [`replica ${i} (${this.#devices[i]!.name}) in its ${wrong.join(" and ")}`];
+        : [`replica ${i} (${devices[i]!.name}) in its ${wrong.join(" and ")}`];
     });
     throw new ReplicaMismatchError(this.#op, {
       got: `after step ${step}, other bits than most in ${differ.join(", ")}`,
@@ -230,22 +325,24 @@ export class Replicas {
     return this.#parameters.map((parameter) => (parameter.alias?.base ?? parameter).node);
   }
 
-  #allocate(): void {
-    this.#devices.forEach((device, replica) => {
-      const buffers: DeviceBuffer[] = [];
-      const hold = (values: Float32Array): DeviceBuffer => {
-        const buffer = device.alloc(Math.max(4, values.byteLength));
-        device.write(buffer, values);
-        buffers.push(buffer);
-        return buffer;
-      };
-      this.#owned.set(device, buffers);
-      const zeros = new Float32Array(this.length);
-      this.#states.push({
-        scalars: hold(firstScalars(this.#rule)),
-        slots: this.#rule.slots.map(() => hold(zeros)),
-      });
-      if (replica > 0) this.#copies.push(hold(zeros));
+  #copies(): { readonly device: Device; readonly copy: DeviceBuffer }[] {
+    return [...this.#replicas].flatMap(([device, { copy }]) => copy === undefined ? [] : [{ device, copy }]);
+  }
+
+  #allocate(device: Device): void {
+    const buffers: DeviceBuffer[] = [];
+    const hold = (values: Float32Array): DeviceBuffer => {
+      const buffer = device.alloc(Math.max(4, values.byteLength));
+      device.write(buffer, values);
+      buffers.push(buffer);
+      return buffer;
+    };
+    this.#owned.set(device, buffers);
+    const zeros = new Float32Array(this.length);
+    this.#replicas.set(device, {
+      scalars: hold(firstScalars(this.#rule)),
+      slots: this.#rule.slots.map(() => hold(zeros)),
+      copy: device === this.#devices[0] ? undefined : hold(zeros),
     });
   }
 

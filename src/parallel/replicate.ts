@@ -1,10 +1,12 @@
 import type { Device } from "../devices/device.ts";
+import { stderrLine } from "../host/host.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { requireDistinct } from "./distinct.ts";
+import { type DeviceLost, Fleet } from "./fleet.ts";
 import type { Batch, BatchOf } from "./host-batch.ts";
 import { Inference, requireRowsAtOnce } from "./inference.ts";
 import type { RowMean } from "./mean.ts";
+import { Placement } from "./placement.ts";
 import { requireSeed } from "./uploads.ts";
 
 /** What a replicated function may return. */
@@ -20,6 +22,12 @@ export interface ReplicateOptions {
   readonly rowsAtOnce?: number;
   /** Seed of random ops in the function, from 0 to 2^32 - 1. Default 0. */
   readonly seed?: number;
+  /** How much of a batch each device gets: equal shares by default, or in proportion to these numbers. */
+  readonly capacities?: readonly number[];
+  /** Milliseconds that a device may take to deliver its rows; then it counts as lost. Default: no limit. */
+  readonly stepTimeout?: number;
+  /** Told of a device that failed, and whose rows the others computed. By default a line goes to standard error. */
+  readonly onDeviceLost?: (event: DeviceLost) => void;
 }
 
 /**
@@ -31,21 +39,25 @@ export interface ReplicateOptions {
  * each of their versions.
  *
  * Throws DeviceError for a device listed twice, ArgumentError for none. The function returned rejects with
- * ShapeError when the inputs' numbers of rows differ and with DecompositionError when `fn` mixes rows.
+ * ShapeError when the inputs' numbers of rows differ, with DecompositionError when `fn` mixes rows, and with
+ * AllDevicesLostError when no device is left. The rows of a device that fails are computed by the others.
  */
 export function replicate<T = Tensor, O = Output>(
   fn: (batch: T) => O,
   devices: readonly Device[],
   options: ReplicateOptions = {},
 ): (batch: BatchOf<T>) => Promise<Merged<O>> {
-  const { rowsAtOnce = Infinity, seed = 0 } = options;
-  requireDistinct("parallel.replicate", devices);
-  requireRowsAtOnce("parallel.replicate", rowsAtOnce);
-  requireSeed("parallel.replicate", seed);
-  const inference = new Inference("parallel.replicate", fn as (batch: unknown) => unknown, {
-    devices: [...devices],
-    seed,
+  const op = "parallel.replicate";
+  const { rowsAtOnce = Infinity, seed = 0, capacities, stepTimeout, onDeviceLost = say } = options;
+  const fleet = new Fleet(op, {
+    devices,
+    stepTimeout,
+    onEvent: (event) => event.kind === "deviceLost" ? onDeviceLost(event) : undefined,
   });
+  requireRowsAtOnce(op, rowsAtOnce);
+  requireSeed(op, seed);
+  const placement = new Placement(op, devices, { capacities });
+  const inference = new Inference(op, fn as (batch: unknown) => unknown, { fleet, placement, seed });
   return async (batch) => {
     return await inference.run(
       batch as Batch,
@@ -53,4 +65,8 @@ export function replicate<T = Tensor, O = Output>(
       rowsAtOnce,
     ) as Merged<O>;
   };
+}
+
+function say({ device, reason, message, shardsMoved }: DeviceLost): void {
+  stderrLine(`shardwise: ${device} is not used any more (${reason}: ${message}); ${shardsMoved} shards moved`);
 }

@@ -3,12 +3,13 @@ import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import { concat, full } from "../tensor/create.ts";
+import { concat, full, zeros } from "../tensor/create.ts";
 import { grad } from "../tensor/grad.ts";
 import { adopt, replaceBuffer } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { placeholder, trace } from "../tensor/trace.ts";
 import { where } from "../tensor/where.ts";
+import type { Bucket } from "./buckets.ts";
 import type { Fields } from "./host-batch.ts";
 import { groupsOf, packScores, type Program, type Ratio } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
@@ -17,24 +18,22 @@ import { PlanCache, SharedPlan } from "./shared-plan.ts";
 import { firstScalars, type State, updated, type UpdateRule } from "./update.ts";
 
 /** A traced computation and what it takes and gives besides the batch. */
-interface Prepared {
+export interface Prepared {
   readonly plan: SharedPlan;
   /** Tensors bound for each run, in order, after the plan's own inputs. */
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Tensors that the model assigns to, in order. */
   readonly assigned: readonly { readonly tensor: Tensor; readonly bytes: number }[];
-  /** Gives the assigned tensors their new values. */
-  assign(device: Device, buffers: readonly DeviceBuffer[]): void;
 }
 
 /**
- * Forward and backward of a shard. Inputs: the fields, control, captures. Outputs: one f32 vector of the
- * groups' gradients, the penalty's gradient where it is the first shard, and the scores; then the assigned
- * tensors.
+ * Forward and backward of a shard. Inputs: the fields, control, captures. Outputs: the scores; for each bucket of
+ * parameters one f32 vector of the groups' gradients and, where it is the first shard, the penalty's; then the
+ * assigned tensors.
  */
 export interface ShardPlan extends Prepared {
-  readonly packedBytes: number;
-  readonly penalty: boolean;
+  /** Elements of the outputs before the assigned tensors. */
+  readonly lengths: readonly number[];
 }
 
 /**
@@ -49,11 +48,14 @@ export class TrainingPlans {
   readonly #program: Program;
   readonly #rule: UpdateRule;
   readonly #replicas: Replicas;
+  readonly #clipNorm: number | undefined;
   readonly #shards = new PlanCache<ShardPlan>();
   readonly #wholes = new PlanCache<WholePlan>();
   readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>(1);
 
-  constructor(program: Program, rule: UpdateRule, replicas: Replicas) {
+  /** The gradient is clipped to the norm `clipNorm`, if it is given. */
+  constructor(program: Program, rule: UpdateRule, replicas: Replicas, clipNorm: number | undefined) {
+    this.#clipNorm = clipNorm;
     this.#program = program;
     this.#rule = rule;
     this.#replicas = replicas;
@@ -63,30 +65,37 @@ export class TrainingPlans {
     await Promise.all([this.#shards.release(), this.#wholes.release(), this.#updates.release()]);
   }
 
-  /** Only the first shard of a step carries the penalty, so that it is added once. */
-  shard(fields: Fields, rows: number, first: boolean): ShardPlan {
+  /**
+   * Only the first shard of a step carries the penalty, so that it is added once. Buckets are ranges of the flat
+   * parameters, in the order in which their gradients are wanted.
+   */
+  shard(fields: Fields, rows: number, first: boolean, buckets: readonly Bucket[]): ShardPlan {
     return this.#shards.get(`${rows} ${first} ${fields.signature}`, () => {
-      const { flat } = this.#replicas;
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
         const penalty = first ? loss.penalty : undefined;
         const sums = [...groups.map((group) => group.sum), ...penalty === undefined ? [] : [penalty]];
-        const gradients = sums.map((sum) => grad(sum, [flat])[0]!);
-        return {
-          packed: concat([...gradients, packScores(groups, penalty, metrics)], { axis: 0 }),
-          penalty: penalty !== undefined,
-        };
+        const scores = packScores(groups, penalty, metrics);
+        if (sums.length === 0) return [scores];
+        const inBuckets = buckets.map((bucket) => this.#replicas.within(bucket));
+        const gradients = sums.map((sum) => grad(sum, inBuckets.flat()));
+        let taken = 0;
+        const packed = inBuckets.map(({ length }) => {
+          const parts = gradients.flatMap((of) => of.slice(taken, taken + length));
+          taken += length;
+          return concat(parts.map((part) => part.reshape([part.size])), { axis: 0 });
+        });
+        return [scores, ...packed];
       });
       const own = ownInputs(traced);
-      const { packed, penalty } = traced.result;
       const after = this.#effects(traced, traced.captures);
-      const roots = [packed.node, ...after.nodes];
+      const roots = [...traced.result.map((x) => x.node), ...after.nodes];
       const plan = new SharedPlan(
         { roots, inputs: [...own, ...traced.captures.map((c) => c.placeholder)] },
         own.map((_, i) => i),
       );
-      return { plan, packedBytes: byteLength(packed.node), penalty, ...after };
+      return { plan, lengths: traced.result.map((x) => x.size), ...after };
     });
   }
 
@@ -109,8 +118,11 @@ export class TrainingPlans {
             : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars };
-        const gradient = meanGradient(groups, loss.penalty, flat);
-        const next = updated(this.#rule, state, gradient, controlScalar(inputs, control.learningRate), guard);
+        const parameters = this.#replicas.within({ start: 0, end: length });
+        const gradients = meanGradient(groups, loss.penalty, parameters).map((part) => part.reshape([part.size]));
+        const gradient = concat([...gradients, zeros([length - this.#replicas.used])], { axis: 0 });
+        const rate = controlScalar(inputs, control.learningRate);
+        const next = updated(this.#rule, state, gradient, rate, { guard, clipNorm: this.#clipNorm });
         return { next, scores: packScores(groups, loss.penalty, metrics) };
       });
       const own = ownInputs(traced);
@@ -150,6 +162,7 @@ export class TrainingPlans {
           state,
           gradient,
           controlScalar({ fields: [], control: controls }, control.learningRate),
+          { clipNorm: this.#clipNorm },
         );
       });
       const next = traced.result;
@@ -179,15 +192,21 @@ export class TrainingPlans {
       captures: captures.map(({ tensor }) => ({ tensor })),
       nodes: entries.map(([, node]) => node),
       assigned: entries.map(([tensor, node]) => ({ tensor, bytes: Math.max(4, byteLength(node)) })),
-      assign: (device: Device, buffers: readonly DeviceBuffer[]) => {
-        entries.forEach(([tensor], i) => {
-          const bound = tensor.device;
-          if (bound === undefined || bound === device) replaceBuffer(tensor, device, buffers[i]!);
-          else tensor.assign(adopt(device, buffers[i]!, tensor.shape, tensor.dtype).to(bound));
-        });
-      },
     };
   }
+}
+
+/** Shows the new values of assigned tensors, which are in these buffers of a device. */
+export function assignBuffers(
+  assigned: Prepared["assigned"],
+  device: Device,
+  buffers: readonly DeviceBuffer[],
+): void {
+  assigned.forEach(({ tensor }, i) => {
+    const bound = tensor.device;
+    if (bound === undefined || bound === device) replaceBuffer(tensor, device, buffers[i]!);
+    else tensor.assign(adopt(device, buffers[i]!, tensor.shape, tensor.dtype).to(bound));
+  });
 }
 
 /** Placeholders that every plan of a batch starts with. */
@@ -196,13 +215,19 @@ function ownInputs(traced: ShardTrace<unknown>): Node[] {
 }
 
 /**
- * The gradient of sum over groups of sum / count, plus the penalty's; groups that count nothing are left out.
+ * The gradients of sum over groups of sum / count, plus the penalty's; groups that count nothing are left out.
  */
-function meanGradient(groups: readonly Ratio[], penalty: Tensor | undefined, parameters: Tensor): Tensor {
-  const ofSum = (sum: Tensor) => grad(sum, [parameters])[0]!;
-  const parts = groups.map(({ sum, count }) =>
-    where(count.notEqual(0), ofSum(sum).div(where(count.notEqual(0), count, 1)), 0)
+function meanGradient(
+  groups: readonly Ratio[],
+  penalty: Tensor | undefined,
+  parameters: readonly Tensor[],
+): Tensor[] {
+  const terms = groups.map(({ sum, count }) => {
+    const counted = count.notEqual(0);
+    return grad(sum, parameters).map((part) => where(counted, part.div(where(counted, count, 1)), 0));
+  });
+  if (penalty !== undefined) terms.push(grad(penalty, parameters));
+  return parameters.map((parameter, i) =>
+    terms.length === 0 ? zeros(parameter.shape) : terms.map((of) => of[i]!).reduce((a, b) => a.add(b))
   );
-  if (penalty !== undefined) parts.push(ofSum(penalty));
-  return parts.length === 0 ? full(parameters.shape, 0) : parts.reduce((a, b) => a.add(b));
 }

@@ -2,6 +2,7 @@
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
+import { clippedByNorm } from "./clip.ts";
 
 /**
  * An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter
@@ -45,6 +46,12 @@ export function firstScalars(rule: UpdateRule): Float32Array {
   return Float32Array.from([1, 0, ...Object.values(rule.scalars)]);
 }
 
+export interface UpdateOptions {
+  /** The gradient's largest norm; undefined for no limit. */
+  readonly clipNorm: number | undefined;
+  readonly guard?: { readonly finite: Tensor; readonly counted: Tensor };
+}
+
 /**
  * The state after one update. With a `guard` of bool scalars, it is the state as it was where the step
  * counted nothing or its loss was not finite; and once it was not finite, nothing is updated any more.
@@ -54,7 +61,7 @@ export function updated(
   state: State<Tensor>,
   gradient: Tensor,
   learningRate: Tensor,
-  guard?: { readonly finite: Tensor; readonly counted: Tensor },
+  { clipNorm, guard }: UpdateOptions,
 ): State<Tensor> {
   const scalar = (i: number) => state.scalars.slice({ axis: 0, start: i, end: i + 1 }).reshape([]);
   const healthy = scalar(0);
@@ -62,7 +69,7 @@ export function updated(
   const names = Object.keys(rule.scalars);
   const result = rule.update({
     parameter: state.parameters,
-    gradient,
+    gradient: clipNorm === undefined ? gradient : clippedByNorm(gradient, clipNorm),
     slots: Object.fromEntries(rule.slots.map((name, i) => [name, state.slots[i]!])),
     scalars: Object.fromEntries(names.map((name, i) => [name, scalar(i + 2)])),
     step: updates.add(1),

@@ -23,8 +23,8 @@ export async function toHost(fields: Fields): Promise<HostFields> {
 
 /** A cut of a batch: which rows go where. */
 export interface Shard {
-  /** Position of the device among those of the run. */
-  readonly replica: number;
+  /** Position among the shards of the batch. */
+  readonly index: number;
   /** First row in the whole batch. */
   readonly offset: number;
   readonly rows: number;

@@ -1,0 +1,33 @@
+/** Cutting the gradient into parts that leave a device while it still computes the others. */
+
+/** A range of the flat parameters: elements `start` to `end - 1`. */
+export interface Bucket {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** The first bucket is small, so that the exchange begins early; the others are large, so that each costs little. */
+const firstBytes = 4 * 2 ** 20;
+const otherBytes = 25 * 2 ** 20;
+
+/**
+ * Buckets of whole parameters, the last parameters first: that is the order in which backward finishes them. Each takes
+ * parameters until it holds its size in bytes; what is left at the end joins the last bucket when it is small.
+ * `offsets` says where each parameter begins among `length` elements; a gradient of so many `bytes` belongs to each.
+ */
+export function bucketsOf(offsets: readonly number[], length: number, bytes: number): Bucket[] {
+  const buckets: Bucket[] = [];
+  const starts = [...offsets].sort((a, b) => a - b);
+  let end = length;
+  for (let i = starts.length - 1; i >= 0; i--) {
+    const start = starts[i]!;
+    const wanted = buckets.length === 0 ? firstBytes : otherBytes;
+    if ((end - start) * bytes < wanted && i > 0) continue;
+    const [last] = buckets.slice(-1);
+    if (last !== undefined && i === 0 && (end - start) * bytes < firstBytes) {
+      buckets[buckets.length - 1] = { start, end: last.end };
+    } else buckets.push({ start, end });
+    end = start;
+  }
+  return buckets.filter((bucket) => bucket.end > bucket.start);
+}

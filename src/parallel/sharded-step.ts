@@ -1,0 +1,280 @@
+/**
+ * A training step in shards: gradients of each from the devices, added and divided on the host bucket by bucket, and one
+ * update for all replicas.
+ */
+import { traceSpan } from "../debug/trace.ts";
+import type { Device } from "../devices/device.ts";
+import { InternalError } from "../errors.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Bucket, bucketsOf } from "./buckets.ts";
+import type { Fleet } from "./fleet.ts";
+import type { Placement } from "./placement.ts";
+import { type BucketSums, reduceBucket, sumOf } from "./reduce-host.ts";
+import type { Replicas } from "./replicas.ts";
+import { type ScoreLayout, scoreLength } from "./scores.ts";
+import type { LoadedPlan } from "./shared-plan.ts";
+import type { Snapshot } from "./snapshot.ts";
+import type { Statistics } from "./statistics.ts";
+import type { TrainingPlans } from "./training-plans.ts";
+import { bindCaptures, type HostFields, type Shard, writeControl, writeRows } from "./uploads.ts";
+import { Vectors } from "./vectors.ts";
+
+/** A step that is being made. */
+export interface Step {
+  /** 1 for the first. */
+  readonly number: number;
+  readonly fields: HostFields;
+  readonly layout: ScoreLayout;
+  /** Whether the loss has a penalty, which the first shard of a step carries. */
+  readonly penalty: boolean;
+  readonly seed: number;
+  readonly learningRate: number;
+}
+
+/** Milliseconds of the host in a step. */
+export interface Phases {
+  /** Writing the batch's rows to the devices. */
+  readonly scatter: number;
+  /** Waiting for the devices. */
+  readonly wait: number;
+  /** Adding and dividing gradients. */
+  readonly reduce: number;
+  /** Writing the gradient to the devices, and their updates to the queues. */
+  readonly broadcast: number;
+}
+
+/** What a step in shards came to. */
+export interface ShardedResult {
+  /** Rows that each device computed, in the order of the devices at the start. */
+  readonly rows: ReadonlyMap<Device, number>;
+  readonly phases: Phases;
+  /** Resolves when the host has a copy of the new parameters; undefined where none is made. */
+  readonly copied: Promise<void> | undefined;
+}
+
+/** What is read of a shard. */
+interface Landing {
+  readonly scores: Float32Array;
+  readonly buckets: readonly Float32Array[];
+}
+
+interface HostMemory {
+  /** What the sizes depend on, besides the number of shards. */
+  readonly key: string;
+  readonly vectors: Vectors;
+  /** Reduced gradients, one vector for each bucket. */
+  readonly reduced: readonly Float32Array[];
+  readonly landings: readonly Landing[];
+}
+
+export interface ShardedOptions {
+  readonly fleet: Fleet;
+  readonly placement: Placement;
+  readonly plans: TrainingPlans;
+  readonly replicas: Replicas;
+  readonly statistics: Statistics;
+  readonly snapshot: Snapshot;
+}
+
+export class ShardedSteps {
+  readonly #options: ShardedOptions;
+  #memory: HostMemory | undefined;
+
+  constructor(options: ShardedOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Runs a step of at least one row until its update is enqueued on all devices. `judge` is told the scores as soon as
+   * they are known and says whether the weights are to be updated; what it throws ends the step. With `copy`, the host
+   * gets a copy of the new parameters.
+   */
+  async run(step: Step, judge: (scores: readonly number[]) => boolean, copy: boolean): Promise<ShardedResult> {
+    const { fleet, placement, plans, replicas, statistics } = this.#options;
+    const clock = new Clock();
+    const buckets = bucketsOf(replicas.offsets, replicas.used, 4 * step.layout.groups);
+    const placed = placement.place(step.fields.rows, fleet.devices);
+    const shards = placed.map(({ job }) => job);
+    const rows = new Map(fleet.devices.map((device) => [device, 0]));
+    const updates = new Map<Device, LoadedPlan>();
+    await fleet.eachAsync(step.number, "upload", async (device) => {
+      updates.set(device, await plans.update().plan.on(device));
+    });
+
+    const { vectors, reduced, landings: all } = this.#host(step, shards.length, buckets);
+    const landings = all.slice(0, shards.length);
+    const arrived = buckets.map(() => new Set<number>());
+    const scored = new Set<number>();
+    let counts: number[] | undefined;
+    let updating = false;
+    const reduceWhenThere = (b: number) => {
+      if (counts === undefined || !updating || arrived[b]!.size < shards.length) return;
+      const { start, end } = buckets[b]!;
+      const out = reduced[b]!;
+      const sums: BucketSums = {
+        parts: landings.map((landing) => landing.buckets[b]!),
+        counts,
+        length: end - start,
+        penalty: step.penalty,
+      };
+      clock.time("reduce", () => reduceBucket(vectors, sums, out));
+      clock.time("broadcast", () =>
+        fleet.each(step.number, "update", (device) => {
+          device.write(updates.get(device)!.written[1]!, out, 4 * start);
+        }));
+    };
+    const scoresArrived = (index: number) => {
+      scored.add(index);
+      if (counts !== undefined || scored.size < shards.length) return;
+      const scores = sumOf(landings.map((landing) => landing.scores));
+      counts = scores.slice(0, step.layout.groups);
+      updating = judge(scores);
+      buckets.forEach((_, b) => reduceWhenThere(b));
+    };
+    const spans = new Map<Device, { readonly start: number; end: number; rows: number }>();
+    let assigned: readonly Tensor[] = [];
+
+    await fleet.deliver(placed, step.number, async (device, shard) => {
+      const prepared = plans.shard(step.fields, shard.rows, shard.index === 0 && step.penalty, buckets);
+      const loaded = await prepared.plan.on(device);
+      const captured = await bindCaptures(
+        prepared.captures,
+        device,
+        (tensor) => replicas.own(tensor, device) ?? statistics.own(tensor, device),
+      );
+      return { prepared, loaded, captured };
+    }, async (device, shard, { prepared, loaded, captured }) => {
+      const first = shard.index === 0;
+      const start = performance.now();
+      const written = clock.time("scatter", () => this.#write(step, device, loaded, shard));
+      const outputs = [
+        ...prepared.lengths.map((length) => device.alloc(Math.max(4, 4 * length))),
+        ...prepared.assigned.map(({ bytes }) => device.alloc(bytes)),
+      ];
+      const { scores, buckets: sums } = landings[shard.index]!;
+      const state = first ? prepared.assigned.map(({ tensor }) => statistics.memory(tensor)) : [];
+      // A shard of a loss that is a penalty alone has no gradient of its own.
+      const read = [scores, ...sums.slice(0, prepared.lengths.length - 1)];
+      if (read.length === 1) for (const shards of arrived) shards.add(shard.index);
+      fleet.enter(device, "compute");
+      const reads = device.runAndRead(
+        loaded.executable,
+        [...written, ...captured],
+        outputs,
+        [
+          ...read.map((into, i) => ({ output: i, into })),
+          ...state.map((into, i) => ({ output: prepared.lengths.length + i, into })),
+        ],
+      );
+      if (first) assigned = prepared.assigned.map(({ tensor }) => tensor);
+      await Promise.all(reads.map((done, i) =>
+        done.then(() => {
+          if (i === 0) scoresArrived(shard.index);
+          else if (i < read.length) {
+            arrived[i - 1]!.add(shard.index);
+            reduceWhenThere(i - 1);
+          }
+        })
+      )).finally(() => {
+        if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
+      });
+      rows.set(device, (rows.get(device) ?? 0) + shard.rows);
+      const span = spans.get(device);
+      if (span === undefined) spans.set(device, { start, end: performance.now(), rows: shard.rows });
+      else {
+        span.end = performance.now();
+        span.rows += shard.rows;
+      }
+    });
+    for (const [device, span] of spans) placement.measured(device, span.rows, span.end - span.start);
+    let copied: Promise<void> | undefined;
+    if (updating) {
+      while (replicas.claim() === undefined) await replicas.makeWritable();
+      copied = clock.time("broadcast", () => this.#update(step, updates, copy));
+      for (const tensor of assigned) statistics.write(tensor, fleet.devices);
+    }
+    return { rows, phases: clock.phases(), copied };
+  }
+
+  /** One update on every device. Nothing waits in here, so that all replicas make the same updates. */
+  #update(step: Step, updates: ReadonlyMap<Device, LoadedPlan>, copy: boolean): Promise<void> | undefined {
+    const { fleet, replicas, snapshot } = this.#options;
+    let copied: Promise<void> | undefined;
+    fleet.each(step.number, "update", (device) => {
+      const { executable, written: [control, total] } = updates.get(device)!;
+      writeControl(device, control!, { ...step, step: step.number, offset: 0 });
+      const first = device === fleet.devices[0];
+      const own = first ? replicas.claim() : replicas.state(device);
+      if (own === undefined) {
+        throw new InternalError("train", { got: "parameters in use elsewhere", need: "ones to be written in place" });
+      }
+      const buffers = [...own.slots, own.scalars, own.parameters];
+      if (first && copy) {
+        const into = snapshot.memory(replicas.length);
+        const [done] = device.runAndRead(executable, [control!, total!, ...buffers], buffers, [
+          { output: buffers.length - 1, into },
+        ]);
+        const keep = done!.then(() => snapshot.keep(into, step.number));
+        keep.catch(() => snapshot.giveBack(into));
+        copied = keep;
+      } else device.run(executable, [control!, total!, ...buffers], buffers);
+      if (first) replicas.wrote();
+    });
+    return copied;
+  }
+
+  #write(step: Step, device: Device, { written }: LoadedPlan, shard: Shard) {
+    const fields = step.fields.leaves.length;
+    writeRows(device, written, step.fields, shard);
+    writeControl(device, written[fields]!, { ...step, step: step.number, offset: shard.offset });
+    return written.slice(0, fields + 1);
+  }
+
+  /** Host memory for what is read of the shards of a step; kept as long as steps are alike. */
+  #host(step: Step, shards: number, buckets: readonly Bucket[]): HostMemory {
+    const { groups } = step.layout;
+    const key = [scoreLength(step.layout), groups, step.penalty, ...buckets.map(({ end }) => end)].join();
+    const known = this.#memory;
+    if (known !== undefined && known.key === key && known.landings.length >= shards) return known;
+    const sizes = buckets.map(({ start, end }) => end - start);
+    const ofShard = (index: number) => {
+      const copies = groups + (index === 0 && step.penalty ? 1 : 0);
+      return [scoreLength(step.layout), ...sizes.map((size) => copies * size)];
+    };
+    const lengths = Array.from({ length: shards }, (_, index) => ofShard(index));
+    // The first bucket ends where the parameters do; the zeros after them have a gradient of 0.
+    const { length } = this.#options.replicas;
+    const padded = buckets.map(({ start }, b) => b === 0 ? length - start : sizes[b]!);
+    const vectors = new Vectors([...padded, ...lengths.flat()]);
+    const reduced = vectors.all.slice(0, sizes.length);
+    reduced.forEach((vector) => vector.fill(0));
+    const landings = lengths.map((of, index): Landing => {
+      const [scores, ...sums] = vectors.all.slice(sizes.length + index * of.length, sizes.length + (index + 1) * of.length);
+      return { scores: scores!, buckets: sums };
+    });
+    return this.#memory = { key, vectors, reduced, landings };
+  }
+}
+
+/** Adds up what the host does in a step. */
+class Clock {
+  readonly #start = performance.now();
+  readonly #spent = { scatter: 0, reduce: 0, broadcast: 0 };
+
+  time<T>(phase: "scatter" | "reduce" | "broadcast", body: () => T): T {
+    const start = performance.now();
+    try {
+      return body();
+    } finally {
+      const end = performance.now();
+      this.#spent[phase] += end - start;
+      traceSpan("host", phase, start, end);
+    }
+  }
+
+  phases(): Phases {
+    const { scatter, reduce, broadcast } = this.#spent;
+    const whole = performance.now() - this.#start;
+    return { scatter, wait: Math.max(0, whole - scatter - reduce - broadcast), reduce, broadcast };
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Tensors that a model assigns to while it runs, such as running statistics: the same on all devices, as they come of
+ * the whole batch.
+ */
+import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { type DType, dtypes } from "../graph/dtype.ts";
+import type { Node } from "../graph/node.ts";
+import { fromHost } from "../tensor/create.ts";
+import { hostArray } from "../tensor/storage.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+type Words = Float32Array | Int32Array | Uint32Array;
+
+interface Entry {
+  /** What the tensor was when it was last written here: anything else was assigned by the user. */
+  written: Node | undefined;
+  readonly words: Words;
+  readonly buffers: Map<Device, DeviceBuffer>;
+}
+
+const collected = new FinalizationRegistry<Map<Tensor, Entry>>((entries) => {
+  for (const { buffers } of entries.values()) giveBack(buffers);
+});
+
+export class Statistics {
+  readonly #entries = new Map<Tensor, Entry>();
+
+  constructor() {
+    collected.register(this, this.#entries, this);
+  }
+
+  /** Where the next value of a tensor is to be read into. */
+  memory(tensor: Tensor): Words {
+    let entry = this.#entries.get(tensor);
+    if (entry === undefined) {
+      entry = { written: undefined, words: wordsOf(tensor.dtype, Math.max(1, tensor.size)), buffers: new Map() };
+      this.#entries.set(tensor, entry);
+    }
+    return entry.words;
+  }
+
+  /** Shows what was read into `memory`, on these devices. A device that fails is found at its next use. */
+  write(tensor: Tensor, devices: readonly Device[]): void {
+    const entry = this.#entries.get(tensor)!;
+    const { words, buffers } = entry;
+    for (const device of devices) {
+      if (device.isLost) continue;
+      let buffer = buffers.get(device);
+      if (buffer === undefined) buffers.set(device, buffer = device.alloc(words.byteLength));
+      device.write(buffer, words);
+    }
+    const values = hostArray(tensor.dtype, words.slice(0, tensor.size).buffer);
+    const value = fromHost(values, tensor.shape, tensor.dtype);
+    const bound = tensor.device;
+    tensor.assign(bound === undefined || bound.isLost ? value : value.to(bound));
+    entry.written = tensor.node;
+  }
+
+  /** The buffer of a tensor on a device, if what was written here is still its value. */
+  own(tensor: Tensor, device: Device): DeviceBuffer | undefined {
+    const entry = this.#entries.get(tensor);
+    return entry?.written === tensor.node ? entry?.buffers.get(device) : undefined;
+  }
+
+  remove(device: Device): void {
+    for (const { buffers } of this.#entries.values()) {
+      const buffer = buffers.get(device);
+      if (buffer !== undefined && !device.isLost) device.free(buffer);
+      buffers.delete(device);
+    }
+  }
+
+  release(): void {
+    for (const { buffers } of this.#entries.values()) giveBack(buffers);
+    this.#entries.clear();
+    collected.unregister(this);
+  }
+}
+
+function giveBack(buffers: Map<Device, DeviceBuffer>): void {
+  for (const [device, buffer] of buffers) if (!device.isLost) device.free(buffer);
+  buffers.clear();
+}
+
+/** Elements as a device holds them. */
+function wordsOf(dtype: DType, length: number): Words {
+  return dtype === "bool" ? new Uint32Array(length) : new dtypes[dtype].array(length) as Words;
+}

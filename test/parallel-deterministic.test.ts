@@ -1,0 +1,126 @@
+/** Deterministic mode: the same bits on any number of devices, in any order, whatever happens to them. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { test } from "node:test";
+import { first, loadMnist } from "../examples/mnist/data.ts";
+import type { Device } from "../src/devices/device.ts";
+import { ArgumentError, DeviceError } from "../src/errors.ts";
+import { data, nn, optim, random } from "../src/index.ts";
+import { testDevice, testKinds, virtualDevices } from "./harness.ts";
+
+const steps = 200;
+const batchSize = 61;
+const { train } = await loadMnist();
+const digits = first(train, steps * batchSize);
+const batches = [...data.batches({
+  x: data.array(digits.images, { shape: [digits.count, 784], scale: 1 / 255 }),
+  y: data.array(digits.labels, { dtype: "i32" }),
+}, { batchSize, shuffle: 1 })];
+
+const tiny = {
+  x: data.array(Float32Array.of(1, 2, 3), { shape: [1, 3] }),
+  y: data.array(Float32Array.of(1, 2), { shape: [1, 2] }),
+};
+
+type Options = Pick<
+  Parameters<typeof nn.trainer>[1],
+  "deterministic" | "capacities" | "microBatches" | "clipNorm"
+>;
+
+function hash(arrays: readonly ArrayLike<number>[]): string {
+  const sum = createHash("sha256");
+  for (const array of arrays) sum.update(new Uint8Array(Float32Array.from(array).buffer));
+  return sum.digest("hex");
+}
+
+/** SHA-256 of all weights after training a perceptron with dropout; and checksums of the optimizer's state. */
+async function trained(devices: readonly Device[], options: Options, count = steps): Promise<string> {
+  random.seed(3);
+  const model = nn.sequential(nn.linear(784, 24), nn.relu(), nn.dropout(0.2), nn.linear(24, 10));
+  const trainer = nn.trainer(model, {
+    loss: (output, batch) => nn.crossEntropy(output, batch.y),
+    optimizer: optim.adam({ learningRate: 3e-3 }),
+    devices,
+    seed: 3,
+    ...options,
+  });
+  let loss = 0;
+  for (const batch of batches.slice(0, count)) ({ loss } = await trainer.step(batch));
+  assert.ok(loss < 2, `it learns: a loss of ${loss}`);
+  const weights = await Promise.all(model.parameters().map((parameter) => parameter.data()));
+  const state = await trainer.checksum();
+  await trainer.release();
+  return `${hash(weights)} ${state}`;
+}
+
+for (const kind of testKinds) {
+  test(`the weights have the same bits after ${steps} steps on 1, 2, 3, 5 and 8 devices [${kind}]`, async (t) => {
+    const eight = await virtualDevices(kind, 8);
+    if (eight === undefined) return t.skip("no adapter");
+    const one = (await virtualDevices(kind, 1))!;
+    const deterministic = { shards: 8 };
+    const expected = await trained(one, { deterministic });
+    for (const count of [2, 3, 5, 8]) {
+      assert.equal(await trained(eight.slice(0, count), { deterministic }), expected, `on ${count} devices`);
+    }
+    const shuffled = [5, 2, 7, 0].map((i) => eight[i]!);
+    assert.equal(await trained(shuffled, { deterministic }), expected, "in another order");
+    assert.equal(
+      await trained(eight.slice(0, 3), { deterministic, capacities: [1, 5, 2] }),
+      expected,
+      "with other shares",
+    );
+  });
+
+  test(`other logical shards, and the default mode, round differently [${kind}]`, async (t) => {
+    const devices = await virtualDevices(kind, 3);
+    if (devices === undefined) return t.skip("no adapter");
+    const hashes = new Set<string>();
+    for (const options of [{ deterministic: { shards: 8 } }, { deterministic: { shards: 5 } }, {}]) {
+      hashes.add(await trained(devices, options, 40));
+    }
+    assert.equal(hashes.size, 3);
+  });
+}
+
+test("devices of different kinds are refused in deterministic mode, before anything is trained", async (t) => {
+  const gpu = testKinds.includes("gpu") ? await testDevice("gpu") : undefined;
+  const cpu = await testDevice("cpu");
+  if (gpu === undefined || cpu === undefined) return t.skip("one kind of device only");
+  const model = nn.sequential(nn.linear(3, 2));
+  const trainer = nn.trainer(model, {
+    loss: (output, batch) => nn.mse(output, batch.y),
+    optimizer: optim.sgd({ learningRate: 0.1 }),
+    devices: [cpu, gpu],
+    deterministic: { shards: 4 },
+  });
+  await assert.rejects(trainer.step(tiny), (error) => {
+    assert.ok(error instanceof DeviceError);
+    assert.match(error.got, /in deterministic mode/);
+    return true;
+  });
+});
+
+test("numbers of shards and micro-batches that will not do are errors", async () => {
+  const devices = (await virtualDevices("cpu", 2))!;
+  const bad: Options[] = [
+    { deterministic: { shards: 0 } },
+    { deterministic: { shards: 2.5 } },
+    { deterministic: { shards: 4 }, microBatches: 2 },
+    { microBatches: 0 },
+    { capacities: [1] },
+    { capacities: [1, -1] },
+    { clipNorm: 0 },
+    { clipNorm: NaN },
+  ];
+  for (const options of bad) {
+    const model = nn.sequential(nn.linear(3, 2));
+    const trainer = nn.trainer(model, {
+      loss: (output, batch) => nn.mse(output, batch.y),
+      optimizer: optim.sgd({ learningRate: 0.1 }),
+      devices,
+      ...options,
+    });
+    await assert.rejects(trainer.step(tiny), ArgumentError, JSON.stringify(options));
+  }
+});

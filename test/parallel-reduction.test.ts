@@ -1,0 +1,136 @@
+/** What the host does with gradients: buckets, sums in a fixed tree, shares of devices. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { bucketsOf } from "../src/parallel/buckets.ts";
+import { Capacities } from "../src/parallel/capacities.ts";
+import { Placement } from "../src/parallel/placement.ts";
+import { reduceBucket } from "../src/parallel/reduce-host.ts";
+import { Vectors } from "../src/parallel/vectors.ts";
+import { virtualDevices } from "./harness.ts";
+
+const f32 = fc.float({ noNaN: true, noDefaultInfinity: true, min: -1000, max: 1000 });
+const { fround } = Math;
+
+/** The sum of a list by the tree that the contract names: neighbours in pairs, level by level. */
+function byTree(values: readonly number[]): number {
+  let level = [...values];
+  while (level.length > 1) {
+    const next: number[] = [];
+    for (let i = 0; i < level.length; i += 2) {
+      next.push(i + 1 < level.length ? fround(level[i]! + level[i + 1]!) : level[i]!);
+    }
+    level = next;
+  }
+  return level[0]!;
+}
+
+test("a bucket's sum is the fixed tree in f32, divided once, bit for bit", () => {
+  fc.assert(fc.property(
+    fc.integer({ min: 1, max: 9 }),
+    fc.integer({ min: 1, max: 3 }),
+    fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 4090, max: 4105 })),
+    fc.boolean(),
+    fc.array(fc.integer({ min: 0, max: 200 }), { minLength: 3, maxLength: 3 }),
+    fc.array(f32, { minLength: 1, maxLength: 50 }),
+    (shards, groups, length, penalty, allCounts, pool) => {
+      const counts = allCounts.slice(0, groups);
+      const lengthOf = (shard: number) => (groups + (penalty && shard === 0 ? 1 : 0)) * length;
+      const vectors = new Vectors([length, ...Array.from({ length: shards }, (_, shard) => lengthOf(shard))]);
+      const [out, ...parts] = vectors.all as [Float32Array, ...Float32Array[]];
+      parts.forEach((part, shard) => part.forEach((_, i) => part[i] = pool[(i * 7 + shard * 13) % pool.length]!));
+      const before = parts.map((part) => Float32Array.from(part));
+      const expected = Array.from({ length }, (_, i) => {
+        let total: number | undefined;
+        counts.forEach((count, group) => {
+          if (count === 0) return;
+          const quotient = fround(byTree(before.map((part) => part[group * length + i]!)) / count);
+          total = total === undefined ? quotient : fround(total + quotient);
+        });
+        total ??= 0;
+        return penalty ? fround(total + before[0]![groups * length + i]!) : total;
+      });
+      out.fill(NaN);
+      reduceBucket(vectors, { parts, counts, length, penalty }, out);
+      assert.deepEqual([...out], expected);
+    },
+  ));
+});
+
+test("vectors are apart from each other, whatever their lengths", () => {
+  fc.assert(fc.property(fc.array(fc.integer({ min: 0, max: 9 }), { minLength: 2, maxLength: 6 }), (lengths) => {
+    const { all } = new Vectors(lengths);
+    all.forEach((vector, i) => vector.fill(i + 1));
+    all.forEach((vector, i) => {
+      assert.equal(vector.length, lengths[i]);
+      assert.ok(vector.every((x) => x === i + 1));
+    });
+  }));
+});
+
+test("buckets hold every parameter once, the last first, and are neither tiny nor huge", () => {
+  fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 3e7 }), { minLength: 1, maxLength: 20 }), (sizes) => {
+    const offsets: number[] = [];
+    let length = 0;
+    for (const size of sizes) {
+      offsets.push(length);
+      length += size;
+    }
+    const buckets = bucketsOf(offsets, length, 4);
+    let end = length;
+    buckets.forEach((bucket, i) => {
+      assert.equal(bucket.end, end, "each begins where the one before it ended");
+      assert.ok(offsets.includes(bucket.start), "parameters are whole");
+      end = bucket.start;
+      const bytes = 4 * (bucket.end - bucket.start);
+      assert.ok(bytes >= 4 * 2 ** 20 || buckets.length === 1, `bucket ${i} of ${bytes} bytes`);
+      const most = (i === 0 ? 4 : 25) * 2 ** 20 + 4 * Math.max(...sizes) + 4 * 2 ** 20;
+      assert.ok(bytes <= most, `bucket ${i} of ${bytes} bytes`);
+    });
+    assert.equal(end, 0);
+  }));
+  assert.deepEqual(bucketsOf([0, 100], 150, 4), [{ start: 0, end: 150 }]);
+});
+
+test("measured shares follow the devices' speeds, and do not change for a little", async () => {
+  const devices = (await virtualDevices("cpu", 3))!;
+  const capacities = new Capacities("test", devices, "auto");
+  const run = (perRow: readonly number[], steps: number) => {
+    const seen = new Set<string>();
+    for (let i = 0; i < steps; i++) {
+      const shares = capacities.of(devices)!;
+      seen.add(shares.join());
+      devices.forEach((device, d) => capacities.measured(device, shares[d]!, shares[d]! * perRow[d]!));
+    }
+    return seen;
+  };
+  assert.deepEqual(capacities.of(devices), [1, 1, 1], "equal at first");
+  run([1, 2, 4], 40);
+  const shares = capacities.of(devices)!;
+  const total = shares.reduce((a, b) => a + b, 0);
+  [4 / 7, 2 / 7, 1 / 7].forEach((share, i) => {
+    assert.ok(Math.abs(shares[i]! / total - share) < 0.04, `shares ${shares}`);
+  });
+  assert.equal(run([1.02, 2, 3.95], 60).size, 1, "noise changes nothing");
+  assert.ok(run([1, 2, 1], 60).size > 1, "a device that became faster gets more");
+});
+
+test("in deterministic mode, shards depend on the rows and their number alone", async () => {
+  const devices = (await virtualDevices("cpu", 5))!;
+  fc.assert(fc.property(
+    fc.integer({ min: 0, max: 200 }),
+    fc.integer({ min: 1, max: 12 }),
+    fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 5 }),
+    (rows, shards, capacities) => {
+      const some = devices.slice(0, capacities.length);
+      const one = new Placement("test", devices.slice(0, 1), { deterministic: { shards } });
+      const several = new Placement("test", some, { deterministic: { shards }, capacities });
+      const jobs = several.place(rows, some);
+      assert.deepEqual(jobs.map(({ job }) => job), one.place(rows, devices.slice(0, 1)).map(({ job }) => job));
+      assert.equal(jobs.reduce((sum, { job }) => sum + job.rows, 0), rows);
+      // Each device holds neighbouring shards, in the order of the devices.
+      const holders = jobs.map(({ device }) => some.indexOf(device));
+      assert.deepEqual(holders, [...holders].sort((a, b) => a - b));
+    },
+  ));
+});
