@@ -139,6 +139,7 @@ export class Executor {
       replicas: this.replicas,
       statistics: this.statistics,
       snapshot: this.#snapshot,
+      ready: () => this.#ready(),
     });
   }
 
@@ -254,18 +255,22 @@ export class Executor {
 
   /** A device that fails at once does not join. */
   async #join(device: Device, step: number): Promise<void> {
-    try {
-      await this.replicas.add(device);
-      this.fleet.add(device, step);
-    } catch (error) {
-      if (!device.isLost) throw error;
-      this.replicas.remove(device);
+    for (;;) {
+      try {
+        await this.replicas.add(device);
+        return this.fleet.add(device, step);
+      } catch (error) {
+        this.replicas.remove(device);
+        if (device.isLost) return;
+        if (!this.fleet.devices[0]!.isLost) throw error;
+        await this.fleet.prune(step);
+      }
     }
   }
 
   /** Brings all replicas to the same parameters, which the host then knows too. */
   async #ready(): Promise<void> {
-    const values = await this.replicas.ready();
+    const values = await this.replicas.ready((body) => this.fleet.each(this.#steps + 1, "upload", body));
     if (values !== undefined) this.#snapshot.keep(values, this.#steps);
   }
 
@@ -319,7 +324,10 @@ export class Executor {
     const loaded = await prepared.plan.on(device);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
     let state = replicas.claim();
-    for (; state === undefined; state = replicas.claim()) await replicas.makeWritable();
+    for (; state === undefined; state = replicas.claim()) {
+      await this.#ready();
+      await replicas.makeWritable();
+    }
 
     const start = performance.now();
     const fields = step.fields.leaves.length;

@@ -175,18 +175,19 @@ export class Fleet {
 
   /** `each` for what must be waited for; the calls run at the same time. */
   async eachAsync(step: number, phase: Phase, body: (device: Device) => Promise<void>): Promise<void> {
-    let last: string | undefined;
-    await Promise.all(this.#devices.map(async (device) => {
-      this.enter(device, phase);
-      try {
-        await this.timed(device, body(device));
-      } catch (error) {
-        const failure = this.#fault(device, error);
-        last = failure.message;
-        this.#report(failure, step, 0);
-      }
-    }));
-    this.#requireSome(last);
+    await Promise.all(this.#devices.map((device) => this.attempt(device, step, phase, () => body(device))));
+  }
+
+  /** Calls `body` for one device, which is left out from then on where it throws a fault of it. */
+  async attempt(device: Device, step: number, phase: Phase, body: () => Promise<void>): Promise<void> {
+    this.enter(device, phase);
+    try {
+      return await this.timed(device, body());
+    } catch (error) {
+      const failure = this.#fault(device, error);
+      this.#report(failure, step, 0);
+      this.#requireSome(failure.message);
+    }
   }
 
   async #work<J, P>(

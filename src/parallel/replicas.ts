@@ -6,7 +6,7 @@ import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
 import { storageOf } from "../tensor/record.ts";
-import { allocate } from "../tensor/storage.ts";
+import { reserve } from "../tensor/storage.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
@@ -130,21 +130,21 @@ export class Replicas {
 
   /**
    * Brings all replicas to the parameters' values: at first, and again whenever the user has assigned to one. Gives
-   * the values where it had to.
+   * the values where it had to. `each` calls a function for every device, and leaves out those that fail.
    */
-  async ready(): Promise<Float32Array | undefined> {
+  async ready(each: (body: (device: Device) => void) => void): Promise<Float32Array | undefined> {
     if (this.#isCurrent()) return undefined;
-    const [device] = this.#devices;
-    const buffer = await allocate(device!, 4 * this.length);
+    await Promise.all(this.#devices.map((device) => reserve(device, 4 * this.length)));
     // From here on nothing waits, so that no assignment comes between.
     const values = await this.#values();
-    device!.write(buffer, values);
-    if (this.#flat === undefined) {
-      for (const each of this.#devices) this.#allocate(each);
-      this.#flat = fromHost(values, [this.length], "f32");
-    }
-    this.#show(buffer);
-    for (const { copy, device } of this.#copies()) device.write(copy, values);
+    each((device) => {
+      if (!this.#replicas.has(device)) this.#allocate(device);
+      if (device !== this.#devices[0]) return device.write(this.#replicas.get(device)!.copy!, values);
+      const buffer = device.alloc(Math.max(4, 4 * this.length));
+      device.write(buffer, values);
+      this.#flat ??= fromHost(values, [this.length], "f32");
+      this.#show(buffer);
+    });
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
@@ -218,7 +218,6 @@ export class Replicas {
 
   /** Brings the parameters to the first device, apart from tensors that need them as they are now. */
   async makeWritable(): Promise<void> {
-    await this.ready();
     const device = this.#devices[0]!;
     const { node } = this.flat;
     const buffer = await bufferOf(this.flat, device);
@@ -323,10 +322,6 @@ export class Replicas {
   /** What changes when a parameter is assigned to. Of a view it is the vector, as a node of its own would hold that. */
   #versions(): Node[] {
     return this.#parameters.map((parameter) => (parameter.alias?.base ?? parameter).node);
-  }
-
-  #copies(): { readonly device: Device; readonly copy: DeviceBuffer }[] {
-    return [...this.#replicas].flatMap(([device, { copy }]) => copy === undefined ? [] : [{ device, copy }]);
   }
 
   #allocate(device: Device): void {

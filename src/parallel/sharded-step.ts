@@ -74,6 +74,8 @@ export interface ShardedOptions {
   readonly replicas: Replicas;
   readonly statistics: Statistics;
   readonly snapshot: Snapshot;
+  /** Brings all replicas to what the user assigned to a parameter meanwhile. */
+  readonly ready: () => Promise<void>;
 }
 
 export class ShardedSteps {
@@ -189,16 +191,24 @@ export class ShardedSteps {
     for (const [device, span] of spans) placement.measured(device, span.rows, span.end - span.start);
     let copied: Promise<void> | undefined;
     if (updating) {
-      while (replicas.claim() === undefined) await replicas.makeWritable();
-      copied = clock.time("broadcast", () => this.#update(step, updates, copy));
-      for (const tensor of assigned) statistics.write(tensor, fleet.devices);
+      while (replicas.claim() === undefined) {
+        await this.#options.ready();
+        await fleet.attempt(fleet.devices[0]!, step.number, "update", () => replicas.makeWritable());
+      }
+      copied = clock.time("broadcast", () => this.#update(step, updates, assigned, copy));
+      for (const tensor of assigned) statistics.show(tensor);
     }
     return { rows, phases: clock.phases(), copied };
   }
 
   /** One update on every device. Nothing waits in here, so that all replicas make the same updates. */
-  #update(step: Step, updates: ReadonlyMap<Device, LoadedPlan>, copy: boolean): Promise<void> | undefined {
-    const { fleet, replicas, snapshot } = this.#options;
+  #update(
+    step: Step,
+    updates: ReadonlyMap<Device, LoadedPlan>,
+    assigned: readonly Tensor[],
+    copy: boolean,
+  ): Promise<void> | undefined {
+    const { fleet, replicas, snapshot, statistics } = this.#options;
     let copied: Promise<void> | undefined;
     fleet.each(step.number, "update", (device) => {
       const { executable, written: [control, total] } = updates.get(device)!;
@@ -219,6 +229,7 @@ export class ShardedSteps {
         copied = keep;
       } else device.run(executable, [control!, total!, ...buffers], buffers);
       if (first) replicas.wrote();
+      for (const tensor of assigned) statistics.write(tensor, device);
     });
     return copied;
   }

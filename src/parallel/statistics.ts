@@ -39,17 +39,18 @@ export class Statistics {
     return entry.words;
   }
 
-  /** Shows what was read into `memory`, on these devices. A device that fails is found at its next use. */
-  write(tensor: Tensor, devices: readonly Device[]): void {
+  /** Writes what was read into `memory` to a device, where the next step finds it. */
+  write(tensor: Tensor, device: Device): void {
+    const { words, buffers } = this.#entries.get(tensor)!;
+    let buffer = buffers.get(device);
+    if (buffer === undefined) buffers.set(device, buffer = device.alloc(words.byteLength));
+    device.write(buffer, words);
+  }
+
+  /** The tensor shows what was read into `memory`. */
+  show(tensor: Tensor): void {
     const entry = this.#entries.get(tensor)!;
-    const { words, buffers } = entry;
-    for (const device of devices) {
-      if (device.isLost) continue;
-      let buffer = buffers.get(device);
-      if (buffer === undefined) buffers.set(device, buffer = device.alloc(words.byteLength));
-      device.write(buffer, words);
-    }
-    const values = hostArray(tensor.dtype, words.slice(0, tensor.size).buffer);
+    const values = hostArray(tensor.dtype, entry.words.slice(0, tensor.size).buffer);
     const value = fromHost(values, tensor.shape, tensor.dtype);
     const bound = tensor.device;
     tensor.assign(bound === undefined || bound.isLost ? value : value.to(bound));
