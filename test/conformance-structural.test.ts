@@ -270,6 +270,21 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     view(batch, "of a leaf", [3, 4], g.stopGradient);
     batch.check("between ops", computed(g.stopGradient(computed(batch.leaf([5], "f32")))));
   },
+  // A plan computes one shard, where collectives are what they are given; see collectives.test.ts for several.
+  allReduce(batch) {
+    for (const how of ["sum", "max", "min"] as const) {
+      batch.check(how, computed(g.allReduce(computed(batch.leaf([3, 4], "f32")), how)));
+      batch.check(`${how} of integers`, g.allReduce(batch.leaf([5], "i32"), how));
+    }
+  },
+  allGather(batch) {
+    view(batch, "of a leaf", [3, 4], (x) => g.allGather(x, 3));
+    batch.check("between ops", computed(g.allGather(computed(batch.leaf([5], "f32")), 5)));
+  },
+  reduceScatter(batch) {
+    view(batch, "of a leaf", [3, 4], (x) => g.reduceScatter(x, 3));
+    batch.check("between ops", computed(g.reduceScatter(computed(batch.leaf([5], "f32")), 5)));
+  },
   copy(batch, device) {
     view(batch, "of a transpose", [3, 4], (x) => g.copy(g.permute(x, [1, 0]), device.id));
     batch.check("between ops", computed(g.copy(computed(batch.leaf([5], "f32")), device.id)));

@@ -11,7 +11,19 @@
  *  - atan2 at the origin: 0.
  *  - where: the operand not selected gets exactly 0, whatever its value.
  */
-import { cast, copy, gather, permute, reduce, reshape, scatterAdd, slice } from "../graph/build.ts";
+import {
+  allGather,
+  allReduce,
+  cast,
+  copy,
+  gather,
+  permute,
+  reduce,
+  reduceScatter,
+  reshape,
+  scatterAdd,
+  slice,
+} from "../graph/build.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
 import { alongAxes, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
 import {
@@ -185,6 +197,17 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   },
   contiguous: [(g) => g],
   stopGradient: "none",
+  // Every shard uses y, so its cotangent is the sum of all of theirs.
+  allReduce: [(g, y, x) => {
+    const all = allReduce(g, "sum");
+    if (y.attrs.how === "sum") return all;
+    // As for max: equal extremes share equally, in whichever shards they are.
+    const extreme = equal(x, y);
+    const count = allReduce(cast(extreme, "f32"), "sum");
+    return where(extreme, div(all, count), 0);
+  }],
+  allGather: [(g, _, x) => reduceScatter(g, x.shape[0]!)],
+  reduceScatter: [(g, _, x) => allGather(g, x.shape[0]!)],
   // The cotangent goes back to where the operand lives.
   copy: [(g, _, x) => x.device === undefined ? g : copy(g, x.device)],
 };

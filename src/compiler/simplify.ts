@@ -5,10 +5,11 @@
  *
  * Views come out in one order: expands outermost, moves of axes of length 1 as reshapes, and one of a kind in a row.
  */
+import { InternalError } from "../errors.ts";
 import { full, withSources } from "../graph/build.ts";
 import { intern, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
 import { isElementwise, isReduction } from "../graph/ops.ts";
-import { sameShape, type Shape, size } from "../graph/shape.ts";
+import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
 import { elementwiseRule } from "./simplify-elementwise.ts";
 import { movementRule } from "./simplify-movement.ts";
@@ -34,6 +35,10 @@ function localRule(node: Node, graph: Rewriting): Node | undefined {
   switch (node.op) {
     case "stopGradient":
       return node.src[0];
+    case "allReduce":
+    case "allGather":
+    case "reduceScatter":
+      return ofOneShard(node);
     case "iota":
       return node.shape[0] === 1 ? full(node.shape, 0, node.dtype) : undefined;
     case "cast":
@@ -112,4 +117,14 @@ class Graph implements Rewriting {
     if (rank === undefined) this.#ranks.set(x, rank = this.#ranks.size);
     return rank;
   }
+}
+
+/** A plan computes one shard: what is left of collectives, where nothing was cut at them, is for a whole batch. */
+function ofOneShard(node: NodeOf<"allReduce" | "allGather" | "reduceScatter">): Node {
+  const [x] = node.src as readonly [Node];
+  if (sameShape(x.shape, node.shape)) return x;
+  throw new InternalError("compileGraph", {
+    got: `${node.op} of ${formatShape(x.shape)} to ${formatShape(node.shape)}`,
+    need: "a graph that was cut into stages at its collectives",
+  });
 }

@@ -213,6 +213,26 @@ export function stopGradient(x: Node): Node {
   return intern("stopGradient", [x], {}, x.shape, x.dtype, x.device);
 }
 
+/** Elementwise sum, maximum or minimum over the shards of a batch; f32, i32 or u32. */
+export function allReduce(x: Node, how: "sum" | "max" | "min"): Node {
+  requireDType("allReduce", x.dtype, ["f32", "i32", "u32"]);
+  return intern("allReduce", [x], { how }, x.shape, x.dtype, x.device);
+}
+
+/** The values of all shards one after another on axis 0, which then has length `total`; f32, i32 or u32. */
+export function allGather(x: Node, total: number): Node {
+  requireDType("allGather", x.dtype, ["f32", "i32", "u32"]);
+  checkFirstAxis("allGather", x, total, x.shape[0] ?? 0, Infinity);
+  return intern("allGather", [x], { total }, [total, ...x.shape.slice(1)], x.dtype, x.device);
+}
+
+/** Of the sum over shards, the `rows` of axis 0 that belong to this one; f32, i32 or u32. */
+export function reduceScatter(x: Node, rows: number): Node {
+  requireDType("reduceScatter", x.dtype, ["f32", "i32", "u32"]);
+  checkFirstAxis("reduceScatter", x, rows, 0, x.shape[0] ?? 0);
+  return intern("reduceScatter", [x], { rows }, [rows, ...x.shape.slice(1)], x.dtype, x.device);
+}
+
 /** The same values on `device`. */
 export function copy(x: Node, device: number): Node {
   if (x.device === device) return x;
@@ -243,6 +263,11 @@ function deviceOf(op: string, src: readonly Node[]): number | undefined {
     device = node.device;
   }
   return device;
+}
+
+function checkFirstAxis(op: string, x: Node, length: number, least: number, most: number): void {
+  if (x.shape.length > 0 && Number.isSafeInteger(length) && length >= least && length <= most) return;
+  throw new ShapeError(op, { got: `${formatShape(x.shape)} to ${length} on axis 0`, need: `${least} to ${most}` });
 }
 
 function checkIndexed(op: string, x: Node, index: Node, axis: number): void {

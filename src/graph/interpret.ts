@@ -62,6 +62,10 @@ function evaluate(node: Node, src: readonly Values[]): Values {
     case "stopGradient":
     case "copy":
       return x;
+    case "allReduce":
+    case "allGather":
+    case "reduceScatter":
+      return alone(node, x);
     case "permute": {
       const step = strides(from!.shape);
       return read(x, shape, node.attrs.axes.map((axis) => step[axis]!), 0);
@@ -99,6 +103,15 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       return mapElements(f, src, dtype);
     }
   }
+}
+
+/** A collective over one shard. */
+function alone(node: Node, x: Values): Values {
+  if (x.length === size(node.shape)) return x;
+  throw new ArgumentError("interpret", {
+    got: `${node.op} of ${x.length} elements to ${formatShape(node.shape)}`,
+    need: "a single shard: a graph of several is cut into stages first",
+  });
 }
 
 /** Integer products exceed what a double holds exactly, so that they need an arithmetic of their own. */

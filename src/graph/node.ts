@@ -38,6 +38,14 @@ export interface OpAttributes {
   contiguous: Record<never, never>;
   /** The same values, with no gradient. */
   stopGradient: Record<never, never>;
+  /**
+   * Collectives, of a graph that computes one shard of a batch: the values of all shards combined element by element; on
+   * axis 0 those of all shards one after another, `total` in all; and the sum over shards, of which each has its own
+   * `rows` of axis 0. Where there is one shard, each is the identity.
+   */
+  allReduce: { readonly how: "sum" | "max" | "min" };
+  allGather: { readonly total: number };
+  reduceScatter: { readonly rows: number };
   /** The same values on another device. */
   copy: { readonly device: number };
 }

@@ -82,6 +82,12 @@ function rebuild(node: Node): Node {
       return build.concat(node.src, node.attrs.axis);
     case "contiguous":
       return build.contiguous(x);
+    case "allReduce":
+      return build.allReduce(x, node.attrs.how);
+    case "allGather":
+      return build.allGather(x, node.attrs.total);
+    case "reduceScatter":
+      return build.reduceScatter(x, node.attrs.rows);
     case "stopGradient":
       return build.stopGradient(x);
     case "copy":

@@ -22,8 +22,8 @@ export {
 export { Dropout, dropout } from "./dropout.ts";
 export { Embedding, embedding } from "./embedding.ts";
 export type { EmbeddingOptions } from "./embedding.ts";
-export { LayerNorm, layerNorm } from "./norm.ts";
-export type { LayerNormOptions } from "./norm.ts";
+export { BatchNorm, batchNorm, LayerNorm, layerNorm } from "./norm.ts";
+export type { BatchNormOptions, LayerNormOptions } from "./norm.ts";
 export { Sequential, sequential } from "./sequential.ts";
 export { Loss, loss, Metric, metric, penalty } from "./loss.ts";
 export type { LossTerm, Ratio } from "./loss.ts";

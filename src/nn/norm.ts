@@ -1,10 +1,12 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { formatShape, type Shape, size } from "../graph/shape.ts";
+import { allReduce } from "../parallel/collectives.ts";
+import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { ones, zeros } from "./init.ts";
 import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
-import { parameter } from "./parameter.ts";
+import { buffer, parameter } from "./parameter.ts";
 
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
@@ -58,4 +60,98 @@ export class LayerNorm extends Module {
  */
 export function layerNorm(shape: number | Shape, options: LayerNormOptions = {}): LayerNorm {
   return new LayerNorm(shape, options);
+}
+
+export interface BatchNormOptions {
+  /** Added to the variance. Default 1e-5. */
+  readonly epsilon?: number;
+  /** Weight of the newest batch in the running statistics, above 0 and at most 1. Default 0.1. */
+  readonly momentum?: number;
+  /** Whether to scale and shift by parameters. Default true. */
+  readonly affine?: boolean;
+}
+
+/**
+ * (x - mean) / sqrt(variance + epsilon) * weight + bias for each feature, the last axis of x [rows, …, features].
+ * In training, mean and (biased) variance are those of the whole batch, on however many devices it is computed, and
+ * the running statistics move towards them, with the unbiased variance; in evaluation the running statistics are used.
+ * Ioffe and Szegedy, Batch Normalization (2015).
+ */
+export class BatchNorm extends Module {
+  readonly weight: Tensor | undefined;
+  readonly bias: Tensor | undefined;
+  readonly runningMean: Tensor;
+  readonly runningVariance: Tensor;
+  readonly features: number;
+  readonly epsilon: number;
+  readonly momentum: number;
+
+  constructor(features: number, options: BatchNormOptions = {}) {
+    super();
+    const { epsilon = 1e-5, momentum = 0.1, affine = true } = options;
+    requireLength("nn.batchNorm", "features", features);
+    if (!(epsilon > 0)) {
+      throw new ArgumentError("nn.batchNorm", { got: `epsilon ${epsilon}`, need: "a number above 0" });
+    }
+    if (!(momentum > 0 && momentum <= 1)) {
+      throw new ArgumentError("nn.batchNorm", { got: `momentum ${momentum}`, need: "a number above 0, at most 1" });
+    }
+    this.features = features;
+    this.epsilon = epsilon;
+    this.momentum = momentum;
+    const shape = [features];
+    const fan = { in: features, out: features };
+    this.weight = affine ? parameter(ones(shape, fan)) : undefined;
+    this.bias = affine ? parameter(zeros(shape, fan)) : undefined;
+    this.runningMean = buffer(zeros(shape, fan));
+    this.runningVariance = buffer(ones(shape, fan));
+  }
+
+  override forward(x: Tensor): Tensor {
+    if (x.rank < 2 || x.shape[x.rank - 1] !== this.features) {
+      throw new ShapeError("nn.batchNorm", {
+        got: formatShape(x.shape),
+        need: `[rows, …, ${this.features}]`,
+      });
+    }
+    const centered = x.sub(this.training ? this.#batchMean(x) : this.runningMean);
+    const variance = this.training ? this.#batchVariance(x, centered) : this.runningVariance;
+    const normal = centered.mul(variance.add(this.epsilon).rsqrt());
+    return this.weight === undefined ? normal : normal.mul(this.weight).add(this.bias!);
+  }
+
+  #batchMean(x: Tensor): Tensor {
+    const mean = allReduce(x.sum(over(x)), { op: "mean", count: count(x) });
+    this.#move(this.runningMean, mean);
+    return mean;
+  }
+
+  /** Of differences from the mean of the whole batch, as E[x²] - E[x]² would lose what they have in common. */
+  #batchVariance(x: Tensor, centered: Tensor): Tensor {
+    const variance = allReduce(centered.square().sum(over(x)), { op: "mean", count: count(x) });
+    const n = allReduce(count(x));
+    this.#move(this.runningVariance, variance.mul(n.div(n.sub(1).maximum(1))));
+    return variance;
+  }
+
+  #move(running: Tensor, now: Tensor): void {
+    running.assign(running.mul(1 - this.momentum).add(now.detach().mul(this.momentum)));
+  }
+}
+
+/** All axes but that of the features. */
+function over(x: Tensor): { axis: number[] } {
+  return { axis: x.shape.slice(0, -1).map((_, axis) => axis) };
+}
+
+/** Elements of each feature, an f32 scalar. */
+function count(x: Tensor): Tensor {
+  return full([], x.size / x.shape[x.rank - 1]!);
+}
+
+/**
+ * Batch normalisation of the last axis, of so many features. Throws ArgumentError for numbers that make no sense.
+ */
+export function batchNorm(features: number, options: BatchNormOptions = {}): BatchNorm {
+  return new BatchNorm(features, options);
 }

@@ -233,11 +233,9 @@ export class Executor {
       for (const device of this.#joining.splice(0)) await this.#join(device, number);
       if (this.#failure !== undefined) throw this.#failure;
     }
-    const { layout, penalty } = this.#layoutOf(given);
     const step: Step = {
+      ...this.#layoutOf(given),
       number,
-      layout,
-      penalty,
       seed,
       fields: await toHost(given),
       learningRate: typeof learningRate === "number" ? learningRate : learningRate(this.#updates + 1),

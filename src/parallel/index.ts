@@ -6,3 +6,5 @@ export { reduce, type ReduceOptions } from "./reduce.ts";
 export { type Merged, type Output, replicate, type ReplicateOptions } from "./replicate.ts";
 export { mean, RowMean } from "./mean.ts";
 export type { Batch, BatchOf, HostData, HostTensor } from "./host-batch.ts";
+export { allGather, allReduce, type AllReduceOptions, rowIndex } from "./collectives.ts";
+export type { DeviceEvent, DeviceJoined, DeviceLost, Phase } from "./fleet.ts";

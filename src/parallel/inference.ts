@@ -2,7 +2,6 @@
 import { ArgumentError, DecompositionError, InternalError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { type DType, dtypes } from "../graph/dtype.ts";
-import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -11,9 +10,11 @@ import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
 import type { Placement } from "./placement.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
-import { PlanCache, SharedPlan } from "./shared-plan.ts";
+import { PlanCache } from "./shared-plan.ts";
 import type { Spread } from "./spread.ts";
-import { bindCaptures, type HostFields, type Shard, toHost, writeControl, writeRows } from "./uploads.ts";
+import { ShardRuns, StagedPlan } from "./staged-plan.ts";
+import { collectivesIn } from "./stages.ts";
+import { bindCaptures, type HostFields, type Shard, toHost } from "./uploads.ts";
 
 export interface InferenceOptions {
   readonly fleet: Fleet;
@@ -39,7 +40,7 @@ interface Merge {
 }
 
 interface ShardPlan {
-  readonly plan: SharedPlan;
+  readonly plan: StagedPlan;
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Shape and dtype of each output of the shard. */
   readonly outputs: readonly { readonly shape: Shape; readonly dtype: DType }[];
@@ -61,7 +62,11 @@ export class Inference {
   readonly #options: InferenceOptions;
   readonly #plans = new PlanCache<ShardPlan>();
   /** The outputs' structure and merging, by signature of the batch. */
-  readonly #merges = new Map<string, { readonly tree: OutputTree; readonly merges: readonly Merge[] }>();
+  readonly #merges = new Map<string, {
+    readonly tree: OutputTree;
+    readonly merges: readonly Merge[];
+    readonly collectives: { readonly any: boolean; readonly total: boolean };
+  }>();
 
   constructor(op: string, fn: (batch: unknown) => unknown, options: InferenceOptions) {
     this.#op = op;
@@ -76,12 +81,18 @@ export class Inference {
    */
   async run<L>(batch: Batch, make: (output: HostOutput) => L, rowsAtOnce = Infinity): Promise<unknown> {
     const given = fieldsOf(this.#op, batch);
-    const { tree, merges } = this.#judged(given);
+    const { tree, merges, collectives } = this.#judged(given);
+    if (collectives.any && given.rows > rowsAtOnce) {
+      throw new ArgumentError(this.#op, {
+        got: `${given.rows} rows, ${rowsAtOnce} at once, of a function with a collective over the batch`,
+        need: "all rows of the batch at once, as that is what the collective is over: a larger rowsAtOnce",
+      });
+    }
     const fields = await toHost(given);
     const outputs = merges.map((merge) => new Merged(merge, fields.rows));
     for (let first = 0; first === 0 || first < fields.rows; first += rowsAtOnce) {
       const rows = Math.min(rowsAtOnce, fields.rows - first);
-      for (const part of await this.#runShards(fields, first, rows)) {
+      for (const part of await this.#runShards(fields, first, rows, collectives.total)) {
         part.values.forEach((values, i) => outputs[i]!.take(values, part.shapes[i]!, part.shard));
       }
     }
@@ -121,7 +132,8 @@ export class Inference {
           empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n),
         };
       });
-      this.#merges.set(fields.signature, known = { tree, merges });
+      const collectives = collectivesIn(tree.leaves.map((leaf) => leaf.node));
+      this.#merges.set(fields.signature, known = { tree, merges, collectives });
     }
     return known;
   }
@@ -129,54 +141,56 @@ export class Inference {
   /**
    * Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros.
    */
-  async #runShards(fields: HostFields, first: number, rows: number): Promise<ShardOutputs[]> {
+  async #runShards(
+    fields: HostFields,
+    first: number,
+    rows: number,
+    dependsOnTotal: boolean,
+  ): Promise<ShardOutputs[]> {
     const { fleet, placement, own = () => undefined, seed = 0 } = this.#options;
     await fleet.prune(0);
     const placed = placement.place(rows, fleet.devices);
     if (placed.length === 0) placed.push({ device: fleet.devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
+    const shards = placed.map(({ device, job }) => ({ device, job: { ...job, offset: first + job.offset } }));
     const parts = new Array<ShardOutputs>(placed.length);
-    await fleet.deliver(placed, 0, async (device, shard) => {
-      const prepared = this.#planFor(fields, Math.max(1, shard.rows));
+    const planOf = (shard: Shard) =>
+      this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined);
+    const prepare = async (device: Device, shard: Shard) => {
+      const prepared = planOf(shard);
       const loaded = await prepared.plan.on(device);
       const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device));
-      return { prepared, loaded, captured };
-    }, async (device, { index, offset, rows }, { prepared, loaded, captured }) => {
-      const shard = { index, offset: first + offset, rows };
-      const fieldCount = fields.leaves.length;
-      writeRows(device, loaded.written, fields, shard);
-      writeControl(device, loaded.written[fieldCount]!, { seed, step: 0, offset: shard.offset, learningRate: 0 });
-      const outputs = prepared.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
-      const words = prepared.bytes.map((bytes) => new Uint32Array(bytes / 4));
+      return { ...prepared, loaded, captured };
+    };
+    const runs = new ShardRuns(fields, { seed, step: 0, learningRate: 0 });
+    const ready = await runs.collect(fleet, shards, planOf(shards[0]!.job).plan.stages.length, prepare);
+    await fleet.deliver(ready, 0, prepare, async (device, shard, bound) => {
+      const outputs = bound.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
+      const words = bound.bytes.map((bytes) => new Uint32Array(bytes / 4));
       fleet.enter(device, "compute");
-      const reads = device.runAndRead(
-        loaded.executable,
-        [...loaded.written.slice(0, fieldCount + 1), ...captured],
-        outputs,
-        words.map((into, output) => ({ output, into })),
-      );
+      const reads = runs.finish(device, shard, bound, outputs, words.map((into, output) => ({ output, into })));
       await Promise.all(reads).finally(() => {
         if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
       });
-      parts[index] = {
+      parts[shard.index] = {
         shard,
-        shapes: prepared.outputs.map((output) => output.shape),
-        values: unpacked(prepared, words.map(({ buffer }) => buffer)),
+        shapes: bound.outputs.map((output) => output.shape),
+        values: unpacked(bound, words.map(({ buffer }) => buffer)),
       };
-    });
+    }).finally(() => runs.release());
     return parts;
   }
 
-  #planFor(fields: Fields, rows: number): ShardPlan {
-    return this.#plans.get(`${rows} ${fields.signature}`, () => {
+  #planFor(fields: Fields, rows: number, total: number | undefined): ShardPlan {
+    return this.#plans.get(`${rows} ${total} ${fields.signature}`, () => {
       const traced = traceShard(fields, rows, (batch) => {
         const tree = outputTree(this.#op, this.#fn(batch));
         return { leaves: tree.leaves, roots: packed(tree.leaves) };
-      });
+      }, total);
       const own = [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
-      const inputs: Node[] = [...own, ...traced.captures.map((capture) => capture.placeholder)];
+      const captured = traced.captures.map((capture) => capture.placeholder);
       const { leaves, roots } = traced.result;
       return {
-        plan: new SharedPlan({ roots: roots.map((root) => root.node), inputs }, own.map((_, i) => i)),
+        plan: new StagedPlan(roots.map((root) => root.node), own, captured),
         captures: traced.captures.map(({ tensor }) => ({ tensor })),
         outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
         bytes: roots.map((root) => root.size * dtypes[root.dtype].bytes),

@@ -9,6 +9,7 @@ import { concat, full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ScoreLayout } from "./scores.ts";
 import type { Judgement } from "./shard-trace.ts";
+import { collectivesIn } from "./stages.ts";
 
 /** A numerator and a denominator, f32 scalars that add up over shards. */
 export interface Ratio {
@@ -67,6 +68,8 @@ export interface Checked {
   readonly layout: ScoreLayout;
   /** Whether the loss has a penalty. */
   readonly penalty: boolean;
+  /** Whether a shard's computation depends on how many rows the whole batch has. */
+  readonly dependsOnTotal: boolean;
 }
 
 /**
@@ -119,7 +122,12 @@ export function checkProgram(op: string, judgement: Judgement<Scored>): Checked 
     });
   }
   const layout = { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };
-  return { layout, penalty: loss.penalty !== undefined };
+  const computed = [
+    ...loss.terms.flatMap(({ sum, count }) => [sum, count]),
+    ...Object.values(metrics).flatMap(({ sum, count }) => [sum, count]),
+  ];
+  const { total } = collectivesIn(computed.map((x) => x.node));
+  return { layout, penalty: loss.penalty !== undefined, dependsOnTotal: total };
 }
 
 function isZero(x: Tensor): boolean {

@@ -45,6 +45,7 @@ export function traceShard<R>(
   fields: Fields,
   rows: number,
   body: (batch: unknown, inputs: ShardInputs) => R,
+  total: number = rows,
 ): ShardTrace<R> {
   const inputs: ShardInputs = {
     fields: fields.leaves.map((leaf) =>
@@ -64,7 +65,15 @@ export function traceShard<R>(
     return { index, axis: spread.axis };
   };
   const key = inputs.control.slice({ axis: 0, start: control.seed, end: control.step + 1 });
-  const traced = trace(() => body(fields.rebuild(inputs.fields), inputs), { random: { key, sampleIndex } });
+  const indices = () => {
+    const index = rowIndex(inputs.control.node, rows, 1, 1);
+    spreads.set(index, batched(0));
+    return index;
+  };
+  const traced = trace(() => body(fields.rebuild(inputs.fields), inputs), {
+    random: { key, sampleIndex },
+    shard: { rows, total, rowIndex: indices },
+  });
   return { ...traced, rows, inputs, spreads };
 }
 
@@ -104,6 +113,8 @@ function spreadAlone(axes: BatchAxis, node: Node): Spread | undefined {
  * multiple.
  */
 const probes = [1009, 1013] as const;
+/** Rows of the whole batch in both of them, so that what is gathered has one shape. */
+const probedTotal = 2039;
 
 /** Tells how values of a function of a batch are spread over its rows. */
 export interface Judgement<R> {
@@ -126,7 +137,7 @@ export function judgeShards<R>(
 ): Judgement<R> {
   const [one, two] = probes.map((rows) => {
     try {
-      return traceShard(fields, rows, body);
+      return traceShard(fields, rows, body, probedTotal);
     } catch (error) {
       if (!(error instanceof ShardwiseError) || error instanceof DecompositionError) throw error;
       throw new DecompositionError(op, {

@@ -16,7 +16,8 @@ import type { LoadedPlan } from "./shared-plan.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Statistics } from "./statistics.ts";
 import type { TrainingPlans } from "./training-plans.ts";
-import { bindCaptures, type HostFields, type Shard, writeControl, writeRows } from "./uploads.ts";
+import { ShardRuns } from "./staged-plan.ts";
+import { bindCaptures, type HostFields, type Shard, writeControl } from "./uploads.ts";
 import { Vectors } from "./vectors.ts";
 
 /** A step that is being made. */
@@ -27,13 +28,15 @@ export interface Step {
   readonly layout: ScoreLayout;
   /** Whether the loss has a penalty, which the first shard of a step carries. */
   readonly penalty: boolean;
+  /** Whether a shard's computation depends on how many rows the whole batch has. */
+  readonly dependsOnTotal: boolean;
   readonly seed: number;
   readonly learningRate: number;
 }
 
 /** Milliseconds of the host in a step. */
 export interface Phases {
-  /** Writing the batch's rows to the devices. */
+  /** Writing the batch's rows to the devices, and their work to the queues (a cpu device computes there). */
   readonly scatter: number;
   /** Waiting for the devices. */
   readonly wait: number;
@@ -136,39 +139,44 @@ export class ShardedSteps {
     const spans = new Map<Device, { readonly start: number; end: number; rows: number }>();
     let assigned: readonly Tensor[] = [];
 
-    await fleet.deliver(placed, step.number, async (device, shard) => {
-      const prepared = plans.shard(step.fields, shard.rows, shard.index === 0 && step.penalty, buckets);
+    const planOf = (shard: Shard) =>
+      plans.shard(step.fields, {
+        rows: shard.rows,
+        total: step.dependsOnTotal ? step.fields.rows : undefined,
+        first: shard.index === 0 && step.penalty,
+        buckets,
+      });
+    const prepare = async (device: Device, shard: Shard) => {
+      const prepared = planOf(shard);
       const loaded = await prepared.plan.on(device);
       const captured = await bindCaptures(
         prepared.captures,
         device,
         (tensor) => replicas.own(tensor, device) ?? statistics.own(tensor, device),
       );
-      return { prepared, loaded, captured };
-    }, async (device, shard, { prepared, loaded, captured }) => {
+      return { ...prepared, loaded, captured };
+    };
+    const runs = new ShardRuns(step.fields, { ...step, step: step.number });
+    const ready = await runs.collect(fleet, placed, planOf(shards[0]!).plan.stages.length, prepare);
+    await fleet.deliver(ready, step.number, prepare, async (device, shard, bound) => {
       const first = shard.index === 0;
       const start = performance.now();
-      const written = clock.time("scatter", () => this.#write(step, device, loaded, shard));
       const outputs = [
-        ...prepared.lengths.map((length) => device.alloc(Math.max(4, 4 * length))),
-        ...prepared.assigned.map(({ bytes }) => device.alloc(bytes)),
+        ...bound.lengths.map((length) => device.alloc(Math.max(4, 4 * length))),
+        ...bound.assigned.map(({ bytes }) => device.alloc(bytes)),
       ];
       const { scores, buckets: sums } = landings[shard.index]!;
-      const state = first ? prepared.assigned.map(({ tensor }) => statistics.memory(tensor)) : [];
+      const state = first ? bound.assigned.map(({ tensor }) => statistics.memory(tensor)) : [];
       // A shard of a loss that is a penalty alone has no gradient of its own.
-      const read = [scores, ...sums.slice(0, prepared.lengths.length - 1)];
-      if (read.length === 1) for (const shards of arrived) shards.add(shard.index);
+      const read = [scores, ...sums.slice(0, bound.lengths.length - 1)];
+      if (read.length === 1) { for (const shards of arrived) shards.add(shard.index); }
       fleet.enter(device, "compute");
-      const reads = device.runAndRead(
-        loaded.executable,
-        [...written, ...captured],
-        outputs,
-        [
-          ...read.map((into, i) => ({ output: i, into })),
-          ...state.map((into, i) => ({ output: prepared.lengths.length + i, into })),
-        ],
-      );
-      if (first) assigned = prepared.assigned.map(({ tensor }) => tensor);
+      const reads = clock.time("scatter", () =>
+        runs.finish(device, shard, bound, outputs, [
+          ...read.map((into, output) => ({ output, into })),
+          ...state.map((into, i) => ({ output: bound.lengths.length + i, into })),
+        ]));
+      if (first) assigned = bound.assigned.map(({ tensor }) => tensor);
       await Promise.all(reads.map((done, i) =>
         done.then(() => {
           if (i === 0) scoresArrived(shard.index);
@@ -187,7 +195,7 @@ export class ShardedSteps {
         span.end = performance.now();
         span.rows += shard.rows;
       }
-    });
+    }).finally(() => runs.release());
     for (const [device, span] of spans) placement.measured(device, span.rows, span.end - span.start);
     let copied: Promise<void> | undefined;
     if (updating) {
@@ -232,13 +240,6 @@ export class ShardedSteps {
       for (const tensor of assigned) statistics.write(tensor, device);
     });
     return copied;
-  }
-
-  #write(step: Step, device: Device, { written }: LoadedPlan, shard: Shard) {
-    const fields = step.fields.leaves.length;
-    writeRows(device, written, step.fields, shard);
-    writeControl(device, written[fields]!, { ...step, step: step.number, offset: shard.offset });
-    return written.slice(0, fields + 1);
   }
 
   /** Host memory for what is read of the shards of a step; kept as long as steps are alike. */

@@ -71,7 +71,7 @@ export class SharedPlan {
 }
 
 /** Plans by key, of which the most recently used are kept. */
-export class PlanCache<P extends { readonly plan: SharedPlan }> {
+export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }> {
   readonly #most: number;
   readonly #entries = new Map<string, P>();
 

@@ -98,6 +98,33 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   bitcast: (at) => at.src[0]!.kind === "partial" ? nonlinear(at) : at.src[0]!,
   contiguous: ({ src }) => src[0]!,
   stopGradient: ({ src }) => src[0]!,
+  allReduce: (at) => {
+    const [x] = at.src;
+    const { how } = at.node.attrs;
+    // Along one trace alone, counts of rows look like any other constant.
+    const known = at.rows !== at.twinRows;
+    if (how === "sum" ? x!.kind === "partial" : x!.kind === "shard" && x!.extreme === how) return replicated;
+    if (x!.kind === "replicated" && (how !== "sum" || !known)) return replicated;
+    return refused(
+      at,
+      x!,
+      how === "sum"
+        ? "a sum over rows, such as x.sum({ axis: 0 }), or a count of them"
+        : `the ${how} over rows: x.${how}({ axis: 0 })`,
+    );
+  },
+  allGather: (at) => {
+    const [x] = at.src;
+    if ((x!.kind === "batched" && x!.axis === 0 && x!.outer === 1)) return replicated;
+    if (x!.kind === "replicated" && at.rows === at.twinRows) return replicated;
+    return refused(at, x!, "values of each row");
+  },
+  reduceScatter: (at) => {
+    const [x] = at.src;
+    const inner = at.node.attrs.rows / at.rows;
+    if (x!.kind === "partial" || at.rows === at.twinRows) return batched(0, { inner });
+    return refused(at, x!, "a sum over rows");
+  },
   copy: ({ src }) => src[0]!,
 
   reshape: (at) => {
@@ -275,7 +302,7 @@ function joined(at: Site, src: readonly Spread[]): Spread {
 function unlessJoined(at: Site): Spread {
   const shard = at.src.find((x) => x.kind === "shard")!;
   const other = at.src.find((x) => x.kind === "batched" || x.kind === "partial");
-  if (other === undefined || shard.kind !== "shard") return shard;
+  if (other === undefined || shard.kind !== "shard") return { kind: "shard", what: (shard as { what: string }).what };
   return mixes(
     at,
     `${
@@ -328,6 +355,10 @@ function reduceOthers(at: Site<NodeOf<"prod" | "amax" | "amin">>): Spread {
   if (x!.kind === "partial") return nonlinear(at);
   if (x!.kind !== "batched") return x!;
   if (at.node.attrs.axes.includes(x!.axis)) {
+    if (at.node.op !== "prod") {
+      const extreme = at.node.op === "amax" ? "max" : "min";
+      return { kind: "shard", what: `the ${extreme} over the rows of a shard`, extreme };
+    }
     return mixes(at, `its reduction over axis ${x!.axis}, which holds the rows of the batch`);
   }
   return reduced(at.node.attrs.axes, x!);
@@ -375,6 +406,17 @@ function nonlinear(at: Site): never {
       ? "something divided by a sum over the rows of the batch"
       : "a sum over the rows of the batch, in which it is not linear",
   );
+}
+
+/** What a collective was given. */
+function refused(at: Site, x: Spread, need: string): never {
+  const got = {
+    replicated: "a value that is the same for every shard, so that each would count it",
+    batched: "values of each row",
+    partial: "a sum over the rows of a shard",
+    shard: x.kind === "shard" ? x.what : "",
+  }[x.kind];
+  throw new DecompositionError(at.node.op, { got, need });
 }
 
 function mixes(at: Site, got: string): never {

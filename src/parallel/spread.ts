@@ -16,7 +16,12 @@ export type Spread =
   | { readonly kind: "replicated" }
   | Batched
   | { readonly kind: "partial" }
-  | { readonly kind: "shard"; readonly what: string };
+  | {
+    readonly kind: "shard";
+    readonly what: string;
+    /** The largest or smallest of the shard's rows: those of all shards give that of the whole. */
+    readonly extreme?: "max" | "min";
+  };
 
 export const replicated: Spread = { kind: "replicated" };
 export const partial: Spread = { kind: "partial" };

@@ -15,11 +15,11 @@ import { groupsOf, packScores, type Program, type Ratio } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
+import { StagedPlan } from "./staged-plan.ts";
 import { firstScalars, type State, updated, type UpdateRule } from "./update.ts";
 
 /** A traced computation and what it takes and gives besides the batch. */
 export interface Prepared {
-  readonly plan: SharedPlan;
   /** Tensors bound for each run, in order, after the plan's own inputs. */
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Tensors that the model assigns to, in order. */
@@ -32,6 +32,7 @@ export interface Prepared {
  * assigned tensors.
  */
 export interface ShardPlan extends Prepared {
+  readonly plan: StagedPlan;
   /** Elements of the outputs before the assigned tensors. */
   readonly lengths: readonly number[];
 }
@@ -41,6 +42,7 @@ export interface ShardPlan extends Prepared {
  * and parameters in place; the scores; then the assigned tensors.
  */
 export interface WholePlan extends Prepared {
+  readonly plan: SharedPlan;
   readonly scoreBytes: number;
 }
 
@@ -67,10 +69,19 @@ export class TrainingPlans {
 
   /**
    * Only the first shard of a step carries the penalty, so that it is added once. Buckets are ranges of the flat
-   * parameters, in the order in which their gradients are wanted.
+   * parameters, in the order in which their gradients are wanted. `total` is how many rows the whole batch has.
    */
-  shard(fields: Fields, rows: number, first: boolean, buckets: readonly Bucket[]): ShardPlan {
-    return this.#shards.get(`${rows} ${first} ${fields.signature}`, () => {
+  shard(
+    fields: Fields,
+    { rows, total, first, buckets }: {
+      readonly rows: number;
+      /** Undefined where the program does not depend on it. */
+      readonly total: number | undefined;
+      readonly first: boolean;
+      readonly buckets: readonly Bucket[];
+    },
+  ): ShardPlan {
+    return this.#shards.get(`${rows} ${total} ${first} ${fields.signature}`, () => {
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
@@ -87,14 +98,11 @@ export class TrainingPlans {
           return concat(parts.map((part) => part.reshape([part.size])), { axis: 0 });
         });
         return [scores, ...packed];
-      });
+      }, total);
       const own = ownInputs(traced);
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
-      const plan = new SharedPlan(
-        { roots, inputs: [...own, ...traced.captures.map((c) => c.placeholder)] },
-        own.map((_, i) => i),
-      );
+      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder));
       return { plan, lengths: traced.result.map((x) => x.size), ...after };
     });
   }

@@ -30,6 +30,12 @@ export interface Shard {
   readonly rows: number;
 }
 
+/** Writes a shard's rows of one field of a batch. */
+export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shard: Shard): void {
+  const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
+  if (rows.byteLength > 0) device.write(buffer, rows);
+}
+
 /** Writes the shard's rows into a plan's own buffers. */
 export function writeRows(
   device: Device,
@@ -37,10 +43,7 @@ export function writeRows(
   fields: HostFields,
   shard: Shard,
 ): void {
-  fields.leaves.forEach((leaf, i) => {
-    const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
-    if (rows.byteLength > 0) device.write(buffers[i]!, rows);
-  });
+  fields.leaves.forEach((leaf, i) => writeField(device, buffers[i]!, leaf, shard));
 }
 
 export interface StepNumbers {

@@ -19,6 +19,15 @@ export interface FrameRandom {
   readonly sampleIndex?: (like: Node) => { readonly index: Node; readonly axis: number } | undefined;
 }
 
+/** The part of a batch that a trace computes. */
+export interface FrameShard {
+  /** Rows of this part, and of the whole batch. */
+  readonly rows: number;
+  readonly total: number;
+  /** The index of each row in the whole batch, u32 [rows]. */
+  rowIndex(): Node;
+}
+
 /** One trace in progress. */
 export class Frame {
   /** Tensors from outside, with the placeholders that stand for them. */
@@ -26,11 +35,13 @@ export class Frame {
   /** Tensors from outside that the function assigned to, with their new values. */
   readonly assignments = new Map<Handle, Node>();
   readonly random: FrameRandom | undefined;
+  readonly shard: FrameShard | undefined;
   /** Random ops so far. */
   randomCalls = 0;
 
-  constructor(random: FrameRandom | undefined) {
+  constructor(random: FrameRandom | undefined, shard?: FrameShard) {
     this.random = random;
+    this.shard = shard;
   }
 
   /** What a tensor from outside is in this trace. */

@@ -4,7 +4,7 @@ import { input } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
-import { Frame, isTracing, within } from "./frame.ts";
+import { Frame, type FrameShard, isTracing, within } from "./frame.ts";
 import { isTensor, Tensor } from "./tensor.ts";
 
 export { isTracing };
@@ -43,8 +43,11 @@ export interface TraceRandom {
  * throws goes through, and nothing of the trace stays. Without `random`, random ops draw as they do outside a trace,
  * once for all replays.
  */
-export function trace<R>(fn: () => R, options: { readonly random?: TraceRandom } = {}): Traced<R> {
-  const frame = new Frame(options.random);
+export function trace<R>(
+  fn: () => R,
+  options: { readonly random?: TraceRandom; readonly shard?: FrameShard } = {},
+): Traced<R> {
+  const frame = new Frame(options.random, options.shard);
   const result = within(frame, fn);
   refusePromise("trace", result);
   const captures: Capture[] = [];
