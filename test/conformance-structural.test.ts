@@ -278,11 +278,11 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     }
   },
   allGather(batch) {
-    view(batch, "of a leaf", [3, 4], (x) => g.allGather(x, 3));
+    for (const dtype of numbers) batch.check(`of ${dtype}`, g.allGather(batch.leaf([3, 4], dtype), 3));
     batch.check("between ops", computed(g.allGather(computed(batch.leaf([5], "f32")), 5)));
   },
   reduceScatter(batch) {
-    view(batch, "of a leaf", [3, 4], (x) => g.reduceScatter(x, 3));
+    for (const dtype of numbers) batch.check(`of ${dtype}`, g.reduceScatter(batch.leaf([3, 4], dtype), 3));
     batch.check("between ops", computed(g.reduceScatter(computed(batch.leaf([5], "f32")), 5)));
   },
   copy(batch, device) {

@@ -157,7 +157,13 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
     "expand",
     /spread over those rows again/,
   );
-  mixing((x) => reduce("amax", x, [0]), "amax", /axis 0/);
+  mixing((x) => reduce("prod", x, [0]), "prod", /axis 0/);
+  mixing(
+    (x) => elementwise("sub", x, broadcastTo(reduce("amax", x, [0]), x.shape)),
+    "sub",
+    /the max over the rows of a shard/,
+  );
+  assert.equal(judge((x) => reduce("amin", x, [0])).kind, "shard");
   mixing((x) => elementwise("exp", sumRows(x)), "exp", /not linear/);
   mixing((x) => mul(sumRows(x), sumRows(x)), "mul", /not linear/);
   mixing((x) => elementwise("div", sumRows(x), sumRows(x)), "div", /divided by a sum/);

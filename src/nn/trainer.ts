@@ -26,15 +26,19 @@ import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
 import type { Module } from "./module.ts";
 import type { Optimizer } from "./optim/optimizer.ts";
 import { learningRateAt } from "./optim/rule.ts";
+import { prefetched } from "./prefetch.ts";
 import { formatMeans, formatSeconds, progress, type ProgressStyle } from "./progress.ts";
 
 export type { BatchOf } from "../parallel/host-batch.ts";
 
+/** Tensors in records and lists, nested in any way. */
+export type TensorTree = Tensor | readonly TensorTree[] | { readonly [name: string]: TensorTree };
+
 /** A batch as the functions of a trainer see it. */
-export type TensorRecord = Readonly<Record<string, Tensor>>;
+export type TensorRecord = { readonly [name: string]: TensorTree };
 
 /** The fields that a trainer's functions find in a batch unless they say otherwise. */
-export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & TensorRecord;
+export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & Readonly<Record<string, Tensor>>;
 
 /** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
 export type BatchSource<B> = (Iterable<BatchOf<B>> | AsyncIterable<BatchOf<B>>) & {
@@ -282,7 +286,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     const { executor, evaluation } = await this.#start();
     return await this.#inEvaluation(executor, async () => {
       const totals = new ScoreTotals();
-      for await (const batch of isSource(data) ? data : [data]) {
+      for await (const batch of prefetched<unknown>(isSource(data) ? data : [data])) {
         const { scores, rows } = await evaluation.run(batch as Batch, rowsAtOnce);
         totals.add(scores, rows);
       }
@@ -299,7 +303,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     options: RowsOptions = {},
   ): Promise<Merged<O>> {
     const rowsAtOnce = readRowsAtOnce("predict", options);
-    const batch = isTensor(data) || isHostTensor(data) ? { x: data } : data;
+    const given: unknown = data; // The type of a batch of any nesting is too deep to be narrowed.
+    const batch = isTensor(given) || isHostTensor(given) ? { x: given } : given;
     const { executor, inference } = await this.#start();
     return await this.#inEvaluation(executor, async () => {
       return await inference.run(
@@ -422,7 +427,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     // A step is judged when the next one is on the device already, so that the device need not wait for the
     // host.
     let pending: EnqueuedStep | undefined;
-    for await (const batch of source) {
+    for await (const batch of prefetched<unknown>(source)) {
       if (signal?.aborted === true) {
         await finish(pending);
         throw signal.reason;
@@ -495,7 +500,7 @@ function recordOf({ scores, ...rest }: StepOutcome): StepRecord {
 
 function fieldX(batch: TensorRecord): Tensor {
   const { x } = batch;
-  if (x !== undefined) return x;
+  if (isTensor(x)) return x;
   throw new ArgumentError("nn.trainer", {
     got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
     need:

@@ -123,7 +123,7 @@ export class Inference {
             got: `an output ${tree.paths[i]} that ${
               spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"
             }`,
-            need: "values of each row, parallel.mean(x) for a mean over rows, or a sum over rows",
+            need: "values of each row, parallel.mean(x) for a mean over rows, a sum over rows, or parallel.allReduce for more",
           });
         }
         return {

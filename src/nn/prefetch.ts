@@ -1,0 +1,40 @@
+/** Batches made while the step before them runs. */
+
+/**
+ * The batches of a source, in order. Of an asynchronous source the next one is already being made while the caller works
+ * on the present one; at most one ahead. A source that fails does so where its batch would have come, and a caller who
+ * stops early ends it.
+ */
+export async function* prefetched<T>(source: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
+  if (!(Symbol.asyncIterator in source)) {
+    yield* source;
+    return;
+  }
+  const iterator = source[Symbol.asyncIterator]();
+  let ended = false;
+  const next = () => {
+    const result = iterator.next();
+    result.catch(() => {}); // It is waited for later.
+    return result;
+  };
+  let coming = next();
+  try {
+    for (;;) {
+      const { done, value } = await coming.catch((error: unknown) => {
+        ended = true;
+        throw error;
+      });
+      if (done === true) {
+        ended = true;
+        return;
+      }
+      coming = next();
+      yield value;
+    }
+  } finally {
+    if (!ended) {
+      await coming.catch(() => {});
+      await iterator.return?.();
+    }
+  }
+}
