@@ -282,11 +282,14 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * counts in each.
    */
   async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
-    const rowsAtOnce = readRowsAtOnce("evaluate", options);
+    return await this.#evaluate(data, readRowsAtOnce("evaluate", options));
+  }
+
+  async #evaluate(data: unknown, rowsAtOnce = defaultRowsAtOnce): Promise<EvaluationRecord> {
     const { executor, evaluation } = await this.#start();
     return await this.#inEvaluation(executor, async () => {
       const totals = new ScoreTotals();
-      for await (const batch of prefetched<unknown>(isSource(data) ? data : [data])) {
+      for await (const batch of prefetched(isSource(data) ? data : [data])) {
         const { scores, rows } = await evaluation.run(batch as Batch, rowsAtOnce);
         totals.add(scores, rows);
       }
@@ -389,7 +392,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   ): Promise<EpochRecord> {
     const { executor } = await this.#start();
     await executor.recover();
-    const { signal, validation, onBatch } = options;
+    const { signal, onBatch } = options;
+    const validation: unknown = options.validation;
     const totals = new ScoreTotals();
     const start = performance.now();
     let done = 0;
@@ -452,7 +456,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       rows,
       seconds,
       rowsPerSecond: rows / seconds,
-      validation: validation === undefined ? undefined : await this.evaluate(validation),
+      validation: validation === undefined ? undefined : await this.#evaluate(validation),
     };
   }
 
@@ -517,7 +521,7 @@ function notDecomposable(what: string, value: unknown, example: string): Decompo
   });
 }
 
-function isSource<B>(data: BatchSource<B> | BatchOf<B>): data is BatchSource<B> {
+function isSource(data: unknown): data is Iterable<unknown> | AsyncIterable<unknown> {
   if (typeof data !== "object" || data === null) return false;
   return Symbol.iterator in data || Symbol.asyncIterator in data;
 }
