@@ -7,6 +7,7 @@ import type { Device } from "../src/devices/device.ts";
 import { ArgumentError, DeviceError } from "../src/errors.ts";
 import { runtime } from "../src/host/host.ts";
 import { data, nn, optim, random } from "../src/index.ts";
+import { FaultyDevice } from "./faulty-device.ts";
 import { testDevice, testKinds, virtualDevices } from "./harness.ts";
 
 /** Every read of Deno's own WebGPU takes 10 ms and more. */
@@ -67,6 +68,9 @@ for (const kind of testKinds) {
     }
     const shuffled = [5, 2, 7, 0].map((i) => eight[i]!);
     assert.equal(await trained(shuffled, { deterministic }), expected, "in another order");
+    // Reads wait for 0 to 3 ms, so that the shards come in ever other orders.
+    const late = eight.slice(0, 3).map((device, i) => new FaultyDevice(device, [0, 3, 1, 2].map((delay) => (delay + i) % 4)));
+    assert.equal(await trained(late, { deterministic }), expected, "with reads that come in any order");
     assert.equal(
       await trained(eight.slice(0, 3), { deterministic, capacities: [1, 5, 2] }),
       expected,
