@@ -1,14 +1,20 @@
 /** Runs a graph on a device, below the level of tensors. */
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
+import type { Target } from "../src/compiler/plan.ts";
 import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";
 import { dtypes } from "../src/graph/dtype.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 
-/** Compiles, runs and reads a graph on a device. */
-export async function evaluate(device: Device, request: CompileRequest, data: readonly ArrayLike<number>[]): Promise<ArrayLike<number>[]> {
-  const plan = compileGraph(request, device.target);
+/** Compiles, runs and reads a graph on a device; with the schedules of another kind of device, if `target` is given. */
+export async function evaluate(
+  device: Device,
+  request: CompileRequest,
+  data: readonly ArrayLike<number>[],
+  target: Target = device.target,
+): Promise<ArrayLike<number>[]> {
+  const plan = compileGraph(request, target);
   const executable = await device.load(plan);
   const buffer = (node: Node) => device.alloc(Math.max(4, g.byteLength(node)));
   const words = (node: Node) => node.dtype === "bool" ? Uint32Array : dtypes[node.dtype].array;

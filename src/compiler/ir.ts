@@ -27,7 +27,15 @@ export type Expr =
     | { readonly kind: "accumulator"; readonly accumulator: Accumulator }
     /** The value that lane `lane` of the subgroup has of `args[0]`. */
     | { readonly kind: "broadcast"; readonly args: readonly [Expr]; readonly lane: number }
+    /** An element of workgroup memory, as it is where the expression stands. */
+    | { readonly kind: "shared"; readonly array: number; readonly index: Index }
   );
+
+/** One element to compute: its indices, and what must hold for it to matter. */
+export interface Lane {
+  readonly indices: readonly Index[];
+  readonly when: Expr | undefined;
+}
 
 export interface Accumulator {
   readonly name: string;
@@ -41,6 +49,10 @@ export type Statement =
   | { readonly kind: "update"; readonly accumulator: Accumulator; readonly value: Expr }
   | { readonly kind: "loop"; readonly variable: Variable; readonly body: Scope }
   /** `accumulate` adds to what the buffer holds. */
+  /** Puts an element into workgroup memory. */
+  | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly value: Expr }
+  /** All invocations of a workgroup come here before any of them goes on. */
+  | { readonly kind: "barrier" }
   | {
     readonly kind: "store";
     readonly buffer: number;
@@ -63,6 +75,12 @@ export interface KernelBuffer {
   access: "read" | "readWrite";
 }
 
+/** Memory that the invocations of a workgroup share; its length is a multiple of 4. */
+export interface SharedArray {
+  readonly dtype: DType;
+  readonly length: number;
+}
+
 export interface KernelIR {
   readonly name: string;
   /** The counters whose combinations are the invocations; the last one varies fastest. */
@@ -70,6 +88,7 @@ export interface KernelIR {
   /** Invocations of a workgroup, where the kernel depends on it; they divide all invocations. */
   readonly workgroupSize: number | undefined;
   readonly buffers: readonly KernelBuffer[];
+  readonly shared: readonly SharedArray[];
   readonly body: Scope;
   /** The expression behind each `value` atom of an index. */
   readonly values: ReadonlyMap<string, Expr>;
@@ -79,6 +98,7 @@ export interface KernelIR {
 export class KernelBuilder {
   readonly root: Scope = { depth: 0, parent: undefined, statements: [] };
   readonly buffers: KernelBuffer[] = [];
+  readonly shared: SharedArray[] = [];
   readonly values: Map<string, Expr> = new Map();
   #exprs = new Map<string, Expr>();
   #scopes = new Map<Variable, Scope>();
@@ -151,6 +171,15 @@ export class KernelBuilder {
     return this.#make(`b${lane}(${arg.id})`, arg.scope, { kind: "broadcast", args: [arg], lane, dtype: arg.dtype });
   }
 
+  /** A new array in workgroup memory; gives its number. */
+  sharedArray(dtype: DType, length: number): number {
+    return this.shared.push({ dtype, length }) - 1;
+  }
+
+  sharedLoad(array: number, index: Index): Expr {
+    return this.#make(`s${array}[${index.key}]`, this.scopeOfIndex(index), { kind: "shared", array, index, dtype: this.shared[array]!.dtype });
+  }
+
   /** Names an i32 expression so that an index may contain it. */
   nameValue(expr: Expr): string {
     const name = `e${expr.id}`;
@@ -174,7 +203,8 @@ export class KernelBuilder {
   }
 
   finish(name: string, parallel: readonly Variable[], workgroupSize?: number): KernelIR {
-    return { name, parallel, workgroupSize, buffers: this.buffers, body: this.root, values: this.values };
+    const { buffers, shared, root: body, values } = this;
+    return { name, parallel, workgroupSize, buffers, shared, body, values };
   }
 
   #make(key: string, scope: Scope, parts: ExprParts, bind = true): Expr {

@@ -17,9 +17,10 @@ import {
   within,
   zeroIndex,
 } from "./affine.ts";
-import { deeper, type Expr, KernelBuilder, type KernelIR, type Scope, type Statement } from "./ir.ts";
+import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
 import { type Draft, isContraction } from "./schedule.ts";
+import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
 
@@ -35,12 +36,6 @@ export interface Memory {
   readonly source: (node: Node) => Location | undefined;
   /** Where a kernel's value goes; several places for one that is wanted in several. */
   readonly targets: (node: Node) => readonly Location[];
-}
-
-/** One element to compute: its indices, and what must hold for it to matter. */
-interface Lane {
-  readonly indices: readonly Index[];
-  readonly when: Expr | undefined;
 }
 
 /** Lowers one kernel with the factors of `tile`. */
@@ -68,6 +63,8 @@ class Lowering {
   readonly #memo = new Map<string, readonly Expr[]>();
   /** Stores of values without rows. */
   readonly #stores: Statement[] = [];
+  /** How a contraction through workgroup memory walks its domain. */
+  #staged: StagedDomain | undefined;
 
   constructor(group: KernelGroup, memory: Memory, tile: Tile) {
     this.#group = group;
@@ -80,8 +77,11 @@ class Lowering {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup } = this.#tile;
-    const { parallel, lanes } = subgroup !== undefined
+    const { axes, subgroup, staged } = this.#tile;
+    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, domain, staged, (a, b) => this.#and(a, b));
+    const { parallel, lanes } = this.#staged !== undefined
+      ? this.#staged
+      : subgroup !== undefined
       ? this.#subgroupDomain(domain, subgroup)
       : axes !== undefined
       ? this.#tiledDomain(domain, axes)
@@ -89,14 +89,17 @@ class Lowering {
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
     // After all loads: a value may be written over what another one is computed from.
     this.#builder.root.statements.push(...this.#stores);
-    return this.#builder.finish(kernelName(this.#group), parallel, subgroup && subgroup.lanes * subgroup.subgroups);
+    const workgroup = staged !== undefined
+      ? staged.threads[0] * staged.threads[1]
+      : subgroup && subgroup.lanes * subgroup.subgroups;
+    return this.#builder.finish(kernelName(this.#group), parallel, workgroup);
   }
 
   /**
    * The lanes that an invocation of an outer product computes, row by row; behind them, the elements whose row operand it
    * loads for its subgroup, which are computed no further.
    */
-  #subgroupDomain(domain: readonly number[], { m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: DomainLane[] } {
+  #subgroupDomain(domain: readonly number[], { m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: Lane[] } {
     const builder = this.#builder;
     const parallel: Variable[] = [];
     const bases = domain.map((extent, axis) => {
@@ -116,7 +119,7 @@ class Lowering {
     const at = (row: Index, column: Index) =>
       bases.map(({ base }, axis) => within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, domain[axis]! - 1));
     const ownColumn = (j: number) => addConstant(scale(variableIndex(lane), columns), j);
-    const result: DomainLane[] = [];
+    const result: Lane[] = [];
     for (let row = 0; row < lanes * rows; row++) {
       for (let j = 0; j < columns; j++) {
         const indices = at(constantIndex(row), ownColumn(j));
@@ -130,7 +133,7 @@ class Lowering {
   }
 
   /** One counter over the whole domain; each invocation computes `outer` neighbours. */
-  #flatDomain(domain: readonly number[]): { parallel: Variable[]; lanes: DomainLane[] } {
+  #flatDomain(domain: readonly number[]): { parallel: Variable[]; lanes: Lane[] } {
     const factor = this.#tile.outer;
     const variable = this.#builder.variable("i", size(domain) / factor);
     const base = scale(variableIndex(variable), factor);
@@ -142,9 +145,9 @@ class Lowering {
   }
 
   /** A counter per axis; each invocation computes a block. At an edge the last block moves back, and stores only what is its own. */
-  #tiledDomain(domain: readonly number[], factors: readonly number[]): { parallel: Variable[]; lanes: DomainLane[] } {
+  #tiledDomain(domain: readonly number[], factors: readonly number[]): { parallel: Variable[]; lanes: Lane[] } {
     const parallel: Variable[] = [];
-    let lanes: DomainLane[] = [{ indices: [], when: undefined }];
+    let lanes: Lane[] = [{ indices: [], when: undefined }];
     domain.forEach((extent, axis) => {
       const factor = factors[axis]!;
       const variable = this.#builder.variable("i", Math.ceil(extent / factor));
@@ -163,7 +166,7 @@ class Lowering {
   }
 
   /** Computes and stores one value of the kernel at the lanes of the domain, in a loop where it has a row. */
-  #value(draft: Draft, domain: readonly DomainLane[]): void {
+  #value(draft: Draft, domain: readonly Lane[]): void {
     const { outer, row } = splitAxes(draft);
     const root = draft.root;
     if (row.length === 0) {
@@ -191,9 +194,9 @@ class Lowering {
     return indices;
   }
 
-  #store(root: Node, lanes: readonly DomainLane[], statements: Statement[]): void {
+  #store(root: Node, lanes: readonly Lane[], statements: Statement[]): void {
     const values = this.#lanes(root, lanes.map((lane) => ({ indices: lane.indices, when: undefined })), true);
-    const stored = this.#tile.subgroup === undefined ? lanes : lanes.slice(0, -this.#tile.subgroup.rows);
+    const stored = lanes.slice(0, lanes.length - this.#loadedOnly());
     for (const location of this.#memory.targets(root)) {
       const buffer = this.#builder.buffer(location.slot, root.dtype, "readWrite");
       stored.forEach((lane, i) => {
@@ -201,6 +204,12 @@ class Lowering {
         statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
       });
     }
+  }
+
+  /** Lanes at the end that an invocation only loads operands for. */
+  #loadedOnly(): number {
+    const { subgroup } = this.#tile;
+    return this.#staged?.loadedOnly ?? subgroup?.rows ?? 0;
   }
 
   /** The values of a node at some elements; equal elements are computed once. Recursion is bounded by the scheduler's depth. */
@@ -299,6 +308,7 @@ class Lowering {
     const builder = this.#builder;
     const source = node.src[0]!;
     const contraction = isContraction(node);
+    if (contraction && this.#staged !== undefined) return this.#stagedSums(node, lanes, this.#staged);
     const subgroup = contraction ? this.#tile.subgroup : undefined;
     const computed = subgroup === undefined ? lanes : lanes.slice(0, -subgroup.rows);
     const runs: number[][] = [];
@@ -360,6 +370,13 @@ class Lowering {
     return lanes.map((_, i) => results[i] ?? builder.constant(identity, node.dtype));
   }
 
+  #stagedSums(node: ReductionNode, lanes: readonly Lane[], domain: StagedDomain): readonly Expr[] {
+    const builder = this.#builder;
+    const empty = node.src[0]!.shape.includes(0);
+    const sums = empty ? [] : stagedSums(builder, node, lanes, domain, this.#tile.staged!, (operand, at) => this.#lanes(operand, at));
+    return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
+  }
+
   /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */
   #outerProduct(product: Node, steps: readonly Lane[], { rows, columns }: OuterProduct): readonly Expr[] {
     const place = (operand: Node, lane: Lane) => {
@@ -418,8 +435,6 @@ class Lowering {
     return b === undefined ? a : this.#builder.op("and", a, b);
   }
 }
-
-type DomainLane = Lane;
 
 function locate(location: Location, indices: readonly Index[]): Index {
   return indices.reduce((sum, index, axis) => add(sum, scale(index, location.strides[axis]!)), constantIndex(location.offset));

@@ -67,6 +67,14 @@ class JsRenderer extends Renderer {
     return dtype === "bool" ? `(${this.text(value)} ? 1 : 0)` : this.text(value);
   }
 
+  protected override stage(): never {
+    return refuseShared();
+  }
+
+  protected override barrier(): never {
+    return refuseShared();
+  }
+
   protected override literal(value: number, dtype: DType): string {
     if (dtype === "bool") return value !== 0 ? "true" : "false";
     if (Object.is(value, -0)) return "(-0)";
@@ -93,7 +101,8 @@ class JsRenderer extends Renderer {
         return rounded(bitcast.js(this.text(arg), arg.dtype, expr.dtype), expr.dtype, expr.dtype === "f32");
       }
       case "broadcast":
-        throw new InternalError("renderJs", { got: "a subgroup operation", need: "a kernel for the cpu device" });
+      case "shared":
+        return refuseShared();
       case "op": {
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.jsHelper !== undefined) this.#helpers.add(record.jsHelper);
@@ -102,6 +111,10 @@ class JsRenderer extends Renderer {
       }
     }
   }
+}
+
+function refuseShared(): never {
+  throw new InternalError("renderJs", { got: "invocations that work together", need: "a kernel for the cpu device" });
 }
 
 function rounded(text: string, dtype: DType, isExact: boolean): string {

@@ -2,6 +2,7 @@
 import { type DType, dtypes } from "../graph/dtype.ts";
 import { wgslHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
+import type { Index } from "./affine.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "./ir.ts";
 import { Renderer } from "./render.ts";
 import { vectorBuffers, vectorElement, vectorStores } from "./spelling.ts";
@@ -48,8 +49,17 @@ class WgslRenderer extends Renderer {
   }
 
   module(invocations: number, workgroupSize: number, x: number, y: number): string {
-    this.emit(y > 1 ? `let id = gid.x + gid.y * ${x * workgroupSize}u;` : "let id = gid.x;");
-    if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);
+    const { shared } = this.ir;
+    const inStep = shared.length > 0;
+    if (inStep) {
+      // Nobody may leave before a barrier: workgroups in excess do again what the last one does.
+      const group = y > 1 ? `group.x + group.y * ${x}u` : "group.x";
+      const last = invocations / workgroupSize - 1;
+      this.emit(`let id = ${last + 1 === x * y ? group : `min(${group}, ${last}u)`} * ${workgroupSize}u + local;`);
+    } else {
+      this.emit(y > 1 ? `let id = gid.x + gid.y * ${x * workgroupSize}u;` : "let id = gid.x;");
+      if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);
+    }
     this.counters();
     this.scope(this.ir.body);
     const bindings = this.ir.buffers.map((buffer, i) => {
@@ -60,10 +70,13 @@ class WgslRenderer extends Renderer {
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
       ...bindings,
+      ...shared.map(({ dtype, length }, i) => `var<workgroup> s${i}: array<vec4<${dtypes[dtype].storage}>, ${length / 4}>;`),
       ...(this.#special ? ["var<private> special_bits: u32;"] : []),
       ...[...this.#helpers].map((name) => wgslHelpers[name]),
       `@compute @workgroup_size(${workgroupSize})`,
-      "fn main(@builtin(global_invocation_id) gid: vec3<u32>) {",
+      inStep
+        ? "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {"
+        : "fn main(@builtin(global_invocation_id) gid: vec3<u32>) {",
       ...this.lines,
       "}",
       "",
@@ -120,7 +133,7 @@ class WgslRenderer extends Renderer {
 
   protected override bind(expr: Expr): void {
     // A vector is loaded where its first element is bound.
-    const vector = expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool";
+    const vector = expr.kind === "shared" || (expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool");
     if (!vector) super.bind(expr);
     else if (this.uses.has(expr)) this.text(expr);
   }
@@ -130,7 +143,7 @@ class WgslRenderer extends Renderer {
       case "index":
         return expr.dtype === "u32" ? `(${this.index(expr.index)})` : `${expr.dtype}(${this.index(expr.index)})`;
       case "load": {
-        const text = this.#vectors.has(expr.buffer) ? this.#vectorLoad(expr) : `b${expr.buffer}[${this.index(expr.index)}]`;
+        const text = this.#vectors.has(expr.buffer) ? this.#vectorElement(`b${expr.buffer}`, expr.index, expr.scope) : `b${expr.buffer}[${this.index(expr.index)}]`;
         return expr.dtype === "bool" ? `(${text} != 0u)` : text;
       }
       case "cast": {
@@ -141,6 +154,8 @@ class WgslRenderer extends Renderer {
       }
       case "bitcast":
         return bitcast.wgsl(this.text(expr.args[0]), expr.args[0].dtype, expr.dtype);
+      case "shared":
+        return this.#vectorElement(`s${expr.array}`, expr.index, expr.scope);
       case "broadcast":
         this.#subgroups = true;
         return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane}u)`;
@@ -152,16 +167,27 @@ class WgslRenderer extends Renderer {
     }
   }
 
-  #vectorLoad({ buffer, index, scope }: Expr & { kind: "load" }): string {
+  /** An element of an array of vectors, which is loaded once for all four. */
+  #vectorElement(array: string, index: Index, scope: Scope): string {
     const { vector, element } = vectorElement(index)!;
-    const key = `${buffer}:${vector.key}`;
+    const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
     if (known?.scope !== scope) {
       known = { name: `v${this.#loaded.size}`, scope };
-      this.emit(`let ${known.name} = b${buffer}[${this.index(vector)}];`);
+      this.emit(`let ${known.name} = ${array}[${this.index(vector)}];`);
       this.#loaded.set(key, known);
     }
     return `${known.name}.${"xyzw"[element]}`;
+  }
+
+  protected override stage(array: number, index: Index, value: string): void {
+    const place = vectorElement(index);
+    const at = place === undefined ? `(${this.index(index)}) / 4u][(${this.index(index)}) % 4u` : `${this.index(place.vector)}][${place.element}`;
+    this.emit(`s${array}[${at}] = ${value};`);
+  }
+
+  protected override barrier(): void {
+    this.emit("workgroupBarrier();");
   }
 
   protected override literal(value: number, dtype: DType): string {

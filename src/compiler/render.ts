@@ -35,6 +35,9 @@ export abstract class Renderer {
   protected abstract stored(value: Expr, dtype: DType): string;
   /** Everything that is no constant, bound test or accumulator. */
   protected abstract spellOther(expr: Exclude<Expr, { kind: "constant" | "within" | "accumulator" }>): string;
+  /** Puts a value into workgroup memory. */
+  protected abstract stage(array: number, index: Index, value: string): void;
+  protected abstract barrier(): void;
   /** An index where it is compared, so signed. */
   protected abstract signed(index: string): string;
 
@@ -84,6 +87,12 @@ export abstract class Renderer {
         this.emit("}");
         break;
       }
+      case "stage":
+        this.stage(statement.array, statement.index, this.text(statement.value));
+        break;
+      case "barrier":
+        this.barrier();
+        break;
       case "store": {
         const place = `b${statement.buffer}[${this.index(statement.index)}]`;
         const value = this.stored(statement.value, this.ir.buffers[statement.buffer]!.dtype);

@@ -16,7 +16,8 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
     uses.set(expr, (known ?? 0) + (expr.scope === from ? 1 : 2));
   };
   eachStatement(ir.body, (statement, _times, scope) => {
-    if (statement.kind === "update") need(statement.value, scope);
+    if (statement.kind === "update" || statement.kind === "stage") need(statement.value, scope);
+    if (statement.kind === "stage") needValues(statement.index, ir, need, scope);
     if (statement.kind === "store") {
       need(statement.value, scope);
       need(statement.when, scope);
@@ -27,7 +28,7 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
     const expr = unvisited.pop()!;
     if (expr.kind === "op" || expr.kind === "cast" || expr.kind === "bitcast" || expr.kind === "broadcast") for (const arg of expr.args) need(arg, expr.scope);
     if (expr.kind === "load") need(expr.when, expr.scope);
-    if (expr.kind === "load" || expr.kind === "index" || expr.kind === "within") needValues(expr.index, ir, need, expr.scope);
+    if (expr.kind === "load" || expr.kind === "index" || expr.kind === "within" || expr.kind === "shared") needValues(expr.index, ir, need, expr.scope);
   }
   return uses;
 }

@@ -16,6 +16,8 @@ export interface Tile {
   readonly reduce: number;
   /** The subgroup that computes a block of a contraction together, instead of `axes`. */
   readonly subgroup: OuterProduct | undefined;
+  /** The workgroup that does so through memory that it shares. */
+  readonly staged: Staged | undefined;
 }
 
 /**
@@ -33,8 +35,24 @@ export interface OuterProduct {
   readonly subgroups: number;
 }
 
+/**
+ * A workgroup's block of `threads[0] * rows` by `threads[1] * columns` elements, a part of `rows` by `columns` for each
+ * invocation. `depth` terms of the sum at a time are brought to workgroup memory, by all invocations together.
+ */
+export interface Staged {
+  /** The axes of the domain along which the rows and the columns of the block lie. */
+  readonly m: number;
+  readonly n: number;
+  readonly threads: readonly [m: number, n: number];
+  readonly rows: number;
+  readonly columns: number;
+  readonly depth: number;
+  /** Whether neighbours of the row operand (of the column operand) along that axis are neighbours in memory. */
+  readonly adjacent: readonly [rows: boolean, columns: boolean];
+}
+
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, subgroup: undefined };
+export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, subgroup: undefined, staged: undefined };
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
@@ -112,6 +130,8 @@ function contractionTile(probe: KernelIR, domain: readonly number[], target: Tar
   }
   const outer = best === undefined ? undefined : outerProduct(inner, axes, domain, best, target);
   if (outer !== undefined) return { ...plainTile, subgroup: outer };
+  const staged = best === undefined ? undefined : stagedBlock(inner, axes, domain, best, target);
+  if (staged !== undefined) return { ...plainTile, staged };
   const factors = domain.map(() => 1);
   const blocks = (edge: number) => size(domain) / (edge * edge);
   const most = target.class === "software" && blocks(8) >= 64 ? 8 : 4;
@@ -149,6 +169,34 @@ function outerProduct(
   );
   const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
   return { m, n, rows, columns, lanes, subgroups };
+}
+
+/** Blocks for GPUs, the largest first: invocations along m and n, elements of each along both, terms at a time. */
+const stagedBlocks = [
+  { threads: [16, 16], edge: 8, depth: 8, least: 256 },
+  { threads: [16, 16], edge: 4, depth: 16, least: 64 },
+  { threads: [8, 8], edge: 4, depth: 8, least: 1 },
+] as const;
+
+/** The largest block of which there are enough to keep a GPU busy. */
+function stagedBlock(
+  inner: readonly Reference[],
+  axes: readonly Variable[],
+  domain: readonly number[],
+  { m, n }: { m: number; n: number },
+  target: Target,
+): Staged | undefined {
+  if (target.class === "software" || target.class === "js") return undefined;
+  const adjacent = (along: number, across: number) =>
+    inner.some((load) => strideOf(load.index, axes[along]!) === 1 && strideOf(load.index, axes[across]!) === 0);
+  for (const { threads: [tm, tn], edge, depth, least } of stagedBlocks) {
+    const [height, breadth] = [tm * edge, tn * edge];
+    if (tm * tn > target.maxInvocationsPerWorkgroup || domain[m]! < height || domain[n]! < breadth) continue;
+    const blocks = domain.reduce((count, extent, axis) => count * Math.ceil(extent / (axis === m ? height : axis === n ? breadth : 1)), 1);
+    if (blocks < least) continue;
+    return { m, n, threads: [tm, tn], rows: edge, columns: edge, depth, adjacent: [adjacent(m, n), adjacent(n, m)] };
+  }
+  return undefined;
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */

@@ -1,0 +1,108 @@
+/** Every schedule of a contraction gives what the sum says, for shapes around the edges of its blocks. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { compileGraph } from "../src/compiler/compile.ts";
+import type { Target } from "../src/compiler/plan.ts";
+import type { Device } from "../src/devices/device.ts";
+import * as g from "../src/graph/build.ts";
+import { interpret } from "../src/graph/interpret.ts";
+import type { Node } from "../src/graph/node.ts";
+import { size } from "../src/graph/shape.ts";
+import { evaluate } from "./evaluate.ts";
+import { testDevice, testKinds } from "./harness.ts";
+
+const e = g.elementwise;
+
+interface Shape {
+  readonly batch: number;
+  readonly m: number;
+  readonly k: number;
+  readonly n: number;
+  /** Whether the operands are stored the other way round. */
+  readonly transposed: readonly [boolean, boolean];
+  readonly epilogue: boolean;
+}
+
+/** `max(a b + c, 0)`, or `a b` alone, of [batch, m, k] and [batch, k, n] (n > 0), and its inputs. */
+function product({ batch, m, k, n, transposed, epilogue }: Shape): { root: Node; inputs: Node[] } {
+  const stored = (rows: number, columns: number, other: boolean) => {
+    const x = g.input(other ? [batch, columns, rows] : [batch, rows, columns], "f32");
+    return { x, seen: other ? g.permute(x, [0, 2, 1]) : x };
+  };
+  const a = stored(m, k, transposed[0]);
+  const b = stored(k, n, transposed[1]);
+  const wide = (x: Node, shape: readonly number[]) => g.expand(g.reshape(x, shape), [batch, m, k, n]);
+  const sum = g.reduce("sum", e("mul", wide(a.seen, [batch, m, k, 1]), wide(b.seen, [batch, 1, k, n])), [2]);
+  if (!epilogue) return { root: sum, inputs: [a.x, b.x] };
+  const c = g.input([n], "f32");
+  return { root: e("relu", e("add", sum, g.expand(g.reshape(c, [1, 1, n]), [batch, m, n]))), inputs: [a.x, b.x, c] };
+}
+
+/** Small whole numbers, of which sums of products are exact in f32. */
+function wholes(length: number, seed: number): number[] {
+  return Array.from({ length }, (_, i) => ((i * 7 + seed * 13 + (i >> 3)) % 7) - 3);
+}
+
+const targets: Readonly<Record<string, (device: Device) => Target>> = {
+  "workgroup memory": ({ target }) => ({ ...target, class: "discrete" }),
+  "blocks of an invocation": ({ target }) => ({ ...target, class: "software", subgroupSize: 0 }),
+  "the device's own": ({ target }) => target,
+};
+
+const around = (...edges: number[]) => fc.oneof(
+  fc.constantFrom(...edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3])),
+  fc.integer({ min: 1, max: 80 }),
+);
+
+for (const [name, targetOf] of Object.entries(targets)) {
+  test(`matrix products by ${name}, exactly, at and around the edges of blocks`, async (t) => {
+    if (!testKinds.includes("gpu")) return t.skip("no adapter");
+    const device = await testDevice("gpu");
+    if (device === undefined) return t.skip("no adapter");
+    const shapes = fc.record({
+      batch: fc.constantFrom(1, 1, 2),
+      m: around(32, 64),
+      k: around(8, 16, 24),
+      n: around(32, 64),
+      transposed: fc.tuple(fc.boolean(), fc.boolean()),
+      epilogue: fc.boolean(),
+    });
+    await fc.assert(
+      fc.asyncProperty(shapes, async (shape) => {
+        const { root, inputs } = product(shape);
+        const data = inputs.map((input, i) => wholes(size(input.shape), i));
+        const [expected] = interpret([root], new Map(inputs.map((input, i) => [input, data[i]!])));
+        const [actual] = await evaluate(device, { roots: [root], inputs }, data, targetOf(device));
+        // Adding 0 makes a negative zero positive: its sign depends on whether a sum of one term adds anything.
+        assert.deepEqual(Array.from(actual!, (x) => x + 0), Array.from(expected!, (x) => x + 0));
+      }),
+      { numRuns: 12, examples: [[{ batch: 1, m: 128, k: 40, n: 192, transposed: [false, false], epilogue: true }]] },
+    );
+  });
+}
+
+test("a GPU gets blocks through workgroup memory, larger ones for larger products; a software adapter never does", async () => {
+  const gpu: Target = {
+    language: "wgsl",
+    class: "discrete",
+    subgroupSize: 0,
+    maxStorageBuffersPerKernel: 8,
+    maxInvocationsPerWorkgroup: 256,
+    maxWorkgroupsPerDimension: 65535,
+    maxBindingBytes: 2 ** 30,
+  };
+  const source = (n: number, target: Target) => {
+    const { root, inputs } = product({ batch: 1, m: n, k: n, n, transposed: [false, false], epilogue: false });
+    const { programs } = compileGraph({ roots: [root], inputs }, target);
+    assert.equal(programs.length, 1);
+    return programs[0]!.source;
+  };
+  assert.match(source(128, gpu), /workgroup_size\(64\)[^]*workgroupBarrier/);
+  assert.match(source(512, gpu), /workgroup_size\(256\)[^]*k\d+ < 16u/);
+  assert.match(source(4096, gpu), /workgroup_size\(256\)[^]*k\d+ < 8u/);
+  assert.doesNotMatch(source(16, gpu), /workgroupBarrier/);
+  for (const subgroupSize of [0, 8]) {
+    assert.doesNotMatch(source(512, { ...gpu, class: "software", subgroupSize }), /workgroupBarrier/);
+  }
+});
