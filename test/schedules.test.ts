@@ -82,6 +82,39 @@ for (const [name, targetOf] of Object.entries(targets)) {
   });
 }
 
+test("a long sum of few results is cut into parts on a GPU, and is the same", async (t) => {
+  if (!testKinds.includes("gpu")) return t.skip("no adapter");
+  const device = await testDevice("gpu");
+  if (device === undefined) return t.skip("no adapter");
+  const target: Target = { ...device.target, class: "discrete" };
+  const kernels = (shape: Shape) => {
+    const { root, inputs } = product(shape);
+    return compileGraph({ roots: [root], inputs }, target).steps.length;
+  };
+  const plain = { batch: 1, transposed: [false, false], epilogue: false } as const;
+  assert.equal(kernels({ ...plain, m: 64, k: 256, n: 64 }), 1);
+  assert.equal(kernels({ ...plain, m: 64, k: 4096, n: 64 }), 2);
+  assert.equal(kernels({ ...plain, m: 1024, k: 4096, n: 1024 }), 1, "enough blocks without");
+  const shapes = fc.record({
+    batch: fc.constantFrom(1, 3),
+    m: fc.integer({ min: 2, max: 40 }),
+    k: fc.constantFrom(512, 768, 1000, 1500),
+    n: fc.integer({ min: 2, max: 40 }),
+    transposed: fc.tuple(fc.boolean(), fc.boolean()),
+    epilogue: fc.boolean(),
+  });
+  await fc.assert(
+    fc.asyncProperty(shapes, async (shape) => {
+      const { root, inputs } = product(shape);
+      const data = inputs.map((input, i) => wholes(size(input.shape), i));
+      const [expected] = interpret([root], new Map(inputs.map((input, i) => [input, data[i]!])));
+      const [actual] = await evaluate(device, { roots: [root], inputs }, data, target);
+      assert.deepEqual(Array.from(actual!, (x) => x + 0), Array.from(expected!, (x) => x + 0));
+    }),
+    { numRuns: 10 },
+  );
+});
+
 test("a GPU gets blocks through workgroup memory, larger ones for larger products; a software adapter never does", async () => {
   const gpu: Target = {
     language: "wgsl",

@@ -35,7 +35,7 @@ export interface CompileRequest {
 export function compileGraph(request: CompileRequest, target: Target): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
-  const roots = keepDonors(materializeOperands(splitReductions(simplified, given), given), request);
+  const roots = keepDonors(materializeOperands(splitReductions(simplified, given, target), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const { groups, stored } = kernels(roots, given, target);

@@ -1,8 +1,9 @@
 /** Long reductions to few results become two: many partial results at once, then those. */
-import { pad, reduce, reshape, withSources } from "../graph/build.ts";
+import { elementwise, pad, permute, reduce, reshape, withSources } from "../graph/build.ts";
 import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { isReduction, reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
+import type { Target } from "./plan.ts";
 import { isContraction } from "./schedule.ts";
 
 /** Fewer results than this leave a device idle; fewer terms are not worth a second kernel. */
@@ -10,14 +11,29 @@ const fewResults = 1024;
 const manyTerms = 8192;
 const mostParts = 1024;
 
+/**
+ * When a contraction is cut along its sum (split-k): its results come in blocks of `block` elements, and fewer than `blocks`
+ * of them leave a device idle; no part is shorter than `leastTerms`.
+ */
+const contractions: Readonly<Record<Target["class"], { block: number; blocks: number; leastTerms: number } | undefined>> = {
+  discrete: { block: 1024, blocks: 128, leastTerms: 256 },
+  integrated: { block: 1024, blocks: 32, leastTerms: 256 },
+  software: undefined,
+  js: undefined,
+};
+
 /** Rewrites the graph above `given`. A chain of partial sums also loses less to rounding than one long sum. */
-export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>): Node[] {
+export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>, target: Target): Node[] {
   const replaced = new Map<Node, Node>();
   const now = (node: Node) => replaced.get(node) ?? node;
   for (const node of toposort(roots, (node) => !given.has(node))) {
     if (given.has(node)) continue;
     const rebuilt = withSources(node, node.src.map(now));
-    const result = isReduction(rebuilt.op) && !isContraction(rebuilt) ? split(rebuilt as ReductionNode) : rebuilt;
+    const result = !isReduction(rebuilt.op)
+      ? rebuilt
+      : isContraction(rebuilt)
+      ? splitContraction(rebuilt as ReductionNode, given, target)
+      : split(rebuilt as ReductionNode);
     if (result !== node) replaced.set(node, result);
   }
   return roots.map(now);
@@ -49,4 +65,31 @@ function split(node: ReductionNode): Node {
   // The axis of parts stands where its axis stood among those that stay.
   const position = shape.slice(0, axis).filter((_, a) => !inner.includes(a)).length;
   return reshape(reduce(node.op, partial, [position]), node.shape);
+}
+
+/** A contraction whose sum is cut along its longest axis, if that axis can be cut evenly. */
+function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target: Target): Node {
+  const rule = contractions[target.class];
+  const product = node.src[0]!;
+  if (rule === undefined || product.op !== "mul" || given.has(product)) return node;
+  const { axes } = node.attrs;
+  const terms = axes.reduce((n, axis) => n * product.shape[axis]!, 1);
+  const wanted = Math.min(
+    Math.ceil(rule.blocks / Math.ceil(size(node.shape) / rule.block)),
+    Math.floor(terms / rule.leastTerms),
+  );
+  if (wanted < 2) return node;
+  const axis = axes.reduce((best, a) => product.shape[a]! > product.shape[best]! ? a : best, axes[0]!);
+  const length = product.shape[axis]!;
+  let parts = Math.min(wanted, length);
+  while (length % parts !== 0) parts--;
+  if (parts < 2) return node;
+  // The parts come first, so that each of them is a contraction like the whole.
+  const cut = (x: Node) => {
+    const shape = [...x.shape.slice(0, axis), parts, length / parts, ...x.shape.slice(axis + 1)];
+    return permute(reshape(x, shape), [axis, ...shape.keys()].filter((a, i) => i === 0 || a !== axis));
+  };
+  const [left, right] = product.src as [Node, Node];
+  const partial = reduce("sum", elementwise("mul", cut(left), cut(right)), axes.map((a) => a + 1));
+  return reduce("sum", partial, [0]);
 }
