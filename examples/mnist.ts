@@ -106,7 +106,9 @@ function shares(rows: number, parts: number, shards: number): number[] {
 }
 
 /** What the trainer's own record says of the same. */
-function shared(steps: readonly { readonly devices: readonly string[]; readonly sizes: readonly number[] }[]): Sharing[] {
+function shared(
+  steps: readonly { readonly devices: readonly string[]; readonly sizes: readonly number[] }[],
+): Sharing[] {
   const known = new Map<string, Sharing>();
   for (const { devices, sizes } of steps) {
     const rows = sizes.reduce((a, b) => a + b, 0);

@@ -137,7 +137,9 @@ function sharing(run: Run): string {
       ? `Nothing is left over: ${even} rows each.`
       : "Nothing is left over.";
     return `<div class="sharing">
-<p><b>${count(batches, "batch", "batches")} of ${rows} rows</b> on ${devices.map(text).join(", ")}: ${shares.join(", ")}. ${note}</p>
+<p><b>${count(batches, "batch", "batches")} of ${rows} rows</b> on ${devices.map(text).join(", ")}: ${
+      shares.join(", ")
+    }. ${note}</p>
 ${bar(shares, rows)}${lost === 0 ? "" : bar([...floor, lost], rows, true)}
 </div>`;
   }).join("\n");
@@ -148,7 +150,9 @@ function bar(sizes: readonly number[], rows: number, lossy = false): string {
     const missing = lossy && index === sizes.length - 1;
     return `<span class="${missing ? "lost" : lossy ? "floor" : "share"}" style="flex:${size} 1 0;min-width:${
       size === 0 ? 0 : 2
-    }px" title="${missing ? `${size} of ${rows} rows lost` : `${size} rows`}">${missing || size === 0 ? "" : size}</span>`;
+    }px" title="${missing ? `${size} of ${rows} rows lost` : `${size} rows`}">${
+      missing || size === 0 ? "" : size
+    }</span>`;
   });
   return `<div class="bar">${cells.join("")}</div>`;
 }
