@@ -11,14 +11,18 @@ import { type Device, devices, parallel, ShardwiseError } from "../src/index.ts"
 import { first, loadMnist } from "./mnist/data.ts";
 import { type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
 import { type Loss, type Run, type Sharing, writeReport } from "./mnist/report.ts";
-import { optimizers, trainPerceptron } from "./mnist/training.ts";
+import { optimizers, shardsOn, trainPerceptron } from "./mnist/training.ts";
+
+/** Options once the devices are known. */
+type Resolved = Options & { readonly shards: number };
 
 const reportPath = "runs/mnist/report.html";
 
-async function main(options: Options): Promise<void> {
+async function main(asked: Options): Promise<void> {
   const { train: everything, test } = await loadMnist();
-  const train = first(everything, options.limit);
-  const chosen = await chooseDevices(options);
+  const train = first(everything, asked.limit);
+  const chosen = await chooseDevices(asked);
+  const options: Resolved = { ...asked, shards: shardsOn(chosen, asked) };
   console.log(`MNIST: ${train.count} images to train on, ${test.count} to validate with`);
   chosen.forEach((device, i) => console.log(`  ${i + 1}  ${device.name}  ${describe(device)}`));
   const plan = planned(train.count, options, chosen.length);
@@ -87,7 +91,7 @@ function describe(device: Device): string {
 }
 
 /** The sizes of batches in the run, and how each will be shared while no device is lost. */
-function planned(rows: number, { batchSize, epochs, shards }: Options, parts: number): Omit<Sharing, "devices">[] {
+function planned(rows: number, { batchSize, epochs, shards }: Resolved, parts: number): Omit<Sharing, "devices">[] {
   const full = Math.floor(rows / batchSize);
   return [{ rows: batchSize, batches: full * epochs }, { rows: rows % batchSize, batches: epochs }]
     .filter((size) => size.rows > 0 && size.batches > 0)
@@ -118,7 +122,7 @@ function shared(
   return [...known.values()];
 }
 
-function facts(options: Options, trained: number, validated: number): Run["facts"] {
+function facts(options: Resolved, trained: number, validated: number): Run["facts"] {
   const deno = process.versions["deno"];
   return {
     model: "784-64-relu-10, softmax and cross-entropy",

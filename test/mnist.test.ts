@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { first, loadMnist } from "../examples/mnist/data.ts";
 import { type Options, parseOptions, UsageError } from "../examples/mnist/options.ts";
-import { trainPerceptron } from "../examples/mnist/training.ts";
+import { shardsOn, trainPerceptron } from "../examples/mnist/training.ts";
 import type { Device } from "../src/devices/device.ts";
 import { data, nn, optim, random } from "../src/index.ts";
 import { testKinds, virtualDevices } from "./harness.ts";
@@ -142,8 +142,6 @@ test("mnist: --kill and --shards are read, and refused with what is needed", () 
   assert.deepEqual(optionsOf().kills, []);
   assert.deepEqual(optionsOf("--kill", "2@100").kills, [{ device: 2, step: 100 }]);
   assert.deepEqual(optionsOf("--kill", "1@200,3@100").kills, [{ device: 3, step: 100 }, { device: 1, step: 200 }]);
-  const shards = (...args: string[]) => optionsOf(...args).shards;
-  assert.deepEqual([shards(), shards("--devices", "5"), shards("--devices", "1"), shards("--shards", "0")], [3, 5, 0, 0]);
   const refused = (args: string[], message: RegExp) => {
     assert.throws(() => optionsOf(...args), (error) => error instanceof UsageError && message.test(error.message));
   };
@@ -156,5 +154,14 @@ test("mnist: --kill and --shards are read, and refused with what is needed", () 
   refused(["--kill", "2@100,2@200"], /need each device at most once/);
   refused(["--kill", "1@1,2@2,3@3"], /need one of the 3 devices to be left/);
   refused(["--kill", "1@5", "--devices", "1"], /need one of the 1 devices to be left/);
+  assert.deepEqual([optionsOf().shards, optionsOf("--shards", "0").shards, optionsOf("--shards", "12").shards], [undefined, 0, 12]);
   refused(["--shards", "many"], /need a whole number from 0 to 1024/);
+});
+
+test("mnist: as many logical shards as devices, unless there is one, or they are of different models", async () => {
+  const three = (await virtualDevices("cpu", 3))!;
+  const shards = (devices: readonly Device[], ...args: string[]) => shardsOn(devices, optionsOf(...args));
+  assert.deepEqual([shards(three), shards(three.slice(0, 1)), shards(three, "--shards", "0")], [3, 0, 0]);
+  const other = { ...three[0]!, kind: "gpu" } as Device;
+  assert.deepEqual([shards([three[1]!, other]), shards([three[1]!, other], "--shards", "2")], [0, 2]);
 });

@@ -11,8 +11,11 @@ export interface Options {
   readonly epochs: number;
   readonly batchSize: number;
   readonly optimizer: OptimizerName;
-  /** Logical shards that every batch is cut into, whatever the devices; 0 for a shard for each device that is left. */
-  readonly shards: number;
+  /**
+   * Logical shards that every batch is cut into, whatever the devices; 0 for a shard for each device that is left.
+   * Undefined: as many as devices, if there are several and all are of one model.
+   */
+  readonly shards: number | undefined;
   /** In the order of their steps. */
   readonly kills: readonly Kill[];
   /** How many training images are used. */
@@ -40,7 +43,7 @@ export const usage = `Trains a 784-64-10 perceptron on MNIST, each batch shared 
   --kill N@STEP     lose device N (counted from 1, in the order that the run lists them) in the middle of a step, such as
                     2@100; several: 2@100,1@200. The others go on, and the weights end with the same bits
   --shards K        cut every batch into K logical shards: the weights have the same bits on 1 to K devices, whichever
-                    are lost (default: as many as devices; 0, and the default on one device: off)
+                    are lost (default: as many as devices; 0, and the default on one device or unlike ones: off)
   --optimizer NAME  ${optimizerNames.join(", ")} (default nadam)
   --limit N         use the first N of the 60,000 training images
   --seed N          default 7
@@ -53,7 +56,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
   const devices = integer("--devices", values.devices ?? "3", 1, 64);
   return {
     devices,
-    shards: values.shards === undefined ? (devices > 1 ? devices : 0) : integer("--shards", values.shards, 0, 1024),
+    shards: values.shards === undefined ? undefined : integer("--shards", values.shards, 0, 1024),
     kills: values.kill === undefined ? [] : killsOf(values.kill, devices),
     kind: values.kind === undefined ? undefined : oneOf("--kind", values.kind, kinds),
     epochs: integer("--epochs", values.epochs ?? "1", 1, 1000),

@@ -11,6 +11,13 @@ export const optimizers = {
   nadam: { make: () => optim.nadam({ learningRate: 2e-3 }), text: "nadam, learning rate 0.002" },
 } satisfies Record<OptimizerName, { make: () => optim.Optimizer; text: string }>;
 
+/** The logical shards of a run: see `Options`. Devices of different models cannot give the same bits. */
+export function shardsOn(devices: readonly Device[], { shards }: Pick<Options, "shards">): number {
+  if (shards !== undefined) return shards;
+  const models = new Set(devices.map(({ kind, info, target }) => JSON.stringify([kind, info, target])));
+  return devices.length > 1 && models.size === 1 ? devices.length : 0;
+}
+
 export interface TrainingOptions extends Omit<Options, "devices" | "kind" | "limit"> {
   readonly devices: readonly Device[];
   readonly train: Digits;
@@ -28,7 +35,8 @@ export interface Training {
 
 /** Trains the perceptron on the devices, of which those in `kills` are lost on the way. */
 export async function trainPerceptron(options: TrainingOptions): Promise<Training> {
-  const { devices, train, test, batchSize, seed, shards, kills, onLost } = options;
+  const { devices, train, test, batchSize, seed, kills, onLost } = options;
+  const shards = shardsOn(devices, options);
   setDefaultDevice(devices[0]); // where the first weights are computed
   random.seed(seed);
   const model = nn.sequential(nn.linear(784, 64), nn.relu(), nn.linear(64, 10));
