@@ -4,49 +4,53 @@
  * GPUs. Here every row arrives.
  *
  *   npm run mnist -- --devices 5 --kind cpu        deno task mnist --help
+ *   npm run mnist -- --devices 3 --kill 2@100      loses a device on the way: the weights end with the same bits
  */
 import process from "node:process";
-import {
-  data,
-  type Device,
-  devices,
-  nn,
-  optim,
-  parallel,
-  random,
-  setDefaultDevice,
-  ShardwiseError,
-} from "../src/index.ts";
-import { type Digits, first, loadMnist } from "./mnist/data.ts";
-import { type OptimizerName, type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
-import { type Run, type Sharing, writeReport } from "./mnist/report.ts";
+import { type Device, devices, parallel, ShardwiseError } from "../src/index.ts";
+import { first, loadMnist } from "./mnist/data.ts";
+import { type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
+import { type Loss, type Run, type Sharing, writeReport } from "./mnist/report.ts";
+import { optimizers, shardsOn, trainPerceptron } from "./mnist/training.ts";
+
+/** Options once the devices are known. */
+type Resolved = Options & { readonly shards: number };
 
 const reportPath = "runs/mnist/report.html";
 
-async function main(options: Options): Promise<void> {
+async function main(asked: Options): Promise<void> {
   const { train: everything, test } = await loadMnist();
-  const train = first(everything, options.limit);
-  const chosen = await chooseDevices(options);
+  const train = first(everything, asked.limit);
+  const chosen = await chooseDevices(asked);
+  const options: Resolved = { ...asked, shards: shardsOn(chosen, asked) };
   console.log(`MNIST: ${train.count} images to train on, ${test.count} to validate with`);
-  for (const device of chosen) console.log(`  ${device.name}  ${describe(device)}`);
-  for (const { rows, shards, batches } of planned(train.count, options, chosen.length)) {
-    console.log(`${batches} ${batches === 1 ? "batch" : "batches"} of ${rows} rows, shared ${shards.join(", ")}`);
+  chosen.forEach((device, i) => console.log(`  ${i + 1}  ${device.name}  ${describe(device)}`));
+  const plan = planned(train.count, options, chosen.length);
+  for (const { rows, shares, batches } of plan) {
+    console.log(`${batches} ${batches === 1 ? "batch" : "batches"} of ${rows} rows, shared ${shares.join(", ")}`);
   }
+  const steps = plan.reduce((total, { batches }) => total + batches, 0);
+  const late = options.kills.find(({ step }) => step > steps);
+  if (late !== undefined) throw new UsageError(`--kill ${late.device}@${late.step}: the run has ${steps} steps`);
 
-  setDefaultDevice(chosen[0]); // where the first weights are computed
-  random.seed(options.seed);
-  const model = nn.sequential(nn.linear(784, 64), nn.relu(), nn.linear(64, 10));
-  const trainer = nn.trainer(model, {
-    forward: (m, batch) => m.forward(batch.x),
-    loss: (output, batch) => nn.crossEntropy(output, batch.y),
-    metrics: { accuracy: (output, batch) => nn.accuracy(output, batch.y) },
-    optimizer: optimizers[options.optimizer].make(),
+  const lost: Loss[] = [];
+  const { history, hash } = await trainPerceptron({
+    ...options,
     devices: chosen,
-    seed: options.seed,
-  });
-  const history = await trainer.fit(batches(train, options.batchSize, options.seed), {
-    epochs: options.epochs,
-    validation: batches(test, options.batchSize, false),
+    train,
+    test,
+    onLost: (event) => {
+      const number = chosen.findIndex(({ name }) => name === event.device) + 1;
+      lost.push({ ...event, number });
+      const rest = event.shardsMoved === 0
+        ? "it had delivered its shards"
+        : `the others had done its ${event.shardsMoved === 1 ? "shard" : `${event.shardsMoved} shards`} ${
+          event.milliseconds.toFixed(1)
+        } ms later`;
+      // A progress bar has not ended its line.
+      const line = process.stderr.isTTY ? "\n" : "";
+      console.log(`${line}step ${event.step}: device ${number} is gone (${event.message}); ${rest}`);
+    },
   });
 
   const last = history.epochs.at(-1);
@@ -56,7 +60,8 @@ async function main(options: Options): Promise<void> {
   await writeReport(reportPath, {
     title: `MNIST on ${chosen.length} ${chosen.length === 1 ? "device" : "devices"}`,
     devices: chosen.map((device) => ({ name: device.name, kind: device.kind, description: describe(device) })),
-    sharing: shared(history.steps.map((step) => step.sizes)),
+    sharing: shared(history.steps),
+    lost,
     loss: history.steps.map(({ step, loss }) => ({ step, value: loss })),
     accuracy: history.steps.map(({ step, metrics }) => ({ step, value: metrics["accuracy"] ?? NaN })),
     validation: history.epochs.map((epoch) => ({
@@ -66,18 +71,11 @@ async function main(options: Options): Promise<void> {
     })),
     seconds: history.epochs.reduce((total, epoch) => total + epoch.seconds, 0),
     rowsPerSecond: last.rowsPerSecond,
-    facts: facts(options, train.count, test.count),
+    facts: { ...facts(options, train.count, test.count), "weights (SHA-256)": hash },
   });
+  console.log(`weights sha256: ${hash}`);
   console.log(`report: ${reportPath}`);
 }
-
-/** The optimizers and how the report names them. */
-const optimizers = {
-  sgd: { make: () => optim.sgd({ learningRate: 0.1 }), text: "sgd, learning rate 0.1" },
-  adam: { make: () => optim.adam({ learningRate: 1e-3 }), text: "adam, learning rate 0.001" },
-  adamw: { make: () => optim.adamw({ learningRate: 1e-3 }), text: "adamw, learning rate 0.001" },
-  nadam: { make: () => optim.nadam({ learningRate: 2e-3 }), text: "nadam, learning rate 0.002" },
-} satisfies Record<OptimizerName, { make: () => optim.Optimizer; text: string }>;
 
 /** As many hardware GPUs as were asked for where the machine has them, else virtual devices on one adapter or the CPU. */
 async function chooseDevices({ devices: count, kind }: Options): Promise<Device[]> {
@@ -92,32 +90,39 @@ function describe(device: Device): string {
   return device.kind === "cpu" ? "CPU, generated JavaScript" : device.info.description;
 }
 
-function batches(digits: Digits, batchSize: number, shuffle: number | false): data.Batches<"x" | "y"> {
-  const x = data.array(digits.images, { shape: [digits.count, 784], scale: 1 / 255 });
-  const y = data.array(digits.labels, { dtype: "i32" });
-  return data.batches({ x, y }, { batchSize, shuffle });
-}
-
-/** The sizes of batches in the run, and how each will be shared. */
-function planned(rows: number, { batchSize, epochs }: Options, parts: number): Sharing[] {
+/** The sizes of batches in the run, and how each will be shared while no device is lost. */
+function planned(rows: number, { batchSize, epochs, shards }: Resolved, parts: number): Omit<Sharing, "devices">[] {
   const full = Math.floor(rows / batchSize);
   return [{ rows: batchSize, batches: full * epochs }, { rows: rows % batchSize, batches: epochs }]
     .filter((size) => size.rows > 0 && size.batches > 0)
-    .map((size) => ({ ...size, shards: parallel.shardSizes(size.rows, parts) }));
+    .map((size) => ({ ...size, shares: shares(size.rows, parts, shards) }));
+}
+
+/** Rows of a batch that each device gets: a shard, or several logical shards. */
+function shares(rows: number, parts: number, shards: number): number[] {
+  if (shards === 0) return parallel.shardSizes(rows, parts);
+  const logical = parallel.shardSizes(rows, shards).filter((size) => size > 0);
+  let first = 0;
+  return parallel.shardSizes(logical.length, parts).map((count) => {
+    const own = logical.slice(first, first += count);
+    return own.reduce((a, b) => a + b, 0);
+  });
 }
 
 /** What the trainer's own record says of the same. */
-function shared(sizes: readonly (readonly number[])[]): Sharing[] {
+function shared(
+  steps: readonly { readonly devices: readonly string[]; readonly sizes: readonly number[] }[],
+): Sharing[] {
   const known = new Map<string, Sharing>();
-  for (const shards of sizes) {
-    const rows = shards.reduce((a, b) => a + b, 0);
-    const before = known.get(shards.join())?.batches ?? 0;
-    known.set(shards.join(), { rows, shards, batches: before + 1 });
+  for (const { devices, sizes } of steps) {
+    const rows = sizes.reduce((a, b) => a + b, 0);
+    const key = `${devices} ${sizes}`;
+    known.set(key, { rows, devices, shares: sizes, batches: (known.get(key)?.batches ?? 0) + 1 });
   }
   return [...known.values()];
 }
 
-function facts(options: Options, trained: number, validated: number): Run["facts"] {
+function facts(options: Resolved, trained: number, validated: number): Run["facts"] {
   const deno = process.versions["deno"];
   return {
     model: "784-64-relu-10, softmax and cross-entropy",
@@ -126,6 +131,9 @@ function facts(options: Options, trained: number, validated: number): Run["facts
       validated.toLocaleString("en")
     } for validation`,
     "batch size": String(options.batchSize),
+    "logical shards": options.shards === 0
+      ? "none: a shard for each device"
+      : `${options.shards}, whatever the devices: the weights have the same bits`,
     epochs: String(options.epochs),
     seed: String(options.seed),
     runtime: deno === undefined ? `Node ${process.versions.node}` : `Deno ${deno}`,

@@ -1,26 +1,31 @@
 /**
- * Runs every example of the README: each ```ts block is a module. A comment `// => values` after a `console.log` holds what it
- * must print, as JSON values with spaces between them.
+ * Runs every example of the README and of docs/: each ```ts block is a module. A comment `// => values` after a
+ * `console.log` holds what it must print, as JSON values with spaces between them.
  */
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 
-const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
-const examples = [...readme.matchAll(/^## (.*)$|^```ts\n([\s\S]*?)^```$/gm)];
+const root = new URL("../", import.meta.url);
+const documents = (await readdir(new URL("docs/", root))).filter((name) => name.endsWith(".md")).sort();
 
-let heading = "";
-let number = 0;
-for (const [, title, code] of examples) {
-  if (title !== undefined) heading = title;
-  if (code === undefined) continue;
-  test(`README example ${++number}: ${heading}`, () => run(code));
+for (const path of ["README.md", ...documents.map((name) => `docs/${name}`)]) {
+  const text = await readFile(new URL(path, root), "utf8");
+  let heading = "";
+  let number = 0;
+  for (const [, title, code] of text.matchAll(/^## (.*)$|^```ts\n([\s\S]*?)^```$/gm)) {
+    if (title !== undefined) heading = title;
+    if (code === undefined) continue;
+    test(`${path}, example ${++number}: ${heading}`, () => run(code));
+  }
+  if (path === "README.md" || path === "docs/parallel.md") {
+    const found = number;
+    test(`${path} has examples`, () => assert.ok(found >= 6));
+  }
 }
-
-test("README has examples", () => assert.ok(number >= 6));
 
 async function run(code: string): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "shardwise-readme-"));
@@ -28,7 +33,7 @@ async function run(code: string): Promise<void> {
   const log = console.log;
   try {
     const file = join(folder, "example.mts");
-    const index = new URL("../src/index.ts", import.meta.url).href;
+    const index = new URL("src/index.ts", root).href;
     await writeFile(file, code.replaceAll('from "shardwise"', `from "${index}"`));
     console.log = (...values: unknown[]) => void printed.push(values);
     await import(pathToFileURL(file).href);

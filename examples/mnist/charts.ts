@@ -14,6 +14,8 @@ export interface Curve {
   /** One value a step, drawn pale, with its moving average drawn over it. */
   readonly train: readonly Point[];
   readonly validation: readonly Point[];
+  /** Steps that are marked with a line: those in which a device was lost. */
+  readonly lost: readonly number[];
 }
 
 /** A line chart as SVG text. Its colours are CSS variables of the page around it, so it follows light and dark. */
@@ -31,6 +33,7 @@ export async function lineChart(curve: Curve): Promise<string> {
         mark: { type: "point", filled: true, size: 70, color: "var(--validation)", opacity: 1 },
         encoding: axes(),
       },
+      ...curve.lost.map(rule),
     ],
     encoding: {
       x: { field: "step", type: "quantitative", title: "step", axis: { format: "~s", tickCount: 6 } },
@@ -73,6 +76,16 @@ function line(values: readonly Point[], mark: { color: string; opacity?: number;
     data: { values: [...values] },
     mark: { type: "line", interpolate: "linear", ...mark },
     encoding: axes(),
+  } as const;
+}
+
+/** A dashed line from top to bottom. */
+function rule(step: number) {
+  const dashes: number[] = [4, 4];
+  return {
+    data: { values: [{ step }] },
+    mark: { type: "rule", color: "var(--quiet)", strokeDash: dashes },
+    encoding: { x: { field: "step", type: "quantitative" }, y: { value: 0 }, y2: { value: "height" } },
   } as const;
 }
 

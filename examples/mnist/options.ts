@@ -11,9 +11,24 @@ export interface Options {
   readonly epochs: number;
   readonly batchSize: number;
   readonly optimizer: OptimizerName;
+  /**
+   * Logical shards that every batch is cut into, whatever the devices; 0 for a shard for each device that is left.
+   * Undefined: as many as devices, if there are several and all are of one model.
+   */
+  readonly shards: number | undefined;
+  /** In the order of their steps. */
+  readonly kills: readonly Kill[];
   /** How many training images are used. */
   readonly limit: number | undefined;
   readonly seed: number;
+}
+
+/** A device that is closed while a step is in progress. */
+export interface Kill {
+  /** 1 for the first. */
+  readonly device: number;
+  /** 1 for the first. */
+  readonly step: number;
 }
 
 /** A flag that cannot be understood; the message says what would be. */
@@ -25,6 +40,10 @@ export const usage = `Trains a 784-64-10 perceptron on MNIST, each batch shared 
   --kind gpu|cpu    default: gpu where there is a hardware GPU, else cpu
   --epochs N        default 1
   --batch-size N    default 128
+  --kill N@STEP     lose device N (counted from 1, in the order that the run lists them) in the middle of a step, such as
+                    2@100; several: 2@100,1@200. The others go on, and the weights end with the same bits
+  --shards K        cut every batch into K logical shards: the weights have the same bits on 1 to K devices, whichever
+                    are lost (default: as many as devices; 0, and the default on one device or unlike ones: off)
   --optimizer NAME  ${optimizerNames.join(", ")} (default nadam)
   --limit N         use the first N of the 60,000 training images
   --seed N          default 7
@@ -34,8 +53,11 @@ export const usage = `Trains a 784-64-10 perceptron on MNIST, each batch shared 
 export function parseOptions(args: readonly string[]): Options | undefined {
   const values = parse(args);
   if (values.help) return undefined;
+  const devices = integer("--devices", values.devices ?? "3", 1, 64);
   return {
-    devices: integer("--devices", values.devices ?? "3", 1, 64),
+    devices,
+    shards: values.shards === undefined ? undefined : integer("--shards", values.shards, 0, 1024),
+    kills: values.kill === undefined ? [] : killsOf(values.kill, devices),
     kind: values.kind === undefined ? undefined : oneOf("--kind", values.kind, kinds),
     epochs: integer("--epochs", values.epochs ?? "1", 1, 1000),
     batchSize: integer("--batch-size", values["batch-size"] ?? "128", 1, 60_000),
@@ -50,6 +72,8 @@ const flags = {
   kind: { type: "string" },
   epochs: { type: "string" },
   "batch-size": { type: "string" },
+  shards: { type: "string" },
+  kill: { type: "string" },
   optimizer: { type: "string" },
   limit: { type: "string" },
   seed: { type: "string" },
@@ -62,6 +86,23 @@ function parse(args: readonly string[]) {
   } catch (error) {
     throw new UsageError(error instanceof Error ? error.message.split(". ")[0]! : String(error));
   }
+}
+
+/** Reads `2@100,1@200`. Throws UsageError, also where a device would be lost twice or none would be left. */
+function killsOf(text: string, devices: number): Kill[] {
+  const refuse = (need: string): never => {
+    throw new UsageError(`--kill ${text}: need ${need}`);
+  };
+  const kills = text.split(",").map((part): Kill => {
+    const found = /^(\d+)@(\d+)$/.exec(part);
+    if (found === null) return refuse("DEVICE@STEP, such as 2@100, or several: 2@100,1@200");
+    return { device: Number(found[1]), step: Number(found[2]) };
+  });
+  if (kills.some(({ device }) => device < 1 || device > devices)) refuse(`a device from 1 to ${devices}`);
+  if (kills.some(({ step }) => step < 1)) refuse("a step from 1 on");
+  if (new Set(kills.map(({ device }) => device)).size < kills.length) refuse("each device at most once");
+  if (kills.length === devices) refuse(`one of the ${devices} devices to be left`);
+  return kills.sort((a, b) => a.step - b.step);
 }
 
 function integer(flag: string, text: string, least: number, most: number): number {

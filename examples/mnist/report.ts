@@ -2,11 +2,27 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { lineChart, type Point } from "./charts.ts";
 
-/** One size of batch: how it was shared, and how many batches had it. */
+/** One size of batch and one way of sharing it, and how many batches had them. */
 export interface Sharing {
   readonly rows: number;
-  readonly shards: readonly number[];
+  /** Names of the devices, and the rows of each. */
+  readonly devices: readonly string[];
+  readonly shares: readonly number[];
   readonly batches: number;
+}
+
+/** A device that was lost. */
+export interface Loss {
+  /** 1 for the first device of the run. */
+  readonly number: number;
+  readonly device: string;
+  readonly step: number;
+  /** What it did then, and what it said. */
+  readonly phase: string;
+  readonly message: string;
+  /** Shards that the others computed instead, and how long after the loss they were there. */
+  readonly shardsMoved: number;
+  readonly milliseconds: number;
 }
 
 /** What a run was and did. */
@@ -14,6 +30,7 @@ export interface Run {
   readonly title: string;
   readonly devices: readonly { readonly name: string; readonly kind: string; readonly description: string }[];
   readonly sharing: readonly Sharing[];
+  readonly lost: readonly Loss[];
   readonly loss: readonly Point[];
   readonly accuracy: readonly Point[];
   readonly validation: readonly { readonly step: number; readonly loss: number; readonly accuracy: number }[];
@@ -31,12 +48,14 @@ export async function writeReport(path: string, run: Run): Promise<void> {
 async function page(run: Run): Promise<string> {
   const at = (key: "loss" | "accuracy"): Point[] =>
     run.validation.map((point) => ({ step: point.step, value: point[key] }));
-  const loss = await lineChart({ title: "loss (nats)", format: "~f", train: run.loss, validation: at("loss") });
+  const lost = run.lost.map(({ step }) => step);
+  const loss = await lineChart({ title: "loss (nats)", format: "~f", train: run.loss, validation: at("loss"), lost });
   const accuracy = await lineChart({
     title: "accuracy",
     format: ".0%",
     train: run.accuracy,
     validation: at("accuracy"),
+    lost,
   });
   const last = run.validation.at(-1);
   return `<!doctype html>
@@ -61,18 +80,24 @@ ${figure("images a second", Math.round(run.rowsPerSecond).toLocaleString("en"))}
 <figure>${loss}</figure>
 <figure>${accuracy}</figure>
 </section>
-<p class="legend"><span class="train">training, each step and smoothed</span> <span class="validation">validation, after each epoch</span></p>
+<p class="legend"><span class="train">training, each step and smoothed</span> <span class="validation">validation, after each epoch</span>${
+    run.lost.length === 0 ? "" : ' <span class="gone">a device was lost</span>'
+  }</p>
+${losses(run)}
 <h2>How each batch was shared</h2>
 ${sharing(run)}
 <h2>Devices</h2>
 ${
     table(
-      ["device", "kind", "adapter", "rows of a batch"],
+      ["device", "kind", "adapter", "rows computed"],
       run.devices.map((device, index) => [
-        device.name,
+        `${index + 1}  ${device.name}`,
         device.kind,
         device.description,
-        run.sharing.map(({ shards }) => shards[index] ?? 0).join(", then "),
+        run.sharing.reduce(
+          (rows, { devices, shares, batches }) => rows + batches * (shares[devices.indexOf(device.name)] ?? 0),
+          0,
+        ).toLocaleString("en"),
       ]),
     )
   }
@@ -84,29 +109,50 @@ ${table(["", ""], Object.entries(run.facts), "facts")}
 `;
 }
 
+/** What became of devices that were lost. */
+function losses(run: Run): string {
+  if (run.lost.length === 0) return "";
+  const rows = run.lost.map(({ number, device, step, phase, message, shardsMoved, milliseconds }) => [
+    String(step),
+    `${number}  ${device}`,
+    phase,
+    message,
+    String(shardsMoved),
+    `${milliseconds.toFixed(1)} ms`,
+  ]);
+  return `<h2>Devices lost</h2>
+${table(["step", "device", "what it did", "what happened", "shards moved", "delivered after"], rows)}`;
+}
+
 /** One bar a batch size, cut where the devices' shares meet, above the bar of a split by floor division. */
 function sharing(run: Run): string {
-  const parts = run.devices.length;
-  return run.sharing.map(({ rows, shards, batches }) => {
+  return run.sharing.map(({ rows, devices, shares, batches }) => {
+    const parts = devices.length;
     const even = Math.floor(rows / parts);
     const lost = rows - even * parts;
     const floor = Array.from({ length: parts }, () => even);
-    const note = lost === 0
+    const note = lost > 0
+      ? `Cut by floor division it would be ${even} rows each, and ${lost} of the ${rows} rows lost in every such batch.`
+      : shares.every((size) => size === even)
       ? `Nothing is left over: ${even} rows each.`
-      : `Cut by floor division it would be ${even} rows each, and ${lost} of the ${rows} rows lost in every such batch.`;
+      : "Nothing is left over.";
     return `<div class="sharing">
-<p><b>${count(batches, "batch", "batches")} of ${rows} rows</b>: ${shards.join(", ")}. ${note}</p>
-${bar(shards, rows)}${lost === 0 ? "" : bar([...floor, lost], rows, true)}
+<p><b>${count(batches, "batch", "batches")} of ${rows} rows</b> on ${devices.map(text).join(", ")}: ${
+      shares.join(", ")
+    }. ${note}</p>
+${bar(shares, rows)}${lost === 0 ? "" : bar([...floor, lost], rows, true)}
 </div>`;
   }).join("\n");
 }
 
-function bar(shards: readonly number[], rows: number, lossy = false): string {
-  const cells = shards.map((size, index) => {
-    const missing = lossy && index === shards.length - 1;
+function bar(sizes: readonly number[], rows: number, lossy = false): string {
+  const cells = sizes.map((size, index) => {
+    const missing = lossy && index === sizes.length - 1;
     return `<span class="${missing ? "lost" : lossy ? "floor" : "share"}" style="flex:${size} 1 0;min-width:${
       size === 0 ? 0 : 2
-    }px" title="${missing ? `${size} of ${rows} rows lost` : `${size} rows`}">${missing ? "" : size}</span>`;
+    }px" title="${missing ? `${size} of ${rows} rows lost` : `${size} rows`}">${
+      missing || size === 0 ? "" : size
+    }</span>`;
   });
   return `<div class="bar">${cells.join("")}</div>`;
 }
@@ -153,6 +199,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
 .legend span::before { content: ""; display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.45em; vertical-align: -0.08em; }
 .legend .train::before { background: var(--train); }
 .legend .validation::before { background: var(--validation); border-radius: 50%; }
+.legend .gone::before { width: 0; height: 1em; border-left: 2px dashed var(--quiet); border-radius: 0; }
 .sharing { margin: 0 0 1.25rem; }
 .sharing p { margin: 0 0 0.4rem; }
 .bar { display: flex; gap: 2px; margin-bottom: 4px; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
