@@ -115,7 +115,7 @@ test("a long sum of few results is cut into parts on a GPU, and is the same", as
   );
 });
 
-test("a GPU gets blocks through workgroup memory, larger ones for larger products; a software adapter never does", async () => {
+test("a GPU gets blocks through workgroup memory, larger ones for larger products; a software adapter never does", () => {
   const gpu: Target = {
     language: "wgsl",
     class: "discrete",

@@ -4,7 +4,7 @@
  * that kind compose, and are written down again in one order: padding innermost, expansion outermost.
  */
 import { expand, pad, permute, slice, window } from "../graph/build.ts";
-import type { Node } from "../graph/node.ts";
+import type { Node, NodeOf, StructuralName } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
 import type { Rewriting } from "./rewriting.ts";
 import { axesThroughOnes } from "./simplify-movement.ts";
@@ -27,6 +27,9 @@ export interface AffineMove {
   readonly shape: Shape;
   readonly rows: readonly Affine[];
 }
+
+/** `x` if it is of that op and may be looked through. */
+export type Look = <K extends StructuralName>(x: Node, op: K) => NodeOf<K> | undefined;
 
 /** Index j of so many. */
 function unit(j: number, rank: number): Affine {
@@ -54,41 +57,41 @@ function isWithin(row: Affine, shape: Shape, length: number): boolean {
 }
 
 /** The movement of a node whose source's indices are affine in its own; undefined for others. */
-export function moveOf(node: Node, graph: Rewriting): AffineMove | undefined {
+export function moveOf(node: Node, look: Look): AffineMove | undefined {
   const { shape } = node;
   const own = (axis: number): Affine => unit(axis, shape.length);
-  const permuted = graph.look(node, "permute");
+  const permuted = look(node, "permute");
   if (permuted !== undefined) {
     return { shape, rows: shape.map((_, axis) => own(permuted.attrs.axes.indexOf(axis))) };
   }
-  const reshaped = graph.look(node, "reshape");
+  const reshaped = look(node, "reshape");
   if (reshaped !== undefined) {
     const source = reshaped.src[0]!.shape;
     const places = axesThroughOnes(source, shape);
     return places && { shape, rows: source.map((_, axis) => own(places.get(axis) ?? -1)) };
   }
-  const expanded = graph.look(node, "expand");
+  const expanded = look(node, "expand");
   if (expanded !== undefined) {
     const source = expanded.src[0]!.shape;
     return { shape, rows: source.map((n, axis) => own(n === 1 ? -1 : axis)) };
   }
-  const sliced = graph.look(node, "slice");
+  const sliced = look(node, "slice");
   if (sliced !== undefined) {
     const { start, step } = sliced.attrs;
     return { shape, rows: shape.map((_, axis) => ({ offset: start[axis]!, coefficients: own(axis).coefficients.map((c) => c * step[axis]!) })) };
   }
-  const padded = graph.look(node, "pad");
+  const padded = look(node, "pad");
   if (padded !== undefined && padded.attrs.value === 0) {
     return { shape, rows: shape.map((_, axis) => ({ ...own(axis), offset: -padded.attrs.low[axis]! })) };
   }
   const last = shape.length - 1;
-  const windows = graph.look(node, "window");
+  const windows = look(node, "window");
   if (windows !== undefined) {
     const { axis, stride, dilation } = windows.attrs;
     const both = shape.map((_, j) => j === axis ? stride : j === last ? dilation : 0);
     return { shape, rows: windows.src[0]!.shape.map((_, i) => i === axis ? { offset: 0, coefficients: both } : own(i)) };
   }
-  const unwindowed = graph.look(node, "unwindow");
+  const unwindowed = look(node, "unwindow");
   if (unwindowed?.attrs.stride === 1) {
     const { axis, dilation } = unwindowed.attrs;
     const both = shape.map((_, j) => j === axis ? 1 : j === last ? -dilation : 0);
@@ -110,10 +113,10 @@ function substitute(row: Affine, move: AffineMove): Affine {
 }
 
 /** `x` as a view of what is below as many movements as can be looked through. */
-export function viewOf(x: Node, graph: Rewriting): AffineView {
+export function viewOf(x: Node, look: Look): AffineView {
   let view: AffineView = { base: x, ...identity(x.shape) };
   for (;;) {
-    const move = moveOf(view.base, graph);
+    const move = moveOf(view.base, look);
     if (move === undefined) return view;
     const source = view.base.src[0]!;
     // What is beyond an axis is 0; below, it must be beyond as well.

@@ -10,6 +10,7 @@ import { type Layout, layOut, shareTemporaries } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
 import { lower } from "./lower.ts";
+import { storeOperands } from "./operands.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
@@ -35,7 +36,7 @@ export interface CompileRequest {
 export function compileGraph(request: CompileRequest, target: Target): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
-  const roots = keepDonors(materializeOperands(splitReductions(simplified, given, target), given), request);
+  const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const { groups, stored } = kernels(roots, given, target);

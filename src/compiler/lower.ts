@@ -99,10 +99,11 @@ class Lowering {
    * The lanes that an invocation of an outer product computes, row by row; behind them, the elements whose row operand it
    * loads for its subgroup, which are computed no further.
    */
-  #subgroupDomain(domain: readonly number[], { m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: Lane[] } {
+  #subgroupDomain(domain: readonly number[], { runs, m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: Lane[] } {
     const builder = this.#builder;
     const parallel: Variable[] = [];
-    const bases = domain.map((extent, axis) => {
+    const extents = runs.map((run) => size(run.map((axis) => domain[axis]!)));
+    const bases = extents.map((extent, axis) => {
       const block = axis === m ? lanes * rows : axis === n ? lanes * columns : 1;
       const variable = builder.variable("i", Math.ceil(extent / block));
       parallel.push(variable);
@@ -114,20 +115,21 @@ class Lowering {
     // At an edge the last block moves back, and stores only what is its own.
     const own = (axis: number, index: Index) => {
       const { start, base } = bases[axis]!;
-      return base === start ? undefined : builder.within(add(index, scale(start, -1)), 0, domain[axis]!);
+      return base === start ? undefined : builder.within(add(index, scale(start, -1)), 0, extents[axis]!);
     };
     const at = (row: Index, column: Index) =>
-      bases.map(({ base }, axis) => within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, domain[axis]! - 1));
+      bases.map(({ base }, axis) => within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, extents[axis]! - 1));
+    const apart = (indices: readonly Index[]) => indices.flatMap((index, i) => unflatten(index, runs[i]!.map((axis) => domain[axis]!)));
     const ownColumn = (j: number) => addConstant(scale(variableIndex(lane), columns), j);
     const result: Lane[] = [];
     for (let row = 0; row < lanes * rows; row++) {
       for (let j = 0; j < columns; j++) {
         const indices = at(constantIndex(row), ownColumn(j));
-        result.push({ indices, when: this.#and(own(m, indices[m]!), own(n, indices[n]!)) });
+        result.push({ indices: apart(indices), when: this.#and(own(m, indices[m]!), own(n, indices[n]!)) });
       }
     }
     for (let i = 0; i < rows; i++) {
-      result.push({ indices: at(addConstant(scale(variableIndex(lane), rows), i), ownColumn(0)), when: undefined });
+      result.push({ indices: apart(at(addConstant(scale(variableIndex(lane), rows), i), ownColumn(0))), when: undefined });
     }
     return { parallel, lanes: result };
   }

@@ -8,7 +8,7 @@
  */
 import { elementwise, reduce } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import { type AffineMove, type AffineView, moved, moveOf, viewOf, written } from "./affine-view.ts";
+import { type AffineMove, type AffineView, type Look, moved, moveOf, viewOf, written } from "./affine-view.ts";
 import type { Readers } from "./readers.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
 
@@ -16,27 +16,27 @@ import type { RewriteRule, Rewriting } from "./rewriting.ts";
 const mostGrowth = 2;
 
 export function mergeWindows(readers: Readers): RewriteRule {
+  /** The products that were made here: a slice of a sum of others stays what it is. */
   const made = new WeakSet<Node>();
   return (node, graph) => {
     const unwindowed = graph.look(node, "unwindow");
     if (unwindowed !== undefined) {
       const { axis, length, stride } = unwindowed.attrs;
       if (stride !== 1 || length > mostGrowth * unwindowed.src[0]!.shape[axis]!) return undefined;
-    } else if (graph.look(node, "slice") === undefined || !made.has(node.src[0]!)) {
+    } else if (graph.look(node, "slice") === undefined || !made.has(graph.look(node.src[0]!, "sum")?.src[0] ?? node)) {
       return undefined;
     }
-    const result = intoSum(node, graph, readers);
-    if (result !== undefined) made.add(result);
-    return result;
+    return intoSum(node, graph, readers, made);
   };
 }
 
 /** A movement of a contraction as a contraction of movements. */
-function intoSum(node: Node, graph: Rewriting, readers: Readers): Node | undefined {
+function intoSum(node: Node, graph: Rewriting, readers: Readers, made: WeakSet<Node>): Node | undefined {
+  const look: Look = (x, op) => graph.look(x, op);
   const moves: AffineMove[] = [];
   let sum = node;
   for (; sum.op !== "sum"; sum = sum.src[0]!) {
-    const move = moveOf(sum, graph);
+    const move = moveOf(sum, look);
     if (move === undefined || (sum !== node && readers.of(sum) !== 1)) return undefined;
     moves.push(move);
   }
@@ -47,7 +47,7 @@ function intoSum(node: Node, graph: Rewriting, readers: Readers): Node | undefin
   const product = reduced.src[0]!.shape;
   const kept = [...product.keys()].filter((axis) => !axes.includes(axis));
   // The axes of the sum come last, behind those that stay, so that theirs are those of the movements.
-  let views = factors.map((factor) => moved(viewOf(factor, graph), behind(product, kept, axes)).view);
+  let views = factors.map((factor) => moved(viewOf(factor, look), behind(product, kept, axes)).view);
   for (const move of moves.reverse()) {
     const wider = widened(move, axes.map((axis) => product[axis]!));
     const both = views.map((view) => moved(view, wider));
@@ -60,6 +60,7 @@ function intoSum(node: Node, graph: Rewriting, readers: Readers): Node | undefin
   const products = graph.simple(elementwise("mul", left, right));
   const result = reduce("sum", products, axes.map((_, i) => rank + i));
   readers.add(products, 1);
+  made.add(products);
   readers.add(result, readers.of(node) ?? 1);
   return graph.simple(result);
 }

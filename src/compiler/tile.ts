@@ -25,7 +25,9 @@ export interface Tile {
  * `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own columns.
  */
 export interface OuterProduct {
-  /** The axes of the domain along which the rows and the columns of the block lie. */
+  /** Neighbouring axes of the domain that are walked as one, so that rows of a convolution's images follow each other. */
+  readonly runs: readonly (readonly number[])[];
+  /** The runs along which the rows and the columns of the block lie. */
   readonly m: number;
   readonly n: number;
   readonly rows: number;
@@ -162,13 +164,27 @@ function outerProduct(
   // takes the driver a second more to compile, which a small problem does not earn back.
   const adjacent = inner.some((load) => strideOf(load.index, axes[m]!) === 1);
   const [rows, columns] = [adjacent && size(domain) >= 2 ** 17 ? width : width / 2, width];
-  if (domain[m]! < lanes * rows || domain[n]! < lanes * columns) return undefined;
-  const blocks = domain.reduce(
-    (count, extent, axis) => count * (axis === m ? Math.ceil(extent / (lanes * rows)) : axis === n ? Math.ceil(extent / (lanes * columns)) : extent),
+  const run = adjacent && domain[m]! >= lanes * rows ? [m] : rowRun(inner, axes, m, n);
+  const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) => axis === run[0] ? run : [axis]);
+  const block = { m: runs.indexOf(run), n: runs.findIndex((own) => own.includes(n)) };
+  const extents = runs.map((own) => own.reduce((count, axis) => count * domain[axis]!, 1));
+  if (extents[block.m]! < lanes * rows || extents[block.n]! < lanes * columns) return undefined;
+  const blocks = extents.reduce(
+    (count, extent, i) => count * (i === block.m ? Math.ceil(extent / (lanes * rows)) : i === block.n ? Math.ceil(extent / (lanes * columns)) : extent),
     1,
   );
   const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
-  return { m, n, rows, columns, lanes, subgroups };
+  return { runs, ...block, rows, columns, lanes, subgroups };
+}
+
+/** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
+function rowRun(inner: readonly Reference[], axes: readonly Variable[], m: number, n: number): number[] {
+  const columns = inner.filter((load) => strideOf(load.index, axes[n]!) !== 0);
+  const isRow = (axis: number) => axis !== n && axis >= 0 && axis < axes.length && columns.every((load) => strideOf(load.index, axes[axis]!) === 0);
+  let [first, last] = [m, m];
+  while (isRow(first - 1)) first--;
+  while (isRow(last + 1)) last++;
+  return Array.from({ length: last - first + 1 }, (_, i) => first + i);
 }
 
 /** Blocks for GPUs, the largest first: invocations along m and n, elements of each along both, terms at a time. */
