@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
 import type { Device } from "../src/devices/device.ts";
-import { DecompositionError } from "../src/errors.ts";
+import { AllDevicesLostError, DecompositionError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
@@ -211,6 +211,21 @@ for (const kind of testKinds) {
     assert.deepEqual(await run((await virtualDevices(kind, 3))!, steps, 7), expected, "with a device lost");
   });
 }
+
+test("when the only device is lost, running statistics are those of the last step, too", async () => {
+  const run = async (steps: number, lose: boolean) => {
+    const [device] = (await virtualDevices("cpu", 2))!;
+    const model = normalized();
+    const trainer = trainerOf(model, [device!], 0.3);
+    for (let step = 0; step < steps; step++) await trainer.step(batchOf(7, step));
+    if (lose) {
+      simulateLoss(device!, "planned");
+      await assert.rejects(trainer.step(batchOf(7)), AllDevicesLostError);
+    }
+    return await stateOf(model);
+  };
+  assert.deepEqual(await run(3, true), await run(3, false));
+});
 
 test("x = 1..7 has mean 4 and variance 4, on any split", async () => {
   for (const count of [1, 2, 3, 5, 8]) {

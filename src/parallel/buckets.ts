@@ -11,9 +11,10 @@ const firstBytes = 4 * 2 ** 20;
 const otherBytes = 25 * 2 ** 20;
 
 /**
- * Buckets of whole parameters, the last parameters first: that is the order in which backward finishes them. Each takes
- * parameters until it holds its size in bytes; what is left at the end joins the last bucket when it is small.
- * `offsets` says where each parameter begins among `length` elements; a gradient of so many `bytes` belongs to each.
+ * Buckets of whole parameters, the last parameters first: that is the order in which backward finishes them. The first one
+ * takes parameters until it holds 4 MiB, the others as many as 25 MiB hold; a parameter larger than that is a bucket of its
+ * own. What is left at the end joins the last bucket when it is small. `offsets` says where each parameter begins among
+ * `length` elements; a gradient of so many `bytes` belongs to each.
  */
 export function bucketsOf(offsets: readonly number[], length: number, bytes: number): Bucket[] {
   const buckets: Bucket[] = [];
@@ -21,10 +22,11 @@ export function bucketsOf(offsets: readonly number[], length: number, bytes: num
   let end = length;
   for (let i = starts.length - 1; i >= 0; i--) {
     const start = starts[i]!;
-    const wanted = buckets.length === 0 ? firstBytes : otherBytes;
-    if ((end - start) * bytes < wanted && i > 0) continue;
+    const withNext = i === 0 ? Infinity : (end - starts[i - 1]!) * bytes;
+    if (withNext <= otherBytes && (buckets.length > 0 || (end - start) * bytes < firstBytes)) continue;
     const [last] = buckets.slice(-1);
-    if (last !== undefined && i === 0 && (end - start) * bytes < firstBytes) {
+    const isSmall = i === 0 && (end - start) * bytes < firstBytes;
+    if (last !== undefined && isSmall && (last.end - start) * bytes <= otherBytes) {
       buckets[buckets.length - 1] = { start, end: last.end };
     } else buckets.push({ start, end });
     end = start;

@@ -278,8 +278,9 @@ export class Executor {
     const dead = devices.every((device) => device.isLost);
     if (!dead && !(error instanceof AllDevicesLostError)) throw error;
     if (this.#gone === undefined) {
-      const { values, step } = this.#snapshot;
+      const { values, step, statistics } = this.#snapshot;
       if (values !== undefined) this.replicas.restore(values);
+      this.statistics.restore(statistics);
       const why = error instanceof ShardwiseError ? error.got : String(error);
       this.#gone = new AllDevicesLostError(op, {
         step,
@@ -338,6 +339,7 @@ export class Executor {
     const buffers = [...state.slots, state.scalars, state.parameters];
     const numbers = new Float32Array(scoreLength(step.layout));
     const copy = this.#copies(step, 4 * replicas.length > largeBytes ? 10 : 1) ? this.#snapshot.memory(replicas.length) : undefined;
+    const statistics = copy === undefined ? [] : prepared.assigned.map(({ tensor }) => this.statistics.copyOf(tensor));
     const reads = device.runAndRead(
       loaded.executable,
       [...written, ...buffers, ...captured],
@@ -345,17 +347,19 @@ export class Executor {
       [
         { output: buffers.length, into: numbers },
         ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
+        ...statistics.map(({ words }, i) => ({ output: buffers.length + 1 + i, into: words })),
       ],
     );
     replicas.wrote();
     assignBuffers(prepared.assigned, device, assigned);
+    for (const { tensor } of prepared.assigned) this.statistics.wroteOnDevice(tensor);
     const read = fleet.timed(device, Promise.all(reads)).finally(() => {
       if (!device.isLost) device.free(scores);
     });
     const outcome = this.#last.then(async () => {
       await read;
       const judged = this.#judge(step, Array.from(numbers));
-      if (copy !== undefined) this.#snapshot.keep(copy, step.number);
+      if (copy !== undefined) this.#snapshot.keep(copy, step.number, statistics);
       const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
     });

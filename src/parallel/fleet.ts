@@ -133,7 +133,8 @@ export class Fleet {
     prepare: (device: Device, job: J) => Promise<P>,
     run: (device: Device, job: J, prepared: P) => Promise<void>,
   ): Promise<void> {
-    let todo = placed;
+    // A device that was lost since the jobs were placed is left out already.
+    let todo = placed.map((job, i) => this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! });
     const failures: { readonly failure: Failure; readonly jobs: number }[] = [];
     while (todo.length > 0) {
       const lists = new Map<Device, J[]>();

@@ -98,13 +98,13 @@ export class ShardedSteps {
     const { fleet, placement, plans, replicas, statistics } = this.#options;
     const clock = new Clock();
     const buckets = bucketsOf(replicas.offsets, replicas.used, 4 * step.layout.groups);
-    const placed = placement.place(step.fields.rows, fleet.devices);
-    const shards = placed.map(({ job }) => job);
     const rows = new Map(fleet.devices.map((device) => [device, 0]));
     const updates = new Map<Device, LoadedPlan>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
       updates.set(device, await plans.update().plan.on(device));
     });
+    const placed = placement.place(step.fields.rows, fleet.devices);
+    const shards = placed.map(({ job }) => job);
 
     const { vectors, reduced, landings: all } = this.#host(step, shards.length, buckets);
     const landings = all.slice(0, shards.length);

@@ -1,6 +1,9 @@
-/** The parameters as the host knows them: what remains when every device is lost. */
+/** The parameters and statistics as the host knows them: what remains when every device is lost. */
+import type { HostCopy } from "./statistics.ts";
+
 export class Snapshot {
   #values: Float32Array | undefined;
+  #statistics: readonly HostCopy[] = [];
   #step = 0;
   /** Memory for copies under way, used again and again. */
   readonly #spare: Float32Array[] = [];
@@ -10,12 +13,17 @@ export class Snapshot {
     return this.#values;
   }
 
+  /** Statistics of that step which the host would not know otherwise. */
+  get statistics(): readonly HostCopy[] {
+    return this.#statistics;
+  }
+
   get step(): number {
     return this.#step;
   }
 
   /** Keeps these values as those after a step. */
-  keep(values: Float32Array, step: number): void {
+  keep(values: Float32Array, step: number, statistics: readonly HostCopy[] = []): void {
     if (this.#values !== undefined && step < this.#step) {
       this.#spare.push(values);
       return;
@@ -23,6 +31,7 @@ export class Snapshot {
     if (this.#values?.length === values.length) this.#spare.push(this.#values);
     this.#values = values;
     this.#step = step;
+    this.#statistics = statistics;
   }
 
   /** Memory of `length` elements to copy into; to be given to `keep` when the copy is there, else to `giveBack`. */

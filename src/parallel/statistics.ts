@@ -11,6 +11,12 @@ import type { Tensor } from "../tensor/tensor.ts";
 
 type Words = Float32Array | Int32Array | Uint32Array;
 
+/** The value of a tensor, read to the host. */
+export interface HostCopy {
+  readonly tensor: Tensor;
+  readonly words: Words;
+}
+
 interface Entry {
   /** What the tensor was when it was last written here: anything else was assigned by the user. */
   written: Node | undefined;
@@ -24,6 +30,8 @@ const collected = new FinalizationRegistry<Map<Tensor, Entry>>((entries) => {
 
 export class Statistics {
   readonly #entries = new Map<Tensor, Entry>();
+  /** What a step on one device made of tensors, whose values are on that device only. */
+  readonly #onDevice = new WeakMap<Tensor, Node>();
 
   constructor() {
     collected.register(this, this.#entries, this);
@@ -50,11 +58,23 @@ export class Statistics {
   /** The tensor shows what was read into `memory`. */
   show(tensor: Tensor): void {
     const entry = this.#entries.get(tensor)!;
-    const values = hostArray(tensor.dtype, entry.words.slice(0, tensor.size).buffer);
-    const value = fromHost(values, tensor.shape, tensor.dtype);
-    const bound = tensor.device;
-    tensor.assign(bound === undefined || bound.isLost ? value : value.to(bound));
+    assignWords(tensor, entry.words);
     entry.written = tensor.node;
+  }
+
+  /** Memory for a copy of a tensor. */
+  copyOf(tensor: Tensor): HostCopy {
+    return { tensor, words: wordsOf(tensor.dtype, Math.max(1, tensor.size)) };
+  }
+
+  /** To be called when a step on one device has written a tensor there. */
+  wroteOnDevice(tensor: Tensor): void {
+    this.#onDevice.set(tensor, tensor.node);
+  }
+
+  /** The device is lost: tensors whose newest values were there read as these copies. What the user assigned stays. */
+  restore(copies: readonly HostCopy[]): void {
+    for (const { tensor, words } of copies) if (this.#onDevice.get(tensor) === tensor.node) assignWords(tensor, words);
   }
 
   /** The buffer of a tensor on a device, if what was written here is still its value. */
@@ -76,6 +96,12 @@ export class Statistics {
     this.#entries.clear();
     collected.unregister(this);
   }
+}
+
+function assignWords(tensor: Tensor, words: Words): void {
+  const value = fromHost(hostArray(tensor.dtype, words.slice(0, tensor.size).buffer), tensor.shape, tensor.dtype);
+  const bound = tensor.device;
+  tensor.assign(bound === undefined || bound.isLost ? value : value.to(bound));
 }
 
 function giveBack(buffers: Map<Device, DeviceBuffer>): void {
