@@ -36,11 +36,31 @@ function hash(arrays: readonly ArrayLike<number>[]): string {
   return sum.digest("hex");
 }
 
-/** SHA-256 of all weights after training a perceptron with dropout; and checksums of the optimizer's state. */
-async function trained(devices: readonly Device[], options: Options, count = steps): Promise<string> {
+/** A perceptron with dropout, and a convolutional network with batch normalisation, for the pixels of an image. */
+const models = {
+  perceptron: () => nn.sequential(nn.linear(784, 24), nn.relu(), nn.dropout(0.2), nn.linear(24, 10)),
+  convolutions: () =>
+    nn.sequential(
+      nn.conv2d(1, 4, { kernel: 5, stride: 3 }),
+      nn.batchNorm(4),
+      nn.relu(),
+      nn.maxPool2d({ size: 2 }),
+      nn.flatten(),
+      nn.linear(64, 10),
+    ),
+};
+
+/** SHA-256 of all weights after training a model; and checksums of the optimizer's state. */
+async function trained(
+  devices: readonly Device[],
+  options: Options,
+  count = steps,
+  kind: keyof typeof models = "perceptron",
+): Promise<string> {
   random.seed(3);
-  const model = nn.sequential(nn.linear(784, 24), nn.relu(), nn.dropout(0.2), nn.linear(24, 10));
+  const model = models[kind]();
   const trainer = nn.trainer(model, {
+    forward: (m, batch) => m.forward(kind === "perceptron" ? batch.x : batch.x.reshape([-1, 28, 28, 1])),
     loss: (output, batch) => nn.crossEntropy(output, batch.y),
     optimizer: optim.adam({ learningRate: 3e-3 }),
     devices,
@@ -50,7 +70,7 @@ async function trained(devices: readonly Device[], options: Options, count = ste
   let loss = 0;
   for (const batch of batches.slice(0, count)) ({ loss } = await trainer.step(batch));
   assert.ok(loss < 2, `it learns: a loss of ${loss}`);
-  const weights = await Promise.all(model.parameters().map((parameter) => parameter.data()));
+  const weights = await Promise.all(Object.values(model.stateDict()).map((parameter) => parameter.data()));
   const state = await trainer.checksum();
   await trainer.release();
   return `${hash(weights)} ${state}`;
@@ -76,6 +96,18 @@ for (const kind of testKinds) {
       expected,
       "with other shares",
     );
+  });
+
+  test(`so have those of a convolutional network with batch normalisation [${kind}]`, async (t) => {
+    const eight = await virtualDevices(kind, 8);
+    if (eight === undefined) return t.skip("no adapter");
+    const deterministic = { shards: 8 };
+    // Each of its steps is run in three stages, and every stage read on every device.
+    const count = kind === "cpu" ? steps : 40;
+    const expected = await trained((await virtualDevices(kind, 1))!, { deterministic }, count, "convolutions");
+    for (const devices of [2, 3, 5, 8]) {
+      assert.equal(await trained(eight.slice(0, devices), { deterministic }, count, "convolutions"), expected, `on ${devices} devices`);
+    }
   });
 
   test(`other logical shards, and the default mode, round differently [${kind}]`, async (t) => {
