@@ -10,7 +10,7 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { evaluate } from "./evaluate.ts";
-import { testDevice, testKinds } from "./harness.ts";
+import { assertClose, testDevice, testKinds } from "./harness.ts";
 
 const e = g.elementwise;
 
@@ -82,6 +82,46 @@ for (const [name, targetOf] of Object.entries(targets)) {
   });
 }
 
+/** Kernels that walk rows: what is known of the whole row goes into each of its elements, or into one value of the row. */
+const rowKernels: Readonly<Record<string, (x: Node, rows: number, length: number) => Node>> = {
+  softmax: (x, rows, length) => {
+    const along = (value: Node) => g.expand(g.reshape(value, [rows, 1]), [rows, length]);
+    const exp = e("exp", e("sub", x, along(g.reduce("amax", x, [1]))));
+    return e("div", exp, along(g.reduce("sum", exp, [1])));
+  },
+  "layer norm": (x, rows, length) => {
+    const mean = (value: Node) =>
+      g.expand(g.reshape(e("div", g.reduce("sum", value, [1]), g.full([rows], length, "f32")), [rows, 1]), [rows, length]);
+    const centred = e("sub", x, mean(x));
+    return e("div", centred, e("sqrt", e("add", mean(e("mul", centred, centred)), g.full([rows, length], 1e-5, "f32"))));
+  },
+  "sum of squares": (x) => g.reduce("sum", e("mul", x, x), [1]),
+  "least and largest": (x) => e("sub", g.reduce("amax", x, [1]), g.reduce("amin", x, [1])),
+};
+
+test("rows that a workgroup walks together give what they give one by one", async (t) => {
+  if (!testKinds.includes("gpu")) return t.skip("no adapter");
+  const device = await testDevice("gpu");
+  if (device === undefined) return t.skip("no adapter");
+  const target: Target = { ...device.target, class: "discrete" };
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(...Object.keys(rowKernels)),
+      fc.integer({ min: 1, max: 70 }),
+      fc.oneof(fc.constantFrom(255, 256, 257, 260, 511, 512, 516, 2047, 2048, 2052, 3000), fc.integer({ min: 1, max: 600 })),
+      async (name, rows, length) => {
+        const x = g.input([rows, length], "f32");
+        const root = rowKernels[name]!(x, rows, length);
+        const data = Float32Array.from({ length: rows * length }, (_, i) => 3 * Math.sin(i * 1.7 + rows));
+        const [expected] = interpret([root], new Map([[x, data]]));
+        const [actual] = await evaluate(device, { roots: [root], inputs: [x] }, [data], target);
+        assertClose(actual!, expected!, { atol: 2e-6, rtol: 2e-5, message: name });
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
+
 test("a long sum of few results is cut into parts on a GPU, and is the same", async (t) => {
   if (!testKinds.includes("gpu")) return t.skip("no adapter");
   const device = await testDevice("gpu");
@@ -135,6 +175,9 @@ test("a GPU gets blocks through workgroup memory, larger ones for larger product
   assert.match(source(512, gpu), /workgroup_size\(256\)[^]*k\d+ < 16u/);
   assert.match(source(4096, gpu), /workgroup_size\(256\)[^]*k\d+ < 8u/);
   assert.doesNotMatch(source(16, gpu), /workgroupBarrier/);
+  const x = g.input([512, 1024], "f32");
+  const [softmax] = compileGraph({ roots: [rowKernels["softmax"]!(x, 512, 1024)], inputs: [x] }, gpu).programs;
+  assert.match(softmax!.source, /workgroup_size\(64\)[^]*workgroupBarrier/, "rows are walked together");
   for (const subgroupSize of [0, 8]) {
     assert.doesNotMatch(source(512, { ...gpu, class: "software", subgroupSize }), /workgroupBarrier/);
   }

@@ -51,6 +51,8 @@ export type Statement =
   /** `accumulate` adds to what the buffer holds. */
   /** Puts an element into workgroup memory. */
   | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly value: Expr }
+  /** What the invocations of a workgroup have in an accumulator becomes their combination, in a fixed tree; by way of `array`. */
+  | { readonly kind: "combine"; readonly accumulator: Accumulator; readonly array: number }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
   | {
@@ -75,10 +77,12 @@ export interface KernelBuffer {
   access: "read" | "readWrite";
 }
 
-/** Memory that the invocations of a workgroup share; its length is a multiple of 4. */
+/** Memory that the invocations of a workgroup share. */
 export interface SharedArray {
   readonly dtype: DType;
   readonly length: number;
+  /** Held as vectors of four; the length is a multiple of 4 then. */
+  readonly vectors: boolean;
 }
 
 export interface KernelIR {
@@ -172,8 +176,8 @@ export class KernelBuilder {
   }
 
   /** A new array in workgroup memory; gives its number. */
-  sharedArray(dtype: DType, length: number): number {
-    return this.shared.push({ dtype, length }) - 1;
+  sharedArray(dtype: DType, length: number, vectors: boolean): number {
+    return this.shared.push({ dtype, length, vectors }) - 1;
   }
 
   sharedLoad(array: number, index: Index): Expr {

@@ -1,5 +1,6 @@
 /** From a kernel's values to kernel IR. All lanes of a tile are lowered together, so that they share loops and loads. */
 import { InternalError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
 import { type Node, type ReductionNode } from "../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
@@ -63,6 +64,10 @@ class Lowering {
   readonly #memo = new Map<string, readonly Expr[]>();
   /** Stores of values without rows. */
   readonly #stores: Statement[] = [];
+  /** The invocation's number among those that walk a row together. */
+  #team: Variable | undefined;
+  /** By dtype, the workgroup memory in which they combine what they have. */
+  readonly #teamArrays = new Map<DType, number>();
   /** How a contraction through workgroup memory walks its domain. */
   #staged: StagedDomain | undefined;
 
@@ -77,7 +82,8 @@ class Lowering {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup, staged } = this.#tile;
+    const { axes, subgroup, staged, team } = this.#tile;
+    if (team > 1) this.#team = this.#builder.variable("local", team);
     if (staged !== undefined) this.#staged = stagedDomain(this.#builder, domain, staged, (a, b) => this.#and(a, b));
     const { parallel, lanes } = this.#staged !== undefined
       ? this.#staged
@@ -91,6 +97,8 @@ class Lowering {
     this.#builder.root.statements.push(...this.#stores);
     const workgroup = staged !== undefined
       ? staged.threads[0] * staged.threads[1]
+      : team > 1
+      ? team
       : subgroup && subgroup.lanes * subgroup.subgroups;
     return this.#builder.finish(kernelName(this.#group), parallel, workgroup);
   }
@@ -143,7 +151,22 @@ class Lowering {
       indices: unflatten(addConstant(base, lane), domain),
       when: undefined,
     }));
-    return { parallel: [variable], lanes };
+    return { parallel: this.#team === undefined ? [variable] : [variable, this.#team], lanes };
+  }
+
+  /**
+   * A loop over `steps` steps, which the invocations of a team take in turn. `step` is the one that an invocation is at,
+   * `inside` whether there is such a step.
+   */
+  #loop(prefix: string, steps: number, parent: Scope, shared: boolean): { variable: Variable; body: Scope; step: Index; inside: Expr | undefined } {
+    const builder = this.#builder;
+    const team = shared ? this.#team : undefined;
+    const variable = builder.variable(prefix, team === undefined ? steps : Math.ceil(steps / team.extent));
+    const body = builder.openLoop(parent, variable);
+    if (team === undefined) return { variable, body, step: variableIndex(variable), inside: undefined };
+    const step = add(scale(variableIndex(variable), team.extent), variableIndex(team));
+    const inside = steps % team.extent === 0 ? undefined : builder.within(step, 0, steps);
+    return { variable, body, step: within(step, 0, Math.max(0, steps - 1)), inside };
   }
 
   /** A counter per axis; each invocation computes a block. At an edge the last block moves back, and stores only what is its own. */
@@ -172,17 +195,19 @@ class Lowering {
     const { outer, row } = splitAxes(draft);
     const root = draft.root;
     if (row.length === 0) {
-      this.#store(root, domain.map((lane) => ({ when: lane.when, indices: this.#place(root, outer, lane.indices, row, []) })), this.#stores);
+      // All of a team have the same value.
+      const first = this.#team && this.#builder.within(variableIndex(this.#team), 0, 1);
+      const lanes = domain.map((lane) => ({ when: this.#and(lane.when, first), indices: this.#place(root, outer, lane.indices, row, []) }));
+      this.#store(root, lanes, this.#stores);
       return;
     }
     const extents = row.map((axis) => root.shape[axis]!);
     const factor = size(extents) % this.#tile.row === 0 ? this.#tile.row : 1;
-    const variable = this.#builder.variable("r", size(extents) / factor);
-    const body = this.#builder.openLoop(this.#builder.root, variable);
+    const { variable, body, step, inside } = this.#loop("r", size(extents) / factor, this.#builder.root, true);
     const lanes = domain.flatMap((lane) =>
       Array.from({ length: factor }, (_, i) => {
-        const position = addConstant(scale(variableIndex(variable), factor), i);
-        return { when: lane.when, indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)) };
+        const position = addConstant(scale(step, factor), i);
+        return { when: this.#and(lane.when, inside), indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)) };
       })
     );
     this.#store(root, lanes, body.statements);
@@ -326,35 +351,38 @@ class Lowering {
     }, builder.root);
     const inner = size(runs[runs.length - 1]!.map((axis) => source.shape[axis]!));
     const factor = inner % this.#tile.reduce === 0 ? this.#tile.reduce : 1;
-    const loops: { variable: Variable; body: Scope }[] = [];
+    // In a loop, the invocations of a team are at different elements.
+    const together = this.#team !== undefined && parent === builder.root && !contraction;
+    const loops: { variable: Variable; body: Scope; inside: Expr | undefined }[] = [];
     const along = new Map<number, (step: number) => Index>();
     runs.forEach((axes, level) => {
       const innermost = level === runs.length - 1;
       const extents = axes.map((axis) => source.shape[axis]!);
-      const variable = builder.variable("k", size(extents) / (innermost ? factor : 1));
-      loops.push({ variable, body: builder.openLoop(loops[level - 1]?.body ?? parent, variable) });
+      const steps = size(extents) / (innermost ? factor : 1);
+      const { variable, body, step: at, inside } = this.#loop("k", steps, loops[level - 1]?.body ?? parent, together && innermost);
+      loops.push({ variable, body, inside });
       axes.forEach((axis, i) =>
-        along.set(axis, (step) =>
-          unflatten(innermost ? addConstant(scale(variableIndex(variable), factor), step) : variableIndex(variable), extents)[i]!)
+        along.set(axis, (step) => unflatten(innermost ? addConstant(scale(at, factor), step) : at, extents)[i]!)
       );
     });
     // Independent partial results shorten the chain of dependent additions; a contraction has enough lanes.
     const partials = contraction ? 1 : factor;
     const identity = reductions[node.op].identity(node.dtype);
     const accumulators = computed.map(() => Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent)));
-    const body = loops[loops.length - 1]!.body;
+    const { body, inside } = loops[loops.length - 1]!;
     const steps: Lane[] = [];
     for (let step = 0; step < factor; step++) {
       for (const lane of lanes) {
         let kept = 0;
         const indices = source.shape.map((_, axis) => along.get(axis)?.(step) ?? lane.indices[kept++]!);
-        steps.push({ indices, when: lane.when });
+        steps.push({ indices, when: this.#and(lane.when, inside) });
       }
     }
     const values = subgroup === undefined ? this.#lanes(source, steps) : this.#outerProduct(source, steps, subgroup);
     values.forEach((value, i) => {
       const accumulator = accumulators[i % computed.length]![Math.floor(i / computed.length) % partials]!;
-      body.statements.push({ kind: "update", accumulator, value });
+      const term = inside === undefined ? value : builder.op("where", inside, value, builder.constant(identity, node.dtype));
+      body.statements.push({ kind: "update", accumulator, value: term });
     });
     for (let level = loops.length - 1; level >= 0; level--) {
       const { variable, body } = loops[level]!;
@@ -367,9 +395,21 @@ class Lowering {
         level = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
           2 * i + 1 < level.length ? builder.combine(node.op, level[2 * i]!, level[2 * i + 1]!) : level[2 * i]!);
       }
-      return level[0]!;
+      return together ? this.#combined(node, level[0]!) : level[0]!;
     });
     return lanes.map((_, i) => results[i] ?? builder.constant(identity, node.dtype));
+  }
+
+  /** What the invocations of a team have, combined. */
+  #combined(node: ReductionNode, own: Expr): Expr {
+    const builder = this.#builder;
+    let array = this.#teamArrays.get(node.dtype);
+    if (array === undefined) {
+      this.#teamArrays.set(node.dtype, array = builder.sharedArray(node.dtype, this.#tile.team, false));
+    }
+    const accumulator = builder.accumulator(node.op, node.dtype, builder.root);
+    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulator, array });
+    return builder.result(accumulator, builder.root);
   }
 
   #stagedSums(node: ReductionNode, lanes: readonly Lane[], domain: StagedDomain): readonly Expr[] {

@@ -71,6 +71,10 @@ class JsRenderer extends Renderer {
     return refuseShared();
   }
 
+  protected override combineAll(): never {
+    return refuseShared();
+  }
+
   protected override barrier(): never {
     return refuseShared();
   }

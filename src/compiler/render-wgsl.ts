@@ -70,7 +70,10 @@ class WgslRenderer extends Renderer {
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
       ...bindings,
-      ...shared.map(({ dtype, length }, i) => `var<workgroup> s${i}: array<vec4<${dtypes[dtype].storage}>, ${length / 4}>;`),
+      ...shared.map(({ dtype, length, vectors }, i) => {
+        const element = dtypes[dtype].storage;
+        return `var<workgroup> s${i}: array<${vectors ? `vec4<${element}>, ${length / 4}` : `${element}, ${length}`}>;`;
+      }),
       ...(this.#special ? ["var<private> special_bits: u32;"] : []),
       ...[...this.#helpers].map((name) => wgslHelpers[name]),
       `@compute @workgroup_size(${workgroupSize})`,
@@ -184,6 +187,20 @@ class WgslRenderer extends Renderer {
     const place = vectorElement(index);
     const at = place === undefined ? `(${this.index(index)}) / 4u][(${this.index(index)}) % 4u` : `${this.index(place.vector)}][${place.element}`;
     this.emit(`s${array}[${at}] = ${value};`);
+  }
+
+  protected override combineAll(accumulator: Accumulator, array: number): void {
+    const { name } = accumulator;
+    const s = `s${array}`;
+    this.emit(`${s}[local] = ${name};`);
+    this.barrier();
+    for (let half = this.ir.shared[array]!.length / 2; half >= 1; half /= 2) {
+      const value = this.combined({ ...accumulator, name: `${s}[local]` }, `${s}[local + ${half}u]`);
+      this.emit(`if (local < ${half}u) { ${s}[local] = ${value}; }`);
+      this.barrier();
+    }
+    this.emit(`${name} = ${s}[0];`);
+    this.barrier(); // The array is used again.
   }
 
   protected override barrier(): void {

@@ -156,7 +156,7 @@ export function stagedSums(
 
   const staging: Statement[] = [];
   const bring = (operand: Node, of: readonly ReturnType<typeof productAt>[], places: readonly Brought[], length: number) => {
-    const array = builder.sharedArray(node.dtype, length * depth);
+    const array = builder.sharedArray(node.dtype, length * depth, true);
     const elements = values(operand, of.map(({ lane }) => lane));
     elements.forEach((element, i) => {
       const { inside } = of[i]!;

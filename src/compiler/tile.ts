@@ -16,7 +16,9 @@ export interface Tile {
   readonly reduce: number;
   /** The subgroup that computes a block of a contraction together, instead of `axes`. */
   readonly subgroup: OuterProduct | undefined;
-  /** The workgroup that does so through memory that it shares. */
+  /** Invocations of a workgroup that walk each row, and each reduction's terms, together; 1: every row has one invocation. */
+  readonly team: number;
+  /** The workgroup that computes a block of a contraction through memory that it shares. */
   readonly staged: Staged | undefined;
 }
 
@@ -54,7 +56,7 @@ export interface Staged {
 }
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, subgroup: undefined, staged: undefined };
+export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, team: 1, subgroup: undefined, staged: undefined };
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
@@ -99,16 +101,26 @@ export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly
   const columns = !reduceContiguous && rowStores.length === 0 && count % width === 0 && count >= width &&
     stores.every((store) => strideOf(store.index, counter!) === 1);
   if (loopLoads.length > 0 || rowStores.length > 0) {
+    const rowsContiguous = rowStores.length > 0 && rowStores.every((store) => along(store) === 1);
+    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
+    const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
+    if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
     return {
       ...plainTile,
       outer: columns && loopLoads.every((load) => [0, 1].includes(strideOf(load.index, counter!) ?? 2)) ? width : 1,
-      row: rowStores.length > 0 && rowStores.every((store) => along(store) === 1) ? vector : 1,
+      row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
       reduce: reduceContiguous ? width : 1,
     };
   }
   // A few invocations with a vector each would leave a device idle.
   return { ...plainTile, outer: columns && count >= 256 * width ? vector : 1 };
+}
+
+/** On a GPU, neighbouring invocations want neighbouring elements, and a row gives work to many of them. */
+function teamOf(length: number, target: Target): number {
+  if (target.class === "software" || target.class === "js" || length < 256) return 1;
+  return length < 2048 ? 64 : Math.min(256, target.maxInvocationsPerWorkgroup);
 }
 
 /** The block of a contraction: the two axes along which the operands are reused, eight or four elements each. */
