@@ -23,6 +23,19 @@ const promised = environment("SHARDWISE_TEST_DEVICES")?.split(",").map((kind): T
  */
 export const testKinds: readonly TestKind[] = promised ?? ["cpu", "gpu"];
 
+/** The class of GPU whose schedules are tested instead of the adapter's own. */
+const schedules = environment("SHARDWISE_TEST_CLASS");
+
+/** Gives kernels for another class of GPU to a device, if that was asked for. */
+function scheduled(device: Device): Device {
+  if (schedules === undefined || device.kind !== "gpu") return device;
+  if (schedules !== "discrete" && schedules !== "integrated") {
+    throw new Error(`SHARDWISE_TEST_CLASS: got ${schedules}; need discrete or integrated`);
+  }
+  Object.defineProperty(device, "target", { value: { ...device.target, class: schedules }, configurable: true });
+  return device;
+}
+
 const opened = new Map<TestKind, Promise<Device | undefined>>();
 
 /**
@@ -39,7 +52,7 @@ export async function testDevice(kind: TestKind): Promise<Device | undefined> {
 
 async function open(kind: TestKind): Promise<Device | undefined> {
   try {
-    return (await devices({ kind, virtual: 1 }))[0];
+    return (await devices({ kind, virtual: 1 })).map(scheduled)[0];
   } catch (error) {
     if (promised !== undefined || !(error instanceof DeviceError)) throw error;
     stderrLine(`NOT RUN: all tests on the gpu device, because there is no adapter (${error.message})`);
@@ -56,7 +69,7 @@ export async function testDevices(): Promise<Device[]> {
 /** `count` logical devices of a kind; undefined only for GPUs that were not promised. */
 export async function virtualDevices(kind: TestKind, count: number): Promise<Device[] | undefined> {
   if (await testDevice(kind) === undefined) return undefined;
-  return await devices({ kind, virtual: count });
+  return (await devices({ kind, virtual: count })).map(scheduled);
 }
 
 /** One test for each test device. */
