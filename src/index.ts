@@ -3,7 +3,20 @@
  * Everything public is here or in one of the namespaces.
  * @module
  */
-export { isTensor, type NestedArray, type Operand, realize, type ReduceOptions, Tensor } from "./tensor/tensor.ts";
+export {
+  type AttentionOptions,
+  type ConvOptions,
+  type ConvTransposeOptions,
+  isTensor,
+  type NestedArray,
+  type Operand,
+  type PoolOptions,
+  realize,
+  type ReduceOptions,
+  Tensor,
+  type WindowsOptions,
+} from "./tensor/tensor.ts";
+export type { Padding, PerAxis } from "./tensor/windows.ts";
 export {
   arange,
   concat,

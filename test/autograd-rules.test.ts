@@ -183,6 +183,10 @@ test("movement and reductions agree with central differences, twice", () => {
     check((x) => b.reduce(op, curve(x), [1]), [3, 4]);
     check((x) => b.reduce(op, curve(x), [0, 2]), [2, 2, 3]);
   }
+  for (const [axis, length, stride, dilation] of [[0, 2, 1, 1], [1, 3, 1, 1], [1, 2, 2, 1], [1, 2, 1, 2], [1, 2, 2, 3], [1, 2, 3, 1]] as const) {
+    check((x) => curve(b.window(curve(x), { axis, length, stride, dilation })), [3, 5]);
+    check((x) => curve(b.unwindow(curve(x), { axis: 0, length: 8, stride, dilation })), [2, 2, length]);
+  }
   check((x) => b.contiguous(curve(x)), [3]);
   check((x) => b.copy(curve(x), 7), [3]);
   check((x) => curve(b.elementwise("add", b.copy(x, 7), b.copy(b.copy(x, 8), 7))), [3]);

@@ -50,6 +50,12 @@ function sortable(count: number, dtype: "f32" | "i32" | "u32"): number[] {
   });
 }
 
+/** Of windows: the axis, the length, the stride and the dilation. */
+const windowings = [
+  [0, 1, 1, 1], [0, 2, 1, 1], [0, 3, 1, 1], [1, 3, 1, 1], [2, 4, 1, 1], [1, 3, 2, 1], [1, 2, 3, 1], [1, 3, 1, 2], [1, 3, 2, 3],
+  [1, 4, 3, 2], [2, 2, 2, 1],
+] as const;
+
 const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, device: Device) => void> = {
   const(batch) {
     const values: Record<DType, readonly number[]> = {
@@ -182,6 +188,44 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("of an expanded view", cut(g.expand(batch.leaf([1, 5], "f32"), [4, 5]), [[3, 2, -2], [4, 5, -1]]));
     batch.check("across a joint", cut(g.concat([x, computed(x)], 1), [[0, 6, 1], [13, 7, -2], [2, 3, 2]]));
     batch.check("of a computed value, flipped beside itself", e("mul", computed(x), cut(computed(x), [[5, 6, -1], [6, 7, -1], [7, 8, -1]])));
+  },
+  window(batch) {
+    view(batch, "pairs", [7, 3], (x) => g.window(x, { axis: 0, length: 2, stride: 1, dilation: 1 }));
+    const x = batch.leaf([3, 11, 4], "f32");
+    for (const [axis, length, stride, dilation] of windowings) {
+      if ((length - 1) * dilation < x.shape[axis]!) {
+        batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart`, g.window(x, { axis, length, stride, dilation }));
+      }
+    }
+    const two = (y: Node) => {
+      const rows = g.window(y, { axis: 1, length: 3, stride: 2, dilation: 1 });
+      return g.window(rows, { axis: 0, length: 2, stride: 1, dilation: 1 });
+    };
+    batch.check("along two axes", two(x));
+    batch.check("along two axes of a padded view, summed", g.reduce("sum", two(g.pad(x, [1, 2, 0], [0, 1, 0])), [3, 4]));
+    batch.check("of windows", g.window(g.window(x, { axis: 1, length: 5, stride: 1, dilation: 2 }), { axis: 3, length: 2, stride: 2, dilation: 1 }));
+    batch.check("of a flip of a computed value", two(cut(computed(x), [[2, 3, -1], [10, 11, -1], [0, 4, 1]])));
+    batch.check("of too short an axis", g.window(x, { axis: 0, length: 4, stride: 1, dilation: 1 }));
+    batch.check("of nothing", g.window(batch.leaf([5, 0], "f32"), { axis: 0, length: 2, stride: 1, dilation: 1 }));
+  },
+  unwindow(batch) {
+    view(batch, "pairs", [6, 3, 2], (x) => g.unwindow(x, { axis: 0, length: 7, stride: 1, dilation: 1 }));
+    for (const [axis, length, stride, dilation] of windowings) {
+      const x = batch.leaf([...[3, 5, 4].map((n, i) => i === axis ? 4 : n), length], "f32");
+      const least = 3 * stride + (length - 1) * dilation + 1;
+      for (const more of [0, 2]) {
+        const node = g.unwindow(x, { axis, length: least + more, stride, dilation });
+        batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart, of ${least + more}`, node);
+        if (more > 0) batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart, summed`, g.reduce("sum", node, [3]));
+      }
+    }
+    const x = batch.leaf([3, 4, 3, 2], "f32");
+    const two = (y: Node) => g.unwindow(g.unwindow(y, { axis: 1, length: 9, stride: 2, dilation: 1 }), { axis: 0, length: 5, stride: 1, dilation: 2 });
+    batch.check("along two axes", two(x));
+    batch.check("of a computed value, along two axes, summed", g.reduce("sum", two(computed(x)), [2, 3]));
+    batch.check("of a quotient that has no value outside", two(e("div", x, x)));
+    batch.check("a part of it", cut(g.unwindow(x, { axis: 1, length: 9, stride: 2, dilation: 1 }), [[2, 3, -1], [8, 4, -2], [0, 3, 1], [1, 1, 1]]));
+    batch.check("of no windows", g.unwindow(batch.leaf([0, 3, 2], "f32"), { axis: 0, length: 2, stride: 1, dilation: 1 }));
   },
   gather(batch) {
     const shape = [3, 7, 5];

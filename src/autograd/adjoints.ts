@@ -1,6 +1,6 @@
 /** Adjoints that take more than a line: of slices, of reductions, and of products that may contain zeros. */
-import { concat, expand, full, pad, permute, reduce, reshape, slice } from "../graph/build.ts";
-import type { Node, NodeOf } from "../graph/node.ts";
+import { concat, expand, full, pad, permute, reduce, reshape, slice, window } from "../graph/build.ts";
+import type { Node, NodeOf, Windows } from "../graph/node.ts";
 import { type Shape, size, withOnes, withoutAxes } from "../graph/shape.ts";
 import { mul } from "./arithmetic.ts";
 
@@ -28,6 +28,18 @@ export function unslice(g: Node, start: readonly number[], step: readonly number
   const cut = slice(spread, zeros, used, count.map(() => 1));
   const low = start.map((n, axis) => Math.min(n, last[axis]!));
   return pad(cut, low, shape.map((n, axis) => n - low[axis]! - used[axis]!));
+}
+
+/**
+ * The adjoint of unwindow, from `g` [..., L, ..., K] to windows of `shape` [..., O, ..., K]: element (o, k) is that of g at
+ * o * stride + k * dilation and k, so windows of g, of which the diagonal of the last two axes is taken.
+ */
+export function placesOfWindows(g: Node, { axis, stride, dilation }: Windows, shape: Shape): Node {
+  const length = shape.at(-1)!;
+  const windows = window(g, { axis, length, stride, dilation });
+  const rows = windows.shape.slice(0, -2);
+  const flat = reshape(windows, [...rows, length * length]);
+  return slice(flat, flat.shape.map(() => 0), shape, [...rows.map(() => 1), length + 1]);
 }
 
 /** `step - 1` zeros behind every element of each axis. */

@@ -23,9 +23,10 @@ import {
   reshape,
   scatterAdd,
   slice,
+  unwindow,
 } from "../graph/build.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
-import { alongAxes, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
+import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
 import {
   add,
   and,
@@ -176,6 +177,13 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   pad: [(g, y, x) => slice(g, y.attrs.low, x.shape, x.shape.map(() => 1))],
   // y = a part of x: dx = g at the places of that part, zeros elsewhere
   slice: [(g, y, x) => unslice(g, y.attrs.start, y.attrs.step, x.shape)],
+  // y = windows of x: dx = what windows hold, added up where they overlap
+  window: [(g, y, x) => {
+    const { axis, stride, dilation } = y.attrs;
+    return reduce("sum", unwindow(g, { axis, length: x.shape[axis]!, stride, dilation }), [y.shape.length - 1]);
+  }],
+  // y = x where its windows lie: dx = g there, of each window's place k what lies in the k-th part of g
+  unwindow: [(g, y, x) => placesOfWindows(g, y.attrs, x.shape)],
   // y = Σ xᵢ: dxᵢ = g
   sum: [(g, y, x) => alongAxes(g, y.attrs.axes, x.shape)],
   // y = Π xᵢ: dxᵢ = g Π xⱼ over j ≠ i

@@ -1,8 +1,9 @@
 /** Rules of reductions: over constants, over nothing, over axes that only repeat, and of reductions. */
 import { elementwise, expand, full, reduce } from "../graph/build.ts";
-import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
+import type { Node, ReductionNode } from "../graph/node.ts";
 import { isReduction, reductions } from "../graph/ops.ts";
 import { size, withOnes } from "../graph/shape.ts";
+import type { Readers } from "./readers.ts";
 import { constantLike, type RewriteRule, type Rewriting } from "./rewriting.ts";
 import { axesThroughOnes } from "./simplify-movement.ts";
 
@@ -93,28 +94,18 @@ function overView(node: ReductionNode, x: Node, graph: Rewriting): Node | undefi
 
 /**
  * A rule that makes one reduction of a reduction of a reduction, where the inner one has no other reader, which would have
- * to compute it all the same. Undefined where the graph has none.
+ * to compute it all the same.
  */
-export function mergeReductions(roots: readonly Node[], inputs: ReadonlySet<Node>): RewriteRule | undefined {
-  const readers = new Map<Node, number>();
-  const count = (node: Node, more: number) => readers.set(node, (readers.get(node) ?? 0) + more);
-  for (const root of roots) count(root, 1);
-  let found = false;
-  for (const node of toposort(roots, (node) => !inputs.has(node))) {
-    if (inputs.has(node)) continue;
-    for (const source of node.src) count(source, 1);
-    found ||= isReduction(node.op) && node.src[0]!.op === node.op;
-  }
-  if (!found) return undefined;
+export function mergeReductions(readers: Readers): RewriteRule {
   return (node, graph) => {
     if (!isReductionNode(node)) return undefined;
     const inner = graph.look(node.src[0]!, node.op);
-    if (inner === undefined || readers.get(inner) !== 1) return undefined;
+    if (inner === undefined || readers.of(inner) !== 1) return undefined;
     const [source] = inner.src as readonly [Node];
     const kept = [...source.shape.keys()].filter((axis) => !inner.attrs.axes.includes(axis));
     const axes = [...inner.attrs.axes, ...node.attrs.axes.map((axis) => kept[axis]!)].sort((a, b) => a - b);
     const merged = reduce(node.op, source, axes);
-    count(merged, readers.get(node) ?? 1);
+    readers.add(merged, readers.of(node) ?? 1);
     return graph.simple(merged);
   };
 }

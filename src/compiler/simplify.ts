@@ -13,7 +13,9 @@ import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
 import { elementwiseRule } from "./simplify-elementwise.ts";
 import { movementRule } from "./simplify-movement.ts";
+import { Readers } from "./readers.ts";
 import { mergeReductions, reductionRule } from "./simplify-reductions.ts";
+import { mergeWindows } from "./simplify-windows.ts";
 
 /**
  * Simplifies `roots`, in their order. Never looks above `inputs`; a root that is an input stays. stopGradient disappears,
@@ -22,10 +24,23 @@ import { mergeReductions, reductionRule } from "./simplify-reductions.ts";
 export function simplify(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
   const once = rewrite(roots, inputs, localRule);
   // Whether a reduction has one reader is known only when all else is done.
-  const merge = mergeReductions(once, inputs);
-  return merge === undefined
-    ? once
-    : rewrite(once, inputs, (node, graph) => merge(node, graph) ?? localRule(node, graph));
+  if (!mayMerge(once, inputs)) return once;
+  const readers = new Readers(once, inputs);
+  const rules = [mergeReductions(readers), mergeWindows(readers), localRule];
+  return rewrite(once, inputs, (node, graph) => {
+    for (const rule of rules) {
+      const result = rule(node, graph);
+      if (result !== undefined) return result;
+    }
+    return undefined;
+  }, readers);
+}
+
+/** Whether there is a reduction of a reduction, or of windows put where they lie. */
+function mayMerge(roots: readonly Node[], inputs: ReadonlySet<Node>): boolean {
+  return toposort(roots, (node) => !inputs.has(node)).some((node) =>
+    !inputs.has(node) && (node.op === "unwindow" || (isReduction(node.op) && node.src[0]!.op === node.op))
+  );
 }
 
 function localRule(node: Node, graph: Rewriting): Node | undefined {
@@ -49,15 +64,16 @@ function localRule(node: Node, graph: Rewriting): Node | undefined {
   }
 }
 
-function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: RewriteRule): Node[] {
+function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: RewriteRule, readers?: Readers): Node[] {
   const graph = new Graph(inputs, rule);
   const simple = new Map<Node, Node>();
   for (const node of toposort(roots, (node) => !inputs.has(node))) {
-    simple.set(
-      node,
-      inputs.has(node) ? node : graph.simple(withSources(node, node.src.map((source) => simple.get(source)!))),
-    );
-    graph.rank(simple.get(node)!);
+    const renewed = inputs.has(node) ? node : withSources(node, node.src.map((source) => simple.get(source)!));
+    readers?.replace(node, renewed);
+    const result = graph.simple(renewed);
+    readers?.replace(node, result);
+    simple.set(node, result);
+    graph.rank(result);
   }
   return roots.map((root) => simple.get(root)!);
 }

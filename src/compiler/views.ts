@@ -1,6 +1,6 @@
-import type { Node } from "../graph/node.ts";
+import type { Node, NodeOf } from "../graph/node.ts";
 import { strides } from "../graph/shape.ts";
-import { add, addConstant, constantIndex, flatten, type Index, scale, unflatten, within, zeroIndex } from "./affine.ts";
+import { add, addConstant, constantIndex, divide, flatten, type Index, remainder, scale, unflatten, within, zeroIndex } from "./affine.ts";
 
 /** `low <= index < high` must hold, or the padding value is meant. */
 export interface Bound {
@@ -17,6 +17,8 @@ export function isMovement(node: Node): boolean {
     case "expand":
     case "pad":
     case "slice":
+    case "window":
+    case "unwindow":
     case "contiguous":
     case "stopGradient":
     case "copy":
@@ -63,7 +65,36 @@ export function sourceIndices(node: Node, indices: readonly Index[]): { indices:
       });
       return { indices: moved, bounds };
     }
+    case "window": {
+      const { axis, stride, dilation } = node.attrs;
+      const place = indices[indices.length - 1]!;
+      const length = node.src[0]!.shape[axis]!;
+      const moved = indices.slice(0, -1);
+      moved[axis] = within(add(scale(moved[axis]!, stride), scale(place, dilation)), 0, Math.max(0, length - 1));
+      return { indices: moved, bounds: [] };
+    }
+    case "unwindow":
+      return unwindowed(node, indices);
     default:
       return { indices, bounds: [] };
   }
+}
+
+/** The window (l - k * dilation) / stride, if there is one. */
+function unwindowed(node: NodeOf<"unwindow">, indices: readonly Index[]): { indices: readonly Index[]; bounds: readonly Bound[] } {
+  const { axis, stride, dilation } = node.attrs;
+  const count = node.src[0]!.shape[axis]!;
+  const first = add(indices[axis]!, scale(indices[indices.length - 1]!, -dilation));
+  // Quotient and remainder are of what is not negative: so many windows more, and taken off again.
+  const more = Math.ceil(Math.max(0, -first.min) / stride);
+  const shifted = addConstant(first, more * stride);
+  const window = addConstant(divide(shifted, stride), -more);
+  const rest = remainder(shifted, stride);
+  const bounds: Bound[] = [];
+  if (rest.min < 0 || rest.max > 0) bounds.push({ index: rest, low: 0, high: 1 });
+  const outside = window.min < 0 || window.max >= count;
+  if (outside) bounds.push({ index: window, low: 0, high: count });
+  const moved = [...indices];
+  moved[axis] = outside ? within(window, 0, Math.max(0, count - 1)) : window;
+  return { indices: moved, bounds };
 }

@@ -1,7 +1,7 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, dtypes, requireDType, toElement } from "./dtype.ts";
-import { intern, type Node, type StorageToken } from "./node.ts";
+import { intern, type Node, type StorageToken, type Windows } from "./node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 
@@ -143,6 +143,45 @@ export function slice(x: Node, start: readonly number[], count: readonly number[
   // An axis that is empty reads nothing: one spelling for it.
   const first = start.map((n, axis) => count[axis] === 0 ? 0 : n);
   return intern("slice", [x], { start: first, step: [...step] }, count, x.dtype, x.device);
+}
+
+/** How many windows of `length` elements, `dilation` apart, one every `stride`, lie within an axis of `extent`; at least 0. */
+export function windowCount(extent: number, { length, stride, dilation }: Omit<Windows, "axis">): number {
+  return Math.max(0, Math.floor((extent - (length - 1) * dilation - 1) / stride) + 1);
+}
+
+/** Windows along one axis, the place within a window as the last axis; see `window` in node.ts. */
+export function window(x: Node, windows: Windows): Node {
+  checkWindows("window", windows, x.shape.length);
+  const { axis, length, stride, dilation } = windows;
+  const count = windowCount(x.shape[axis]!, windows);
+  const shape = [...x.shape.map((n, i) => i === axis ? count : n), length];
+  return intern("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
+}
+
+/** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in node.ts. */
+export function unwindow(x: Node, windows: Windows): Node {
+  checkWindows("unwindow", windows, x.shape.length - 1);
+  const { axis, length, stride, dilation } = windows;
+  if (x.shape.at(-1) === 0) throw new ShapeError("unwindow", { got: formatShape(x.shape), need: "windows of at least one element" });
+  const reach = (x.shape[axis]! - 1) * stride + (x.shape.at(-1)! - 1) * dilation + 1;
+  if (size(x.shape) > 0 && reach > length) {
+    throw new ShapeError("unwindow", {
+      got: `windows ${formatShape(x.shape)} that reach ${reach} elements, on an axis of ${length}`,
+      need: `a length of at least ${reach}`,
+    });
+  }
+  const shape = x.shape.map((n, i) => i === axis ? length : n);
+  return intern("unwindow", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
+}
+
+function checkWindows(op: string, { axis, length, stride, dilation }: Windows, axes: number): void {
+  const whole = (n: number, least: number) => Number.isSafeInteger(n) && n >= least;
+  if (whole(axis, 0) && axis < axes && whole(length, op === "window" ? 1 : 0) && whole(stride, 1) && whole(dilation, 1)) return;
+  throw new ShapeError(op, {
+    got: `axis ${axis}, length ${length}, stride ${stride}, dilation ${dilation}`,
+    need: `an axis from 0 to ${axes - 1}, and whole numbers of at least 1`,
+  });
 }
 
 /** Reduction over `axes` (sorted, distinct), which disappear. */

@@ -85,6 +85,20 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       walk(from!.shape, unit, dot(unit, node.attrs.low), (i, target) => out[target] = x[i]!);
       return out;
     }
+    case "window": {
+      const { axis, stride, dilation } = node.attrs;
+      const unit = strides(from!.shape);
+      return read(x, shape, [...unit.map((n, i) => i === axis ? n * stride : n), unit[axis]! * dilation], 0);
+    }
+    case "unwindow": {
+      const { axis, stride, dilation } = node.attrs;
+      const out = new Float64Array(size(shape));
+      const unit = strides(shape);
+      const step = unit.map((n, i) => i === axis ? n * stride : n);
+      step[shape.length - 1]! += unit[axis]! * dilation;
+      walk(from!.shape, step, 0, (i, target) => out[target] = x[i]!);
+      return out;
+    }
     case "sum":
     case "prod":
     case "amax":

@@ -23,6 +23,18 @@ export interface OpAttributes {
   pad: { readonly low: readonly number[]; readonly high: readonly number[]; readonly value: number };
   /** Output index i reads source index `start + i * step`; a negative step flips. The output's shape gives the counts. */
   slice: { readonly start: readonly number[]; readonly step: readonly number[] };
+  /**
+   * Sliding windows of `length` elements, `dilation` apart, along `axis`, one every `stride` elements; the last axis of
+   * the result is the place within a window. [..., L, ...] -> [..., O, ..., length]:
+   * out[..., o, ..., k] = x[..., o * stride + k * dilation, ...].
+   */
+  window: Windows;
+  /**
+   * Where the elements of windows came from, zeros elsewhere; the windows were of an axis of `length` elements.
+   * [..., O, ..., K] -> [..., length, ..., K]: out[..., l, ..., k] = x[..., (l - k * dilation) / stride, ..., k] where that
+   * is a whole number from 0 to O - 1. Each element of x stands at most once in it, so the sum over k is window's adjoint.
+   */
+  unwindow: Windows;
   sum: { readonly axes: readonly number[] };
   prod: { readonly axes: readonly number[] };
   amax: { readonly axes: readonly number[] };
@@ -48,6 +60,13 @@ export interface OpAttributes {
   reduceScatter: { readonly rows: number };
   /** The same values on another device. */
   copy: { readonly device: number };
+}
+
+export interface Windows {
+  readonly axis: number;
+  readonly length: number;
+  readonly stride: number;
+  readonly dilation: number;
 }
 
 export type StructuralName = keyof OpAttributes;

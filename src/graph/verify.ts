@@ -67,6 +67,10 @@ function rebuild(node: Node): Node {
       return build.pad(x, node.attrs.low, node.attrs.high, node.attrs.value);
     case "slice":
       return build.slice(x, node.attrs.start, node.shape, node.attrs.step);
+    case "window":
+      return build.window(x, node.attrs);
+    case "unwindow":
+      return build.unwindow(x, node.attrs);
     case "sum":
     case "prod":
     case "amax":

@@ -1,7 +1,7 @@
 /** Functions without parameters as layers, so that `sequential` can chain them. */
 import { ShapeError } from "../errors.ts";
 import { formatShape, size } from "../graph/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { PoolOptions, Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
 
 /** A layer that applies a function. */
@@ -64,6 +64,16 @@ export function softmax(options: { readonly axis?: number } = {}): Activation {
 export function logSoftmax(options: { readonly axis?: number } = {}): Activation {
   const { axis = -1 } = options;
   return new Activation("logSoftmax", (x) => x.logSoftmax({ axis }));
+}
+
+/** The largest of each window of [n, height, width, channels]; by default windows lie side by side. */
+export function maxPool2d(options: PoolOptions): Activation {
+  return new Activation("maxPool2d", (x) => x.maxPool2d(options));
+}
+
+/** The mean of each window of [n, height, width, channels]; by default windows lie side by side. */
+export function avgPool2d(options: PoolOptions): Activation {
+  return new Activation("avgPool2d", (x) => x.avgPool2d(options));
 }
 
 /** [n, ...] to [n, elements of a row]. Throws ShapeError for a scalar. */

@@ -8,10 +8,12 @@ export { Linear, linear } from "./linear.ts";
 export type { LinearOptions } from "./linear.ts";
 export {
   Activation,
+  avgPool2d,
   flatten,
   gelu,
   lambda,
   logSoftmax,
+  maxPool2d,
   relu,
   sigmoid,
   silu,
@@ -19,6 +21,10 @@ export {
   softplus,
   tanh,
 } from "./activation.ts";
+export { MultiHeadAttention, multiHeadAttention } from "./attention.ts";
+export type { MultiHeadAttentionOptions } from "./attention.ts";
+export { Conv2d, conv2d } from "./conv.ts";
+export type { Conv2dOptions } from "./conv.ts";
 export { Dropout, dropout } from "./dropout.ts";
 export { Embedding, embedding } from "./embedding.ts";
 export type { EmbeddingOptions } from "./embedding.ts";

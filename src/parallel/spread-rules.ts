@@ -180,6 +180,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const sliced = batched(axis, { outer: count / block, inner });
     return sameAttributes(at, sliced, start, (twin as NodeOf<"slice">).attrs.start, axis);
   },
+  window: (at) => windowed(at),
+  unwindow: (at) => windowed(at),
 
   sum: (at) => {
     const [x] = at.src;
@@ -343,6 +345,15 @@ function reshaped(at: Site, x: Batched): Spread {
       formatShape(node.shape)
     } that cuts through the rows of axis ${x.axis}`,
   );
+}
+
+/** Windows along another axis leave the rows where they are; along that of the rows they hold several. */
+function windowed(at: Site<NodeOf<"window" | "unwindow">>): Spread {
+  const [x] = at.src;
+  const { axis } = at.node.attrs;
+  if (x!.kind !== "batched") return x!;
+  const places = at.node.op === "unwindow" && x!.axis === at.node.shape.length - 1;
+  return x!.axis === axis || places ? mixes(at, `windows along axis ${axis}, which holds the rows of the batch`) : x!;
 }
 
 function reduced(axes: readonly number[], x: Batched): Spread {

@@ -7,8 +7,10 @@ import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import * as activation from "./activation.ts";
+import { attentionWeights } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
+import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import * as e from "./elementwise.ts";
 import { currentFrame, type Frame, refuseInTrace } from "./frame.ts";
 import { settleHistory } from "./history.ts";
@@ -16,14 +18,28 @@ import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
 import { nested, type NestedArray, show } from "./nested.ts";
 import * as order from "./order.ts";
+import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { compute, exclusively, locate, readNode } from "./realize.ts";
 import { type HandleCount, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
+import { windows, type WindowsOptions } from "./windows.ts";
 
 /** An operand: a number or boolean takes the tensor's dtype where that holds it, else it makes the result f32. */
 export type Operand = Tensor | number | boolean;
 
-export type { NestedArray, ReduceOptions };
+/** What of keys each query may see, and how: see `scaledDotProductAttention`. */
+export interface AttentionOptions {
+  /** bool: true where a query sees a key; a number is added to the score. Broadcasts to [..., queries, keys]. */
+  readonly mask?: Tensor;
+  /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
+  readonly causal?: boolean;
+  /** Factor of the scores. Default 1 / sqrt(features). */
+  readonly scale?: number;
+  /** What to do with the weights [..., queries, keys] before they are applied, as dropout. */
+  readonly onWeights?: (weights: Tensor) => Tensor;
+}
+
+export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, ReduceOptions, WindowsOptions };
 type ReduceOptions = r.ReduceOptions;
 
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
@@ -233,6 +249,11 @@ export class Tensor implements Pending {
   oneHot(classes: number, options: { readonly dtype?: DType } = {}): Tensor {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
   }
+  /**
+   * Sliding windows along an axis of length L: [..., L, ...] to [..., O, ..., length], the place within a window last, and
+   * O = floor((L - (length - 1) * dilation - 1) / stride) + 1. Throws ShapeError where no window lies within the axis.
+   */
+  windows(options: WindowsOptions): Tensor { return new Tensor(windows(this.node, options)); }
   /** One count for all sides, or [before, after] for each axis. */
   pad(widths: number | readonly (readonly [number, number])[], options: { readonly value?: number } = {}): Tensor {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
@@ -302,6 +323,34 @@ export class Tensor implements Pending {
    */
   matmul(other: Tensor): Tensor { return new Tensor(contract.matmul(this.node, other.node)); }
   dot(other: Tensor): Tensor { return new Tensor(contract.dot(this.node, other.node)); }
+  /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
+  conv1d(w: Tensor, options: ConvOptions = {}): Tensor { return new Tensor(convolve("conv1d", this.node, w.node, options, 1)); }
+  /**
+   * The convolution (cross-correlation) of [n, height, width, in] by w [kernelHeight, kernelWidth, in / groups, out], to
+   * [n, oh, ow, out]; oh = floor((height + padding - (kernelHeight - 1) * dilation - 1) / stride) + 1. Output channel o is of
+   * group floor(o * groups / out). Throws ShapeError where shapes do not fit, ArgumentError for options that make no sense.
+   */
+  conv2d(w: Tensor, options: ConvOptions = {}): Tensor { return new Tensor(convolve("conv2d", this.node, w.node, options, 2)); }
+  /**
+   * The adjoint of conv2d: [n, height, width, in] by w [kernelHeight, kernelWidth, out, in], to [n, oh, ow, out]; oh =
+   * (height - 1) * stride + (kernelHeight - 1) * dilation + 1 - padding, and height * stride with padding "same".
+   */
+  convTranspose2d(w: Tensor, options: ConvTransposeOptions = {}): Tensor {
+    return new Tensor(convolveTransposed("convTranspose2d", this.node, w.node, options, 2));
+  }
+  /** [n, height, width, channels] to the largest of each window. Equal largest elements share the gradient equally. */
+  maxPool2d(options: PoolOptions): Tensor { return new Tensor(maxPool2d(this.node, options)); }
+  /** [n, height, width, channels] to the mean of each window, of which padding is no part; f32. */
+  avgPool2d(options: PoolOptions): Tensor { return new Tensor(avgPool2d(this.node, options)); }
+  /**
+   * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
+   * query that sees no key gives 0. Throws ShapeError where shapes do not fit.
+   */
+  scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+    const { mask, onWeights, ...rest } = options;
+    const weights = new Tensor(attentionWeights(this.node, k.node, { ...rest, mask: mask?.node }));
+    return (onWeights === undefined ? weights : onWeights(weights)).matmul(v);
+  }
 
   // Where and when.
   /** The same values on `device`. Throws DeviceError when it is closed or lost. */

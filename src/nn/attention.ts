@@ -1,0 +1,81 @@
+import { ArgumentError, ShapeError } from "../errors.ts";
+import { formatShape } from "../graph/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Dropout, dropout } from "./dropout.ts";
+import { type Linear, linear, requireLength } from "./linear.ts";
+import { Module } from "./module.ts";
+
+export interface MultiHeadAttentionOptions {
+  /** Whether a position sees only those that are not later than itself. Default false. */
+  readonly causal?: boolean;
+  /** Rate at which attention weights are dropped in training. Default 0. */
+  readonly dropout?: number;
+  /** Whether the four linear layers have biases. Default true. */
+  readonly bias?: boolean;
+}
+
+/**
+ * x [..., t, features] to the same shape: queries, keys and values are linear in x, and each of `heads` attends with its
+ * share of the features. With `context` [..., s, features] the keys and values come from there. `mask` is as that of
+ * `Tensor.scaledDotProductAttention`, for [..., heads, t, s]. Vaswani et al., Attention Is All You Need (2017).
+ */
+export class MultiHeadAttention extends Module {
+  readonly query: Linear;
+  readonly key: Linear;
+  readonly value: Linear;
+  readonly output: Linear;
+  readonly drop: Dropout;
+  readonly heads: number;
+  readonly causal: boolean;
+
+  constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
+    super();
+    requireLength("nn.multiHeadAttention", "features", features);
+    requireLength("nn.multiHeadAttention", "heads", heads);
+    if (features % heads !== 0) {
+      throw new ArgumentError("nn.multiHeadAttention", { got: `${heads} heads`, need: `a divisor of features (${features})` });
+    }
+    const { causal = false, bias = true } = options;
+    this.query = linear(features, features, { bias });
+    this.key = linear(features, features, { bias });
+    this.value = linear(features, features, { bias });
+    this.output = linear(features, features, { bias });
+    this.drop = dropout(options.dropout ?? 0);
+    this.heads = heads;
+    this.causal = causal;
+  }
+
+  override forward(x: Tensor, options: { readonly context?: Tensor; readonly mask?: Tensor } = {}): Tensor {
+    const { context = x, mask } = options;
+    const features = this.query.weight.shape[0]!;
+    for (const part of [x, context]) {
+      if (part.rank < 2 || part.shape.at(-1) !== features) {
+        throw new ShapeError("nn.multiHeadAttention", { got: formatShape(part.shape), need: `[..., positions, ${features}]` });
+      }
+    }
+    const attended = this.#apart(this.query.forward(x)).scaledDotProductAttention(
+      this.#apart(this.key.forward(context)),
+      this.#apart(this.value.forward(context)),
+      { causal: this.causal, onWeights: (weights) => this.drop.forward(weights), ...(mask === undefined ? {} : { mask }) },
+    );
+    return this.output.forward(swapped(attended).reshape(x.shape));
+  }
+
+  /** [..., t, features] to [..., heads, t, features / heads]. */
+  #apart(x: Tensor): Tensor {
+    return swapped(x.reshape([...x.shape.slice(0, -1), this.heads, x.shape.at(-1)! / this.heads]));
+  }
+}
+
+/** [..., a, b, c] to [..., b, a, c]. */
+function swapped(x: Tensor): Tensor {
+  return x.permute(x.shape.map((_, axis) => axis === x.rank - 3 ? axis + 1 : axis === x.rank - 2 ? axis - 1 : axis));
+}
+
+/**
+ * Attention of so many heads over so many features. Throws ArgumentError for numbers that make no sense, and for heads
+ * that do not divide the features.
+ */
+export function multiHeadAttention(features: number, heads: number, options: MultiHeadAttentionOptions = {}): MultiHeadAttention {
+  return new MultiHeadAttention(features, heads, options);
+}
