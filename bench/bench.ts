@@ -66,7 +66,9 @@ async function compare(
     peers.push((await import("./peers/register-kernel.ts")).registerKernel);
   }
   const opened = await openPeers(peers, wanted, results);
-  for (const { peer, engine } of opened) ran[`${peer.name} (${target})`] = engine;
+  for (const { peer, engine } of opened) {
+    ran[`${peer.name} (${target})`] = { version: await engine.version(), runsOn: engine.runsOn };
+  }
   for (const { name, make } of wanted) {
     const workload = make();
     process.stderr.write(`${target}: ${name}\n`);

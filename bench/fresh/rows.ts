@@ -6,6 +6,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import type { engines } from "../peers/index.ts";
+import { buildForNode } from "./build.ts";
 import type { Result } from "../table.ts";
 import { fresh } from "../workloads/index.ts";
 
@@ -64,15 +65,21 @@ async function sample(row: FreshRow, engine: string, adapter: string | undefined
   }
 }
 
+let built: Promise<string> | undefined;
+
+/** What runs the child in this runtime. */
+async function command(): Promise<string[]> {
+  if (process.versions["deno"] === undefined) return [await (built ??= buildForNode("fresh/child.ts"))];
+  return ["run", "-A", "--no-check", fileURLToPath(new URL("./child.ts", import.meta.url))];
+}
+
 async function run(
   row: FreshRow,
   engine: string,
   adapter: string | undefined,
   environment: Readonly<Record<string, string>>,
 ): Promise<FreshMeasurement> {
-  const file = fileURLToPath(new URL("./child.ts", import.meta.url));
-  const runtime = process.versions["deno"] === undefined ? ["--import", "tsx"] : ["run", "-A", "--no-check"];
-  const args = [...runtime, file, row, engine, ...(adapter === undefined ? [] : [adapter])];
+  const args = [...await command(), row, engine, ...(adapter === undefined ? [] : [adapter])];
   const child = spawn(process.execPath, args, { env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
   let [output, complaints] = ["", ""];
   child.stdout.on("data", (chunk) => output += String(chunk));

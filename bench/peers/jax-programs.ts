@@ -90,11 +90,19 @@ export function jaxPrograms(jax: typeof Jax): Programs<Array> {
   };
 
   const { width, heads, tokens, batch } = gpt;
+  /** Written out: its dotProductAttention calls iterator helpers, which Node 20 does not have. */
+  const attention = (qkv: Array): Array => {
+    const heads3 = qkv.reshape([batch, tokens, 3, heads, width / heads]).transpose([2, 0, 3, 1, 4]);
+    const [q, k, v] = [heads3.ref.slice(0), heads3.ref.slice(1), heads3.slice(2)];
+    const scores = np.matmul(q, k.transpose([0, 1, 3, 2])).mul(1 / Math.sqrt(width / heads));
+    const position = np.arange(tokens);
+    const seen = position.ref.reshape([tokens, 1]).greaterEqual(position);
+    const weights = nn.softmax(np.where(seen, scores, -1e9), -1);
+    return np.matmul(weights, v).transpose([0, 2, 1, 3]).reshape([batch, tokens, width]);
+  };
   const gptLoss = (w: Weights<GptWeight | "x">, target: Array): Array => {
     const qkv = np.matmul(layerNorm(w.x.ref, w.gain1, w.bias1), w.wqkv).add(w.bqkv);
-    const split = qkv.reshape([batch, tokens, 3, heads, width / heads]);
-    const [q, k, v] = [split.ref.slice([], [], 0), split.ref.slice([], [], 1), split.slice([], [], 2)];
-    const mixed = nn.dotProductAttention(q, k, v, { isCausal: true }).reshape([batch, tokens, width]);
+    const mixed = attention(qkv);
     const middle = w.x.add(np.matmul(mixed, w.wo).add(w.bo));
     const wide = nn.gelu(np.matmul(layerNorm(middle.ref, w.gain2, w.bias2), w.w1).add(w.b1), { approximate: true });
     const y = middle.add(np.matmul(wide, w.w2).add(w.b2));

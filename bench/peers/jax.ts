@@ -1,8 +1,7 @@
-import { readFile } from "node:fs/promises";
 import type * as Jax from "@jax-js/jax";
 import { jaxPrograms } from "./jax-programs.ts";
 import { offerWebGPU } from "./navigator.ts";
-import { type Engine, type Peer, prepare } from "./peer.ts";
+import { type Engine, type Peer, prepare, versionIn } from "./peer.ts";
 
 /** `@jax-js/jax` on WebGPU, everything under `jit`. Its arrays are consumed by use: `.ref` keeps one alive. */
 export const jaxWebGPU: Peer = {
@@ -26,15 +25,10 @@ export const jaxWebGPU: Peer = {
       dispose: (array) => array.dispose(),
     };
     return {
-      version: await packageVersion("@jax-js/jax"),
+      version: () => versionIn("node_modules/@jax-js/jax/package.json"),
       runsOn,
       prepare: (workload) => prepare(engine, workload),
       close() {},
     };
   },
 };
-
-async function packageVersion(name: string): Promise<string> {
-  const text = await readFile(new URL(`../../node_modules/${name}/package.json`, import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
-}

@@ -1,7 +1,6 @@
-import { readFile } from "node:fs/promises";
 import { devices, realize, setDefaultDevice, type Tensor, tensor } from "../../src/index.ts";
 import { oursPrograms } from "./ours-programs.ts";
-import { type Engine, type OpenPeer, type Peer, prepare } from "./peer.ts";
+import { type Engine, type OpenPeer, type Peer, prepare, versionIn } from "./peer.ts";
 
 /** shardwise on a WebGPU adapter: the hardware one, or the software one where there is none. */
 export const oursGpu: Peer = { name: "shardwise", target: "gpu", open: () => open("gpu") };
@@ -21,7 +20,6 @@ async function open(kind: "gpu" | "cpu"): Promise<OpenPeer> {
   const [device] = await devices({ kind, ...named });
   if (device === undefined) throw new Error(`shardwise found no ${kind} device`);
   setDefaultDevice(device);
-  const text = await readFile(new URL("../../package.json", import.meta.url), "utf8");
   const engine: Engine<Tensor> = {
     programs: oursPrograms,
     upload: (input) => tensor(input.data, { shape: input.shape, device }).realize(),
@@ -33,7 +31,7 @@ async function open(kind: "gpu" | "cpu"): Promise<OpenPeer> {
     dispose: (x) => x.dispose(),
   };
   return {
-    version: (JSON.parse(text) as { version: string }).version,
+    version: () => versionIn("package.json"),
     runsOn: kind === "gpu" ? device.info.description : "generated JavaScript",
     prepare: (workload) => prepare(engine, workload),
     memory: () => device.stats(),

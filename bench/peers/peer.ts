@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import type {
   ConstantName,
   HostInput,
@@ -19,7 +20,7 @@ export interface Peer {
 }
 
 export interface OpenPeer {
-  readonly version: string;
+  version(): Promise<string>;
   /** The adapter, or the kind of CPU code. */
   readonly runsOn: string;
   /** Uploads the inputs and makes what the repetitions share. */
@@ -116,4 +117,10 @@ function field<T>(record: Readonly<Record<string, T>>, name: string): T {
   const value = record[name];
   if (value === undefined) throw new Error(`workload without "${name}": it has ${Object.keys(record).join(", ")}`);
   return value;
+}
+
+/** The version that a package file of this project or of one of its modules names. */
+export async function versionIn(file: string): Promise<string> {
+  const text = await readFile(new URL(`../../${file}`, import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
 }

@@ -52,7 +52,12 @@ export const registerKernel: Peer = {
     const device = await adapter.requestDevice();
     const module = device.createShaderModule({ code: source });
     const pipeline = device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
-    return { version: "-", runsOn, prepare: (workload) => prepare(device, pipeline, workload), close: () => device.destroy() };
+    return {
+      version: () => Promise.resolve("none"),
+      runsOn,
+      prepare: (workload) => prepare(device, pipeline, workload),
+      close: () => device.destroy(),
+    };
   },
 };
 

@@ -71,7 +71,7 @@ async function start(tf: typeof Core, backend: string, runsOn: string): Promise<
     dispose: (tensor) => tensor.dispose(),
   };
   return {
-    version: tf.version_core,
+    version: () => Promise.resolve(tf.version_core),
     runsOn,
     async prepare(workload) {
       await tf.setBackend(backend);

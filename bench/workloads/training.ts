@@ -83,8 +83,8 @@ function lengths<Name extends string>(inputs: Readonly<Record<Name, HostInput>>)
 }
 
 /**
- * Losses and weights of the first `checked` steps. Later ones depend on every rounding so far; only the first have one
- * right answer.
+ * Losses of the first `checked` steps, and the weights after the very first. Later ones depend on every rounding so
+ * far, which may decide a relu or the largest of a window; only the first have one right answer.
  */
 function training<Weight extends string>(
   network: (weights: Readonly<Record<Weight, Doubles>>, batch: LabelledBatch) => LossAndGradients<Weight>,
@@ -96,17 +96,17 @@ function training<Weight extends string>(
   const names = Object.keys(start) as Weight[];
   const current = Object.fromEntries(names.map((name) => [name, Float64Array.from(start[name].data)])) as
     Record<Weight, Doubles>;
-  const steps: { readonly loss: number; readonly weights: Record<Weight, Doubles> }[] = [];
+  const losses: number[] = [];
+  let first: Record<Weight, Doubles> | undefined;
   return function* (repetition) {
     if (repetition >= checked) return;
-    while (steps.length <= repetition) {
-      const { loss, gradients } = network(current, sets[steps.length % sets.length]!);
+    while (losses.length <= repetition) {
+      const { loss, gradients } = network(current, sets[losses.length % sets.length]!);
+      losses.push(loss);
       for (const name of names) update(name, current[name], gradients[name]);
-      const copies = names.map((name) => [name, current[name].slice()]);
-      steps.push({ loss, weights: Object.fromEntries(copies) as Record<Weight, Doubles> });
+      first ??= Object.fromEntries(names.map((name) => [name, current[name].slice()])) as Record<Weight, Doubles>;
     }
-    const { loss, weights } = steps[repetition]!;
-    yield ["loss", 0, loss];
-    for (const name of names) yield* all(name, weights[name]);
+    yield ["loss", 0, losses[repetition]!];
+    if (repetition === 0) for (const name of names) yield* all(name, first![name]);
   };
 }

@@ -90,7 +90,7 @@ export interface Workload<K extends Kind = Kind> {
 
 export const layerNormEpsilon = 1e-5;
 export const sgdLearningRate = 0.1;
-export const cnnLearningRate = 0.05;
+export const cnnLearningRate = 0.01;
 export const adam = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-7 } as const;
 export const tinyOps = 1000;
 export const softmaxDepth = 32;
