@@ -22,8 +22,7 @@ interface OwnMeasurement {
 
 const kernels = (most: number): OwnBar => ({
   need: most === 1 ? "1 kernel" : `${most} dispatches`,
-  measure: ({ counts }) =>
-    counts && { got: `${counts.dispatches}`, reached: counts.dispatches <= most },
+  measure: ({ counts }) => counts && { got: `${counts.dispatches}`, reached: counts.dispatches <= most },
 });
 
 const oneSubmission: OwnBar = {

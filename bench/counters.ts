@@ -36,7 +36,9 @@ export async function count(run: () => Promise<void>): Promise<Counts> {
 }
 
 /** Follows the bytes of storage buffers that were made and not destroyed, from the call on. */
-export async function watchBuffers(): Promise<{ readonly live: () => number; readonly peak: () => number; reset(): void }> {
+export async function watchBuffers(): Promise<
+  { readonly live: () => number; readonly peak: () => number; reset(): void }
+> {
   const { GPUDevice: Device, GPUBuffer: Buffer } = await classes();
   const bytes = new Map<GPUBuffer, number>(); // holds them: a collected buffer counts until it is destroyed
   let [live, peak] = [0, 0];

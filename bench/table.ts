@@ -66,10 +66,13 @@ function grid(
   const cells = names.map((name) => {
     const of = (peer: string): Result | undefined => rows.find((row) => row.workload === name && row.peer === peer);
     const base = of(peers[0] ?? "");
-    return [name, ...peers.map((peer, column) => {
-      const result = of(peer);
-      return result === undefined ? "" : text(result, column === 0 ? undefined : base);
-    })];
+    return [
+      name,
+      ...peers.map((peer, column) => {
+        const result = of(peer);
+        return result === undefined ? "" : text(result, column === 0 ? undefined : base);
+      }),
+    ];
   });
   return align([[corner, ...peers], ...cells]);
 }

@@ -10,8 +10,9 @@ import { oneHot, uniform, weights } from "../bench/workloads/inputs.ts";
 import type { HostInput } from "../bench/workloads/workload.ts";
 
 const doubles = <Name extends string>(inputs: Record<Name, HostInput>): Record<Name, Doubles> =>
-  Object.fromEntries(Object.entries<HostInput>(inputs).map(([name, { data }]) => [name, Float64Array.from(data)])) as
-    Record<Name, Doubles>;
+  Object.fromEntries(
+    Object.entries<HostInput>(inputs).map(([name, { data }]) => [name, Float64Array.from(data)]),
+  ) as Record<Name, Doubles>;
 
 /** Compares gradients with central differences of the loss, at some elements of each array. */
 function checkGradients<Name extends string>(

@@ -1,5 +1,5 @@
 /** JavaScript of the project for Node, as its package ships it: a start must not be charged for a loader of TypeScript. */
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { CompilerOptions } from "typescript";
@@ -19,12 +19,19 @@ export async function buildForNode(name: string): Promise<string> {
   for (const part of ["src", "bench"]) {
     for (const file of await readdir(join(root, part), { recursive: true })) {
       if (!file.endsWith(".ts")) continue;
-      const { outputText } = ts.transpileModule(await readFile(join(root, part, file), "utf8"), { compilerOptions });
+      const from = join(root, part, file);
       const to = join(folder, part, file.replace(/\.ts$/, ".js"));
+      if (await changed(to) > await changed(from)) continue;
+      const { outputText } = ts.transpileModule(await readFile(from, "utf8"), { fileName: from, compilerOptions });
       await mkdir(dirname(to), { recursive: true });
       await writeFile(to, outputText);
     }
   }
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));
   return join(folder, "bench", name.replace(/\.ts$/, ".js"));
+}
+
+/** When a file was last written, in milliseconds; 0 where there is none. */
+async function changed(file: string): Promise<number> {
+  return await stat(file).then((found) => found.mtimeMs, () => 0);
 }

@@ -7,7 +7,9 @@ import { type AnyWorkload, fresh } from "../workloads/index.ts";
 import type { FreshMeasurement } from "./rows.ts";
 
 const [row, engine, adapter] = process.argv.slice(2);
-if (row !== "first" && row !== "training" && row !== "memory") throw new Error(`${row}: need first, training or memory`);
+if (row !== "first" && row !== "training" && row !== "memory") {
+  throw new Error(`${row}: need first, training or memory`);
+}
 const made = fresh[row].make();
 const workload = { ...made, sets: made.sets.slice(0, 1) } as AnyWorkload;
 const buffers = row === "memory" ? await watchBuffers() : undefined;
@@ -17,6 +19,7 @@ const [peer] = await loadPeers("gpu", (name) => name === engine, adapter);
 if (peer === undefined) throw new Error(`${engine}: no such engine`);
 const opened = await peer.open();
 const loaded = performance.now();
+const { notCharged = 0 } = opened;
 const prepared = await opened.prepare(workload);
 const before = opened.memory?.().liveBytes ?? buffers?.live() ?? 0;
 buffers?.reset();
@@ -26,8 +29,8 @@ const output = await prepared.output(0);
 const end = performance.now();
 
 const measurement: FreshMeasurement = {
-  milliseconds: end - begin,
-  loading: loaded - begin,
+  milliseconds: end - begin - notCharged,
+  loading: loaded - begin - notCharged,
   bytes: peak - before,
   error: relativeError(workload, 0, output),
 };

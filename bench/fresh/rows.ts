@@ -80,7 +80,10 @@ async function run(
   environment: Readonly<Record<string, string>>,
 ): Promise<FreshMeasurement> {
   const args = [...await command(), row, engine, ...(adapter === undefined ? [] : [adapter])];
-  const child = spawn(process.execPath, args, { env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(process.execPath, args, {
+    env: { ...process.env, ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   let [output, complaints] = ["", ""];
   child.stdout.on("data", (chunk) => output += String(chunk));
   child.stderr.on("data", (chunk) => complaints += String(chunk));

@@ -1,8 +1,8 @@
 import type * as Jax from "@jax-js/jax";
 import {
   adam,
-  type CnnWeight,
   cnnLearningRate,
+  type CnnWeight,
   cnnWeights,
   gpt,
   type GptWeight,
@@ -59,8 +59,7 @@ export function jaxPrograms(jax: typeof Jax): Programs<Array> {
     return np.matmul(second.reshape([rows, -1]), w.w3).add(w.b3);
   };
 
-  const crossEntropy = (logits: Array, y: Array): Array =>
-    np.mean(np.sum(nn.logSoftmax(logits, -1).mul(y), -1)).neg();
+  const crossEntropy = (logits: Array, y: Array): Array => np.mean(np.sum(nn.logSoftmax(logits, -1).mul(y), -1)).neg();
 
   const each = <Name extends string>(names: readonly Name[], value: (name: Name) => Array): Weights<Name> =>
     Object.fromEntries(names.map((name) => [name, value(name)])) as Weights<Name>;
@@ -75,7 +74,10 @@ export function jaxPrograms(jax: typeof Jax): Programs<Array> {
   ) => {
     const loss = (w: Weights<Name>, x: Array, y: Array): Array => crossEntropy(network(w, x), y);
     const compiled = jit((w: Weights<Name>, x: Array, y: Array): [Array, Weights<Name>] => {
-      const [value, g] = valueAndGrad(loss)(each(names, (name) => w[name].ref) as never, x, y) as [Array, Weights<Name>];
+      const [value, g] = valueAndGrad(loss)(each(names, (name) => w[name].ref) as never, x, y) as [
+        Array,
+        Weights<Name>,
+      ];
       return [value, each(names, (name) => w[name].sub(g[name].mul(learningRate)))];
     });
     let weights = each(names, (name) => constant(name).ref);
@@ -157,10 +159,17 @@ export function jaxPrograms(jax: typeof Jax): Programs<Array> {
     mlpSgd: (given) => sgd(given, given.constant, mlpWeights, mlp, sgdLearningRate),
     mlpAdam: (given) => {
       const loss = (w: Weights<MlpWeight>, x: Array, y: Array): Array => crossEntropy(mlp(w, x), y);
-      type State = { w: Weights<MlpWeight>; m: Weights<MlpWeight>; v: Weights<MlpWeight>; correction: Weights<"m" | "v"> };
+      type State = {
+        w: Weights<MlpWeight>;
+        m: Weights<MlpWeight>;
+        v: Weights<MlpWeight>;
+        correction: Weights<"m" | "v">;
+      };
       const compiled = jit((s: State, x: Array, y: Array): [Array, State] => {
-        const [value, g] = valueAndGrad(loss)(each(mlpWeights, (name) => s.w[name].ref), x, y) as
-          [Array, Weights<MlpWeight>];
+        const [value, g] = valueAndGrad(loss)(each(mlpWeights, (name) => s.w[name].ref), x, y) as [
+          Array,
+          Weights<MlpWeight>,
+        ];
         const { learningRate, beta1, beta2, epsilon } = adam;
         // The powers of the betas are part of the state: a number that changes would be compiled anew.
         const correction = { m: s.correction.m.mul(beta1), v: s.correction.v.mul(beta2) };

@@ -1,8 +1,8 @@
 import { compile, grad, nn, optim, type Tensor, vjp } from "../../src/index.ts";
 import {
   adam,
-  type CnnWeight,
   cnnLearningRate,
+  type CnnWeight,
   cnnWeights,
   gpt,
   type GptWeight,

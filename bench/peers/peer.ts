@@ -1,12 +1,5 @@
 import { readFile } from "node:fs/promises";
-import type {
-  ConstantName,
-  HostInput,
-  InputName,
-  Kind,
-  ResultName,
-  StateName,
-} from "../workloads/workload.ts";
+import type { ConstantName, HostInput, InputName, Kind, ResultName, StateName } from "../workloads/workload.ts";
 import type { AnyWorkload } from "../workloads/index.ts";
 
 /** An engine that is measured. */
@@ -23,6 +16,8 @@ export interface OpenPeer {
   version(): Promise<string>;
   /** The adapter, or the kind of CPU code. */
   readonly runsOn: string;
+  /** Milliseconds of its start that come from how it is loaded here and would not have to be. */
+  readonly notCharged?: number;
   /** Uploads the inputs and makes what the repetitions share. */
   prepare(workload: AnyWorkload): Promise<Prepared>;
   /** Bytes of tensors now, and the most that there were at once since it was opened; where it counts them itself. */

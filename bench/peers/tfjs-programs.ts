@@ -1,8 +1,8 @@
 import type * as Core from "@tensorflow/tfjs-core";
 import {
   adam,
-  type CnnWeight,
   cnnLearningRate,
+  type CnnWeight,
   cnnWeights,
   gpt,
   type GptWeight,

@@ -1,4 +1,4 @@
-import { createRequire } from "node:module";
+import { register } from "node:module";
 import type * as Core from "@tensorflow/tfjs-core";
 import type { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
 import { offerWebGPU } from "./navigator.ts";
@@ -38,18 +38,30 @@ export const tfjsCpu: Peer = {
   },
 };
 
+/** Milliseconds that the gradients took to load. */
+let gradients = 0;
+
 async function core(): Promise<typeof Core> {
   const tf = await import("@tensorflow/tfjs-core");
+  const begin = performance.now();
   try {
-    // The package's entry leaves the gradients out, and the module that registers them has imports that only CommonJS
-    // resolves. Deno takes it for an ES module: there the training step is reported as not run.
-    createRequire(import.meta.url)("@tensorflow/tfjs-core/dist/register_all_gradients");
+    // The package's entry leaves the gradients out, and the modules that register them import each other without the
+    // ".js" that Node wants. Deno cannot be told to add it: there a training is reported as not run.
+    if (!("Deno" in globalThis)) register(`data:text/javascript,${encodeURIComponent(resolveWithoutEnding)}`);
+    await import("@tensorflow/tfjs-core/dist/register_all_gradients.js");
   } catch (error) {
     if (!("Deno" in globalThis)) throw error;
   }
+  gradients = performance.now() - begin;
   tf.enableProdMode(); // no checks between ops, and no advice for Node on the output
   return tf;
 }
+
+const resolveWithoutEnding = `
+export function resolve(specifier, context, next) {
+  const own = context.parentURL?.includes("/@tensorflow/") && /^[.]/.test(specifier) && !/[.]js$/.test(specifier);
+  return next(own ? specifier + ".js" : specifier, context);
+}`;
 
 async function start(tf: typeof Core, backend: string, runsOn: string): Promise<OpenPeer> {
   if (!(await tf.setBackend(backend))) throw new Error(`tfjs cannot start its ${backend} backend here`);
@@ -73,6 +85,7 @@ async function start(tf: typeof Core, backend: string, runsOn: string): Promise<
   return {
     version: () => Promise.resolve(tf.version_core),
     runsOn,
+    notCharged: gradients, // hundreds of files, which its users get in a bundle
     async prepare(workload) {
       await tf.setBackend(backend);
       return await prepare(engine, workload);

@@ -39,8 +39,12 @@ export function cnn(w: Readonly<Record<CnnWeight, Doubles>>, batch: LabelledBatc
   images.forEach(({ two }, row) => flat.set(two.pooled.y, row * features));
   const { loss, gradient } = softmaxCrossEntropy(linear(flat, w.w3, w.b3, rows), batch.y.data, rows);
   const dense = linearGradients(flat, w.w3, gradient, rows);
-  const [k1, b1, k2, b2] = [w.k1, w.b1, w.k2, w.b2].map((weight) => new Float64Array(weight.length)) as
-    [Doubles, Doubles, Doubles, Doubles];
+  const [k1, b1, k2, b2] = [w.k1, w.b1, w.k2, w.b2].map((weight) => new Float64Array(weight.length)) as [
+    Doubles,
+    Doubles,
+    Doubles,
+    Doubles,
+  ];
   images.forEach(({ x, one, two }, row) => {
     const dpooled = dense.dx.subarray(row * features, (row + 1) * features);
     const d2 = reluGradient(two.active, maxPoolGradient(dpooled, two.pooled.from, two.active.length));

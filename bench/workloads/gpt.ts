@@ -1,4 +1,4 @@
-import { type GptForm, gptBlock as reference } from "../reference/gpt.ts";
+import { gptBlock as reference, type GptForm } from "../reference/gpt.ts";
 import { all, times, uniform, weights } from "./inputs.ts";
 import { type GptWeight, gptWeights, type HostInput, type Workload } from "./workload.ts";
 
@@ -18,7 +18,10 @@ export function gptBlock(form: GptForm, name: string): Workload<"gptBlock"> {
   const doubles = (name: GptWeight) => Float64Array.from(constants[name].data);
   const known: ReturnType<typeof reference>[] = [];
   const compute = (set: number) => {
-    const weight = Object.fromEntries(gptWeights.map((name) => [name, doubles(name)])) as Record<GptWeight, Float64Array>;
+    const weight = Object.fromEntries(gptWeights.map((name) => [name, doubles(name)])) as Record<
+      GptWeight,
+      Float64Array
+    >;
     const { x, target } = sets[set]!;
     return reference(weight, Float64Array.from(x.data), Float64Array.from(target.data), form);
   };

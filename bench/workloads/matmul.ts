@@ -1,4 +1,4 @@
-import { spread, times, setsEach, uniform } from "./inputs.ts";
+import { setsEach, spread, times, uniform } from "./inputs.ts";
 import type { HostInput, Workload } from "./workload.ts";
 
 export function matmul(m: number, k: number, n: number, name: string): Workload<"matmul"> {

@@ -94,8 +94,10 @@ function training<Weight extends string>(
   checked: number,
 ): (repetition: number) => Expected {
   const names = Object.keys(start) as Weight[];
-  const current = Object.fromEntries(names.map((name) => [name, Float64Array.from(start[name].data)])) as
-    Record<Weight, Doubles>;
+  const current = Object.fromEntries(names.map((name) => [name, Float64Array.from(start[name].data)])) as Record<
+    Weight,
+    Doubles
+  >;
   const losses: number[] = [];
   let first: Record<Weight, Doubles> | undefined;
   return function* (repetition) {
@@ -107,6 +109,6 @@ function training<Weight extends string>(
       first ??= Object.fromEntries(names.map((name) => [name, current[name].slice()])) as Record<Weight, Doubles>;
     }
     yield ["loss", 0, losses[repetition]!];
-    if (repetition === 0) for (const name of names) yield* all(name, first![name]);
+    if (repetition === 0) { for (const name of names) yield* all(name, first![name]); }
   };
 }
