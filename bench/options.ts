@@ -1,6 +1,7 @@
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { workloads } from "./workloads.ts";
+import { engines } from "./peers/index.ts";
+import { fresh, workloads } from "./workloads/index.ts";
 
 export interface BenchOptions {
   readonly targets: readonly ("gpu" | "cpu")[];
@@ -8,13 +9,13 @@ export interface BenchOptions {
   readonly adapter: string | undefined;
   /** No flag leaves anything out. */
   readonly everything: boolean;
+  /** Print which bars are reached. */
+  readonly bars: boolean;
   /** Put the tables into README.md. */
   readonly readme: boolean;
   wants(workload: string): boolean;
   wantsPeer(engine: string): boolean;
 }
-
-const engines = ["shardwise", "tfjs", "jax-js"];
 
 /** The command line, or undefined after a complaint on stderr. */
 export function parseOptions(args: readonly string[]): BenchOptions | undefined {
@@ -35,6 +36,7 @@ function read(args: readonly string[]): BenchOptions {
       target: { type: "string" },
       seconds: { type: "string", default: "1" },
       adapter: { type: "string" },
+      bars: { type: "boolean" },
       readme: { type: "boolean" },
     },
   });
@@ -48,8 +50,9 @@ function read(args: readonly string[]): BenchOptions {
     seconds,
     adapter: values.adapter,
     everything: (values.only ?? values.peers ?? values.target) === undefined,
+    bars: values.bars === true,
     readme: values.readme === true,
-    wants: chooser("--only", values.only, workloads.map((entry) => entry.name)),
+    wants: chooser("--only", values.only, [...workloads, ...Object.values(fresh)].map((entry) => entry.name)),
     wantsPeer: chooser("--peers", values.peers, engines),
   };
 }
