@@ -9,6 +9,8 @@ export interface Bucket {
 /** The first bucket is small, so that the exchange begins early; the others are large, so that each costs little. */
 const firstBytes = 4 * 2 ** 20;
 const otherBytes = 25 * 2 ** 20;
+/** What is left at the end is a bucket of its own from this size on: a read of its own costs as much as copying this. */
+const leastBytes = 2 ** 20;
 
 /**
  * Buckets of whole parameters, the last parameters first: that is the order in which backward finishes them. Each takes
@@ -24,7 +26,7 @@ export function bucketsOf(offsets: readonly number[], length: number, bytes: num
     const wanted = buckets.length === 0 ? firstBytes : otherBytes;
     if ((end - start) * bytes < wanted && i > 0) continue;
     const [last] = buckets.slice(-1);
-    if (last !== undefined && i === 0 && (end - start) * bytes < firstBytes) {
+    if (last !== undefined && i === 0 && (end - start) * bytes < leastBytes) {
       buckets[buckets.length - 1] = { start, end: last.end };
     } else buckets.push({ start, end });
     end = start;
