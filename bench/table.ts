@@ -116,7 +116,7 @@ export function digits(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** Rows of a Markdown table, the first one its heading; columns of one width, numbers at the right. */
+/** A Markdown table of rows of texts, the first being the heading; columns but the first are flush right. */
 export function align(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const line = (row: readonly string[]): string =>

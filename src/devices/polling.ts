@@ -2,7 +2,7 @@
  * Dawn's Node binding polls with `setImmediate` as long as a promise of it is pending, and so burns a core while
  * the GPU works; where the GPU is the CPU, that is a core less for the kernels. It looks the function up on
  * `globalThis` at each poll, so that another one can stand in: it spins for a moment after a submission, which is
- * what short work needs, and then polls once a millisecond. Only Dawn's own callbacks, which are native functions,
+ * what short work needs, and then polls once a millisecond, and less often the longer the work takes. Only Dawn's own callbacks, which are native functions,
  * are slowed. The policy is in place while software devices and no others are open: a real GPU is waited for
  * without delay.
  */
@@ -11,7 +11,10 @@ type SetImmediate = (callback: (...args: unknown[]) => void, ...args: unknown[])
 
 /** Milliseconds after a submission in which polling is immediate. */
 const spinning = 0.3;
-const slice = 1;
+/** The time between two polls is this part of the time since the submission, between these two lengths in milliseconds. */
+const patience = 1 / 32;
+const shortest = 1;
+const longest = 5;
 
 const host = globalThis as unknown as { setImmediate?: SetImmediate };
 
@@ -51,10 +54,11 @@ function active(): boolean {
 function install(): void {
   const immediate = host.setImmediate;
   if (original !== undefined || immediate === undefined) return;
-  const policy: SetImmediate = (callback, ...args) =>
-    !active() || performance.now() - submitted < spinning || !isNative(callback)
-      ? immediate(callback, ...args)
-      : setTimeout(callback, slice, ...args);
+  const policy: SetImmediate = (callback, ...args) => {
+    const since = performance.now() - submitted;
+    if (!active() || since < spinning || !isNative(callback)) return immediate(callback, ...args);
+    return setTimeout(callback, Math.min(longest, Math.max(shortest, patience * since)), ...args);
+  };
   // util.promisify(setImmediate) finds its promise form in a property.
   Object.defineProperties(policy, Object.getOwnPropertyDescriptors(immediate));
   original = immediate;

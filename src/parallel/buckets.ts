@@ -9,6 +9,8 @@ export interface Bucket {
 /** The first bucket is small, so that the exchange begins early; the others are large, so that each costs little. */
 const firstBytes = 4 * 2 ** 20;
 const otherBytes = 25 * 2 ** 20;
+/** What is left at the end is a bucket of its own from this size on: a read of its own costs as much as copying this. */
+const leastBytes = 2 ** 20;
 
 /**
  * Buckets of whole parameters, the last parameters first: that is the order in which backward finishes them. The first one
@@ -25,7 +27,7 @@ export function bucketsOf(offsets: readonly number[], length: number, bytes: num
     const withNext = i === 0 ? Infinity : (end - starts[i - 1]!) * bytes;
     if (withNext <= otherBytes && (buckets.length > 0 || (end - start) * bytes < firstBytes)) continue;
     const [last] = buckets.slice(-1);
-    const isSmall = i === 0 && (end - start) * bytes < firstBytes;
+    const isSmall = i === 0 && (end - start) * bytes < leastBytes;
     if (last !== undefined && isSmall && (last.end - start) * bytes <= otherBytes) {
       buckets[buckets.length - 1] = { start, end: last.end };
     } else buckets.push({ start, end });
