@@ -19,11 +19,14 @@ import {
 } from "../src/compiler/affine.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import type { Plan, Target } from "../src/compiler/plan.ts";
+import { isContraction } from "../src/compiler/schedule.ts";
+import { simplify } from "../src/compiler/simplify.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { size, strides } from "../src/graph/shape.ts";
+import { convolve, convolveTransposed } from "../src/tensor/conv.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevices } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
@@ -212,6 +215,36 @@ test("kernel counts of common functions", () => {
   assert.equal(count([matmul(g.permute(x, [1, 0]), linear)], [x, w, b]), 2, "a matmul of a matmul");
   assert.equal(count([g.concat([g.reshape(e("exp", x), [6144]), g.reshape(e("neg", w), [3072])], 0)], [x, w]), 2, "concat of two maps");
 });
+
+test("a convolution and its gradients are one contraction each, with copies of what a large one reads again and again", () => {
+  const programs = (roots: readonly Node[], inputs: readonly Node[]) => {
+    const { plan } = steps(roots, inputs);
+    return plan.steps.map((step) => step.kind === "dispatch" ? plan.programs[step.program]!.name.split("_")[0] : "copy");
+  };
+  for (const groups of [1, 2]) {
+    for (const [n, side, copies] of [[1, 4, 0], [64, 12, 1]] as const) {
+      const [x, w] = [g.input([n, side, side, 32], "f32"), g.input([3, 3, 32 / groups, 32], "f32")];
+      const bias = g.input([32], "f32");
+      const y = convolve("conv2d", x, w, { padding: "same", groups }, 2);
+      const cotangent = g.input(y.shape, "f32");
+      const [dx, dw] = gradients([y], [x, w], [cotangent]) as [Node, Node];
+      const relu = e("relu", e("add", y, g.broadcastTo(bias, y.shape)));
+      const expected = [...new Array<string>(copies).fill("map"), "contract"];
+      assert.deepEqual(programs([relu], [x, w, bias]), expected, `forward with bias and relu, ${n} in ${groups} groups`);
+      assert.deepEqual(programs([dw], [x, cotangent]), expected, `by the weights, ${n} in ${groups} groups`);
+      // The padded cotangent and the weights, whose input channels become neighbours.
+      assert.deepEqual(programs([dx], [w, cotangent]), [...new Array<string>(copies).fill("map"), ...expected], `by the input, ${n} in ${groups} groups`);
+      const transposed = convolveTransposed("convTranspose2d", cotangent, g.permute(w, [0, 1, 2, 3]), { padding: "same" }, 2);
+      if (groups === 1) assert.ok(isContractionOf(simplify([transposed], new Set([w, cotangent]))[0]!), "transposed");
+    }
+  }
+});
+
+/** Whether a node is one sum of products, of which nothing but movement is below. */
+function isContractionOf(node: Node): boolean {
+  const inner = toposort([node]).filter((x) => x.op === "sum" || x.op === "unwindow");
+  return inner.length === 1 && inner[0]!.op === "sum" && isContraction(inner[0]!);
+}
 
 test("the step of an MLP is ten kernels, updates in place and copies nothing", () => {
   const { roots, inputs, donate } = mlpStep(128, [784, 64, 10]);

@@ -245,10 +245,26 @@ class Builder {
     return axes.length > 0 || shape.length === 0 ? axes : [this.#next(shape.length)];
   }
 
+  #window(x: Node): Node {
+    if (x.shape.length === 0) return b.reshape(x, [1]);
+    const axis = this.#next(x.shape.length);
+    return b.window(x, { axis, length: 1 + this.#next(3), stride: 1 + this.#next(2), dilation: 1 + this.#next(2) });
+  }
+
+  /** Puts windows where they lie, most often of windows, and adds them up, most often. */
+  #unwindow(x: Node): Node {
+    if (x.shape.length < 2 || x.shape.at(-1) === 0) return this.#window(x);
+    const axis = this.#next(x.shape.length - 1);
+    const [stride, dilation] = [1 + this.#next(2), 1 + this.#next(2)];
+    const reach = Math.max(0, x.shape[axis]! - 1) * stride + (x.shape.at(-1)! - 1) * dilation + 1;
+    const parts = b.unwindow(x, { axis, length: reach + this.#next(2), stride, dilation });
+    return x.dtype === "bool" || this.#next(3) === 0 ? parts : b.reduce("sum", parts, [x.shape.length - 1]);
+  }
+
   #move(x: Node): Node {
     const { shape } = x;
     const each = (f: (length: number) => number) => shape.map(f);
-    switch (this.#next(8)) {
+    switch (this.#next(10)) {
       case 0: {
         const order = [...shape.keys()];
         for (let i = order.length - 1; i > 0; i--) {
@@ -286,6 +302,10 @@ class Builder {
         );
         return b.concat([x, this.#pick(same)], axis);
       }
+      case 7:
+        return this.#window(x);
+      case 8:
+        return this.#unwindow(x);
       default:
         return this.#options.smooth || this.#next(2) === 0 ? b.contiguous(x) : b.stopGradient(x);
     }

@@ -38,23 +38,28 @@ export function convolve(op: string, x: Node, w: Node, options: ConvOptions, axe
       need: `w of shape [...kernel, ${channels / groups}, a multiple of ${groups}]: x's channels, over the groups, and outputs`,
     });
   }
-  const { slidings, padded } = slid(op, x, w.shape.slice(0, axes), { stride, padding, dilation });
-  const [value, weight] = meet(padded, w);
-  // [n, ...counts, groups, 1 (out), in / groups, ...kernel] as [n, ...counts, groups, ...kernel, in / groups, 1 (out)].
-  const windows = slideAll(op, value, 1, slidings);
+  const kernel = w.shape.slice(0, axes);
+  const slidings = slidingsOf(op, kernel, stride, dilation);
+  const widths = paddingOf(op, padding, x.shape.slice(1, -1), slidings);
+  const [value, weight] = meet(x, w);
+  const [n, inner, outer] = [x.shape[0]!, channels / groups, outputs / groups];
+  // Groups are an axis of their own before anything moves, so that in the gradient no reshape stands in between.
+  const parts = groups === 1 ? [] : [groups];
+  const grouped = build.reshape(value, [...x.shape.slice(0, -1), ...parts, inner]);
+  const windows = slideAll(op, padAxes(grouped, 1, widths), 1, slidings);
   const counts = windows.shape.slice(1, 1 + axes);
-  const kernel = windows.shape.slice(2 + axes);
-  const [n, inner, outer] = [windows.shape[0]!, channels / groups, outputs / groups];
-  const split = build.reshape(windows, [n, ...counts, groups, inner, ...kernel, 1]);
-  const lead = range(0, axes + 2);
-  const left = build.permute(split, [...lead, ...range(axes + 3, axes), axes + 2, 2 * axes + 3]);
-  const right = build.permute(
-    build.reshape(weight, [...kernel, inner, groups, outer]),
-    [axes + 1, ...range(0, axes + 1), axes + 2],
+  // [n, ...counts, groups, in, ...kernel] and [...kernel, in, groups, out], both as [n, ...counts, groups, ...kernel, in, out].
+  const lead = 1 + axes + parts.length;
+  const left = build.permute(windows, [...range(0, lead), ...range(lead + 1, axes), lead]);
+  const split = build.reshape(weight, [...kernel, inner, ...parts, outer]);
+  const right = build.permute(split, [...range(axes + 1, parts.length), ...range(0, axes + 1), axes + 1 + parts.length]);
+  const shape = [n, ...counts, ...parts, ...kernel, inner, outer];
+  const product = build.elementwise(
+    "mul",
+    build.expand(build.reshape(left, [...left.shape, 1]), shape),
+    build.expand(build.reshape(right, [...shape.slice(0, 1 + axes).map(() => 1), ...right.shape]), shape),
   );
-  const shape = [n, ...counts, groups, ...kernel, inner, outer];
-  const product = build.elementwise("mul", build.expand(left, shape), build.broadcastTo(right, shape));
-  const sum = build.reduce("sum", product, range(axes + 2, axes + 1));
+  const sum = build.reduce("sum", product, range(lead, axes + 1));
   return build.reshape(sum, [n, ...counts, outputs]);
 }
 
@@ -101,16 +106,6 @@ export function convolveTransposed(op: string, x: Node, w: Node, options: ConvTr
   }
   const start = result.shape.map((_, axis) => widths[axis - 1]?.before ?? 0);
   return build.slice(result, start, [n, ...grown, outputs], start.map(() => 1));
-}
-
-function slid(
-  op: string,
-  x: Node,
-  kernel: Shape,
-  { stride, padding, dilation }: { stride: PerAxis; padding: Padding; dilation: PerAxis },
-): { slidings: Sliding[]; padded: Node } {
-  const slidings = slidingsOf(op, kernel, stride, dilation);
-  return { slidings, padded: padAxes(x, 1, paddingOf(op, padding, x.shape.slice(1, -1), slidings)) };
 }
 
 function slidingsOf(op: string, kernel: Shape, stride: PerAxis, dilation: PerAxis): Sliding[] {
