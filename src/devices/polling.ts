@@ -37,6 +37,18 @@ export function pollFor(software: boolean): () => void {
   };
 }
 
+let eager = 0;
+
+/** Polls without a pause until the function that is returned is called: for wall times of kernels. */
+export function pollEagerly(): () => void {
+  eager++;
+  let on = true;
+  return () => {
+    if (on) eager--;
+    on = false;
+  };
+}
+
 function count(software: boolean, by: 1 | -1): void {
   if (software) softwareDevices += by;
   else hardwareDevices += by;
@@ -52,7 +64,7 @@ function install(): void {
   const immediate = host.setImmediate;
   if (original !== undefined || immediate === undefined) return;
   const policy: SetImmediate = (callback, ...args) =>
-    !active() || performance.now() - submitted < spinning || !isNative(callback)
+    !active() || eager > 0 || performance.now() - submitted < spinning || !isNative(callback)
       ? immediate(callback, ...args)
       : setTimeout(callback, slice, ...args);
   // util.promisify(setImmediate) finds its promise form in a property.

@@ -92,6 +92,16 @@ export function nodeCount(): number {
   return table.size;
 }
 
+let generation = "";
+
+/**
+ * Nodes made of others from now on are not those made before, equal or not: what was computed is computed again. A run
+ * that is to be repeated and timed gets a generation of its own; "" is the usual one.
+ */
+export function setGeneration(name: string): void {
+  generation = name;
+}
+
 /** The node of these parts, which is an existing one where there is one. Callers check the parts: see build.ts. */
 export function intern(
   op: Op,
@@ -101,7 +111,8 @@ export function intern(
   dtype: DType,
   device: number | undefined,
 ): Node {
-  let key = `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
+  let key = src.length > 0 ? generation : "";
+  key += `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
   for (const node of src) key += `${node.id},`;
   key += attributesKey(op, attrs);
   const known = table.get(key)?.deref();

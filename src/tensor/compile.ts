@@ -158,7 +158,8 @@ class CompiledTrace {
   readonly run = async (args: readonly Tensor[], own: readonly Tensor[]): Promise<unknown> => {
     if (args.some((arg) => arg.isPending)) {
       await compute(args.map((arg) => arg.node));
-      args.forEach((arg) => arg.settle());
+      // The caller's own handles keep what was computed: the next call has it.
+      for (const arg of [...args, ...own]) arg.settle();
     }
     if (this.#captured.some((tensor) => tensor.isPending)) await realizeNow(this.#captured);
     const given = [...args, ...this.#captured];
