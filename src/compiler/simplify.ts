@@ -7,7 +7,7 @@
  */
 import { InternalError } from "../errors.ts";
 import { full, withSources } from "../graph/build.ts";
-import { intern, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
+import { intern, makeFor, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
 import { isElementwise, isReduction } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
@@ -53,12 +53,14 @@ function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: Rewrit
   const graph = new Graph(inputs, rule);
   const simple = new Map<Node, Node>();
   for (const node of toposort(roots, (node) => !inputs.has(node))) {
+    makeFor(node);
     simple.set(
       node,
       inputs.has(node) ? node : graph.simple(withSources(node, node.src.map((source) => simple.get(source)!))),
     );
     graph.rank(simple.get(node)!);
   }
+  makeFor(undefined);
   return roots.map((root) => simple.get(root)!);
 }
 
