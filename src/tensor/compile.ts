@@ -1,5 +1,6 @@
 /** Functions of tensors, traced once and replayed. */
-import { compileGraph, type CompileRequest } from "../compiler/compile.ts";
+import { planOf } from "../compiler/cache.ts";
+import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { defaultDevice } from "../devices/default.ts";
@@ -238,7 +239,7 @@ export class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const executable = await device.load(compileGraph(this.request, device.target));
+      const executable = await device.load(planOf(this.request, device.target));
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
