@@ -35,6 +35,14 @@ export {
 export { where } from "./tensor/where.ts";
 export { grad, jvp, valueAndGrad, vjp } from "./tensor/grad.ts";
 export { compile } from "./tensor/compile.ts";
+export {
+  type ExplainedBuffer,
+  type ExplainedKernel,
+  type ExplainedOp,
+  explain,
+  Explanation,
+} from "./tensor/explain.ts";
+export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
 export { type FlatTree, flattenTree, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";

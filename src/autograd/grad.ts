@@ -1,7 +1,7 @@
 /** Reverse-mode differentiation, from a graph to a larger graph of ordinary nodes: so gradients fuse and have gradients. */
 import { GradientError } from "../errors.ts";
 import { constant, copy, full } from "../graph/build.ts";
-import { type Node, toposort } from "../graph/node.ts";
+import { makeFor, type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { joinDisjoint } from "./adjoints.ts";
 import { add } from "./arithmetic.ts";
@@ -35,12 +35,14 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
     const list = terms.get(node);
     if (list === undefined || !active.has(node)) continue;
     terms.delete(node);
+    makeFor(node, true);
     const g = total(list);
     if (wanted.has(node)) result.set(node, g);
     node.src.forEach((x, operand) => {
       if (active.has(x) && flows(node, operand)) accumulate(x, pullback(g, node, operand));
     });
   }
+  makeFor(undefined);
   return inputs.map((input) => result.get(input) ?? full(input.shape, 0, "f32"));
 }
 

@@ -50,53 +50,79 @@ function atomRange(atom: Atom): [number, number] {
 
 /**
  * Sums terms of equal atoms and sorts; joins c·k·(x div k) + c·(x mod k) into c·x, and
- * c·k·((x div k) mod m) + c·(x mod k) into c·(x mod k·m).
+ * c·k·((x div k) mod m) + c·(x mod k) into c·(x mod k·m). Half of the time of compiling a graph is spent here, on sums of
+ * a few terms: so it works on a short array.
  */
 function normalize(terms: readonly Term[], offset: number): Index {
-  const sums = new Map<string, Term>();
-  const push = ({ atom, coefficient }: Term) => {
-    const sum = coefficient + (sums.get(atom.key)?.coefficient ?? 0);
-    if (sum === 0) sums.delete(atom.key);
-    else sums.set(atom.key, { atom, coefficient: sum });
-  };
-  terms.forEach(push);
-  for (let changed = true; changed;) {
-    changed = false;
-    for (const { atom, coefficient } of sums.values()) {
-      if (atom.kind !== "mod") continue;
-      const whole = divide(atom.of, atom.by);
-      const wanted = coefficient * atom.by;
-      const quotient = sums.get(atomKey("div", atom.of, atom.by));
-      const upper = [...sums.values()].find((other) =>
-        other.coefficient === wanted && other.atom.kind === "mod" && other.atom.of.key === whole.key
-      )?.atom;
-      let joined: Index;
-      if (quotient?.coefficient === wanted) {
-        sums.delete(quotient.atom.key);
-        joined = atom.of;
-      } else if (upper?.kind === "mod") {
-        sums.delete(upper.key);
-        joined = remainder(atom.of, atom.by * upper.by);
-      } else {
-        continue;
-      }
-      sums.delete(atom.key);
-      for (const term of joined.terms) push({ atom: term.atom, coefficient: term.coefficient * coefficient });
-      offset += joined.offset * coefficient;
-      changed = true;
-      break;
-    }
-  }
-  const sorted = [...sums.values()].sort((a, b) => a.atom.key < b.atom.key ? -1 : 1);
-  let min = offset;
-  let max = offset;
-  for (const { atom, coefficient } of sorted) {
+  const sums: Term[] = [];
+  for (const { atom, coefficient } of terms) accumulate(sums, atom, coefficient);
+  const total = sums.length > 1 ? offset + joinRemainders(sums) : offset;
+  sortTerms(sums);
+  let min = total;
+  let max = total;
+  let key = "";
+  for (const { atom, coefficient } of sums) {
     const [low, high] = atomRange(atom);
     min += coefficient * (coefficient > 0 ? low : high);
     max += coefficient * (coefficient > 0 ? high : low);
+    key += `${key === "" ? "" : "+"}${coefficient === 1 ? atom.key : `${coefficient}*${atom.key}`}`;
   }
-  const key = sorted.map(({ atom, coefficient }) => coefficient === 1 ? atom.key : `${coefficient}*${atom.key}`).join("+");
-  return { terms: sorted, offset, min, max, key: `${key}${key === "" || offset !== 0 ? `+${offset}` : ""}` };
+  if (key === "" || total !== 0) key += `+${total}`;
+  return { terms: sums, offset: total, min, max, key };
+}
+
+/** Adds a term to a sum of terms with distinct atoms. */
+function accumulate(sums: Term[], atom: Atom, coefficient: number): void {
+  for (let i = 0; i < sums.length; i++) {
+    const term = sums[i]!;
+    if (term.atom !== atom && term.atom.key !== atom.key) continue;
+    const sum = term.coefficient + coefficient;
+    if (sum === 0) sums.splice(i, 1);
+    else sums[i] = { atom, coefficient: sum };
+    return;
+  }
+  if (coefficient !== 0) sums.push({ atom, coefficient });
+}
+
+/** Joins remainders with the quotients that they go with, as long as there are any; what that adds to the offset. */
+function joinRemainders(sums: Term[]): number {
+  let offset = 0;
+  for (let i = 0; i < sums.length; i++) {
+    const { atom, coefficient } = sums[i]!;
+    if (atom.kind !== "mod") continue;
+    const wanted = coefficient * atom.by;
+    const partner = sums.findIndex(({ atom: other, coefficient: factor }) =>
+      factor === wanted && other.kind === "div" && other.by === atom.by && other.of.key === atom.of.key
+    );
+    const upper = partner >= 0 ? partner : upperPart(sums, atom.of, atom.by, wanted);
+    if (upper < 0) continue;
+    const other = sums[upper]!.atom;
+    const joined = other.kind === "mod" ? remainder(atom.of, atom.by * other.by) : atom.of;
+    sums.splice(Math.max(i, upper), 1);
+    sums.splice(Math.min(i, upper), 1);
+    for (const term of joined.terms) accumulate(sums, term.atom, term.coefficient * coefficient);
+    offset += joined.offset * coefficient;
+    i = -1;
+  }
+  return offset;
+}
+
+/** The term wanted·((of div by) mod m), for any m. */
+function upperPart(sums: readonly Term[], of: Index, by: number, wanted: number): number {
+  let whole: Index | undefined;
+  return sums.findIndex(({ atom, coefficient }) =>
+    coefficient === wanted && atom.kind === "mod" && atom.of.key === (whole ??= divide(of, by)).key
+  );
+}
+
+/** By key. Nearly all sums are sorted already. */
+function sortTerms(terms: Term[]): void {
+  for (let i = 1; i < terms.length; i++) {
+    const term = terms[i]!;
+    let to = i;
+    for (; to > 0 && terms[to - 1]!.atom.key > term.atom.key; to--) terms[to] = terms[to - 1]!;
+    terms[to] = term;
+  }
 }
 
 function atomKey(kind: "div" | "mod", of: Index, by: number): string {
@@ -143,7 +169,7 @@ export function scale(a: Index, factor: number): Index {
 export function within(a: Index, low: number, high: number): Index {
   const min = Math.max(a.min, low);
   const max = Math.max(min, Math.min(a.max, high));
-  return { ...a, min, max };
+  return { terms: a.terms, offset: a.offset, min, max, key: a.key };
 }
 
 /** Ranges may be known better than the terms tell. */

@@ -1,7 +1,7 @@
 /** From a graph to a plan: simplify, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
-import { intern, type Node, toposort } from "../graph/node.ts";
+import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
@@ -29,11 +29,27 @@ export interface CompileRequest {
   readonly donate?: readonly { readonly input: number; readonly output: number }[];
 }
 
+/** The nodes behind a step of a plan. They are of the simplified graph. */
+export interface StepNodes {
+  /** Sources first; the ones in `writes` among them. */
+  readonly computes: readonly Node[];
+  /** Values in memory: inputs of the request, and what earlier steps wrote. */
+  readonly reads: readonly Node[];
+  readonly writes: readonly Node[];
+}
+
+/** What the nodes of a plan became: the roots of the request, in their order, and the nodes of each dispatch. */
+export interface PlanNodes {
+  readonly roots: readonly Node[];
+  readonly steps: readonly StepNodes[];
+}
+
 /**
- * Compiles a graph to a plan for a device of this kind. Deterministic: equal graphs give equal plans.
+ * Compiles a graph to a plan for a device of this kind. Deterministic: equal graphs give equal plans. `observe` is told
+ * what each kernel computes.
  * Throws OutOfMemoryError for a value larger than the device can bind.
  */
-export function compileGraph(request: CompileRequest, target: Target): Plan {
+export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
   const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
@@ -56,6 +72,7 @@ export function compileGraph(request: CompileRequest, target: Target): Plan {
     if (hazards.length === 0) {
       const plan = assemble(ordered, lowered, layout, target);
       report(request.roots, roots, plan);
+      observe?.({ roots, steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) => nodesOf(group, inMemory)) });
       return plan;
     }
     for (const pair of hazards) copied.add(pair.output);
@@ -82,6 +99,7 @@ function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): 
   const now = (node: Node) => replaced.get(node) ?? node;
   for (const node of toposort(roots, (node) => !given.has(node))) {
     if (given.has(node)) continue;
+    makeFor(node);
     const src = node.src.map((source) => {
       if (node.op !== "concat") return now(source);
       if (!given.has(source) && source.op !== "argsort") {
@@ -93,6 +111,7 @@ function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): 
     if (src.every((source, i) => source === node.src[i])) continue;
     replaced.set(node, intern(node.op, src, node.attrs, node.shape, node.dtype, node.device));
   }
+  makeFor(undefined);
   return roots.map((root) => contractionOf(now(root), given));
 }
 
@@ -209,6 +228,18 @@ function overwritesTooEarly(
     if (writes[i] && reads && !readsWhatItWrites(lowered[i], slot)) return true;
   }
   return false;
+}
+
+function hasKernel(group: KernelGroup, ir: KernelIR | undefined): boolean {
+  const { root } = group.drafts[0]!;
+  return ir !== undefined || (root.op === "argsort" && size(root.shape) > 0);
+}
+
+function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>): StepNodes {
+  const writes = group.drafts.map((draft) => draft.root);
+  const isRead = (node: Node) => inMemory.has(node) && !writes.includes(node);
+  const order = toposort(writes, (node) => !isRead(node));
+  return { computes: order.filter((node) => !isRead(node)), reads: order.filter(isRead), writes };
 }
 
 /** A root, or for a concatenation the values that are its parts. */

@@ -7,7 +7,7 @@
  */
 import { InternalError } from "../errors.ts";
 import { full, withSources } from "../graph/build.ts";
-import { intern, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
+import { intern, makeFor, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
 import { isElementwise, isReduction } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
@@ -68,6 +68,7 @@ function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: Rewrit
   const graph = new Graph(inputs, rule);
   const simple = new Map<Node, Node>();
   for (const node of toposort(roots, (node) => !inputs.has(node))) {
+    makeFor(node);
     const renewed = inputs.has(node) ? node : withSources(node, node.src.map((source) => simple.get(source)!));
     readers?.replace(node, renewed);
     const result = graph.simple(renewed);
@@ -75,6 +76,7 @@ function rewrite(roots: readonly Node[], inputs: ReadonlySet<Node>, rule: Rewrit
     simple.set(node, result);
     graph.rank(result);
   }
+  makeFor(undefined);
   return roots.map((root) => simple.get(root)!);
 }
 

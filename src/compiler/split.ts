@@ -1,6 +1,6 @@
 /** Long reductions to few results become two: many partial results at once, then those. */
 import { elementwise, pad, permute, reduce, reshape, withSources } from "../graph/build.ts";
-import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
+import { makeFor, type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { isReduction, reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import type { Target } from "./plan.ts";
@@ -28,6 +28,7 @@ export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>
   const now = (node: Node) => replaced.get(node) ?? node;
   for (const node of toposort(roots, (node) => !given.has(node))) {
     if (given.has(node)) continue;
+    makeFor(node);
     const rebuilt = withSources(node, node.src.map(now));
     const result = !isReduction(rebuilt.op)
       ? rebuilt
@@ -36,6 +37,7 @@ export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>
       : split(rebuilt as ReductionNode);
     if (result !== node) replaced.set(node, result);
   }
+  makeFor(undefined);
   return roots.map(now);
 }
 

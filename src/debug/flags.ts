@@ -20,6 +20,8 @@ export interface Flags {
   readonly noFuse: boolean;
   /** MEMORY: the budget of each device, in MiB. */
   readonly memoryBytes: number | undefined;
+  /** CACHE: a folder for compiled plans, by default one in the user's cache folder; 0 (false): none are kept on disk. */
+  readonly cache: string | false | undefined;
 }
 
 let current: Flags | undefined;
@@ -60,5 +62,6 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
       "a positive whole number of MiB",
       undefined,
     ),
+    cache: read<string | false | undefined>("CACHE", (value) => (value === "0" ? false : value), "a folder, or 0", undefined),
   };
 }

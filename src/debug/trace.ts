@@ -23,9 +23,25 @@ let file: string | undefined;
 let pending: string[] = [];
 const tracks = new Map<string, number>();
 
-/** Whether `SHARDWISE_TRACE` asks for a trace. */
+const recordings = new Set<TraceEvent[]>();
+
+/** Whether `SHARDWISE_TRACE` asks for a trace, or a part of the program is recorded. */
 export function tracing(): boolean {
-  return flags().trace !== undefined;
+  return recordings.size > 0 || flags().trace !== undefined;
+}
+
+/** Records spans in memory from now on. `stop` gives them as the JSON of a Chrome trace. */
+export function recordTrace(): { stop(): string } {
+  const events: TraceEvent[] = [];
+  recordings.add(events);
+  return {
+    stop() {
+      recordings.delete(events);
+      const used = new Set(events.map((event) => event.tid));
+      const names = [...tracks].filter(([, tid]) => used.has(tid)).map(([name, tid]) => trackName(name, tid));
+      return JSON.stringify([...names, ...events]);
+    },
+  };
 }
 
 /** Records that `name` took from `start` to `end` (milliseconds of `performance.now()`) on a track of its own. */
@@ -64,14 +80,25 @@ function trackNumber(track: string): number {
   if (number === undefined) {
     number = tracks.size + 1;
     tracks.set(track, number);
-    write({ name: "thread_name", ph: "M", pid: processId, tid: number, args: { name: track } });
+    // A file that is begun later gets the names of all tracks.
+    if (file !== undefined && file === flags().trace) append(trackName(track, number));
   }
   return number;
 }
 
+function trackName(name: string, tid: number): TraceEvent {
+  return { name: "thread_name", ph: "M", pid: processId, tid, args: { name } };
+}
+
 function write(event: TraceEvent): void {
+  for (const events of recordings) events.push(event);
   const wanted = flags().trace;
-  if (wanted !== undefined && wanted !== file) begin(wanted);
+  if (wanted === undefined) return;
+  if (wanted !== file) begin(wanted);
+  append(event);
+}
+
+function append(event: TraceEvent): void {
   pending.push(`${JSON.stringify(event)},\n`);
   if (pending.length >= writtenAtOnce) flushTrace();
 }
@@ -83,10 +110,6 @@ function begin(path: string): void {
   const folder = path.replace(/[^/\\]*$/, "");
   if (folder !== "") syncFiles()?.mkdirSync(folder, { recursive: true });
   syncFiles()?.writeFileSync(path, "[\n");
-  if (!first) {
-    // Another file needs the names of the tracks again.
-    for (const [name, tid] of tracks) {
-      pending.push(`${JSON.stringify({ name: "thread_name", ph: "M", pid: processId, tid, args: { name } })},\n`);
-    }
-  } else onExit(flushTrace);
+  for (const [name, tid] of tracks) append(trackName(name, tid));
+  if (first) onExit(flushTrace);
 }

@@ -2,7 +2,6 @@ import type { Plan, Program, Target } from "../compiler/plan.ts";
 import { debugLine } from "../debug/log.ts";
 import { numberedSource } from "../debug/listing.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
-import { flags } from "../debug/flags.ts";
 import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../errors.ts";
 import { nextTurn } from "../host/host.ts";
 import { bindSlots } from "./bind.ts";
@@ -10,7 +9,7 @@ import { describe } from "./describe.ts";
 import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";
 import { type Block, MemoryPool, requireRange } from "./pool.ts";
-import { profileLine } from "./profile.ts";
+import { kernelRan, timingKernels } from "./profile.ts";
 import { checkReads, handled } from "./reads.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
@@ -247,7 +246,8 @@ export class CpuDevice implements Device {
       return dtype === "f32" ? memory.f32 : dtype === "i32" ? memory.i32 : memory.u32;
     });
     this.#dispatches++;
-    const start = flags().debug >= 2 ? performance.now() : 0;
+    const timing = timingKernels();
+    const start = timing ? performance.now() : 0;
     try {
       kernel(views, 0, program.invocations);
     } catch (cause) {
@@ -259,7 +259,7 @@ export class CpuDevice implements Device {
         }),
       );
     }
-    debugLine(2, () => profileLine(this.name, program, performance.now() - start));
+    if (timing) kernelRan({ device: this.name, program, start, milliseconds: performance.now() - start });
   }
 
   #compile(program: Program): Kernel {

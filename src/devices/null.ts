@@ -3,6 +3,7 @@ import { DeviceError } from "../errors.ts";
 import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";
 import { MemoryPool, requireRange } from "./pool.ts";
+import { kernelRan, timingKernels } from "./profile.ts";
 import { handled } from "./reads.ts";
 import { claimIdentity, forget, type Identity, register } from "./registry.ts";
 
@@ -89,7 +90,13 @@ class NullDevice implements Device {
   run(executable: Executable): void {
     this.#lifetime.require("run");
     this.#submissions++;
-    this.#dispatches += executable.plan.steps.filter((step) => step.kind === "dispatch").length;
+    for (const step of executable.plan.steps) {
+      if (step.kind !== "dispatch") continue;
+      this.#dispatches++;
+      const program = executable.plan.programs[step.program];
+      if (program === undefined || !timingKernels()) continue;
+      kernelRan({ device: this.name, program, start: performance.now(), milliseconds: 0 });
+    }
   }
 
   runAndRead(

@@ -2,9 +2,9 @@
  * Dawn's Node binding polls with `setImmediate` as long as a promise of it is pending, and so burns a core while
  * the GPU works; where the GPU is the CPU, that is a core less for the kernels. It looks the function up on
  * `globalThis` at each poll, so that another one can stand in: it spins for a moment after a submission, which is
- * what short work needs, and then polls once a millisecond, and less often the longer the work takes. Only Dawn's own callbacks, which are native functions,
- * are slowed. The policy is in place while software devices and no others are open: a real GPU is waited for
- * without delay.
+ * what short work needs, and then polls once a millisecond, and less often the longer the work takes. Only Dawn's
+ * own callbacks, which are native functions, are slowed. The policy is in place while software devices and no others
+ * are open: a real GPU is waited for without delay.
  */
 
 type SetImmediate = (callback: (...args: unknown[]) => void, ...args: unknown[]) => unknown;
@@ -40,6 +40,18 @@ export function pollFor(software: boolean): () => void {
   };
 }
 
+let eager = 0;
+
+/** Polls without a pause until the function that is returned is called: for wall times of kernels. */
+export function pollEagerly(): () => void {
+  eager++;
+  let on = true;
+  return () => {
+    if (on) eager--;
+    on = false;
+  };
+}
+
 function count(software: boolean, by: 1 | -1): void {
   if (software) softwareDevices += by;
   else hardwareDevices += by;
@@ -56,7 +68,7 @@ function install(): void {
   if (original !== undefined || immediate === undefined) return;
   const policy: SetImmediate = (callback, ...args) => {
     const since = performance.now() - submitted;
-    if (!active() || since < spinning || !isNative(callback)) return immediate(callback, ...args);
+    if (!active() || eager > 0 || since < spinning || !isNative(callback)) return immediate(callback, ...args);
     return setTimeout(callback, Math.min(longest, Math.max(shortest, patience * since)), ...args);
   };
   // util.promisify(setImmediate) finds its promise form in a property.

@@ -20,6 +20,7 @@ import { Lifetime } from "./lifetime.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
 import { markSubmission } from "./polling.ts";
 import { type Block, mebibytes, MemoryPool, requireRange } from "./pool.ts";
+import { timingKernels } from "./profile.ts";
 import { checkReads, handled } from "./reads.ts";
 import { Recorder } from "./recorder.ts";
 import { forget, type Identity, register } from "./registry.ts";
@@ -100,7 +101,7 @@ export class WebGpuDevice implements Device {
   readonly #pool: MemoryPool<GPUBuffer>;
   readonly #staging: MemoryPool<GPUBuffer>;
   readonly #scratch: Scratch<GPUBuffer>;
-  readonly #timer: DispatchTimer | undefined;
+  readonly #timer: DispatchTimer;
   readonly #validator: Validator | undefined;
   readonly #failed = new WeakSet<GPUBuffer>();
   #submittedLast: readonly string[] = [];
@@ -134,9 +135,7 @@ export class WebGpuDevice implements Device {
       destroy: (memory) => memory.destroy(),
     }, { budget: Infinity, largest });
     this.#scratch = new Scratch(this.#pool);
-    if (flags().debug >= 2 && device.features.has("timestamp-query")) {
-      this.#timer = new DispatchTimer(device, this.name);
-    }
+    this.#timer = new DispatchTimer(device, this.name);
     if (flags().validate) {
       this.#validator = new Validator({
         name: this.name,
@@ -338,7 +337,7 @@ export class WebGpuDevice implements Device {
     } finally {
       run?.end();
     }
-    this.#timer?.report(this.#recorder);
+    this.#timer.report(this.#recorder);
   }
 
   /**
@@ -401,13 +400,14 @@ export class WebGpuDevice implements Device {
     slots: readonly (Block<GPUBuffer> | undefined)[],
   ): void {
     const group = groups.get(slots, this.target.maxBindingBytes);
-    const timed = this.#timer?.pass(this.#recorder, program);
+    const timed = timingKernels() ? this.#timer.pass(this.#recorder, program) : undefined;
     const pass = timed ?? this.#recorder.pass();
     pass.setPipeline(pipeline);
     pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(...program.workgroups);
     timed?.end();
     this.#recorder.note(program.name);
+    if (timed !== undefined) this.#timer.ended(this.#recorder, program);
     this.#dispatches++;
   }
 

@@ -111,6 +111,37 @@ export function nodeCount(): number {
   return table.size;
 }
 
+let generation = "";
+
+/**
+ * Nodes made of others from now on are not those made before, equal or not: what was computed is computed again. A run
+ * that is to be repeated and timed gets a generation of its own; "" is the usual one.
+ */
+export function setGeneration(name: string): void {
+  generation = name;
+}
+
+/** On whose behalf nodes are made: of a node that is differentiated (`backward`) or rewritten; of nothing but the caller. */
+export interface Purpose {
+  readonly node: Node | undefined;
+  readonly backward: boolean;
+}
+
+const callersOwn: Purpose = { node: undefined, backward: false };
+let purpose = callersOwn;
+let watcher: ((node: Node, purpose: Purpose) => void) | undefined;
+
+/** Calls `watch` with every node that is asked for from now on; undefined ends that. */
+export function watchNodes(watch: typeof watcher): void {
+  watcher = watch;
+  purpose = callersOwn;
+}
+
+/** Nodes that are asked for from now on are made on behalf of `node`; undefined ends that. Costs nothing unless watched. */
+export function makeFor(node: Node | undefined, backward = false): void {
+  if (watcher !== undefined) purpose = node === undefined ? callersOwn : { node, backward };
+}
+
 /** The node of these parts, which is an existing one where there is one. Callers check the parts: see build.ts. */
 export function intern(
   op: Op,
@@ -120,11 +151,15 @@ export function intern(
   dtype: DType,
   device: number | undefined,
 ): Node {
-  let key = `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
+  let key = src.length > 0 ? generation : "";
+  key += `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
   for (const node of src) key += `${node.id},`;
   key += attributesKey(op, attrs);
   const known = table.get(key)?.deref();
-  if (known !== undefined) return known;
+  if (known !== undefined) {
+    watcher?.(known, purpose);
+    return known;
+  }
   const node = Object.freeze({
     id: nextId++,
     op,
@@ -143,6 +178,7 @@ export function intern(
     }
   }
   collected.register(node, { key, storages });
+  watcher?.(node, purpose);
   return node;
 }
 

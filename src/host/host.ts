@@ -9,9 +9,10 @@ interface FileSystem {
     readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
     writeFile(path: string, data: string | Uint8Array): Promise<void>;
     rename(from: string, to: string): Promise<void>;
-    mkdir(path: string, options: { recursive: true }): Promise<unknown>;
+    mkdir(path: string, options: { recursive: true; mode?: number }): Promise<unknown>;
     rm(path: string, options: { recursive: true; force: true }): Promise<void>;
     readdir(path: string): Promise<string[]>;
+    stat(path: string): Promise<{ readonly mtimeMs: number }>;
   };
   readFileSync(path: string, encoding: "utf8"): string;
   appendFileSync(path: string, data: string): void;
@@ -38,7 +39,9 @@ interface HostProcess {
 interface HostGlobals {
   readonly Deno?: {
     readonly permissions: {
-      querySync(query: { name: "env"; variable: string }): { readonly state: string };
+      querySync(
+        query: { name: "env"; variable: string } | { name: "read" | "write"; path: string },
+      ): { readonly state: string };
     };
   };
   readonly process?: HostProcess;
@@ -192,9 +195,57 @@ export async function makeFolder(path: string): Promise<void> {
   await files("makeFolder").promises.mkdir(path, { recursive: true });
 }
 
+/** Makes a folder that only this user may enter, and those above it; one that is there stays as it is. */
+export async function makePrivateFolder(path: string): Promise<void> {
+  await files("makePrivateFolder").promises.mkdir(path, { recursive: true, mode: 0o700 });
+}
+
+/** The path of a `file:` URL; undefined for any other. */
+export function pathOfUrl(url: string): string | undefined {
+  if (!url.startsWith("file://")) return undefined;
+  const path = decodeURIComponent(url.slice("file://".length));
+  return platform === "win32" ? path.replace(/^\//, "") : path;
+}
+
 /** Names in a folder. */
 export function listFolder(path: string): Promise<string[]> {
   return files("listFolder").promises.readdir(path);
+}
+
+/** When a file was last written, in milliseconds since 1970. */
+export async function modified(path: string): Promise<number> {
+  return (await files("modified").promises.stat(path)).mtimeMs;
+}
+
+/** Removes a file or a folder with all that is in it; does nothing where there is none. */
+export async function removeFile(path: string): Promise<void> {
+  await files("removeFile").promises.rm(path, { recursive: true, force: true });
+}
+
+/**
+ * The folder of this user for what programs can make again, with no slash at its end; undefined where there is none, as in a
+ * browser.
+ */
+export function cacheFolder(): string | undefined {
+  const home = environment(platform === "win32" ? "LOCALAPPDATA" : "HOME");
+  return environment("XDG_CACHE_HOME") ??
+    (home === undefined ? undefined : platform === "win32" ? home : `${home}/${platform === "darwin" ? "Library/Caches" : ".cache"}`);
+}
+
+/** Whether files in a folder can be read (and written), without asking anybody. */
+export function mayUseFolder(path: string, options: { readonly write: boolean }): boolean {
+  if (builtin("node:fs") === undefined) return false;
+  const names = options.write ? ["read", "write"] as const : ["read"] as const;
+  return host.Deno === undefined || names.every((name) => host.Deno?.permissions.querySync({ name, path }).state === "granted");
+}
+
+/** SHA-256 of a text, in hexadecimal digits; undefined in a browser. */
+export function digest(text: string): string | undefined {
+  interface Hash {
+    update(text: string): Hash;
+    digest(encoding: "hex"): string;
+  }
+  return builtin<{ createHash(name: "sha256"): Hash }>("node:crypto")?.createHash("sha256").update(text).digest("hex");
 }
 
 /** Files while the program waits, for debug output and for facts of the system. Undefined in a browser. */

@@ -1,7 +1,8 @@
 /**
  * One compiled graph on several devices: compiled once for each kind of device, loaded once on each device.
  */
-import { compileGraph, type CompileRequest } from "../compiler/compile.ts";
+import { planOf } from "../compiler/cache.ts";
+import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { byteLength } from "../graph/build.ts";
@@ -61,7 +62,7 @@ export class SharedPlan {
   async #load(device: Device): Promise<LoadedPlan> {
     const kind = JSON.stringify(device.target);
     let plan = this.#plans.get(kind);
-    if (plan === undefined) this.#plans.set(kind, plan = compileGraph(this.request, device.target));
+    if (plan === undefined) this.#plans.set(kind, plan = planOf(this.request, device.target));
     const executable = await device.load(plan);
     const written = this.request.inputs.map((node, i) =>
       this.#written.has(i) ? device.alloc(Math.max(4, byteLength(node))) : undefined

@@ -1,5 +1,6 @@
 /** Functions of tensors, traced once and replayed. */
-import { compileGraph } from "../compiler/compile.ts";
+import { planOf } from "../compiler/cache.ts";
+import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { defaultDevice } from "../devices/default.ts";
@@ -84,9 +85,11 @@ interface Loaded {
 }
 
 /** One signature of a compiled function. */
-class CompiledTrace {
+export class CompiledTrace {
   readonly #argumentCount: number;
-  readonly #captured: readonly Tensor[];
+  readonly #argumentPaths: readonly string[];
+  /** Tensors from outside that the function uses. */
+  readonly captured: readonly Tensor[];
   /** Placeholders of the arguments, the captured tensors, and the random key. */
   readonly #inputs: readonly Node[];
   readonly #usesRandom: boolean;
@@ -109,7 +112,8 @@ class CompiledTrace {
     }, { random: { key } });
     this.#result = traced.result.result;
     this.#argumentCount = args.length;
-    this.#captured = traced.captures.map((capture) => capture.tensor);
+    this.#argumentPaths = flat.paths;
+    this.captured = traced.captures.map((capture) => capture.tensor);
     this.#usesRandom = traced.randomCalls > 0;
     this.#inputs = [
       ...args.map((arg) => arg.node),
@@ -134,6 +138,31 @@ class CompiledTrace {
     this.#donations = this.#donationsOf();
   }
 
+  /** The graph that is compiled. */
+  get request(): CompileRequest {
+    return { roots: this.#roots, inputs: this.#inputs, donate: this.#donations };
+  }
+
+  /** What an input of the graph is, as in `argument 0`, `argument 1.labels` or `captured 2`. */
+  inputName(index: number): string {
+    const path = this.#argumentPaths[index];
+    if (path !== undefined) return `argument ${path.replace(/^\[(\d+)\]/, "$1")}`;
+    const capture = index - this.#argumentCount;
+    return capture < this.captured.length ? `captured ${capture}` : "random key";
+  }
+
+  /** What becomes of a root of the graph, as in `result`, `result.loss` or `new captured 2`. */
+  rootName(index: number): string {
+    const isRoot = (source: Source) => source.kind === "root" && source.index === index;
+    const result = this.#results.findIndex(isRoot);
+    if (result >= 0) {
+      const path = this.#result.paths[result]!;
+      return path === "" || path.startsWith("[") ? `result${path}` : `result.${path}`;
+    }
+    const { target } = this.#assignments.find(({ source }) => isRoot(source))!;
+    return `new ${this.inputName(typeof target === "number" ? target : this.#argumentCount + this.captured.indexOf(target))}`;
+  }
+
   #donationsOf(): Donation[] {
     // An input that goes out as it is must not be written over.
     const passed = new Set([...this.#results, ...this.#assignments.map(({ source }) => source)]
@@ -142,7 +171,7 @@ class CompiledTrace {
     const donations: Donation[] = [];
     for (const { target: tensor, source } of this.#assignments) {
       if (typeof tensor === "number") continue;
-      const capture = this.#captured.indexOf(tensor);
+      const capture = this.captured.indexOf(tensor);
       const input = this.#argumentCount + capture;
       if (capture === -1 || source.kind !== "root" || passed.has(input) || donated.has(source.index) || tensor.size === 0) continue;
       donated.add(source.index);
@@ -158,10 +187,11 @@ class CompiledTrace {
   readonly run = async (args: readonly Tensor[], own: readonly Tensor[]): Promise<unknown> => {
     if (args.some((arg) => arg.isPending)) {
       await compute(args.map((arg) => arg.node));
-      args.forEach((arg) => arg.settle());
+      // The caller's own handles keep what was computed: the next call has it.
+      for (const arg of [...args, ...own]) arg.settle();
     }
-    if (this.#captured.some((tensor) => tensor.isPending)) await realizeNow(this.#captured);
-    const given = [...args, ...this.#captured];
+    if (this.captured.some((tensor) => tensor.isPending)) await realizeNow(this.captured);
+    const given = [...args, ...this.captured];
     const { device, id } = await placeOf(given);
     const loaded = await this.#load(device);
     const inputs: DeviceBuffer[] = [];
@@ -209,8 +239,7 @@ class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const request = { roots: this.#roots, inputs: this.#inputs, donate: this.#donations };
-      const executable = await device.load(compileGraph(request, device.target));
+      const executable = await device.load(planOf(this.request, device.target));
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
@@ -247,7 +276,7 @@ function refuseStrangers(roots: readonly Node[], inputs: ReadonlyMap<Node, numbe
 }
 
 /** The one device to which some tensors are bound, else the default one. */
-async function placeOf(tensors: readonly Tensor[]): Promise<{ device: Device; id: number | undefined }> {
+export async function placeOf(tensors: readonly Tensor[]): Promise<{ device: Device; id: number | undefined }> {
   let id: number | undefined;
   for (const tensor of tensors) {
     const own = tensor.node.device;

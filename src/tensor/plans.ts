@@ -1,5 +1,5 @@
 /** Compiled plans of eager graphs, found again by the structure of the graph. */
-import { compileGraph } from "../compiler/compile.ts";
+import { planOf } from "../compiler/cache.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { input, reshape, slice, withSources } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
@@ -115,7 +115,7 @@ async function load(device: Device, roots: readonly Node[], graph: Canonical, li
     if (rebuilt !== node) now.set(node, rebuilt);
   }
   const request = { roots: roots.map((root) => now.get(root) ?? root), inputs: [...graph.given, ...inputs] };
-  return await device.load(compileGraph(request, device.target));
+  return await device.load(planOf(request, device.target));
 }
 
 /** Lifted constants by dtype. */

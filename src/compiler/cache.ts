@@ -1,0 +1,171 @@
+/**
+ * Compiled plans on disk, so that a program that starts again does not compile what it compiled before. A plan is found by
+ * the structure of its graph, the target and the compiler's own source: nothing is ever out of date, only unused. Files are
+ * replaced as a whole and carry a digest, so that processes may share them, and a damaged one is made again.
+ */
+import { flags } from "../debug/flags.ts";
+import { type Node, toposort } from "../graph/node.ts";
+import {
+  cacheFolder,
+  digest,
+  listFolder,
+  makePrivateFolder,
+  mayUseFolder,
+  modified,
+  pathOfUrl,
+  removeFile,
+  syncFiles,
+  writeFile,
+} from "../host/host.ts";
+import { compileGraph, type CompileRequest } from "./compile.ts";
+import type { Plan, Program, Target } from "./plan.ts";
+
+/** Smaller graphs compile in less time than it takes to look for them. */
+const fewestNodes = 48;
+/** Files beyond which the older half goes. */
+const mostFiles = 1024;
+
+/**
+ * The plan of a graph: from disk where an earlier process compiled it, else compiled. Throws what `compileGraph` throws.
+ * Debug output of the compiler's work takes a compilation, so that with it nothing is read.
+ */
+export function planOf(request: CompileRequest, target: Target): Plan {
+  const { debug, dump } = flags();
+  const path = debug >= 3 || dump !== undefined ? undefined : pathFor(request, target);
+  const known = path === undefined ? undefined : readPlan(path);
+  if (known !== undefined) return known;
+  const plan = compileGraph(request, target);
+  if (path !== undefined) keep(path, plan);
+  return plan;
+}
+
+function pathFor(request: CompileRequest, target: Target): string | undefined {
+  const folder = planFolder();
+  if (folder === undefined) return undefined;
+  const given = new Set(request.inputs);
+  const order = toposort(request.roots, (node) => !given.has(node));
+  const source = order.length < fewestNodes ? undefined : compilerDigest();
+  if (source === undefined) return undefined;
+  const { noFuse, validate } = flags();
+  const key = digest([source, JSON.stringify({ target, noFuse, validate }), structureOf(request)].join("\n"));
+  return key === undefined ? undefined : `${folder}/${key}.plan`;
+}
+
+/** The folder of plans; undefined where none are to be kept. */
+function planFolder(): string | undefined {
+  const { cache } = flags();
+  if (cache === false) return undefined;
+  const folder = cache ?? cacheFolder()?.concat("/shardwise");
+  return folder !== undefined && mayUseFolder(folder, { write: true }) ? folder : undefined;
+}
+
+/** A request in words: equal for requests that `compileGraph` makes equal plans of. */
+export function structureOf({ inputs, roots, donate = [] }: CompileRequest): string {
+  const given = new Set(inputs);
+  const order = toposort(roots, (node) => !given.has(node));
+  const numbers = new Map<Node, number>();
+  const devices = new Map<number | undefined, number>();
+  const numberOf = (node: Node): number => {
+    let number = numbers.get(node);
+    if (number === undefined) numbers.set(node, number = numbers.size);
+    return number;
+  };
+  const describe = (node: Node): string => {
+    let device = devices.get(node.device);
+    if (device === undefined) devices.set(node.device, device = devices.size);
+    const head = `${numberOf(node)} ${node.dtype}[${node.shape}]@${device}`;
+    if (given.has(node)) return head;
+    const attributes = Object.values(node.attrs).map((value) => Object.is(value, -0) ? "-0" : String(value));
+    return `${head} ${node.op} ${node.src.map(numberOf)} ${attributes.join(";")}`;
+  };
+  return [
+    ...order.map(describe),
+    `inputs ${inputs.map(describe).join("|")}`,
+    `roots ${roots.map(numberOf)}`,
+    `donate ${donate.map(({ input, output }) => `${input}>${output}`)}`,
+  ].join("\n");
+}
+
+let ofCompiler: { readonly digest: string | undefined } | undefined;
+
+/** Stands for all code that makes plans; undefined where its source cannot be read, as in a bundle. */
+function compilerDigest(): string | undefined {
+  ofCompiler ??= { digest: digestOfSources() };
+  return ofCompiler.digest;
+}
+
+function digestOfSources(): string | undefined {
+  const files = syncFiles();
+  if (files === undefined) return undefined;
+  try {
+    const texts: string[] = [];
+    for (const url of [new URL(".", import.meta.url), new URL("../graph/", import.meta.url)]) {
+      const folder = pathOfUrl(url.href);
+      if (folder === undefined || !mayUseFolder(folder, { write: false })) return undefined;
+      for (const name of files.readdirSync(folder).sort()) {
+        if (/(?<!\.d)\.[jt]s$/.test(name)) texts.push(name, files.readFileSync(`${folder}${name}`, "utf8"));
+      }
+    }
+    return digest(texts.join("\n"));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Most keys of programs end with their source, which need not be there twice. */
+type StoredProgram = Program | Omit<Program, "key"> & { readonly beforeSource: string };
+
+function readPlan(path: string): Plan | undefined {
+  let text: string;
+  try {
+    text = syncFiles()!.readFileSync(path, "utf8");
+  } catch {
+    return undefined; // Not there, or not to be read.
+  }
+  const end = text.indexOf("\n");
+  const body = text.slice(end + 1);
+  if (end < 0 || text.slice(0, end) !== digest(body)) return undefined;
+  const plan = JSON.parse(body) as Omit<Plan, "programs"> & { readonly programs: readonly StoredProgram[] };
+  const programs = plan.programs.map((stored): Program => {
+    if (!("beforeSource" in stored)) return stored;
+    const { beforeSource, ...program } = stored;
+    return { key: beforeSource + program.source, ...program };
+  });
+  return { ...plan, programs };
+}
+
+function keep(path: string, plan: Plan): void {
+  const programs = plan.programs.map((program): StoredProgram => {
+    const { key, ...rest } = program;
+    return key.endsWith(rest.source) ? { ...rest, beforeSource: key.slice(0, key.length - rest.source.length) } : program;
+  });
+  const body = JSON.stringify({ ...plan, programs });
+  const folder = path.slice(0, path.lastIndexOf("/"));
+  // A plan that cannot be kept is compiled again by the next process.
+  writing = writing.then(() => makePrivateFolder(folder))
+    .then(() => writeFile(path, `${digest(body)}\n${body}`))
+    .then(() => prune(folder))
+    .catch(() => undefined);
+}
+
+let writing: Promise<unknown> = Promise.resolve();
+const pruned = new Set<string>();
+
+/** Resolves when all plans so far are on disk. For tests. */
+export async function plansKept(): Promise<void> {
+  await writing;
+}
+
+/** Once for each folder and process: of too many files, those that were written first go. */
+async function prune(folder: string): Promise<void> {
+  if (pruned.has(folder)) return;
+  pruned.add(folder);
+  const names = (await listFolder(folder)).filter((name) => /\.plan(\.\d+\.partial)?$/.test(name));
+  if (names.length <= mostFiles) return;
+  const files = await Promise.all(names.map(async (name) => {
+    const path = `${folder}/${name}`;
+    return { path, time: await modified(path).catch(() => 0) };
+  }));
+  files.sort((a, b) => a.time - b.time);
+  await Promise.all(files.slice(0, names.length - mostFiles / 2).map(({ path }) => removeFile(path)));
+}
