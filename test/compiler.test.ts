@@ -22,6 +22,7 @@ import type { Plan, Target } from "../src/compiler/plan.ts";
 import { isContraction } from "../src/compiler/schedule.ts";
 import { simplify } from "../src/compiler/simplify.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
+import { ArgumentError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
@@ -477,4 +478,51 @@ test("flattening an unflattened position leaves no division", () => {
     assert.equal(back.key, position.key);
     assert.ok(leaves <= 1);
   }));
+});
+
+/** Two layers with dropout-like masks, a reduction and a concatenation: a graph whose plan has temporaries of many sizes. */
+function ofAnItem(): { roots: Node[]; inputs: Node[] } {
+  const [x, w, mask] = [g.input([5, 7], "f32"), g.input([7, 6], "f32"), g.input([5, 6], "bool")];
+  const product = g.reduce(
+    "sum",
+    g.elementwise("mul", g.expand(g.reshape(x, [5, 7, 1]), [5, 7, 6]), g.expand(g.reshape(w, [1, 7, 6]), [5, 7, 6])),
+    [1],
+  );
+  const masked = g.elementwise("where", mask, g.elementwise("tanh", product), g.full([5, 6], 0, "f32"));
+  const sums = g.reduce("sum", masked, [0]);
+  const joined = g.concat([sums, g.elementwise("exp", sums), g.reshape(g.reduce("amax", masked, [0, 1]), [1])], 0);
+  return { roots: [joined, masked, w], inputs: [x, w, mask] };
+}
+
+onEachDevice("a plan for items gives each of them the bits that it gives one alone", async (device) => {
+  const { roots, inputs } = ofAnItem();
+  const plan = compileGraph({ roots, inputs, common: [1] }, device.target);
+  assert.equal(plan.items, true);
+  assert.ok(plan.slots[plan.inputs[1]!]!.common);
+  const items = 5;
+  const executable = await device.load(plan, items);
+  const stride = (slot: number) => plan.slots[slot]!.bytes;
+  const x = device.alloc(items * stride(plan.inputs[0]!));
+  const w = device.alloc(stride(plan.inputs[1]!));
+  const mask = device.alloc(items * stride(plan.inputs[2]!));
+  const noise = (length: number, seed: number) => Float32Array.from({ length }, (_, i) => Math.sin(seed + 1.7 * i * i));
+  device.write(w, noise(42, 0));
+  for (let item = 0; item < items; item++) {
+    device.write(x, noise(35, item + 1), item * stride(plan.inputs[0]!));
+    device.write(mask, Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0)), item * stride(plan.inputs[2]!));
+  }
+  const outputs = plan.outputs.map((slot) => device.alloc(items * stride(slot)));
+  const before = device.stats().dispatches;
+  device.run(executable, [x, w, mask], outputs, items);
+  if (device.kind === "gpu") assert.equal(device.stats().dispatches - before, plan.programs.length, "one dispatch for all items");
+  for (let item = 0; item < items; item++) {
+    const data = [noise(35, item + 1), noise(42, 0), Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0))];
+    const alone = await evaluate(device, { roots, inputs }, data);
+    for (const [i, root] of roots.entries()) {
+      const bytes = await device.read(outputs[i]!, item * stride(plan.outputs[i]!), g.byteLength(root));
+      assert.deepEqual(new Float32Array(bytes), alone[i], `root ${i} of item ${item}`);
+    }
+  }
+  assert.throws(() => device.run(executable, [x, w, mask], outputs, items + 1), ArgumentError);
+  executable.release();
 });

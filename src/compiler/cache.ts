@@ -60,7 +60,7 @@ function planFolder(): string | undefined {
 }
 
 /** A request in words: equal for requests that `compileGraph` makes equal plans of. */
-export function structureOf({ inputs, roots, donate = [] }: CompileRequest): string {
+export function structureOf({ inputs, roots, donate = [], common }: CompileRequest): string {
   const given = new Set(inputs);
   const order = toposort(roots, (node) => !given.has(node));
   const numbers = new Map<Node, number>();
@@ -83,6 +83,7 @@ export function structureOf({ inputs, roots, donate = [] }: CompileRequest): str
     `inputs ${inputs.map(describe).join("|")}`,
     `roots ${roots.map(numberOf)}`,
     `donate ${donate.map(({ input, output }) => `${input}>${output}`)}`,
+    `common ${common ?? "-"}`,
   ].join("\n");
 }
 

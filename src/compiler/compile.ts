@@ -6,7 +6,7 @@ import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
-import { type Layout, layOut, shareTemporaries } from "./memory.ts";
+import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
 import { lower } from "./lower.ts";
@@ -27,6 +27,8 @@ export interface CompileRequest {
   readonly inputs: readonly Node[];
   /** Root `output` is to be written over input `input` (same bytes). Always honoured, by a copy where it must. */
   readonly donate?: readonly { readonly input: number; readonly output: number }[];
+  /** Asks for a plan for items (see Plan): the positions of the inputs that all items have in common. */
+  readonly common?: readonly number[];
 }
 
 /** The nodes behind a step of a plan. They are of the simplified graph. */
@@ -44,6 +46,12 @@ export interface PlanNodes {
   readonly steps: readonly StepNodes[];
 }
 
+/** Whether plans for items can be made of a graph: sorting is for one at a time. */
+export function servesItems(roots: readonly Node[], inputs: readonly Node[]): boolean {
+  const given = new Set(inputs);
+  return !toposort(roots, (node) => !given.has(node)).some((node) => node.op === "argsort" && !given.has(node));
+}
+
 /**
  * Compiles a graph to a plan for a device of this kind. Deterministic: equal graphs give equal plans. `observe` is told
  * what each kernel computes.
@@ -55,6 +63,7 @@ export function compileGraph(request: CompileRequest, target: Target, observe?: 
   const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
+  const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
   const { groups, stored } = kernels(roots, given, target);
   const ordered = donorsLast(groups, new Set(donate.flatMap((pair) => [...writtenParts(roots[pair.output]!)])));
 
@@ -63,14 +72,14 @@ export function compileGraph(request: CompileRequest, target: Target, observe?: 
   const inMemory = new Set([...given, ...stored]);
   const whole = new Set(stored.filter((node) => node.op === "argsort").map((node) => node.src[0]!));
   for (;;) {
-    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied });
+    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common });
     const lowered = ordered.map((group) => lowerGroup(group, layout, target));
     const hazards = donate.filter((pair) =>
       !copied.has(pair.output) &&
       overwritesTooEarly(ordered, lowered, roots[pair.output]!, request.inputs[pair.input]!, layout.inputs[pair.input]!, inMemory)
     );
     if (hazards.length === 0) {
-      const plan = assemble(ordered, lowered, layout, target);
+      const plan = assemble(ordered, lowered, layout, target, common !== undefined);
       report(request.roots, roots, plan);
       observe?.({ roots, steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) => nodesOf(group, inMemory)) });
       return plan;
@@ -271,33 +280,36 @@ function assemble(
   lowered: readonly (KernelIR | undefined)[],
   layout: Layout,
   target: Target,
+  forItems: boolean,
 ): Plan {
+  const kernels = groups.flatMap((group, i): ToDispatch[] => {
+    const { root } = group.drafts[0]!;
+    const ir = lowered[i];
+    if (ir !== undefined) return [{ ir, slots: ir.buffers.map((buffer) => buffer.slot) }];
+    return root.op === "argsort" && size(root.shape) > 0 ? [sort(root, layout, target)] : [];
+  });
+  const copies = layout.copies.filter((copy) => copy.bytes > 0);
+  const touched = [...kernels.map(({ slots }) => slots), ...copies.map(({ from, to }) => [from, to])];
+  const standsFor = shareTemporaries(layout.slots, touched);
+
   const programs: Program[] = [];
   const known = new Map<string, number>();
-  const drafts: PlanStep[] = [];
-  const dispatch = (program: Program, slots: readonly number[]) => {
+  const dispatches = kernels.map((kernel): PlanStep => {
+    const strides = forItems ? kernel.slots.map((slot) => strideOfItems(layout.slots[standsFor[slot]!]!)) : undefined;
+    const program = "ir" in kernel ? renderProgram(kernel.ir, layout, target, strides) : kernel.program;
     let index = known.get(program.key);
     if (index === undefined) {
       index = programs.length;
       known.set(program.key, index);
       programs.push(program);
     }
-    drafts.push({ kind: "dispatch", program: index, slots });
-  };
-  groups.forEach((group, i) => {
-    const { root } = group.drafts[0]!;
-    const ir = lowered[i];
-    if (ir !== undefined) dispatch(renderProgram(ir, layout, target), ir.buffers.map((buffer) => buffer.slot));
-    else if (root.op === "argsort" && size(root.shape) > 0) sort(root, layout, target, dispatch);
+    return { kind: "dispatch", program: index, slots: kernel.slots };
   });
-  for (const copy of layout.copies) if (copy.bytes > 0) drafts.push({ kind: "copy", ...copy });
-
-  const touched = drafts.map((step) => step.kind === "dispatch" ? step.slots : [step.from, step.to]);
-  const standsFor = shareTemporaries(layout.slots, touched);
+  const drafts: PlanStep[] = [...dispatches, ...copies.map((copy): PlanStep => ({ kind: "copy", ...copy }))];
   const used = new Set([...touched.flat(), ...layout.outputs].map((slot) => standsFor[slot]!));
   // Numbered anew without the slots that nothing uses.
   const numbers = new Map<number, number>();
-  const slots: { bytes: number }[] = [];
+  const slots: { bytes: number; common?: boolean }[] = [];
   layout.slots.forEach((slot, index) => {
     if (!used.has(index)) return;
     if (slot.bytes > target.maxBindingBytes) {
@@ -307,13 +319,14 @@ function assemble(
       });
     }
     numbers.set(index, slots.length);
-    slots.push({ bytes: slot.bytes });
+    slots.push(slot.common ? { bytes: slot.bytes, common: true } : { bytes: slot.bytes });
   });
   const number = (slot: number) => numbers.get(standsFor[slot]!)!;
   const outputs = layout.outputs.map(number);
   const inputNumbers = layout.inputs.map((slot) => numbers.get(slot) ?? -1);
   const outside = new Set([...outputs, ...inputNumbers]);
   return {
+    ...forItems ? { items: true } : {},
     programs,
     steps: drafts.map((step) =>
       step.kind === "dispatch"
@@ -327,12 +340,14 @@ function assemble(
   };
 }
 
-function sort(
-  root: Node,
-  layout: Layout,
-  target: Target,
-  dispatch: (program: Program, slots: readonly number[]) => void,
-): void {
+/** A kernel of a plan and what it is given; its source is spelled when the layout of slots is known. */
+type ToDispatch = { readonly slots: readonly number[] } & ({ readonly ir: KernelIR } | { readonly program: Program });
+
+function strideOfItems({ bytes, common }: SlotDraft): number {
+  return common ? 0 : bytes;
+}
+
+function sort(root: Node, layout: Layout, target: Target): { program: Program; slots: readonly number[] } {
   const source = root.src[0]!;
   const length = root.shape[root.shape.length - 1]!;
   const from = layout.source(source)!;
@@ -340,27 +355,31 @@ function sort(
   if (from.offset !== 0 || to === undefined || others.length > 0) {
     throw new InternalError("argsort", { got: "an operand inside another value", need: "memory of its own" });
   }
-  dispatch(argsortProgram(size(root.shape) / length, length, source.dtype, target), [from.slot, to.slot]);
+  const program = argsortProgram(size(root.shape) / length, length, source.dtype, target);
+  return { program, slots: [from.slot, to.slot] };
 }
 
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
-function renderProgram(ir: KernelIR, layout: Layout, target: Target): Program {
+function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   // Every buffer at least once, whole; a part of a flat vector counts as all of it.
   const bytes = ir.buffers.reduce((sum, buffer) => sum + layout.slots[buffer.slot]!.bytes, 0);
-  const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes };
+  const ofItems = strides === undefined ? {} : { strides };
+  const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes, ...ofItems };
   if (target.language === "js") {
     const source = renderJs(ir);
-    // The source does not tell the types of the arrays.
-    return { ...common, key: `${invocations}|${ir.buffers.map((buffer) => buffer.dtype)}|${source}`, language: "js", source, workgroups: [1, 1, 1] };
+    // The source does not tell the types of the arrays, nor what of them is an item's.
+    const key = `${invocations}|${ir.buffers.map((buffer) => buffer.dtype)}|${strides ?? ""}|${source}`;
+    return { ...common, key, language: "js", source, workgroups: [1, 1, 1] };
   }
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: target.class === "software",
+    strides,
   });
   const reference = flags().validate && ir.workgroupSize === undefined ? { reference: { source: renderJs(ir), invocations } } : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };

@@ -7,6 +7,8 @@ import type { Location } from "./lower.ts";
 /** One slot while the plan is made. */
 export interface SlotDraft {
   readonly bytes: number;
+  /** In a plan for items: whether all of them have it in common. */
+  readonly common: boolean;
   readonly role: "input" | "output" | "temporary";
 }
 
@@ -32,13 +34,20 @@ export interface LayoutRequest {
   /** Roots to be written over an input; those in `copied` are computed elsewhere and copied there at the end. */
   readonly donate: readonly { readonly input: number; readonly output: number }[];
   readonly copied: ReadonlySet<number>;
+  /** For a plan for items: the inputs that all have in common. */
+  readonly common?: ReadonlySet<Node> | undefined;
 }
 
-export function layOut({ inputs, roots, stored, whole: apart, donate, copied }: LayoutRequest): Layout {
+/** Parts of items begin where vectors may. */
+const itemBytes = 16;
+
+export function layOut({ inputs, roots, stored, whole: apart, donate, copied, common }: LayoutRequest): Layout {
   const slots: SlotDraft[] = [];
   const slot = (node: Node, role: SlotDraft["role"]) => {
     // Temporaries are rounded up, so that more of them fit each other.
-    slots.push({ bytes: role === "temporary" ? Math.ceil(byteLength(node) / 256) * 256 : Math.max(4, byteLength(node)), role });
+    const unit = role === "temporary" ? 256 : common !== undefined && !common.has(node) ? itemBytes : 4;
+    const bytes = Math.ceil(Math.max(role === "temporary" ? 0 : 4, byteLength(node)) / unit) * unit;
+    slots.push({ bytes, role, common: common !== undefined && role === "input" && common.has(node) });
     return slots.length - 1;
   };
   const whole = (node: Node, index: number): Location => ({ slot: index, offset: 0, strides: strides(node.shape) });

@@ -34,8 +34,13 @@ export interface Program {
    */
   readonly source: string;
   readonly bindings: readonly ProgramBinding[];
-  /** Workgroups to dispatch (wgsl). */
+  /** Workgroups to dispatch (wgsl); along z as many as there are items. */
   readonly workgroups: readonly [number, number, number];
+  /**
+   * In a plan for items: bytes from an item's part of each binding to that of the next, 0 for what all have in common. A js
+   * program is given the parts of one item.
+   */
+  readonly strides?: readonly number[];
   /** Independent invocations (js). */
   readonly invocations: number;
   /** With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations. */
@@ -53,11 +58,16 @@ export type PlanStep =
 /**
  * A compiled graph: which kernels run in which order on which memory. Plain data: it can be sent to a Worker.
  * Slots are memory of at least `bytes`: the caller gives those of `inputs` and `outputs`, the device keeps the rest.
+ *
+ * A plan for items does the same for any number of them at once, with the same kernels for each. A slot that is not
+ * `common` to them then holds a part of `bytes` for every item, one after the other.
  */
 export interface Plan {
+  /** Whether it is for items. */
+  readonly items?: boolean;
   readonly programs: readonly Program[];
   readonly steps: readonly PlanStep[];
-  readonly slots: readonly { readonly bytes: number }[];
+  readonly slots: readonly { readonly bytes: number; readonly common?: boolean }[];
   /** The slot of each input of the request, in its order; -1 where the input is not read. */
   readonly inputs: readonly number[];
   /** The slot of each root of the request. A donated input's slot stands here where the root is updated in place. */

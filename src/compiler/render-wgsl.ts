@@ -17,11 +17,13 @@ export interface WgslOptions {
   readonly maxWorkgroups: number;
   /** Keeps the driver from unrolling loops: software adapters unroll up to 32 passes, and compile them for seconds. */
   readonly rollLoops: boolean;
+  /** In a plan for items: bytes from an item's part of each buffer to that of the next. */
+  readonly strides?: readonly number[] | undefined;
 }
 
 /** Renders a kernel. Invocations that do not fill one dimension of workgroups go on in the second. */
-export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops }: WgslOptions): WgslModule {
-  const renderer = new WgslRenderer(ir, rollLoops);
+export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, strides }: WgslOptions): WgslModule {
+  const renderer = new WgslRenderer(ir, rollLoops, strides);
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const perGroup = ir.workgroupSize ?? workgroupSize;
   const groups = Math.max(1, Math.ceil(invocations / perGroup));
@@ -39,12 +41,14 @@ class WgslRenderer extends Renderer {
   /** Of every scope met: the four stores that one vector store stands for. */
   readonly #vectorStores = new Map<Scope, ReturnType<typeof vectorStores>>();
   readonly #rollLoops: boolean;
+  readonly #strides: readonly number[];
   #special = false;
   #subgroups = false;
 
-  constructor(ir: KernelIR, rollLoops: boolean) {
+  constructor(ir: KernelIR, rollLoops: boolean, strides: readonly number[] = []) {
     super(ir);
     this.#rollLoops = rollLoops;
+    this.#strides = strides;
     this.#vectors = vectorBuffers(ir, this.uses);
   }
 
@@ -61,6 +65,10 @@ class WgslRenderer extends Renderer {
       if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);
     }
     this.counters();
+    // Where the item's part of each buffer begins.
+    this.#strides.forEach((bytes, i) => {
+      if (bytes > 0) this.emit(`let o${i} = ${inStep ? "group" : "gid"}.z * ${bytes / (this.#vectors.has(i) ? 16 : 4)}u;`);
+    });
     this.scope(this.ir.body);
     const bindings = this.ir.buffers.map((buffer, i) => {
       const element = dtypes[buffer.dtype].storage;
@@ -84,6 +92,10 @@ class WgslRenderer extends Renderer {
       "}",
       "",
     ].join("\n");
+  }
+
+  protected override element(buffer: number, index: string): string {
+    return super.element(buffer, (this.#strides[buffer] ?? 0) > 0 ? `o${buffer} + ${index}` : index);
   }
 
   // Index arithmetic is u32, modulo 2^32: exact wherever the index is in range.
@@ -131,7 +143,7 @@ class WgslRenderer extends Renderer {
     const { buffer, index } = statement;
     const { dtype } = this.ir.buffers[buffer]!;
     const values = group.map((store) => this.stored(store.value, dtype)).join(", ");
-    this.emit(`b${buffer}[${this.index(vectorElement(index)!.vector)}] = vec4<${dtypes[dtype].storage}>(${values});`);
+    this.emit(`${this.element(buffer, this.index(vectorElement(index)!.vector))} = vec4<${dtypes[dtype].storage}>(${values});`);
   }
 
   protected override bind(expr: Expr): void {
@@ -146,7 +158,9 @@ class WgslRenderer extends Renderer {
       case "index":
         return expr.dtype === "u32" ? `(${this.index(expr.index)})` : `${expr.dtype}(${this.index(expr.index)})`;
       case "load": {
-        const text = this.#vectors.has(expr.buffer) ? this.#vectorElement(`b${expr.buffer}`, expr.index, expr.scope) : `b${expr.buffer}[${this.index(expr.index)}]`;
+        const text = this.#vectors.has(expr.buffer)
+          ? this.#vectorElement(`b${expr.buffer}`, (at) => this.element(expr.buffer, at), expr.index, expr.scope)
+          : this.element(expr.buffer, this.index(expr.index));
         return expr.dtype === "bool" ? `(${text} != 0u)` : text;
       }
       case "cast": {
@@ -158,7 +172,7 @@ class WgslRenderer extends Renderer {
       case "bitcast":
         return bitcast.wgsl(this.text(expr.args[0]), expr.args[0].dtype, expr.dtype);
       case "shared":
-        return this.#vectorElement(`s${expr.array}`, expr.index, expr.scope);
+        return this.#vectorElement(`s${expr.array}`, (at) => `s${expr.array}[${at}]`, expr.index, expr.scope);
       case "broadcast":
         this.#subgroups = true;
         return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane}u)`;
@@ -171,13 +185,13 @@ class WgslRenderer extends Renderer {
   }
 
   /** An element of an array of vectors, which is loaded once for all four. */
-  #vectorElement(array: string, index: Index, scope: Scope): string {
+  #vectorElement(array: string, at: (index: string) => string, index: Index, scope: Scope): string {
     const { vector, element } = vectorElement(index)!;
     const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
     if (known?.scope !== scope) {
       known = { name: `v${this.#loaded.size}`, scope };
-      this.emit(`let ${known.name} = ${array}[${this.index(vector)}];`);
+      this.emit(`let ${known.name} = ${at(this.index(vector))};`);
       this.#loaded.set(key, known);
     }
     return `${known.name}.${"xyzw"[element]}`;

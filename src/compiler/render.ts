@@ -42,6 +42,11 @@ export abstract class Renderer {
   /** An index where it is compared, so signed. */
   protected abstract signed(index: string): string;
 
+  /** An element of a buffer. */
+  protected element(buffer: number, index: string): string {
+    return `b${buffer}[${index}]`;
+  }
+
   protected emit(line: string): void {
     this.lines.push(this.#indent + line);
   }
@@ -98,7 +103,7 @@ export abstract class Renderer {
         this.barrier();
         break;
       case "store": {
-        const place = `b${statement.buffer}[${this.index(statement.index)}]`;
+        const place = this.element(statement.buffer, this.index(statement.index));
         const value = this.stored(statement.value, this.ir.buffers[statement.buffer]!.dtype);
         const line = `${place} = ${statement.accumulate ? `${place} + ${value}` : value};`;
         this.emit(statement.when === undefined ? line : `if (${this.text(statement.when)}) { ${line} }`);

@@ -3,8 +3,25 @@ import { ArgumentError, InternalError } from "../errors.ts";
 import type { DeviceBuffer } from "./device.ts";
 import type { Block } from "./pool.ts";
 
+/** Bytes of a slot of a plan that is run for so many items; undefined where there is no such slot. */
+export function slotBytes(plan: Plan, slot: number, items: number): number | undefined {
+  const known = plan.slots[slot];
+  return known && (plan.items === true && known.common !== true ? known.bytes * items : known.bytes);
+}
+
+/** Throws ArgumentError unless an executable can be run for so many items. */
+export function requireItems(op: string, plan: Plan, items: number, most: number): void {
+  if (Number.isInteger(items) && items >= 1 && items <= (plan.items === true ? most : 1)) return;
+  throw new ArgumentError(op, { got: `${items} items`, need: plan.items === true ? `1 to ${most}` : "1: the plan is not for items" });
+}
+
+/** What a kernel in JavaScript is given of a buffer for an item; `stride` is in bytes, and 0 or absent for what is common. */
+export function partOfItem<W extends Float32Array | Int32Array | Uint32Array>(words: W, stride: number | undefined, item: number): W {
+  return stride === undefined || stride === 0 ? words : words.subarray(item * stride / 4, (item + 1) * stride / 4) as W;
+}
+
 /**
- * The memory of each slot of a plan for one run. Throws ArgumentError when the number of buffers is not the plan's
+ * The memory of each slot of a plan for one run, of so many items. Throws ArgumentError when the number of buffers is not the plan's
  * or a buffer is smaller than its slot, InternalError when one slot is given two buffers.
  */
 export function bindSlots<T>(
@@ -13,6 +30,7 @@ export function bindSlots<T>(
   inputs: readonly (DeviceBuffer | undefined)[],
   outputs: readonly DeviceBuffer[],
   blockOf: (buffer: DeviceBuffer) => Block<T>,
+  items: number,
 ): (Block<T> | undefined)[] {
   if (inputs.length !== plan.inputs.length || outputs.length !== plan.outputs.length) {
     throw new ArgumentError("run", {
@@ -22,7 +40,7 @@ export function bindSlots<T>(
   }
   const slots = new Array<Block<T> | undefined>(plan.slots.length).fill(undefined);
   const give = (what: string, slot: number, buffer: DeviceBuffer): void => {
-    const bytes = plan.slots[slot]?.bytes;
+    const bytes = slotBytes(plan, slot, items);
     if (bytes === undefined || buffer.bytes < bytes) {
       throw new ArgumentError("run", { got: `${buffer.bytes} bytes for ${what}`, need: `${bytes} bytes or more` });
     }

@@ -4,7 +4,7 @@ import { numberedSource } from "../debug/listing.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../errors.ts";
 import { nextTurn } from "../host/host.ts";
-import { bindSlots } from "./bind.ts";
+import { bindSlots, partOfItem, requireItems, slotBytes } from "./bind.ts";
 import { describe } from "./describe.ts";
 import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";
@@ -53,9 +53,11 @@ class CpuExecutable implements Executable {
   readonly plan: Plan;
   readonly kernels: readonly Kernel[];
   readonly lease: Lease<Memory>;
+  readonly items: number;
   released = false;
 
-  constructor(plan: Plan, kernels: readonly Kernel[], lease: Lease<Memory>) {
+  constructor(plan: Plan, kernels: readonly Kernel[], lease: Lease<Memory>, items: number) {
+    this.items = items;
     this.plan = plan;
     this.kernels = kernels;
     this.lease = lease;
@@ -138,6 +140,7 @@ export class CpuDevice implements Device {
     this.#lifetime.rethrow();
     this.#bytesRead += bytes;
     await this.#turn();
+    this.#lifetime.require("read"); // What comes late from a device that was lost meanwhile is not wanted any more.
     return copy;
   }
 
@@ -146,9 +149,10 @@ export class CpuDevice implements Device {
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
+    items = 1,
   ): Promise<void>[] {
     checkReads(outputs, reads);
-    this.run(executable, inputs, outputs);
+    this.run(executable, inputs, outputs, items);
     return handled(reads.map(async ({ output, into, offset }) => {
       new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(
         new Uint8Array(await this.read(outputs[output]!, offset, into.byteLength)),
@@ -162,15 +166,16 @@ export class CpuDevice implements Device {
     await this.#turn();
   }
 
-  load(plan: Plan): Promise<Executable> {
+  load(plan: Plan, items = 1): Promise<Executable> {
     // Everything happens now; a promise carries the outcome, errors too.
     return new Promise((resolve) => {
       this.#lifetime.require("load");
+      requireItems("load", plan, items, Infinity);
       const before = this.#compiled;
       const kernels = plan.programs.map((program) => this.#compile(program));
-      const lease = this.#scratch.lease(plan.temporaries.map((slot) => plan.slots[slot]?.bytes ?? 0));
+      const lease = this.#scratch.lease(plan.temporaries.map((slot) => slotBytes(plan, slot, items) ?? 0));
       debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#compiled - before)}`);
-      resolve(new CpuExecutable(plan, kernels, lease));
+      resolve(new CpuExecutable(plan, kernels, lease, items));
     });
   }
 
@@ -178,6 +183,7 @@ export class CpuDevice implements Device {
     executable: Executable,
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
+    items = 1,
   ): void {
     this.#lifetime.require("run");
     if (!(executable instanceof CpuExecutable) || executable.released) {
@@ -187,18 +193,22 @@ export class CpuDevice implements Device {
       });
     }
     const { plan, kernels, lease } = executable;
-    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
+    requireItems("run", plan, items, executable.items);
+    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer), items);
     const start = performance.now();
     for (const step of plan.steps) {
       if (step.kind === "copy") {
-        const from = required(slots, step.from).memory.bytes;
-        required(slots, step.to).memory.bytes.set(from.subarray(0, step.bytes));
+        for (let item = 0; item < items; item++) {
+          const at = (slot: number) => item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
+          const from = required(slots, step.from).memory.bytes.subarray(at(step.from), at(step.from) + step.bytes);
+          required(slots, step.to).memory.bytes.set(from, at(step.to));
+        }
         continue;
       }
       const program = plan.programs[step.program];
       const kernel = kernels[step.program];
       if (program === undefined || kernel === undefined) throw missingProgram(step.program);
-      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot)));
+      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot)), items);
     }
     this.#submissions++;
     if (tracing()) {
@@ -240,16 +250,18 @@ export class CpuDevice implements Device {
     this.#kernels.clear();
   }
 
-  #dispatch(program: Program, kernel: Kernel, blocks: readonly Block<Memory>[]): void {
-    const views = program.bindings.map(({ dtype }, index) => {
-      const { memory } = required(blocks, index);
-      return dtype === "f32" ? memory.f32 : dtype === "i32" ? memory.i32 : memory.u32;
-    });
+  #dispatch(program: Program, kernel: Kernel, blocks: readonly Block<Memory>[], items: number): void {
+    const views = (item: number) =>
+      program.bindings.map(({ dtype }, index) => {
+        const { memory } = required(blocks, index);
+        const words = dtype === "f32" ? memory.f32 : dtype === "i32" ? memory.i32 : memory.u32;
+        return partOfItem(words, program.strides?.[index], item);
+      });
     this.#dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
     try {
-      kernel(views, 0, program.invocations);
+      for (let item = 0; item < items; item++) kernel(views(item), 0, program.invocations);
     } catch (cause) {
       this.#lifetime.fail(
         new DeviceError("run", {

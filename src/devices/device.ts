@@ -10,6 +10,8 @@ export interface DeviceBuffer {
 /** A plan that a device is ready to run: pipelines made, temporaries taken from the pool. */
 export interface Executable {
   readonly plan: Plan;
+  /** The most items that it can be run for. */
+  readonly items: number;
   /** Gives the temporaries back to the pool. Idempotent. */
   release(): void;
 }
@@ -79,10 +81,21 @@ export interface Device {
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset?: number): void;
   /** A copy of bytes once all earlier work is done. `offset` and `bytes` are multiples of 4; bytes is the rest by default. */
   read(buffer: DeviceBuffer, offset?: number, bytes?: number): Promise<ArrayBuffer>;
-  /** Compiles a plan's kernels. Rejects with KernelCompileError, which carries the numbered source. */
-  load(plan: Plan): Promise<Executable>;
-  /** Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread inputs may be undefined). */
-  run(executable: Executable, inputs: readonly (DeviceBuffer | undefined)[], outputs: readonly DeviceBuffer[]): void;
+  /**
+   * Compiles a plan's kernels; a plan for items is made ready for as many as `items` of them at once, 1 by default. Rejects
+   * with KernelCompileError, which carries the numbered source.
+   */
+  load(plan: Plan, items?: number): Promise<Executable>;
+  /**
+   * Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread
+   * inputs may be undefined). A plan for items does so for the first `items` of them, 1 by default.
+   */
+  run(
+    executable: Executable,
+    inputs: readonly (DeviceBuffer | undefined)[],
+    outputs: readonly DeviceBuffer[],
+    items?: number,
+  ): void;
   /**
    * Runs a plan and copies parts of its outputs to the host, each as soon as the last kernel that writes it is done:
    * while large ones travel, the kernels that follow run. A promise for each, in order; one that rejects, as `read`
@@ -93,6 +106,7 @@ export interface Device {
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
+    items?: number,
   ): Promise<void>[];
   /** Resolves when all earlier work is done. */
   sync(): Promise<void>;

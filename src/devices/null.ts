@@ -82,9 +82,9 @@ class NullDevice implements Device {
     return Promise.reject(new DeviceError("read", { got: this.name, need: "a device that computes" }));
   }
 
-  load(plan: Plan): Promise<Executable> {
+  load(plan: Plan, items = 1): Promise<Executable> {
     for (const program of plan.programs) this.#kernels.add(program.key);
-    return Promise.resolve({ plan, release: () => {} });
+    return Promise.resolve({ plan, items, release: () => {} });
   }
 
   run(executable: Executable): void {

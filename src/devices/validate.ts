@@ -4,6 +4,7 @@ import type { DType } from "../graph/dtype.ts";
 import { InternalError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Lifetime } from "./lifetime.ts";
+import { partOfItem } from "./bind.ts";
 import { type Block, mebibytes, type MemoryPool } from "./pool.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading } from "./usage.ts";
@@ -34,6 +35,7 @@ interface Snapshot {
 
 interface Check {
   readonly program: Program;
+  readonly items: number;
   /** For each binding. */
   readonly before: readonly Snapshot[];
   /** For each binding; undefined for those that are only read. */
@@ -147,7 +149,7 @@ export class Validator {
     });
   }
 
-  #compare({ program, before, after }: Check, content: ReadonlyMap<Snapshot, ArrayBuffer>): void {
+  #compare({ program, items, before, after }: Check, content: ReadonlyMap<Snapshot, ArrayBuffer>): void {
     this.#waiting--;
     const { reference } = program;
     if (reference === undefined) return;
@@ -157,7 +159,10 @@ export class Validator {
       return words(dtype, after[binding] === undefined ? bytes : bytes.slice(0));
     });
     try {
-      this.#reference(program, reference.source)(buffers, 0, reference.invocations);
+      const run = this.#reference(program, reference.source);
+      for (let item = 0; item < items; item++) {
+        run(buffers.map((buffer, binding) => partOfItem(buffer, program.strides?.[binding], item)), 0, reference.invocations);
+      }
     } catch (cause) {
       this.parts.lifetime.fail(
         new InternalError("run", {
@@ -214,7 +219,7 @@ export class ValidatedRun {
    * Records a dispatch of `program` by calling `record`, between copies of its buffers. All of a block is compared,
    * not only what the plan uses, so that stores beyond the end are found.
    */
-  dispatch(program: Program, bound: readonly (Block<GPUBuffer> | undefined)[], record: () => void): void {
+  dispatch(program: Program, bound: readonly (Block<GPUBuffer> | undefined)[], items: number, record: () => void): void {
     const blocks = bound.filter((block) => block !== undefined);
     if (blocks.length < bound.length) return record(); // Which refuses it.
     const written = program.bindings.flatMap(({ access }, binding) => {
@@ -235,7 +240,7 @@ export class ValidatedRun {
       const block = blocks[binding];
       return access === "readWrite" && block !== undefined ? this.#snapshot(block) : undefined;
     });
-    this.#checks.push({ program, before, after });
+    this.#checks.push({ program, items, before, after });
   }
 
   /** Tells that something wrote to a block. */

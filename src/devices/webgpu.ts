@@ -4,7 +4,7 @@ import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
 import { BindGroups } from "./bind-groups.ts";
-import { bindSlots } from "./bind.ts";
+import { bindSlots, requireItems, slotBytes } from "./bind.ts";
 import { describe } from "./describe.ts";
 import type {
   Device,
@@ -62,11 +62,13 @@ class GpuExecutable implements Executable {
   readonly owner: WebGpuDevice;
   readonly steps: readonly Step[];
   readonly lease: Lease<GPUBuffer>;
+  readonly items: number;
   /** For each output the last step that writes it; -1 where none does. */
   readonly lastWrites: readonly number[];
   released = false;
 
-  constructor(plan: Plan, owner: WebGpuDevice, steps: readonly Step[], lease: Lease<GPUBuffer>) {
+  constructor(plan: Plan, owner: WebGpuDevice, steps: readonly Step[], lease: Lease<GPUBuffer>, items: number) {
+    this.items = items;
     this.plan = plan;
     this.owner = owner;
     this.steps = steps;
@@ -206,6 +208,7 @@ export class WebGpuDevice implements Device {
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
+    items = 1,
   ): Promise<void>[] {
     checkReads(outputs, reads);
     const fetched = new Array<Promise<void>>(reads.length);
@@ -225,7 +228,7 @@ export class WebGpuDevice implements Device {
       for (const i of wanted) fetched[i] = done;
     };
     let waiting = [...reads.keys()];
-    this.#run(executable, inputs, outputs, (written, isLast) => {
+    this.#run(executable, inputs, outputs, items, (written, isLast) => {
       const ready = waiting.filter((i) => written(reads[i]!.output));
       const bytes = ready.reduce((sum, i) => sum + reads[i]!.into.byteLength, 0);
       // Another submission costs more than a small copy gains.
@@ -249,8 +252,9 @@ export class WebGpuDevice implements Device {
     this.#lifetime.rethrow();
   }
 
-  async load(plan: Plan): Promise<Executable> {
+  async load(plan: Plan, items = 1): Promise<Executable> {
     this.#lifetime.require("load");
+    requireItems("load", plan, items, Infinity);
     const before = this.#pipelines.compiled;
     markSubmission(); // Compiling waits too; the first moments of it are worth polling for.
     const outcomes = await Promise.allSettled(plan.programs.map((program) => this.#pipelines.get(program)));
@@ -269,17 +273,18 @@ export class WebGpuDevice implements Device {
       const groups = new BindGroups(this.#gpu.device, compiled, step);
       return { kind: "dispatch", compiled, groups, program, slots: step.slots };
     });
-    const lease = this.#scratch.lease(plan.temporaries.map((slot) => plan.slots[slot]?.bytes ?? 0));
+    const lease = this.#scratch.lease(plan.temporaries.map((slot) => slotBytes(plan, slot, items) ?? 0));
     debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#pipelines.compiled - before)}`);
-    return new GpuExecutable(plan, this, steps, lease);
+    return new GpuExecutable(plan, this, steps, lease, items);
   }
 
   run(
     executable: Executable,
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
+    items = 1,
   ): void {
-    this.#run(executable, inputs, outputs, () => {});
+    this.#run(executable, inputs, outputs, items, () => {});
   }
 
   stats(): DeviceStats {
@@ -317,6 +322,7 @@ export class WebGpuDevice implements Device {
     executable: Executable,
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
+    items: number,
     after: (written: (output: number) => boolean, isLast: boolean) => void,
   ): void {
     this.#lifetime.require("run");
@@ -327,11 +333,12 @@ export class WebGpuDevice implements Device {
       });
     }
     const { plan, steps, lease, lastWrites } = executable;
-    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer));
+    requireItems("run", plan, items, executable.items);
+    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer), items);
     const run = this.#validator?.begin();
     try {
       steps.forEach((step, i) => {
-        this.#step(step, slots, run);
+        this.#step(plan, step, slots, items, run);
         after((output) => lastWrites[output]! <= i, i === steps.length - 1);
       });
     } finally {
@@ -377,15 +384,24 @@ export class WebGpuDevice implements Device {
     this.#bytesRead += bytes;
   }
 
-  #step(step: Step, slots: readonly (Block<GPUBuffer> | undefined)[], run: ValidatedRun | undefined): void {
+  #step(
+    plan: Plan,
+    step: Step,
+    slots: readonly (Block<GPUBuffer> | undefined)[],
+    items: number,
+    run: ValidatedRun | undefined,
+  ): void {
     if (step.kind === "copy") {
-      this.#copy(slots[step.from], slots[step.to], step.bytes);
+      for (let item = 0; item < items; item++) {
+        const at = (slot: number) => item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
+        this.#copy(slots[step.from], at(step.from), slots[step.to], at(step.to), step.bytes);
+      }
       run?.changed(slots[step.to]);
       return;
     }
-    const record = () => this.#dispatch(step.compiled, step.groups, slots);
+    const record = () => this.#dispatch(step.compiled, step.groups, slots, items);
     if (run === undefined) record();
-    else run.dispatch(step.program, step.slots.map((slot) => slots[slot]), record);
+    else run.dispatch(step.program, step.slots.map((slot) => slots[slot]), items, record);
   }
 
   /** Waits until the kernels so far are compared. */
@@ -398,24 +414,32 @@ export class WebGpuDevice implements Device {
     { program, pipeline }: CompiledProgram,
     groups: BindGroups,
     slots: readonly (Block<GPUBuffer> | undefined)[],
+    items: number,
   ): void {
     const group = groups.get(slots, this.target.maxBindingBytes);
     const timed = timingKernels() ? this.#timer.pass(this.#recorder, program) : undefined;
     const pass = timed ?? this.#recorder.pass();
     pass.setPipeline(pipeline);
     pass.setBindGroup(0, group);
-    pass.dispatchWorkgroups(...program.workgroups);
+    const [x, y] = program.workgroups;
+    pass.dispatchWorkgroups(x, y, items);
     timed?.end();
     this.#recorder.note(program.name);
     if (timed !== undefined) this.#timer.ended(this.#recorder, program);
     this.#dispatches++;
   }
 
-  #copy(from: Block<GPUBuffer> | undefined, to: Block<GPUBuffer> | undefined, bytes: number): void {
+  #copy(
+    from: Block<GPUBuffer> | undefined,
+    start: number,
+    to: Block<GPUBuffer> | undefined,
+    target: number,
+    bytes: number,
+  ): void {
     if (from === undefined || to === undefined) {
       throw new InternalError("run", { got: "nothing in a slot that is copied", need: "a buffer for each slot used" });
     }
-    if (bytes > 0 && from !== to) this.#recorder.encoder().copyBufferToBuffer(from.memory, 0, to.memory, 0, bytes);
+    if (bytes > 0 && from !== to) this.#recorder.encoder().copyBufferToBuffer(from.memory, start, to.memory, target, bytes);
   }
 
   #create(bytes: number): GPUBuffer {
