@@ -25,6 +25,8 @@ import {
   scatterAdd,
   slice,
   stopGradient,
+  unwindow,
+  window,
 } from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
@@ -57,6 +59,7 @@ function mixing(build: Build, op: string, pattern: RegExp, tail?: readonly numbe
   });
 }
 
+const pairs = (axis: number) => ({ axis, length: 2, stride: 1, dilation: 1 });
 const sumRows = (x: Node) => reduce("sum", x, [0]);
 const mul = (a: Node, b: Node) => elementwise("mul", a, b);
 const add = (a: Node, b: Node) => elementwise("add", a, b);
@@ -68,6 +71,8 @@ test("rows stay rows through elementwise ops, movement and reductions of other a
   assert.deepEqual(judge((x) => reduce("amax", permute(x, [1, 0]), [0])), batched(0));
   assert.deepEqual(judge((x) => pad(x, [0, 1], [0, 2])), batched(0));
   assert.deepEqual(judge((x, _w, rows) => slice(x, [0, 2], [rows, 2], [1, -1])), batched(0));
+  assert.deepEqual(judge((x) => window(x, pairs(1))), batched(0));
+  assert.deepEqual(judge((x) => unwindow(window(x, pairs(1)), { ...pairs(1), length: 3 })), batched(0));
   assert.deepEqual(judge((x) => argsort(x)), batched(0));
   assert.deepEqual(judge((x) => concat([x, x], 1)), batched(0));
   assert.deepEqual(judge((x) => cast(elementwise("lt", x, full(x.shape, 0, "f32")), "i32")), batched(0));
@@ -107,6 +112,7 @@ test("sums over rows are partial, and stay so through linear ops", () => {
   );
   assert.deepEqual(judge((x) => expand(reshape(sumRows(x), [1, 3]), [5, 3])), partial);
   assert.deepEqual(judge((x) => pad(sumRows(x), [1], [1])), partial);
+  assert.deepEqual(judge((x) => window(sumRows(x), pairs(0))), partial);
   assert.deepEqual(judge((x) => concat([sumRows(x), sumRows(x)], 0)), partial);
   assert.deepEqual(judge((x) => gather(sumRows(x), iota(3), 0)), partial);
   assert.deepEqual(judge((x) => scatterAdd(iota(3), sumRows(x), 0, 5)), partial);
@@ -172,6 +178,9 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
   mixing((x, _w, rows) => slice(x, [rows - 1, 0], [rows, 3], [-1, 1]), "slice", /some of the rows/);
   mixing((x, _w, rows) => slice(x, [0, 0], [rows - 1, 3], [1, 1]), "slice", /some of the rows/);
   mixing((x) => slice(x, [0, 0], [2, 3], [1, 1]), "slice", /some of the rows/);
+  mixing((x) => window(x, pairs(0)), "window", /windows along axis 0/);
+  mixing((x, _w, rows) => unwindow(x, { ...pairs(0), length: rows + 2 }), "unwindow", /windows along axis 0/);
+  mixing((x) => unwindow(permute(x, [1, 0]), { ...pairs(0), length: 5000 }), "unwindow", /windows along axis 0/);
   mixing((x) => pad(x, [1, 0], [0, 0]), "pad", /shifted/);
   mixing((x, w) => concat([x, reshape(w, [1, 3])], 0), "concat", /joined/);
   mixing(

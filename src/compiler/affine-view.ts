@@ -78,7 +78,8 @@ export function moveOf(node: Node, look: Look): AffineMove | undefined {
   const sliced = look(node, "slice");
   if (sliced !== undefined) {
     const { start, step } = sliced.attrs;
-    return { shape, rows: shape.map((_, axis) => ({ offset: start[axis]!, coefficients: own(axis).coefficients.map((c) => c * step[axis]!) })) };
+    const row = (axis: number) => own(axis).coefficients.map((c) => c * step[axis]!);
+    return { shape, rows: shape.map((_, axis) => ({ offset: start[axis]!, coefficients: row(axis) })) };
   }
   const padded = look(node, "pad");
   if (padded !== undefined && padded.attrs.value === 0) {
@@ -121,7 +122,7 @@ export function viewOf(x: Node, look: Look): AffineView {
     const source = view.base.src[0]!;
     // What is beyond an axis is 0; below, it must be beyond as well.
     const lost = view.rows.some((row, axis) =>
-      !isWithin(row, view.shape, view.base.shape[axis]!) && !keepsOutside(move, axis, source.shape, view.base.shape)
+      !isWithin(row, view.shape, view.base.shape[axis]!) && !isBeyond(move.rows, source.shape, axis, view.base.shape[axis]!)
     );
     if (lost) return view;
     const outer: AffineMove = { shape: view.shape, rows: view.rows };
@@ -129,27 +130,25 @@ export function viewOf(x: Node, look: Look): AffineView {
   }
 }
 
-/** Whether an index beyond an axis of a movement's result is beyond an axis of its source, too. */
-function keepsOutside(move: AffineMove, axis: number, source: Shape, shape: Shape): boolean {
-  return move.rows.some(({ offset, coefficients }, i) =>
-    coefficients.every((c, j) => c === (j === axis ? 1 : 0)) && offset <= 0 && source[i]! + -offset <= shape[axis]!
+/**
+ * Whether an index beyond axis `axis`, of `length`, is beyond an axis of the source, too: the source's axis lies within, and
+ * its index is that index alone.
+ */
+function isBeyond(rows: readonly Affine[], source: Shape, axis: number, length: number): boolean {
+  return rows.some(({ offset, coefficients }, i) =>
+    offset <= 0 && source[i]! - offset <= length && coefficients.every((c, j) => c === (j === axis ? 1 : 0))
   );
 }
 
 /** A view moved, and whether it is 0 wherever the movement reads beyond it. */
 export function moved(view: AffineView, move: AffineMove): { view: AffineView; zeroOutside: boolean } {
-  const rows = view.rows.map((row) => substitute(row, move));
-  const zeroOutside = view.shape.every((length, axis) => {
-    if (isWithin(move.rows[axis]!, move.shape, length)) return true;
-    // Beyond this axis is beyond the axis of the base of which it is the index.
-    return view.rows.some(({ offset, coefficients }, i) =>
-      coefficients.every((c, j) => c === (j === axis ? 1 : 0)) && offset <= 0 && view.base.shape[i]! - offset <= length
-    );
-  });
-  return { view: { base: view.base, shape: move.shape, rows }, zeroOutside };
+  const zeroOutside = view.shape.every((length, axis) =>
+    isWithin(move.rows[axis]!, move.shape, length) || isBeyond(view.rows, view.base.shape, axis, length)
+  );
+  return { view: { base: view.base, shape: move.shape, rows: view.rows.map((row) => substitute(row, move)) }, zeroOutside };
 }
 
-/** A view as nodes; undefined where an index stands in two rows, or too little of it is in range. */
+/** A view as nodes; undefined where an index of the view stands in two rows. */
 export function written(view: AffineView, graph: Rewriting): Node | undefined {
   const { shape, rows } = view;
   const terms = rows.map((row) => row.coefficients.flatMap((c, j) => c !== 0 && shape[j] !== 1 ? [j] : []));
@@ -169,7 +168,9 @@ export function written(view: AffineView, graph: Rewriting): Node | undefined {
       axes.push(j);
     });
     if (rest.length === 0 && step(first) > 1) {
-      x = graph.simple(slice(x, x.shape.map(() => 0), x.shape.map((n, i) => i === axis ? shape[first]! : n), x.shape.map((_, i) => i === axis ? step(first) : 1)));
+      const on = (own: number, others: readonly number[]) => others.map((n, i) => i === axis ? own : n);
+      const [zeros, ones] = [x.shape.map(() => 0), x.shape.map(() => 1)];
+      x = graph.simple(slice(x, zeros, on(shape[first]!, x.shape), on(step(first), ones)));
     }
   });
   const flips = axes.map((j) => j >= 0 && rows.some((row) => row.coefficients[j]! < 0));

@@ -28,9 +28,10 @@ export class Conv2d extends Module {
     const { groups = 1 } = options;
     const lengths = typeof kernel === "number" ? [kernel, kernel] : [...kernel];
     if (lengths.length !== 2) throw new ArgumentError("nn.conv2d", { got: `kernel [${lengths}]`, need: "a number, or two" });
-    for (const [name, value] of [["in", inputs], ["out", outputs], ["kernel", lengths[0]!], ["kernel", lengths[1]!], ["groups", groups]] as const) {
-      requireLength("nn.conv2d", name, value);
-    }
+    requireLength("nn.conv2d", "in", inputs);
+    requireLength("nn.conv2d", "out", outputs);
+    requireLength("nn.conv2d", "groups", groups);
+    for (const length of lengths) requireLength("nn.conv2d", "kernel", length);
     if (inputs % groups !== 0 || outputs % groups !== 0) {
       throw new ArgumentError("nn.conv2d", { got: `groups ${groups}`, need: `a divisor of in (${inputs}) and of out (${outputs})` });
     }

@@ -36,7 +36,10 @@ export function attentionWeights(q: Node, k: Node, { mask, causal = false, scale
   let seen = causal ? notLater(q.shape.at(-2)!, k.shape.at(-2)!) : undefined;
   if (mask !== undefined) {
     if (!sameShape(broadcastShapes("scaledDotProductAttention", mask.shape, scores.shape), scores.shape)) {
-      throw new ShapeError("scaledDotProductAttention", { got: `mask ${formatShape(mask.shape)}`, need: `one that broadcasts to ${formatShape(scores.shape)}` });
+      throw new ShapeError("scaledDotProductAttention", {
+        got: `mask ${formatShape(mask.shape)}`,
+        need: `one that broadcasts to ${formatShape(scores.shape)}`,
+      });
     }
     if (mask.dtype !== "bool") scores = add(scores, mask);
     else seen = seen === undefined ? mask : logical("and", seen, mask);

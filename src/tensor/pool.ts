@@ -5,7 +5,7 @@ import type { Node } from "../graph/node.ts";
 import { reductions } from "../graph/ops.ts";
 import { formatShape } from "../graph/shape.ts";
 import { add, apply, div, mul, sub } from "./elementwise.ts";
-import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding } from "./windows.ts";
+import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding, type Width } from "./windows.ts";
 
 export interface PoolOptions {
   /** Height and width of a window, or one number for both. */
@@ -18,7 +18,7 @@ export interface PoolOptions {
 
 interface Pooling {
   readonly slidings: readonly Sliding[];
-  readonly widths: readonly { before: number; after: number }[];
+  readonly widths: readonly Width[];
 }
 
 /** x [n, h, w, c] to [n, oh, ow, c]. Equal largest elements of a window share its gradient equally. */
@@ -41,7 +41,7 @@ export function avgPool2d(x: Node, options: PoolOptions): Node {
 }
 
 /** How many elements of an axis of `extent` each of `count` windows has: of start to start + length, what lies within. */
-function elementsOf({ length, stride }: Sliding, { before, after }: { before: number; after: number }, extent: number, count: number): Node {
+function elementsOf({ length, stride }: Sliding, { before, after }: Width, extent: number, count: number): Node {
   if (before === 0 && after === 0) return build.full([count], length, "f32");
   const start = sub(mul(build.iota(count, "f32"), stride), before);
   return sub(apply("min", add(start, length), extent), apply("max", start, 0));

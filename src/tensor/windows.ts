@@ -14,6 +14,12 @@ export type PerAxis = number | readonly number[];
  */
 export type Padding = PerAxis | "same" | "valid";
 
+/** What is put before and after one axis. */
+export interface Width {
+  readonly before: number;
+  readonly after: number;
+}
+
 /** How windows slide along one axis. */
 export interface Sliding {
   readonly length: number;
@@ -77,7 +83,7 @@ export function paddingOf(
   padding: Padding,
   lengths: readonly number[],
   slidings: readonly Sliding[],
-): { before: number; after: number }[] {
+): Width[] {
   if (padding === "valid") return lengths.map(() => ({ before: 0, after: 0 }));
   if (padding !== "same") {
     if (typeof padding === "string") {
@@ -93,7 +99,7 @@ export function paddingOf(
 }
 
 /** `value` around the axes from `first`. */
-export function padAxes(x: Node, first: number, widths: readonly { before: number; after: number }[], value = 0): Node {
+export function padAxes(x: Node, first: number, widths: readonly Width[], value = 0): Node {
   const of = (side: "before" | "after") => x.shape.map((_, axis) => widths[axis - first]?.[side] ?? 0);
   return build.pad(x, of("before"), of("after"), value);
 }
