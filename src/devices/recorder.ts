@@ -1,14 +1,7 @@
-import { nextTurn } from "../host/host.ts";
-
-/** Dispatches that wait for a submission in a turn of the event loop, at most. */
-const mostWaiting = 64;
-
 /**
- * Commands waiting to be submitted. What is recorded until the program awaits something goes to the queue in one
+ * Commands waiting to be submitted. What is recorded in one turn of the program goes to the queue in one
  * submission, and dispatches that follow each other share a pass, whichever plans they belong to: both cost far
- * more than a dispatch. A program that awaits again and again without letting the event loop turn (a small tensor
- * realized after another) has its first dispatch submitted at once, and then twice as many with each submission, so
- * that the device neither waits long nor is told of each one.
+ * more than a dispatch.
  */
 export class Recorder {
   readonly #device: GPUDevice;
@@ -16,9 +9,6 @@ export class Recorder {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #kernels: string[] = [];
-  /** Dispatches that make a submission due before the event loop turns; 0 for the first one. */
-  #due = 0;
-  #scheduled = false;
 
   /** `submitted` is told the names of the kernels of each submission. */
   constructor(device: GPUDevice, submitted: (kernels: readonly string[]) => void) {
@@ -46,7 +36,6 @@ export class Recorder {
   /** Notes a kernel for the messages of errors. */
   note(kernel: string): void {
     this.#kernels.push(kernel);
-    this.#schedule();
   }
 
   /** Submits what was recorded. Must be called before anything that goes to the queue by another way. */
@@ -69,29 +58,10 @@ export class Recorder {
     this.#kernels = [];
   }
 
-  /** Submits what is due, once the program awaits something. */
-  #schedule(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    queueMicrotask(() => {
-      this.#scheduled = false;
-      if (this.#encoder === undefined || this.#kernels.length < this.#due) return;
-      if (this.#due === 0) void nextTurn().then(() => this.#turn());
-      this.#due = Math.min(Math.max(1, 2 * this.#due), mostWaiting);
-      this.flush();
-    });
-  }
-
-  /** The event loop has turned. */
-  #turn(): void {
-    this.#due = 0;
-    this.flush();
-  }
-
   #open(): GPUCommandEncoder {
     if (this.#encoder === undefined) {
       this.#encoder = this.#device.createCommandEncoder();
-      this.#schedule();
+      queueMicrotask(() => this.flush());
     }
     return this.#encoder;
   }
