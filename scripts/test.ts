@@ -28,7 +28,8 @@ const inCi = process.env["CI"] === "true";
 async function main(filters: readonly string[]): Promise<void> {
   const files = await testFiles(filters);
   const notRun: string[] = [];
-  const environment = await adapterEnvironment(notRun);
+  // Plans are kept in the project, not in the user's folder.
+  const environment = { SHARDWISE_CACHE: join(project, ".cache/plans"), ...await adapterEnvironment(notRun) };
   const outcomes = [await runNode(files, environment)];
   if (existsSync(deno)) outcomes.push(await runDeno(files, environment));
   else notRun.push("the whole suite in Deno: node_modules/.bin/deno is missing; npm ci brings it");

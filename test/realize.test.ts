@@ -173,8 +173,11 @@ onEachDevice("dispose gives memory back at once, unless another tensor needs it"
   on(device, async () => {
     const big = await tensor(new Float32Array(64 * 1024).fill(1)).mul(2).realize();
     // What earlier tests dropped shall not be collected in the middle of this one.
-    collectGarbage();
-    for (let turn = 0; turn < 3; turn++) await nextTurn();
+    for (let before = Infinity; device.stats().liveBytes < before;) {
+      before = device.stats().liveBytes;
+      collectGarbage();
+      for (let turn = 0; turn < 8; turn++) await nextTurn();
+    }
     const live = device.stats().liveBytes;
     {
       using other = big.add(1);
