@@ -92,18 +92,19 @@ export class FaultyDevice implements Device {
     return result;
   }
 
-  async load(plan: Plan): Promise<Executable> {
+  async load(plan: Plan, items?: number): Promise<Executable> {
     await this.#fault("load")?.();
-    return await this.inner.load(plan);
+    return await this.inner.load(plan, items);
   }
 
   run(
     executable: Executable,
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
+    items?: number,
   ): void {
     void this.#fault("run")?.();
-    this.inner.run(executable, inputs, outputs);
+    this.inner.run(executable, inputs, outputs, items);
   }
 
   runAndRead(
@@ -111,9 +112,10 @@ export class FaultyDevice implements Device {
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
+    items?: number,
   ): Promise<void>[] {
     const then = this.#fault("runAndRead");
-    const done = this.inner.runAndRead(executable, inputs, outputs, reads);
+    const done = this.inner.runAndRead(executable, inputs, outputs, reads, items);
     const after = then?.();
     after?.catch(() => {});
     return done.map((promise) => {

@@ -122,7 +122,8 @@ export class Fleet {
   }
 
   /**
-   * Does every job on its device: `prepare`, then `run`. The jobs that a failing device has not delivered are done by
+   * Does every job on its device: `prepare`, then `run`, for as many jobs together as `together` says: it parts the jobs of
+   * a device, in order; by default each is on its own. The jobs that a failing device has not delivered are done by
    * the others. Jobs of a device are begun in order, a few at a time. Rejects with what a job throws that is no fault
    * of a device, with AllDevicesLostError when no device is left, and with the fault itself where it is not that of a
    * lost device and no other device is left.
@@ -130,8 +131,9 @@ export class Fleet {
   async deliver<J, P>(
     placed: readonly Placed<J>[],
     step: number,
-    prepare: (device: Device, job: J) => Promise<P>,
-    run: (device: Device, job: J, prepared: P) => Promise<void>,
+    prepare: (device: Device, jobs: readonly J[]) => Promise<P>,
+    run: (device: Device, jobs: readonly J[], prepared: P) => Promise<void>,
+    together: (device: Device, jobs: readonly J[]) => readonly (readonly J[])[] = (_, jobs) => jobs.map((job) => [job]),
   ): Promise<void> {
     // A device that was lost since the jobs were placed is left out already.
     let todo = placed.map((job, i) => this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! });
@@ -141,7 +143,7 @@ export class Fleet {
       for (const { device, job } of todo) lists.set(device, [...lists.get(device) ?? [], job]);
       const left = await Promise.all(
         [...lists].map(async ([device, list]) => {
-          const { undelivered, error } = await this.#work(device, list, prepare, run);
+          const { undelivered, error } = await this.#work(device, together(device, list), prepare, run);
           if (undelivered.length === 0) return [];
           failures.push({ failure: this.#fault(device, error), jobs: undelivered.length });
           return undelivered;
@@ -150,7 +152,9 @@ export class Fleet {
       const moved = left.flat();
       if (this.#devices.length === 0) { for (const { failure } of failures) this.#report(failure, step, 0); }
       this.#requireSome(failures[failures.length - 1]?.failure.message);
-      todo = moved.map((job, i) => ({ job, device: this.#devices[i % this.#devices.length]! }));
+      // Neighbours stay neighbours.
+      const each = Math.ceil(moved.length / this.#devices.length);
+      todo = moved.map((job, i) => ({ job, device: this.#devices[Math.floor(i / each)]! }));
     }
     for (const { failure, jobs } of failures) this.#report(failure, step, jobs);
   }
@@ -193,29 +197,29 @@ export class Fleet {
 
   async #work<J, P>(
     device: Device,
-    jobs: readonly J[],
-    prepare: (device: Device, job: J) => Promise<P>,
-    run: (device: Device, job: J, prepared: P) => Promise<void>,
+    lists: readonly (readonly J[])[],
+    prepare: (device: Device, jobs: readonly J[]) => Promise<P>,
+    run: (device: Device, jobs: readonly J[], prepared: P) => Promise<void>,
   ): Promise<{ undelivered: J[]; error: unknown }> {
     const undelivered: J[] = [];
     const underWay = new Set<Promise<void>>();
     let error: unknown;
-    const one = async (job: J): Promise<void> => {
+    const some = async (jobs: readonly J[]): Promise<void> => {
       this.enter(device, "upload");
-      const prepared = await prepare(device, job).catch((cause: unknown) => {
+      const prepared = await prepare(device, jobs).catch((cause: unknown) => {
         throw new Unprepared(cause);
       });
-      await run(device, job, prepared);
+      await run(device, jobs, prepared);
     };
-    for (const job of jobs) {
+    for (const jobs of lists) {
       if (undelivered.length > 0) {
-        undelivered.push(job);
+        undelivered.push(...jobs);
         continue;
       }
-      const done: Promise<void> = this.timed(device, one(job)).catch((reason: unknown) => {
+      const done: Promise<void> = this.timed(device, some(jobs)).catch((reason: unknown) => {
         // What is no fault of the device says more than what follows from it.
         if (undelivered.length === 0 || !isFault(reason, device)) error = reason;
-        undelivered.push(job);
+        undelivered.push(...jobs);
       }).finally(() => underWay.delete(done));
       underWay.add(done);
       if (underWay.size >= jobsAtOnce) await Promise.race(underWay);

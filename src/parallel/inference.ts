@@ -12,7 +12,7 @@ import type { Placement } from "./placement.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
 import { PlanCache } from "./shared-plan.ts";
 import type { Spread } from "./spread.ts";
-import { ShardRuns, StagedPlan } from "./staged-plan.ts";
+import { type Group, ShardRuns, StagedPlan } from "./staged-plan.ts";
 import { collectivesIn } from "./stages.ts";
 import { bindCaptures, type HostFields, type Shard, toHost } from "./uploads.ts";
 
@@ -155,19 +155,20 @@ export class Inference {
     const parts = new Array<ShardOutputs>(placed.length);
     const planOf = (shard: Shard) =>
       this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined);
-    const prepare = async (device: Device, shard: Shard) => {
-      const prepared = planOf(shard);
+    const prepare = async (device: Device, [shard]: Group) => {
+      const prepared = planOf(shard!);
       const loaded = await prepared.plan.on(device);
       const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device));
       return { ...prepared, loaded, captured };
     };
     const runs = new ShardRuns(fields, { seed, step: 0, learningRate: 0 });
     const ready = await runs.collect(fleet, shards, planOf(shards[0]!.job).plan.stages.length, prepare);
-    await fleet.deliver(ready, 0, prepare, async (device, shard, bound) => {
+    await fleet.deliver(ready, 0, prepare, async (device, group, bound) => {
+      const [shard] = group as readonly [Shard];
       const outputs = bound.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
       const words = bound.bytes.map((bytes) => new Uint32Array(bytes / 4));
       fleet.enter(device, "compute");
-      const reads = runs.finish(device, shard, bound, outputs, words.map((into, output) => ({ output, into })));
+      const reads = runs.finish(device, group, bound, outputs, words.map((into, output) => ({ output, into })));
       await Promise.all(reads).finally(() => {
         if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
       });

@@ -48,6 +48,11 @@ export class Placement {
     return this.#options.deterministic === undefined && this.#microBatches === 1;
   }
 
+  /** Whether a device runs its shards at once: logical shards are small, while micro-batches are there to save memory. */
+  get together(): boolean {
+    return this.#options.deterministic !== undefined;
+  }
+
   /** In deterministic mode, throws DeviceError for devices whose arithmetic may differ. */
   requireAlike(one: Device, other: Device): void {
     if (this.#options.deterministic === undefined) return;

@@ -12,11 +12,11 @@ import type { Placement } from "./placement.ts";
 import { type BucketSums, reduceBucket, sumOf } from "./reduce-host.ts";
 import type { Replicas } from "./replicas.ts";
 import { type ScoreLayout, scoreLength } from "./scores.ts";
-import type { LoadedPlan } from "./shared-plan.ts";
+import { type LoadedPlan, outputStride } from "./shared-plan.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Statistics } from "./statistics.ts";
 import type { TrainingPlans } from "./training-plans.ts";
-import { ShardRuns } from "./staged-plan.ts";
+import { type Group, groupsOf, ShardRuns } from "./staged-plan.ts";
 import { bindCaptures, type HostFields, type Shard, writeControl } from "./uploads.ts";
 import { Vectors } from "./vectors.ts";
 
@@ -145,10 +145,12 @@ export class ShardedSteps {
         total: step.dependsOnTotal ? step.fields.rows : undefined,
         first: shard.index === 0 && step.penalty,
         buckets,
+        together: placement.together,
       });
-    const prepare = async (device: Device, shard: Shard) => {
-      const prepared = planOf(shard);
-      const loaded = await prepared.plan.on(device);
+    const together = (device: Device, list: readonly Shard[]) => groupsOf(device, list, planOf);
+    const prepare = async (device: Device, group: Group) => {
+      const prepared = planOf(group[0]!);
+      const loaded = await prepared.plan.on(device, group.length);
       const captured = await bindCaptures(
         prepared.captures,
         device,
@@ -157,45 +159,48 @@ export class ShardedSteps {
       return { ...prepared, loaded, captured };
     };
     const runs = new ShardRuns(step.fields, { ...step, step: step.number });
-    const ready = await runs.collect(fleet, placed, planOf(shards[0]!).plan.stages.length, prepare);
-    await fleet.deliver(ready, step.number, prepare, async (device, shard, bound) => {
-      const first = shard.index === 0;
+    const ready = await runs.collect(fleet, placed, planOf(shards[0]!).plan.stages.length, prepare, together);
+    await fleet.deliver(ready, step.number, prepare, async (device, group, bound) => {
+      const first = group[0]!.index === 0;
       const start = performance.now();
-      const outputs = [
-        ...bound.lengths.map((length) => device.alloc(Math.max(4, 4 * length))),
-        ...bound.assigned.map(({ bytes }) => device.alloc(bytes)),
-      ];
-      const { scores, buckets: sums } = landings[shard.index]!;
+      const { executable } = bound.loaded[bound.loaded.length - 1]!;
+      const strides = executable.plan.outputs.map((_, output) => outputStride(executable, output));
+      const outputs = strides.map((bytes) => device.alloc(group.length * bytes));
       const state = first ? bound.assigned.map(({ tensor }) => statistics.memory(tensor)) : [];
       // A shard of a loss that is a penalty alone has no gradient of its own.
-      const read = [scores, ...sums.slice(0, bound.lengths.length - 1)];
-      if (read.length === 1) { for (const shards of arrived) shards.add(shard.index); }
+      const withSums = bound.lengths.length > 1;
+      if (!withSums) { for (const shards of arrived) group.forEach(({ index }) => shards.add(index)); }
+      const wanted = group.flatMap(({ index }, item) => {
+        const { scores, buckets: sums } = landings[index]!;
+        return [scores, ...withSums ? sums : []].map((into, output) => ({ index, output, into, offset: item * strides[output]! }));
+      });
       fleet.enter(device, "compute");
       const reads = clock.time("scatter", () =>
-        runs.finish(device, shard, bound, outputs, [
-          ...read.map((into, output) => ({ output, into })),
+        runs.finish(device, group, bound, outputs, [
+          ...wanted,
           ...state.map((into, i) => ({ output: bound.lengths.length + i, into })),
         ]));
       if (first) assigned = bound.assigned.map(({ tensor }) => tensor);
       await Promise.all(reads.map((done, i) =>
         done.then(() => {
-          if (i === 0) scoresArrived(shard.index);
-          else if (i < read.length) {
-            arrived[i - 1]!.add(shard.index);
-            reduceWhenThere(i - 1);
-          }
+          const read = wanted[i];
+          if (read === undefined) return;
+          if (read.output === 0) return scoresArrived(read.index);
+          arrived[read.output - 1]!.add(read.index);
+          reduceWhenThere(read.output - 1);
         })
       )).finally(() => {
         if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
       });
-      rows.set(device, (rows.get(device) ?? 0) + shard.rows);
+      const count = group.reduce((sum, shard) => sum + shard.rows, 0);
+      rows.set(device, (rows.get(device) ?? 0) + count);
       const span = spans.get(device);
-      if (span === undefined) spans.set(device, { start, end: performance.now(), rows: shard.rows });
+      if (span === undefined) spans.set(device, { start, end: performance.now(), rows: count });
       else {
         span.end = performance.now();
-        span.rows += shard.rows;
+        span.rows += count;
       }
-    }).finally(() => runs.release());
+    }, together).finally(() => runs.release());
     for (const [device, span] of spans) placement.measured(device, span.rows, span.end - span.start);
     let copied: Promise<void> | undefined;
     if (updating) {

@@ -9,9 +9,24 @@ import { byteLength } from "../graph/build.ts";
 
 /** A plan that is ready on a device, with buffers for inputs that the host writes anew for each run. */
 export interface LoadedPlan {
+  /** Of a plan for items, ready for at least as many as were asked for. */
   readonly executable: Executable;
   /** One for each input of the request that is among `written`; undefined for the others. */
   readonly written: readonly (DeviceBuffer | undefined)[];
+}
+
+/** What the items that run at once may take on a device. */
+const mostBytes = 2 ** 28;
+
+/** Bytes from an item's part of an input to that of the next; 0 where all have it in common, or it is not read. */
+export function inputStride({ plan }: Executable, input: number): number {
+  const slot = plan.slots[plan.inputs[input]!];
+  return plan.items !== true || slot?.common === true ? 0 : slot?.bytes ?? 0;
+}
+
+/** The same of an output, whose parts are never in common. Of a plan that is not for items, its size. */
+export function outputStride({ plan }: Executable, output: number): number {
+  return plan.slots[plan.outputs[output]!]!.bytes;
 }
 
 type Loaded = Map<Device, Promise<LoadedPlan>>;
@@ -42,16 +57,33 @@ export class SharedPlan {
     collected.register(this, this.#loaded, this);
   }
 
-  /** The plan on `device`, loaded at the first call. */
-  on(device: Device): Promise<LoadedPlan> {
-    let loaded = this.#loaded.get(device);
-    if (loaded === undefined) {
-      loaded = this.#load(device);
-      this.#loaded.set(device, loaded);
-      // A failure is reported to this caller; the next one tries again.
-      loaded.catch(() => this.#loaded.delete(device));
+  /** The plan on `device`, loaded at the first call, and again for more items than before. */
+  async on(device: Device, items = 1): Promise<LoadedPlan> {
+    for (;;) {
+      let loading = this.#loaded.get(device);
+      if (loading === undefined) {
+        loading = this.#load(device, items);
+        this.#loaded.set(device, loading);
+        const mine = loading;
+        // A failure is reported to this caller; the next one tries again.
+        loading.catch(() => this.#loaded.get(device) === mine ? this.#loaded.delete(device) : false);
+      }
+      const loaded = await loading;
+      if (loaded.executable.items >= items) return loaded;
+      if (this.#loaded.get(device) !== loading) continue;
+      this.#loaded.delete(device);
+      await giveBack(new Map([[device, loading]]));
     }
-    return loaded;
+  }
+
+  /** How many items a device can run at once, at most `wanted`; a part of each must fit into what a kernel can bind. */
+  most(device: Device, wanted: number): number {
+    const plan = this.#planFor(device);
+    if (plan.items !== true) return 1;
+    const parts = plan.slots.filter(({ common }) => common !== true).map(({ bytes }) => bytes);
+    const largest = Math.max(4, ...parts);
+    const all = parts.reduce((sum, bytes) => sum + bytes, 4);
+    return Math.max(1, Math.min(wanted, Math.floor(device.target.maxBindingBytes / largest), Math.floor(mostBytes / all)));
   }
 
   /** Gives back what the plan holds on every device. */
@@ -59,14 +91,22 @@ export class SharedPlan {
     await giveBack(this.#loaded);
   }
 
-  async #load(device: Device): Promise<LoadedPlan> {
+  #planFor(device: Device): Plan {
     const kind = JSON.stringify(device.target);
     let plan = this.#plans.get(kind);
     if (plan === undefined) this.#plans.set(kind, plan = planOf(this.request, device.target));
-    const executable = await device.load(plan);
-    const written = this.request.inputs.map((node, i) =>
-      this.#written.has(i) ? device.alloc(Math.max(4, byteLength(node))) : undefined
-    );
+    return plan;
+  }
+
+  async #load(device: Device, items: number): Promise<LoadedPlan> {
+    const plan = this.#planFor(device);
+    const executable = await device.load(plan, items);
+    const written = this.request.inputs.map((node, i) => {
+      if (!this.#written.has(i)) return undefined;
+      const slot = plan.slots[plan.inputs[i]!];
+      const count = plan.items === true && slot?.common !== true ? items : 1;
+      return device.alloc(count * (slot?.bytes ?? Math.max(4, byteLength(node))));
+    });
     return { executable, written };
   }
 }

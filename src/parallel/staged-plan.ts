@@ -1,15 +1,15 @@
 /** The plans of a shard, one for each stage between collectives, and running them in step with other shards. */
-import type { Device, DeviceBuffer, OutputRead } from "../devices/device.ts";
+import { servesItems } from "../compiler/compile.ts";
+import type { Device, DeviceBuffer, Executable, OutputRead } from "../devices/device.ts";
 import { InternalError } from "../errors.ts";
-import { byteLength } from "../graph/build.ts";
 import { dtypes } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { combine, type Words } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
-import { type LoadedPlan, SharedPlan } from "./shared-plan.ts";
+import { inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
 import { cutStages, type Stage } from "./stages.ts";
-import { type HostFields, type Shard, type StepNumbers, writeControl, writeField } from "./uploads.ts";
+import { type HostFields, type Shard, type StepNumbers, writeControl, writeFields } from "./uploads.ts";
 
 /** Where an input of a stage comes from. */
 type Origin =
@@ -23,15 +23,21 @@ interface PlannedStage {
   readonly origins: readonly Origin[];
 }
 
-/** What a shard computes: a graph whose inputs are written for each run (`own`) or bound (`captured`). */
+/**
+ * What a shard computes: a graph whose inputs are written for each run (`own`) or bound (`captured`). With `common`, the own
+ * inputs that all shards of a batch have in common, its plans are for items: several shards run at once, by the same
+ * kernels as one.
+ */
 export class StagedPlan {
   readonly stages: readonly PlannedStage[];
 
-  constructor(roots: readonly Node[], own: readonly Node[], captured: readonly Node[]) {
+  constructor(roots: readonly Node[], own: readonly Node[], captured: readonly Node[], common?: readonly Node[]) {
     const origins = new Map<Node, Origin>();
     own.forEach((node, index) => origins.set(node, { kind: "own", index }));
     captured.forEach((node, index) => origins.set(node, { kind: "captured", index }));
     const stages = cutStages(roots, (node) => node.op === "input");
+    const shared = new Set([...captured, ...common ?? []]);
+    const forItems = common !== undefined && stages.every((stage) => servesItems(stage.roots, stage.inputs));
     this.stages = stages.map((stage, number): PlannedStage => {
       stage.collectives.forEach(({ placeholder }, index) => {
         origins.set(placeholder, { kind: "collective", stage: number, index });
@@ -42,13 +48,19 @@ export class StagedPlan {
       const inputs = stage.inputs;
       const of = inputs.map((node) => origins.get(node)!);
       const written = of.flatMap(({ kind }, i) => kind === "own" || kind === "collective" ? [i] : []);
-      return { stage, plan: new SharedPlan({ roots: stage.roots, inputs }, written), origins: of };
+      const together = forItems ? { common: inputs.flatMap((node, i) => shared.has(node) ? [i] : []) } : {};
+      return { stage, plan: new SharedPlan({ roots: stage.roots, inputs, ...together }, written), origins: of };
     });
   }
 
-  /** The plans of all stages on a device, loaded at the first call. */
-  on(device: Device): Promise<LoadedPlan[]> {
-    return Promise.all(this.stages.map(({ plan }) => plan.on(device)));
+  /** The plans of all stages on a device, loaded for so many shards at once. */
+  on(device: Device, shards = 1): Promise<LoadedPlan[]> {
+    return Promise.all(this.stages.map(({ plan }) => plan.on(device, shards)));
+  }
+
+  /** How many shards a device can run at once, at most `wanted`. */
+  most(device: Device, wanted: number): number {
+    return Math.min(...this.stages.map(({ plan }) => plan.most(device, wanted)));
   }
 
   async release(): Promise<void> {
@@ -56,14 +68,17 @@ export class StagedPlan {
   }
 }
 
-/** A shard's plan on a device, with all that is bound to it. */
-export interface BoundShard {
+/** The plan of shards that run together on a device, with all that is bound to it. */
+export interface BoundShards {
   readonly plan: StagedPlan;
   readonly loaded: readonly LoadedPlan[];
   readonly captured: readonly DeviceBuffer[];
 }
 
-/** How far a shard is. */
+/** Neighbouring shards of as many rows each that run together. */
+export type Group = readonly Shard[];
+
+/** How far a group of shards is. */
 interface Progress {
   readonly device: Device;
   /** Stages that were run. */
@@ -76,7 +91,8 @@ interface Progress {
 export class ShardRuns {
   readonly #fields: HostFields;
   readonly #numbers: Omit<StepNumbers, "offset">;
-  readonly #progress = new Map<number, Progress>();
+  /** By the group's first and last shard. */
+  readonly #progress = new Map<string, Progress>();
   /** What the collectives gave: for each stage, collective and shard. */
   readonly #results: (readonly (readonly Words[])[])[] = [];
 
@@ -93,10 +109,11 @@ export class ShardRuns {
     fleet: Fleet,
     placed: readonly Placed<Shard>[],
     stages: number,
-    prepare: (device: Device, shard: Shard) => Promise<BoundShard>,
+    prepare: (device: Device, group: Group) => Promise<BoundShards>,
+    together?: (device: Device, shards: readonly Shard[]) => readonly Group[],
   ): Promise<readonly Placed<Shard>[]> {
     try {
-      return await this.#collect(fleet, placed, stages, prepare);
+      return await this.#collect(fleet, placed, stages, prepare, together);
     } catch (error) {
       this.release();
       throw error;
@@ -107,18 +124,19 @@ export class ShardRuns {
     fleet: Fleet,
     placed: readonly Placed<Shard>[],
     stages: number,
-    prepare: (device: Device, shard: Shard) => Promise<BoundShard>,
+    prepare: (device: Device, group: Group) => Promise<BoundShards>,
+    together: ((device: Device, shards: readonly Shard[]) => readonly Group[]) | undefined,
   ): Promise<readonly Placed<Shard>[]> {
     let there = placed;
     for (let number = 0; number < stages - 1; number++) {
       const parts = new Map<Shard, { device: Device; stage: Stage; words: readonly Words[] }>();
-      await fleet.deliver(there, this.#numbers.step, prepare, async (device, shard, bound) => {
+      await fleet.deliver(there, this.#numbers.step, prepare, async (device, group, bound) => {
         const { stage } = bound.plan.stages[number]!;
-        const words = stage.collectives.map(({ node }) => wordsOf(node.src[0]!));
+        const words = group.map(() => stage.collectives.map(({ node }) => wordsOf(node.src[0]!)));
         fleet.enter(device, "compute");
-        await Promise.all(this.#advance(device, shard, bound, number, words));
-        parts.set(shard, { device, stage, words });
-      });
+        await Promise.all(this.#advance(device, group, bound, number, words));
+        group.forEach((shard, item) => parts.set(shard, { device, stage, words: words[item]! }));
+      }, together);
       const shards = there.map(({ job }) => parts.get(job)!);
       const { collectives } = shards[0]!.stage;
       this.#results.push(collectives.map(({ node }, i) => {
@@ -133,64 +151,74 @@ export class ShardRuns {
     return there;
   }
 
-  /** Runs the last stage of a shard, and those before it where the shard is new on the device. */
+  /**
+   * Runs the last stage of a group of shards, and those before it where the group is new on the device. Outputs hold the
+   * shards' parts one after the other.
+   */
   finish(
     device: Device,
-    shard: Shard,
-    bound: BoundShard,
+    group: Group,
+    bound: BoundShards,
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
   ): Promise<void>[] {
     const last = bound.plan.stages.length - 1;
-    const progress = this.#upTo(device, shard, bound, last);
+    const progress = this.#upTo(device, group, bound, last);
     const done = device.runAndRead(
       bound.loaded[last]!.executable,
-      this.#inputs(device, shard, bound, last, progress),
+      this.#inputs(device, group, bound, last, progress),
       outputs,
       reads,
+      group.length,
     );
-    this.#giveBack(shard);
+    this.#giveBack(keyOf(group));
     return done;
   }
 
   /** Gives back what is kept on the devices. */
   release(): void {
-    for (const index of [...this.#progress.keys()]) this.#giveBack({ index });
+    for (const key of [...this.#progress.keys()]) this.#giveBack(key);
   }
 
-  /** Runs a stage that is not the last, and reads what goes into its collectives. */
+  /** Runs a stage that is not the last, and reads what goes into its collectives, for each shard. */
   #advance(
     device: Device,
-    shard: Shard,
-    bound: BoundShard,
+    group: Group,
+    bound: BoundShards,
     number: number,
-    words: readonly Words[],
+    words: readonly (readonly Words[])[],
   ): Promise<void>[] {
-    const progress = this.#upTo(device, shard, bound, number);
+    const progress = this.#upTo(device, group, bound, number);
     const { stage } = bound.plan.stages[number]!;
-    const inputs = this.#inputs(device, shard, bound, number, progress);
-    const outputs = stage.roots.map((root) => device.alloc(Math.max(4, byteLength(root))));
+    const { executable } = bound.loaded[number]!;
+    const inputs = this.#inputs(device, group, bound, number, progress);
+    const outputs = outputsOf(device, executable, group);
     const reads = device.runAndRead(
-      bound.loaded[number]!.executable,
+      executable,
       inputs,
       outputs,
-      words.map((into, output) => ({ output, into })),
+      words.flatMap((ofShard, item) =>
+        ofShard.map((into, output) => ({ output, into, offset: item * outputStride(executable, output) }))
+      ),
+      group.length,
     );
     this.#ran(device, stage, progress, outputs);
     return reads;
   }
 
-  #upTo(device: Device, shard: Shard, bound: BoundShard, number: number): Progress {
-    let progress = this.#progress.get(shard.index);
+  #upTo(device: Device, group: Group, bound: BoundShards, number: number): Progress {
+    const key = keyOf(group);
+    let progress = this.#progress.get(key);
     if (progress === undefined || progress.device !== device) {
-      this.#giveBack(shard);
-      this.#progress.set(shard.index, progress = { device, done: 0, kept: [] });
+      this.#giveBack(key);
+      this.#progress.set(key, progress = { device, done: 0, kept: [] });
     }
     for (let before = progress.done; before < number; before++) {
       const { stage } = bound.plan.stages[before]!;
-      const inputs = this.#inputs(device, shard, bound, before, progress);
-      const outputs = stage.roots.map((root) => device.alloc(Math.max(4, byteLength(root))));
-      device.run(bound.loaded[before]!.executable, inputs, outputs);
+      const { executable } = bound.loaded[before]!;
+      const inputs = this.#inputs(device, group, bound, before, progress);
+      const outputs = outputsOf(device, executable, group);
+      device.run(executable, inputs, outputs, group.length);
       this.#ran(device, stage, progress, outputs);
     }
     return progress;
@@ -204,25 +232,30 @@ export class ShardRuns {
 
   #inputs(
     device: Device,
-    shard: Shard,
-    { plan, loaded, captured }: BoundShard,
+    group: Group,
+    { plan, loaded, captured }: BoundShards,
     number: number,
     progress: Progress,
   ): (DeviceBuffer | undefined)[] {
-    const { written } = loaded[number]!;
+    const { executable, written } = loaded[number]!;
     return plan.stages[number]!.origins.map((origin, i) => {
       const buffer = written[i];
+      const stride = inputStride(executable, i);
       switch (origin.kind) {
         case "own":
           if (origin.index < this.#fields.leaves.length) {
-            writeField(device, buffer!, this.#fields.leaves[origin.index]!, shard);
-          } else writeControl(device, buffer!, { ...this.#numbers, offset: shard.offset });
+            writeFields(device, buffer!, this.#fields.leaves[origin.index]!, group, stride);
+          } else {
+            group.forEach(({ offset }, item) => writeControl(device, buffer!, { ...this.#numbers, offset }, item * stride));
+          }
           return buffer;
         case "captured":
           return captured[origin.index];
         case "collective": {
-          const words = this.#results[origin.stage]![origin.index]![shard.index]!;
-          if (words.byteLength > 0) device.write(buffer!, words);
+          const words = this.#results[origin.stage]![origin.index]!;
+          group.forEach(({ index }, item) => {
+            if (words[index]!.byteLength > 0) device.write(buffer!, words[index]!, item * stride);
+          });
           return buffer;
         }
         case "kept":
@@ -231,13 +264,42 @@ export class ShardRuns {
     });
   }
 
-  #giveBack({ index }: { readonly index: number }): void {
-    const progress = this.#progress.get(index);
+  #giveBack(key: string): void {
+    const progress = this.#progress.get(key);
     if (progress === undefined) return;
-    this.#progress.delete(index);
+    this.#progress.delete(key);
     if (progress.device.isLost) return;
     for (const buffer of progress.kept.flat()) progress.device.free(buffer);
   }
+}
+
+/**
+ * Neighbouring shards of one list that have as many rows and the same plan run together, as many as the device takes at
+ * once.
+ */
+export function groupsOf(
+  device: Device,
+  shards: readonly Shard[],
+  planOf: (shard: Shard) => { readonly plan: StagedPlan },
+): Group[] {
+  const groups: Shard[][] = [];
+  for (const shard of shards) {
+    const last = groups[groups.length - 1];
+    const [first] = last ?? [];
+    const { plan } = planOf(shard);
+    const follows = last !== undefined && planOf(first!).plan === plan && shard.index === last[last.length - 1]!.index + 1;
+    if (follows && last.length < plan.most(device, shards.length)) last.push(shard);
+    else groups.push([shard]);
+  }
+  return groups;
+}
+
+function keyOf(group: Group): string {
+  return `${group[0]!.index} ${group.length}`;
+}
+
+function outputsOf(device: Device, executable: Executable, group: Group): DeviceBuffer[] {
+  return executable.plan.outputs.map((_, output) => device.alloc(group.length * outputStride(executable, output)));
 }
 
 function wordsOf(node: Node): Words {

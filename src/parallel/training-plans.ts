@@ -10,7 +10,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { placeholder, trace } from "../tensor/trace.ts";
 import { where } from "../tensor/where.ts";
 import type { Bucket } from "./buckets.ts";
-import type { Fields } from "./host-batch.ts";
+import { type Fields, isBatched } from "./host-batch.ts";
 import { groupsOf, packScores, type Program, type Ratio } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "./shard-trace.ts";
@@ -73,15 +73,17 @@ export class TrainingPlans {
    */
   shard(
     fields: Fields,
-    { rows, total, first, buckets }: {
+    { rows, total, first, buckets, together }: {
       readonly rows: number;
       /** Undefined where the program does not depend on it. */
       readonly total: number | undefined;
       readonly first: boolean;
       readonly buckets: readonly Bucket[];
+      /** Whether several such shards are to run at once, by the same kernels as one. */
+      readonly together: boolean;
     },
   ): ShardPlan {
-    return this.#shards.get(`${rows} ${total} ${first} ${fields.signature}`, () => {
+    return this.#shards.get(`${rows} ${total} ${first} ${together} ${fields.signature}`, () => {
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
@@ -102,7 +104,8 @@ export class TrainingPlans {
       const own = ownInputs(traced);
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
-      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder));
+      const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
+      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), common);
       return { plan, lengths: traced.result.map((x) => x.size), ...after };
     });
   }

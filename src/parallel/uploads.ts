@@ -3,6 +3,7 @@
  */
 import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { size } from "../graph/shape.ts";
 import { bufferOf } from "../tensor/runtime.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 import { type Fields, type HostTensor, isBatched, rowsForUpload } from "./host-batch.ts";
@@ -31,9 +32,18 @@ export interface Shard {
 }
 
 /** Writes a shard's rows of one field of a batch. */
-export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shard: Shard): void {
+export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shard: Pick<Shard, "offset" | "rows">, at = 0): void {
   const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
-  if (rows.byteLength > 0) device.write(buffer, rows);
+  if (rows.byteLength > 0) device.write(buffer, rows, at);
+}
+
+/** Writes one field of neighbouring shards of as many rows each: their parts are `stride` bytes apart. */
+export function writeFields(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shards: readonly Shard[], stride: number): void {
+  const [first] = shards;
+  const { offset, rows } = first!;
+  const together = !isBatched(leaf) || shards.length === 1 || stride === 4 * rows * size(leaf.shape.slice(1));
+  if (together) return writeField(device, buffer, leaf, { offset, rows: rows * shards.length });
+  shards.forEach((shard, item) => writeField(device, buffer, leaf, shard, item * stride));
 }
 
 /** Writes the shard's rows into a plan's own buffers. */
@@ -61,13 +71,13 @@ export function requireSeed(op: string, seed: number): void {
 }
 
 /** Writes the control vector. */
-export function writeControl(device: Device, buffer: DeviceBuffer, numbers: StepNumbers): void {
+export function writeControl(device: Device, buffer: DeviceBuffer, numbers: StepNumbers, at = 0): void {
   const words = new Uint32Array(control.length);
   words[control.seed] = numbers.seed;
   words[control.step] = numbers.step;
   words[control.offset] = numbers.offset;
   new Float32Array(words.buffer)[control.learningRate] = numbers.learningRate;
-  device.write(buffer, words);
+  device.write(buffer, words, at);
 }
 
 /** The buffers of captured tensors on a device; `own` gives those that a replica keeps itself. */
