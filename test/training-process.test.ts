@@ -72,7 +72,7 @@ test("the trace has tracks for devices, their links and the host, and shows grad
     const spans = await spansOf(file);
     const on = (track: string, name: RegExp) => spans.filter((span) => span.track === track && name.test(span.name));
     for (const device of [one, two]) {
-      assert.ok(on(device, /contract/).length > 0, `kernels of ${device}`);
+      assert.ok(on(device, /_/).length > 0, `kernels of ${device}`);
       assert.ok(on(`${device} link`, /read/).length > 0, `reads of ${device}`);
     }
     for (const phase of ["scatter", "reduce", "broadcast"]) {
@@ -82,7 +82,7 @@ test("the trace has tracks for devices, their links and the host, and shows grad
     const both = on(one, /./).filter((a) => on(two, /./).some((b) => overlaps(a, b)));
     assert.ok(both.length > 0, "both devices at once");
     // The gradient of the last layers is added up while the first layers' is still being computed.
-    const early = on("host", /^reduce$/).filter((reduce) => [one, two].some((d) => on(d, /contract/).some((kernel) => overlaps(reduce, kernel))));
+    const early = on("host", /^reduce$/).filter((reduce) => [one, two].some((d) => on(d, /_/).some((kernels) => overlaps(reduce, kernels))));
     assert.ok(early.length > 0, "the host reduces while a device computes");
   } finally {
     await rm(folder, { recursive: true, force: true });
