@@ -1,7 +1,7 @@
 /**
  * Compares shardwise with its peers in one process and on one adapter:
  *
- *   npm run bench -- [--only matmul,softmax] [--peers shardwise,tfjs] [--target gpu|cpu] [--seconds 1] [--adapter NAME]
+ *   npm run bench -- [--only matmul,softmax] [--peers shardwise,tfjs] [--target gpu|cpu] [--seconds 0.5] [--adapter NAME]
  *                    [--bars] [--readme]
  *
  * Every repetition takes other inputs than the one before, ends when the engine has finished its work, and the outputs

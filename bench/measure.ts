@@ -49,6 +49,13 @@ export async function measure(
       return { ...head, failure: result?.state === "errored" ? message(result.error) : `tinybench: ${result?.state}` };
     }
     const counts = peer.target === "gpu" ? await count(() => run(repetition++)) : undefined;
+    const least = workload.leastDispatches;
+    if (counts !== undefined && least !== undefined && counts.dispatches < least) {
+      return {
+        ...head,
+        failure: `${counts.dispatches} dispatches in a repetition, not ${least}: it did not do the work`,
+      };
+    }
     if (second < verySlow) await check(performance.now(), prepared);
     const { p50, p75, samplesCount } = result.latency;
     return {

@@ -34,7 +34,7 @@ function read(args: readonly string[]): BenchOptions {
       only: { type: "string" },
       peers: { type: "string" },
       target: { type: "string" },
-      seconds: { type: "string", default: "1" },
+      seconds: { type: "string", default: "0.5" },
       adapter: { type: "string" },
       bars: { type: "boolean" },
       readme: { type: "boolean" },

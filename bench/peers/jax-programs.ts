@@ -130,7 +130,7 @@ export function jaxPrograms(jax: typeof Jax): Programs<Array> {
     sum: (given) => overX(given, (x) => np.sum(x)),
     tinyOps: (given) =>
       stateless(async (i) => {
-        let y = given.input(i, "x").ref;
+        let y = await given.fresh(i, "x");
         for (let op = 0; op < tinyOps; op++) {
           y = op % 2 === 0 ? y.mul(0.999) : y.add(0.001);
           await jax.blockUntilReady(y);

@@ -33,10 +33,10 @@ export const oursPrograms: Programs<Tensor> = {
   sum: (given) => overX(given, (x) => x.sum()),
   tinyOps: (given) =>
     stateless(async (i) => {
-      let y = given.input(i, "x");
+      let y = await given.fresh(i, "x");
       for (let op = 0; op < tinyOps; op++) {
         const next = await (op % 2 === 0 ? y.mul(0.999) : y.add(0.001)).realize();
-        if (op > 0) y.dispose();
+        y.dispose();
         y = next;
       }
       return { y };

@@ -37,6 +37,11 @@ export interface Prepared {
 export interface Given<K extends Kind, T> {
   input(repetition: number, name: InputName<K>): T;
   constant(name: ConstantName<K>): T;
+  /**
+   * The input uploaded anew, which is the program's: for eager work, which an engine that remembers what it computed
+   * from a tensor would not do again.
+   */
+  fresh(repetition: number, name: InputName<K>): Promise<T>;
 }
 
 export interface Program<K extends Kind, T> {
@@ -80,6 +85,10 @@ export async function prepare<T>(engine: Engine<T>, workload: AnyWorkload): Prom
   const { step, state } = start(engine.programs, workload.kind, {
     input: (repetition, name) => field(sets[repetition % sets.length]!, name),
     constant: (name) => field(constants, name),
+    fresh: async (repetition, name) => {
+      const set: Readonly<Record<string, HostInput>> = workload.sets[repetition % workload.sets.length]!;
+      return await engine.upload(field(set, name));
+    },
   });
   await engine.finish([]);
   return {

@@ -115,10 +115,15 @@ export function tfjsPrograms(tf: typeof Core): Programs<Tensor> {
       }),
     sum: (given) => overX(given, (x) => tf.sum(x)),
     tinyOps: (given) =>
-      overX(given, (x) => {
-        let y = x;
-        for (let op = 0; op < tinyOps; op++) y = op % 2 === 0 ? tf.mul(y, 0.999) : tf.add(y, 0.001);
-        return y;
+      stateless(async (i) => {
+        const x = await given.fresh(i, "x");
+        const result = tf.tidy(() => {
+          let y = x;
+          for (let op = 0; op < tinyOps; op++) y = op % 2 === 0 ? tf.mul(y, 0.999) : tf.add(y, 0.001);
+          return y;
+        });
+        x.dispose();
+        return { y: result };
       }),
     conv: (given) => {
       const kernel = given.constant("k") as Core.Tensor4D;

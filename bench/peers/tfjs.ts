@@ -31,6 +31,8 @@ export const tfjsWasm: Peer = {
 export const tfjsCpu: Peer = {
   name: "tfjs cpu",
   target: "cpu",
+  // Its gradients of a convolution take a minute, those of the network half of one.
+  takes: ({ kind }) => kind !== "convGradients" && kind !== "cnnSgd",
   async open() {
     const tf = await core();
     await import("@tensorflow/tfjs-backend-cpu");

@@ -51,6 +51,7 @@ export function tinyOps(length: number, name: string): Workload<"tinyOps"> {
     constants: {},
     flops: tinyOpCount * length,
     bytes: tinyOpCount * 2 * 4 * length,
+    leastDispatches: tinyOpCount,
     lengths: { y: length },
     tolerance: 1e-4,
     *reference(repetition) {

@@ -77,6 +77,8 @@ export interface Workload<K extends Kind = Kind> {
   /** Arithmetic operations of one repetition, and the least bytes that it must load and store. */
   readonly flops: number;
   readonly bytes: number;
+  /** Dispatches that a repetition must take on WebGPU, where fewer would be other work. */
+  readonly leastDispatches?: number;
   /** Length of each result, and of the state after a step. */
   readonly lengths: Readonly<Record<ResultName<K> | StateName<K>, number>>;
   /**
