@@ -9,13 +9,13 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type Bucket, bucketsOf } from "./buckets.ts";
 import type { Fleet } from "./fleet.ts";
 import type { Placement } from "./placement.ts";
-import { type BucketSums, reduceBucket, sumOf } from "./reduce-host.ts";
+import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
 import type { Replicas } from "./replicas.ts";
 import { type ScoreLayout, scoreLength } from "./scores.ts";
 import { type LoadedPlan, outputStride } from "./shared-plan.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Statistics } from "./statistics.ts";
-import type { TrainingPlans } from "./training-plans.ts";
+import { totalsLength, type TrainingPlans } from "./training-plans.ts";
 import { type Group, groupsOf, ShardRuns } from "./staged-plan.ts";
 import { bindCaptures, type HostFields, type Shard, writeControl } from "./uploads.ts";
 import { Vectors } from "./vectors.ts";
@@ -65,8 +65,6 @@ interface HostMemory {
   /** What the sizes depend on, besides the number of shards. */
   readonly key: string;
   readonly vectors: Vectors;
-  /** Reduced gradients, one vector for each bucket. */
-  readonly reduced: readonly Float32Array[];
   readonly landings: readonly Landing[];
 }
 
@@ -101,39 +99,50 @@ export class ShardedSteps {
     const rows = new Map(fleet.devices.map((device) => [device, 0]));
     const updates = new Map<Device, LoadedPlan>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
-      updates.set(device, await plans.update().plan.on(device));
+      updates.set(device, await plans.update({ ...step.layout, penalty: step.penalty }).plan.on(device));
     });
     const placed = placement.place(step.fields.rows, fleet.devices);
     const shards = placed.map(({ job }) => job);
 
-    const { vectors, reduced, landings: all } = this.#host(step, shards.length, buckets);
+    const { vectors, landings: all } = this.#host(step, shards.length, buckets);
     const landings = all.slice(0, shards.length);
     const arrived = buckets.map(() => new Set<number>());
     const scored = new Set<number>();
-    let counts: number[] | undefined;
+    let judged = false;
     let updating = false;
     const reduceWhenThere = (b: number) => {
-      if (counts === undefined || !updating || arrived[b]!.size < shards.length) return;
+      if (!updating || arrived[b]!.size < shards.length) return;
       const { start, end } = buckets[b]!;
-      const out = reduced[b]!;
-      const sums: BucketSums = {
-        parts: landings.map((landing) => landing.buckets[b]!),
-        counts,
-        length: end - start,
-        penalty: step.penalty,
-      };
-      clock.time("reduce", () => reduceBucket(vectors, sums, out));
+      const size = end - start;
+      const { groups } = step.layout;
+      const parts = landings.map((landing) => landing.buckets[b]!);
+      clock.time("reduce", () => sumShards(vectors, parts, groups * size));
       clock.time("broadcast", () =>
         fleet.each(step.number, "update", (device) => {
-          device.write(updates.get(device)!.written[1]!, out, 4 * start);
+          const sums = updates.get(device)!.written[1]!;
+          for (let row = 0; row * size < parts[0]!.length; row++) {
+            device.write(sums, parts[0]!.subarray(row * size, (row + 1) * size), 4 * (row * replicas.length + start));
+          }
         }));
     };
     const scoresArrived = (index: number) => {
       scored.add(index);
-      if (counts !== undefined || scored.size < shards.length) return;
-      const scores = sumOf(landings.map((landing) => landing.scores));
-      counts = scores.slice(0, step.layout.groups);
-      updating = judge(scores);
+      if (judged || scored.size < shards.length) return;
+      const all = landings.map((landing) => landing.scores);
+      const totals = sumOfFew(all, totalsLength(step.layout.groups));
+      // Metrics may count more than f32 holds exactly.
+      updating = judge([...totals, ...sumOf(all).slice(totals.length)]);
+      judged = true;
+      if (!updating) return;
+      const zeros = new Float32Array(replicas.length - replicas.used);
+      fleet.each(step.number, "update", (device) => {
+        const [, sums, written] = updates.get(device)!.written;
+        device.write(written!, totals);
+        // What follows the parameters in each row has no gradient.
+        for (let end = replicas.length; zeros.length > 0 && 4 * end <= sums!.bytes; end += replicas.length) {
+          device.write(sums!, zeros, 4 * (end - zeros.length));
+        }
+      });
       buckets.forEach((_, b) => reduceWhenThere(b));
     };
     const spans = new Map<Device, { readonly start: number; end: number; rows: number }>();
@@ -224,7 +233,7 @@ export class ShardedSteps {
     const { fleet, replicas, snapshot, statistics } = this.#options;
     let copied: Promise<void> | undefined;
     fleet.each(step.number, "update", (device) => {
-      const { executable, written: [control, total] } = updates.get(device)!;
+      const { executable, written: [control, sums, totals] } = updates.get(device)!;
       writeControl(device, control!, { ...step, step: step.number, offset: 0 });
       const first = device === fleet.devices[0];
       const own = first ? replicas.claim() : replicas.state(device);
@@ -234,13 +243,13 @@ export class ShardedSteps {
       const buffers = [...own.slots, own.scalars, own.parameters];
       if (first && copy) {
         const into = snapshot.memory(replicas.length);
-        const [done] = device.runAndRead(executable, [control!, total!, ...buffers], buffers, [
+        const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);
         const keep = done!.then(() => snapshot.keep(into, step.number));
         keep.catch(() => snapshot.giveBack(into));
         copied = keep;
-      } else device.run(executable, [control!, total!, ...buffers], buffers);
+      } else device.run(executable, [control!, sums!, totals!, ...buffers], buffers);
       if (first) replicas.wrote();
       for (const tensor of assigned) statistics.write(tensor, device);
     });
@@ -259,17 +268,12 @@ export class ShardedSteps {
       return [scoreLength(step.layout), ...sizes.map((size) => copies * size)];
     };
     const lengths = Array.from({ length: shards }, (_, index) => ofShard(index));
-    // The first bucket ends where the parameters do; the zeros after them have a gradient of 0.
-    const { length } = this.#options.replicas;
-    const padded = buckets.map(({ start }, b) => b === 0 ? length - start : sizes[b]!);
-    const vectors = new Vectors([...padded, ...lengths.flat()]);
-    const reduced = vectors.all.slice(0, sizes.length);
-    reduced.forEach((vector) => vector.fill(0));
+    const vectors = new Vectors(lengths.flat());
     const landings = lengths.map((of, index): Landing => {
-      const [scores, ...sums] = vectors.all.slice(sizes.length + index * of.length, sizes.length + (index + 1) * of.length);
+      const [scores, ...sums] = vectors.all.slice(index * of.length, (index + 1) * of.length);
       return { scores: scores!, buckets: sums };
     });
-    return this.#memory = { key, vectors, reduced, landings };
+    return this.#memory = { key, vectors, landings };
   }
 }
 

@@ -15,6 +15,7 @@ import { groupsOf, packScores, type Program, type Ratio } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
+import { sumOfTensors } from "./shard-sums.ts";
 import { StagedPlan } from "./staged-plan.ts";
 import { firstScalars, type State, updated, type UpdateRule } from "./update.ts";
 
@@ -46,6 +47,23 @@ export interface WholePlan extends Prepared {
   readonly scoreBytes: number;
 }
 
+/** Of what there are sums: so many groups of the loss, and whether a penalty. */
+export interface Summed {
+  readonly groups: number;
+  readonly penalty: boolean;
+}
+
+/** Shards that ran together: how many, and bytes of each of their outputs. */
+export interface ShardOutputs {
+  readonly shards: number;
+  readonly strides: readonly number[];
+}
+
+/** Scores that decide on an update: counts and sums of the groups, and the penalty. */
+export function totalsLength(groups: number): number {
+  return 2 * groups + 1;
+}
+
 export class TrainingPlans {
   readonly #program: Program;
   readonly #rule: UpdateRule;
@@ -53,7 +71,8 @@ export class TrainingPlans {
   readonly #clipNorm: number | undefined;
   readonly #shards = new PlanCache<ShardPlan>();
   readonly #wholes = new PlanCache<WholePlan>();
-  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>(1);
+  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>(8);
+  readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>(16);
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
   constructor(program: Program, rule: UpdateRule, replicas: Replicas, clipNorm: number | undefined) {
@@ -64,7 +83,7 @@ export class TrainingPlans {
   }
 
   async release(): Promise<void> {
-    await Promise.all([this.#shards.release(), this.#wholes.release(), this.#updates.release()]);
+    await Promise.all([this.#shards.release(), this.#wholes.release(), this.#updates.release(), this.#folds.release()]);
   }
 
   /**
@@ -154,37 +173,74 @@ export class TrainingPlans {
   }
 
   /**
-   * The update of a replica. Inputs: control, the gradient, slots, scalars, parameters. Outputs: the last
-   * three, in place.
+   * The update of a replica from sums over all shards. Inputs: control; sums [groups' and the penalty's, length]; totals, the
+   * first of the scores; slots, scalars, parameters. Outputs: the last three, in place, as they were where the totals are
+   * not finite or count nothing.
    */
-  update(): { readonly plan: SharedPlan } {
-    return this.#updates.get("", () => {
+  update({ groups, penalty }: Summed): { readonly plan: SharedPlan } {
+    return this.#updates.get(`${groups} ${penalty}`, () => {
       const { length } = this.#replicas;
       const controls = placeholder([control.length], "u32");
-      const gradient = placeholder([length], "f32");
+      const sums = placeholder([groups + (penalty ? 1 : 0), length], "f32");
+      const totals = placeholder([totalsLength(groups)], "f32");
       const state: State<Tensor> = {
         parameters: placeholder([length], "f32"),
         slots: this.#rule.slots.map(() => placeholder([length], "f32")),
         scalars: placeholder([firstScalars(this.#rule).length], "f32"),
       };
       const traced = trace(() => {
-        return updated(
-          this.#rule,
-          state,
-          gradient,
-          controlScalar({ fields: [], control: controls }, control.learningRate),
-          { clipNorm: this.#clipNorm },
-        );
+        const row = (i: number) => sums.slice({ axis: 0, start: i, end: i + 1 }).reshape([length]);
+        const counts = Array.from({ length: groups }, (_, i) => totals.slice({ axis: 0, start: i, end: i + 1 }).reshape([]));
+        const terms = counts.map((count, i) => {
+          const counted = count.notEqual(0);
+          return where(counted, row(i).div(where(counted, count, 1)), 0);
+        });
+        if (penalty) terms.push(row(groups));
+        const gradient = terms.length === 0 ? zeros([length]) : terms.reduce((a, b) => a.add(b));
+        const guard = {
+          finite: totals.isFinite().all(),
+          counted: groups === 0 ? full([], true) : counts.map((count) => count.notEqual(0)).reduce((a, b) => a.or(b)),
+        };
+        const rate = controlScalar({ fields: [], control: controls }, control.learningRate);
+        return updated(this.#rule, state, gradient, rate, { clipNorm: this.#clipNorm, guard });
       });
       const next = traced.result;
-      const inputs = [controls, gradient, ...state.slots, state.scalars, state.parameters].map((x) => x.node);
+      const inputs = [controls, sums, totals, ...state.slots, state.scalars, state.parameters].map((x) => x.node);
       const roots = [...next.slots, next.scalars, next.parameters].map((x) => x.node);
       return {
-        plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 2, output: i })) }, [
-          0,
-          1,
-        ]),
+        plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [0, 1, 2]),
       };
+    });
+  }
+
+  /**
+   * The sums over all shards on the device that has run them. Inputs: for each group of shards that ran together its outputs,
+   * scores and buckets, one shard's after the other's. Outputs: sums and totals, as the update takes them.
+   */
+  fold(runs: readonly ShardOutputs[], buckets: readonly Bucket[], { groups, penalty }: Summed): { readonly plan: SharedPlan } {
+    const key = JSON.stringify([runs, buckets, groups, penalty]);
+    return this.#folds.get(key, () => {
+      const { length, used } = this.#replicas;
+      const inputs = runs.map(({ shards, strides }) => strides.map((bytes) => placeholder([shards, bytes / 4], "f32")));
+      const traced = trace(() => {
+        // Of each shard, in order, `count` elements of an output from `start` on.
+        const parts = (output: number, start: number, count: number, first = false) =>
+          runs.slice(0, first ? 1 : undefined).flatMap(({ shards }, run) =>
+            Array.from({ length: first ? 1 : shards }, (_, shard) =>
+              inputs[run]![output]!.slice({ axis: 0, start: shard, end: shard + 1 })
+                .slice({ axis: 1, start, end: start + count }).reshape([count]))
+          );
+        const totals = sumOfTensors(parts(0, 0, totalsLength(groups)));
+        const inOrder = [...buckets.entries()].sort(([, a], [, b]) => a.start - b.start);
+        const rows = Array.from({ length: groups + (penalty ? 1 : 0) }, (_, row) => [
+          ...inOrder.map(([b, { start, end }]) =>
+            sumOfTensors(parts(b + 1, row * (end - start), end - start, row === groups))
+          ),
+          zeros([length - used]),
+        ]);
+        return [concat(rows.flat(), { axis: 0 }), totals];
+      });
+      return { plan: new SharedPlan({ roots: traced.result.map((x) => x.node), inputs: inputs.flat().map((x) => x.node) }, []) };
     });
   }
 
