@@ -8,6 +8,7 @@ import { stderrLine } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
+import { foldedStep } from "./folded-step.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
 import { type Checked, checkProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
@@ -24,7 +25,7 @@ import { type Phases, ShardedSteps, type Step } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
 import { Statistics } from "./statistics.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
-import type { UpdateRule } from "./update.ts";
+import type { State, UpdateRule } from "./update.ts";
 import { bindCaptures, requireSeed, toHost, writeControl, writeRows } from "./uploads.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
@@ -242,9 +243,11 @@ export class Executor {
     };
     const begun = given.rows === 0
       ? this.#onNone(step)
-      : this.fleet.devices.length === 1 && this.placement.inOnePiece
+      : this.fleet.devices.length > 1
+      ? this.#onSeveral(step)
+      : this.placement.inOnePiece
       ? await this.#onOne(step)
-      : this.#onSeveral(step);
+      : await this.#shardsOnOne(step) ?? this.#onSeveral(step);
     this.#steps++;
     const outcome = begun.outcome.catch((error: unknown) => this.#ended(error));
     this.#last = Promise.all([this.#last, outcome.catch(() => {})]).then(() => {});
@@ -322,11 +325,7 @@ export class Executor {
     const prepared = this.#plans.whole(step.fields);
     const loaded = await prepared.plan.on(device);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
-    let state = replicas.claim();
-    for (; state === undefined; state = replicas.claim()) {
-      await this.#ready();
-      await replicas.makeWritable();
-    }
+    const state = await this.#claim();
 
     const start = performance.now();
     const fields = step.fields.leaves.length;
@@ -338,7 +337,7 @@ export class Executor {
     const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
     const buffers = [...state.slots, state.scalars, state.parameters];
     const numbers = new Float32Array(scoreLength(step.layout));
-    const copy = this.#copies(step, 4 * replicas.length > largeBytes ? 10 : 1) ? this.#snapshot.memory(replicas.length) : undefined;
+    const copy = this.#memoryForCopy(step);
     const statistics = copy === undefined ? [] : prepared.assigned.map(({ tensor }) => this.statistics.copyOf(tensor));
     const reads = device.runAndRead(
       loaded.executable,
@@ -363,11 +362,55 @@ export class Executor {
       const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
     });
-    // The next step can follow at once, unless its learning rate depends on whether this one counted anything.
-    return { outcome, next: typeof this.#options.learningRate === "function" ? outcome : Promise.resolve() };
+    return { outcome, next: this.#nextAfter(outcome) };
   }
 
-  /** Sums of gradients of each shard, added and divided on the host, and one update for all devices. */
+  /** One device and several shards, which it adds up itself; undefined where the host must have a part in it. */
+  async #shardsOnOne(step: Step): Promise<Begun | undefined> {
+    const { replicas, fleet, placement } = this;
+    if (!placement.together) return undefined;
+    const device = fleet.devices[0]!;
+    const own = this.own.bind(this);
+    const prepared = await foldedStep(step, { device, placement, plans: this.#plans, replicas, own });
+    if (prepared === undefined) return undefined;
+    const state = await this.#claim();
+    const start = performance.now();
+    const copy = this.#memoryForCopy(step);
+    const enqueued = prepared.run(state, copy);
+    const scatter = performance.now() - start;
+    const read = fleet.timed(device, enqueued);
+    const outcome = this.#last.then(async () => {
+      await read;
+      const judged = this.#judge(step, await enqueued);
+      if (copy !== undefined) this.#snapshot.keep(copy, step.number);
+      const phases = { ...noPhases, scatter, wait: performance.now() - start - scatter };
+      return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
+    });
+    return { outcome, next: this.#nextAfter(outcome) };
+  }
+
+  /** The first device's state, to be updated in place before anything else happens. */
+  async #claim(): Promise<State<DeviceBuffer>> {
+    for (;;) {
+      const state = this.replicas.claim();
+      if (state !== undefined) return state;
+      await this.#ready();
+      await this.replicas.makeWritable();
+    }
+  }
+
+  /** Where the parameters after a step on one device are copied to, if they are. */
+  #memoryForCopy(step: Step): Float32Array | undefined {
+    const { length } = this.replicas;
+    return this.#copies(step, 4 * length > largeBytes ? 10 : 1) ? this.#snapshot.memory(length) : undefined;
+  }
+
+  /** The next step can follow at once, unless its learning rate depends on whether this one counted anything. */
+  #nextAfter(outcome: Promise<StepOutcome>): Promise<unknown> {
+    return typeof this.#options.learningRate === "function" ? outcome : Promise.resolve();
+  }
+
+  /** Sums of gradients of each shard, added on the host, and one update for all devices. */
   #onSeveral(step: Step): Begun {
     const { fleet, replicas } = this;
     const { checkEvery } = this.#options;

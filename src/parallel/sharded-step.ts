@@ -95,7 +95,7 @@ export class ShardedSteps {
   async run(step: Step, judge: (scores: readonly number[]) => boolean, copy: boolean): Promise<ShardedResult> {
     const { fleet, placement, plans, replicas, statistics } = this.#options;
     const clock = new Clock();
-    const buckets = bucketsOf(replicas.offsets, replicas.used, 4 * step.layout.groups);
+    const buckets = bucketsOf(replicas.offsets, replicas.length, 4 * step.layout.groups);
     const rows = new Map(fleet.devices.map((device) => [device, 0]));
     const updates = new Map<Device, LoadedPlan>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
@@ -134,15 +134,7 @@ export class ShardedSteps {
       updating = judge([...totals, ...sumOf(all).slice(totals.length)]);
       judged = true;
       if (!updating) return;
-      const zeros = new Float32Array(replicas.length - replicas.used);
-      fleet.each(step.number, "update", (device) => {
-        const [, sums, written] = updates.get(device)!.written;
-        device.write(written!, totals);
-        // What follows the parameters in each row has no gradient.
-        for (let end = replicas.length; zeros.length > 0 && 4 * end <= sums!.bytes; end += replicas.length) {
-          device.write(sums!, zeros, 4 * (end - zeros.length));
-        }
-      });
+      fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.written[2]!, totals));
       buckets.forEach((_, b) => reduceWhenThere(b));
     };
     const spans = new Map<Device, { readonly start: number; end: number; rows: number }>();

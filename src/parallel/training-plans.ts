@@ -113,8 +113,11 @@ export class TrainingPlans {
         const inBuckets = buckets.map((bucket) => this.#replicas.within(bucket));
         const gradients = sums.map((sum) => grad(sum, inBuckets.flat()));
         let taken = 0;
-        const packed = inBuckets.map(({ length }) => {
-          const parts = gradients.flatMap((of) => of.slice(taken, taken + length));
+        const packed = inBuckets.map(({ length }, b) => {
+          const size = inBuckets[b]!.reduce((sum, parameter) => sum + parameter.size, 0);
+          // The first bucket ends where the vector of parameters does: zeros follow them.
+          const rest = zeros([buckets[b]!.end - buckets[b]!.start - size]);
+          const parts = gradients.flatMap((of) => [...of.slice(taken, taken + length), rest]);
           taken += length;
           return concat(parts.map((part) => part.reshape([part.size])), { axis: 0 });
         });
@@ -220,7 +223,6 @@ export class TrainingPlans {
   fold(runs: readonly ShardOutputs[], buckets: readonly Bucket[], { groups, penalty }: Summed): { readonly plan: SharedPlan } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
     return this.#folds.get(key, () => {
-      const { length, used } = this.#replicas;
       const inputs = runs.map(({ shards, strides }) => strides.map((bytes) => placeholder([shards, bytes / 4], "f32")));
       const traced = trace(() => {
         // Of each shard, in order, `count` elements of an output from `start` on.
@@ -232,12 +234,10 @@ export class TrainingPlans {
           );
         const totals = sumOfTensors(parts(0, 0, totalsLength(groups)));
         const inOrder = [...buckets.entries()].sort(([, a], [, b]) => a.start - b.start);
-        const rows = Array.from({ length: groups + (penalty ? 1 : 0) }, (_, row) => [
-          ...inOrder.map(([b, { start, end }]) =>
+        const rows = Array.from({ length: groups + (penalty ? 1 : 0) }, (_, row) =>
+          inOrder.map(([b, { start, end }]) =>
             sumOfTensors(parts(b + 1, row * (end - start), end - start, row === groups))
-          ),
-          zeros([length - used]),
-        ]);
+          ));
         return [concat(rows.flat(), { axis: 0 }), totals];
       });
       return { plan: new SharedPlan({ roots: traced.result.map((x) => x.node), inputs: inputs.flat().map((x) => x.node) }, []) };
