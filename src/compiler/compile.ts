@@ -381,6 +381,6 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
     rollLoops: target.class === "software",
     strides,
   });
-  const reference = flags().validate && ir.workgroupSize === undefined ? { reference: { source: renderJs(ir), invocations } } : {};
+  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

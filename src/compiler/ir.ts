@@ -49,6 +49,8 @@ export type Statement =
   | { readonly kind: "update"; readonly accumulator: Accumulator; readonly value: Expr }
   | { readonly kind: "loop"; readonly variable: Variable; readonly body: Scope }
   /** `accumulate` adds to what the buffer holds. */
+  /** Ends the loop around it once the index reaches the limit. */
+  | { readonly kind: "stop"; readonly index: Index; readonly limit: number }
   /** Puts an element into workgroup memory. */
   | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly value: Expr }
   /** What the invocations of a workgroup have in an accumulator becomes their combination, in a fixed tree; by way of `array`. */
@@ -89,8 +91,10 @@ export interface KernelIR {
   readonly name: string;
   /** The counters whose combinations are the invocations; the last one varies fastest. */
   readonly parallel: readonly Variable[];
-  /** Invocations of a workgroup, where the kernel depends on it; they divide all invocations. */
+  /** Invocations of a workgroup, where the kernel asks for a number; they divide all invocations. */
   readonly workgroupSize: number | undefined;
+  /** Whether invocations of a workgroup work together, so that none can be run alone. */
+  readonly together: boolean;
   readonly buffers: readonly KernelBuffer[];
   readonly shared: readonly SharedArray[];
   readonly body: Scope;
@@ -206,9 +210,9 @@ export class KernelBuilder {
     return this.op(reductions[op].combine, a, b);
   }
 
-  finish(name: string, parallel: readonly Variable[], workgroupSize?: number): KernelIR {
+  finish(name: string, parallel: readonly Variable[], workgroupSize?: number, together = false): KernelIR {
     const { buffers, shared, root: body, values } = this;
-    return { name, parallel, workgroupSize, buffers, shared, body, values };
+    return { name, parallel, workgroupSize, together, buffers, shared, body, values };
   }
 
   #make(key: string, scope: Scope, parts: ExprParts, bind = true): Expr {

@@ -39,6 +39,9 @@ export interface Memory {
   readonly targets: (node: Node) => readonly Location[];
 }
 
+/** Invocations that walk a block side by side: a subgroup of the software adapters. */
+const walkers = 8;
+
 /** Lowers one kernel with the factors of `tile`. */
 export function lower(group: KernelGroup, memory: Memory, tile: Tile): KernelIR {
   const lowering = new Lowering(group, memory, tile);
@@ -64,6 +67,8 @@ class Lowering {
   readonly #memo = new Map<string, readonly Expr[]>();
   /** Stores of values without rows. */
   readonly #stores: Statement[] = [];
+  /** The loop in which an invocation walks its part of a block. */
+  #walk: { readonly variable: Variable; readonly body: Scope } | undefined;
   /** The invocation's number among those that walk a row together. */
   #team: Variable | undefined;
   /** By dtype, the workgroup memory in which they combine what they have. */
@@ -94,13 +99,18 @@ class Lowering {
       : this.#flatDomain(domain);
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
     // After all loads: a value may be written over what another one is computed from.
-    this.#builder.root.statements.push(...this.#stores);
+    const { root } = this.#builder;
+    (this.#walk?.body ?? root).statements.push(...this.#stores);
+    if (this.#walk !== undefined) root.statements.push({ kind: "loop", ...this.#walk });
+    const together = staged !== undefined || team > 1 || subgroup !== undefined;
     const workgroup = staged !== undefined
       ? staged.threads[0] * staged.threads[1]
       : team > 1
       ? team
+      : this.#walk !== undefined
+      ? walkers
       : subgroup && subgroup.lanes * subgroup.subgroups;
-    return this.#builder.finish(kernelName(this.#group), parallel, workgroup);
+    return this.#builder.finish(kernelName(this.#group), parallel, workgroup, together);
   }
 
   /**
@@ -144,14 +154,27 @@ class Lowering {
 
   /** One counter over the whole domain; each invocation computes `outer` neighbours. */
   #flatDomain(domain: readonly number[]): { parallel: Variable[]; lanes: Lane[] } {
-    const factor = this.#tile.outer;
-    const variable = this.#builder.variable("i", size(domain) / factor);
-    const base = scale(variableIndex(variable), factor);
+    const { outer: factor, walk } = this.#tile;
+    const builder = this.#builder;
+    const count = size(domain) / factor;
+    const variable = builder.variable("i", Math.ceil(count / (walk === 1 ? 1 : walk * walkers)));
+    const parallel = this.#team === undefined ? [variable] : [variable, this.#team];
+    let at = variableIndex(variable);
+    if (walk > 1) {
+      const local = builder.variable("local", walkers);
+      const step = builder.variable("r", walk);
+      parallel.push(local);
+      this.#walk = { variable: step, body: builder.openLoop(builder.root, step) };
+      const position = add(scale(add(scale(at, walk), variableIndex(step)), walkers), variableIndex(local));
+      if (count % (walk * walkers) !== 0) this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
+      at = within(position, 0, count - 1);
+    }
+    const base = scale(at, factor);
     const lanes = Array.from({ length: factor }, (_, lane) => ({
       indices: unflatten(addConstant(base, lane), domain),
       when: undefined,
     }));
-    return { parallel: this.#team === undefined ? [variable] : [variable, this.#team], lanes };
+    return { parallel, lanes };
   }
 
   /**

@@ -93,6 +93,9 @@ export abstract class Renderer {
         this.emit("}");
         break;
       }
+      case "stop":
+        this.emit(`if (${this.index(statement.index)} >= ${this.integer(statement.limit)}) { break; }`);
+        break;
       case "stage":
         this.stage(statement.array, statement.index, this.text(statement.value));
         break;

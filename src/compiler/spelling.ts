@@ -17,7 +17,7 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
   };
   eachStatement(ir.body, (statement, _times, scope) => {
     if (statement.kind === "update" || statement.kind === "stage") need(statement.value, scope);
-    if (statement.kind === "stage") needValues(statement.index, ir, need, scope);
+    if (statement.kind === "stop" || statement.kind === "stage") needValues(statement.index, ir, need, scope);
     if (statement.kind === "store") {
       need(statement.value, scope);
       need(statement.when, scope);

@@ -16,6 +16,11 @@ export interface Tile {
   readonly reduce: number;
   /** The subgroup that computes a block of a contraction together, instead of `axes`. */
   readonly subgroup: OuterProduct | undefined;
+  /**
+   * Steps in which each invocation of a small workgroup walks a block of the domain that lies in one piece; 1: every
+   * invocation has one element, or `outer` of them.
+   */
+  readonly walk: number;
   /** Invocations of a workgroup that walk each row, and each reduction's terms, together; 1: every row has one invocation. */
   readonly team: number;
   /** The workgroup that computes a block of a contraction through memory that it shares. */
@@ -56,7 +61,7 @@ export interface Staged {
 }
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, team: 1, subgroup: undefined, staged: undefined };
+export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, walk: 1, team: 1, subgroup: undefined, staged: undefined };
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
@@ -114,8 +119,18 @@ export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly
     };
   }
   // A few invocations with a vector each would leave a device idle.
-  return { ...plainTile, outer: columns && count >= 256 * width ? vector : 1 };
+  const outer = columns && count >= 256 * width ? vector : 1;
+  const blocks = count / (outer * walkSteps * 8);
+  return { ...plainTile, outer, walk: target.class === "software" && blocks >= fewestBlocks ? walkSteps : 1 };
 }
+
+/**
+ * On a software adapter an invocation is a vector lane: what all elements have in common is loaded once for a block, and
+ * memory is walked in one piece. Drivers unroll loops of up to 32 steps, which makes this one slower than none.
+ */
+const walkSteps = 64;
+/** Blocks of a domain that are worth walking: every core gets some. */
+const fewestBlocks = 8;
 
 /** On a GPU, neighbouring invocations want neighbouring elements, and a row gives work to many of them. */
 function teamOf(length: number, target: Target): number {
