@@ -9,6 +9,10 @@ export interface Configuration {
   readonly devices: readonly Device[];
   /** Logical shards of deterministic mode; undefined for plain mode. */
   readonly shards?: number;
+  /** See nn.trainer. */
+  readonly capacities?: "auto";
+  /** Steps before the first that is measured. */
+  readonly warmUp?: number;
 }
 
 /** Milliseconds of the host; see StepRecord. */
@@ -81,7 +85,7 @@ export async function measureTogether(
   });
   for (const entry of entries) {
     entry.parameters = entry.trainer.model.parameters().reduce((sum, parameter) => sum + parameter.size, 0);
-    await turnOf(entry.trainer, entry.configuration.devices, batches, warmUp);
+    await turnOf(entry.trainer, entry.configuration.devices, batches, entry.configuration.warmUp ?? warmUp);
     const { mean } = await turnOf(entry.trainer, entry.configuration.devices, batches, warmUp);
     entry.steps = Math.min(mostStepsOfTurn, Math.max(2, Math.round(turnLength / mean)));
   }
@@ -154,7 +158,7 @@ export function copyRate(bytes: number): number {
   return 4 * words / Math.max(1e-3, quantile(times, 0.5));
 }
 
-function trainerOf(model: ScalingModel, { devices, shards }: Configuration) {
+function trainerOf(model: ScalingModel, { devices, shards, capacities }: Configuration) {
   return nn.trainer(model.make(), {
     forward: (net: nn.Module, { x }: nn.DefaultBatch) => net.forward(x as never) as nn.DefaultBatch["x"],
     loss: (logits, { y }) => nn.crossEntropy(logits, y),
@@ -162,6 +166,7 @@ function trainerOf(model: ScalingModel, { devices, shards }: Configuration) {
     devices,
     seed: 1,
     ...(shards === undefined ? {} : { deterministic: { shards } }),
+    ...(capacities === undefined ? {} : { capacities }),
   });
 }
 

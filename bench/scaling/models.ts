@@ -40,6 +40,23 @@ export const deterministicModels: readonly ScalingModel[] = [
   { ...mlp([784, 1024, 1024, 10]), rows: 128 },
 ];
 
+/**
+ * For adapters of different speeds: mostly activations and norms, at which software adapters differ less than at products of
+ * matrices.
+ */
+export const mixedModel: ScalingModel = {
+  name: "32-256, eight times gelu and layer norm, 256-10",
+  rows: 4096,
+  shape: [32],
+  flopsPerRow: trained([32 * 256, 256 * 10]),
+  make: () =>
+    nn.sequential(
+      nn.linear(32, 256),
+      ...Array.from({ length: 8 }, () => [nn.gelu(), nn.layerNorm(256)]).flat(),
+      nn.linear(256, 10),
+    ),
+};
+
 /** Host batches of different rows: the classes are told apart by the mean of a row, so that there is something to learn. */
 export function batchesOf({ rows, shape }: ScalingModel, count: number): { x: data.HostTensor; y: data.HostTensor }[] {
   const width = shape.reduce((a, b) => a * b, 1);

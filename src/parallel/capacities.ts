@@ -84,8 +84,13 @@ export class Capacities {
     if (known.length === 0) return undefined;
     const mean = known.reduce((a, b) => a + b, 0) / known.length;
     const capacities = speeds.map((speed) => Number.isFinite(speed) ? speed : mean);
-    const more = Math.max(units, devices.length);
-    return shardSizes(more - devices.length, { capacities }).map((share) => share + 1);
+    const shares = shardSizes(Math.max(units, devices.length), { capacities });
+    // Of those that have most.
+    for (let i = shares.indexOf(0); i >= 0; i = shares.indexOf(0)) {
+      shares[shares.indexOf(Math.max(...shares))]!--;
+      shares[i] = 1;
+    }
+    return shares;
   }
 
   /** Time of the slowest device for its part of a batch, in milliseconds per row of the whole. */
