@@ -16,7 +16,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { type Device, devices, setDefaultDevice } from "../src/index.ts";
 import { fitModel, type Sample, simulate } from "./scaling/fit.ts";
-import { type Configuration, copyRate, type Measured, measureTogether } from "./scaling/measure.ts";
+import { type Configuration, copyRate, type Measured, measureTogether, sideBySide } from "./scaling/measure.ts";
 import { deterministicModels, models, type ScalingModel } from "./scaling/models.ts";
 import { parseOptions, type ScalingOptions } from "./scaling/options.ts";
 import {
@@ -61,6 +61,12 @@ async function main(options: ScalingOptions): Promise<void> {
     ...options.devices.map((n) => ({ name: n === 1 ? oneAlone : `${n} virtual devices`, devices: virtual.slice(0, n) })),
   ];
   for (const model of chosen) measured.push(...await measure(model, configurations));
+  const ceilings: { model: string; gain: number }[] = [];
+  if (options.devices.includes(2)) {
+    for (const model of chosen) {
+      ceilings.push({ model: model.name, gain: await sideBySide(model, [virtual[0]!, virtual[1]!], options.seconds) });
+    }
+  }
 
   const pairs: { plain: Measured; deterministic: Measured }[] = [];
   for (const model of deterministicModels.filter(({ name }) => options.wants(name))) {
@@ -81,6 +87,9 @@ async function main(options: ScalingOptions): Promise<void> {
       : "Virtual devices share one GPU, so that they show what the executor costs, not what several GPUs gain.",
   );
   if (measured.length > 0) console.log(`\n${scalingTable(measured)}`);
+  for (const { model, gain } of ceilings) {
+    console.log(`Two trainings of half the batch side by side that exchange nothing, ${model}: ${gain.toFixed(2)}x one after the other`);
+  }
   if (pairs.length > 0) console.log(`\n${deterministicTable(pairs)}`);
   if (repeated + disturbed > 0) {
     console.log(`\n${repeated} turns were measured again and ${disturbed} kept although other processes were busy.`);
@@ -105,7 +114,7 @@ async function main(options: ScalingOptions): Promise<void> {
     }
   }
   if (options.everything) {
-    const record = { measured, deterministic: pairs, disturbed: { repeated, kept: disturbed }, model: fitted, simulated };
+    const record = { measured, sideBySide: ceilings, deterministic: pairs, disturbed: { repeated, kept: disturbed }, model: fitted, simulated };
     console.log(`\nSaved ${await save(description, record, options)}`);
   } else console.log("\nNot saved: a part of the measurements.");
   setDefaultDevice(undefined);

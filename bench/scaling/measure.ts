@@ -131,6 +131,33 @@ export async function measureTogether(
   return { measured, repeated, disturbed };
 }
 
+/**
+ * What the machine itself lets two devices gain: two trainings of half the batch each that exchange nothing, one after the
+ * other and side by side. The median over the rounds.
+ */
+export async function sideBySide(model: ScalingModel, devices: readonly [Device, Device], seconds: number): Promise<number> {
+  const half = { ...model, rows: model.rows / 2 };
+  const batches = batchesOf(half, 2);
+  const trainers = devices.map((device) => {
+    random.seed(1);
+    return { device, trainer: trainerOf(half, { name: "", devices: [device] }) };
+  });
+  let steps = warmUp;
+  const run = async ({ device, trainer }: (typeof trainers)[0]) => (await turnOf(trainer, [device], batches, steps)).mean;
+  for (const each of trainers) await run(each);
+  steps = Math.min(mostStepsOfTurn, Math.max(2, Math.round(turnLength / await run(trainers[0]!))));
+  const gains: number[] = [];
+  const end = performance.now() + 3000 * seconds;
+  while (gains.length < leastRounds || performance.now() < end) {
+    const alone = await run(trainers[0]!) + await run(trainers[1]!);
+    const start = performance.now();
+    await Promise.all(trainers.map(run));
+    gains.push(alone * steps / (performance.now() - start));
+  }
+  for (const { trainer } of trainers) await trainer.release();
+  return quantile(gains, 0.5);
+}
+
 /** How many times as fast `other` is as `base`: the median over the rounds, in each of which both had their turn. */
 export function speedup(base: Measured, other: Measured): number {
   return quantile(base.rounds.map((mean, round) => mean / other.rounds[round]!), 0.5);
