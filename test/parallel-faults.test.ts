@@ -260,6 +260,38 @@ test("evaluation, prediction and replicated functions survive a device too", asy
   await assert.rejects(double(tensor([1, 2, 3])), AllDevicesLostError);
 });
 
+test("a device that is left with more shards than it was ready for computes them all", async () => {
+  const seven = { x: data.array(Float32Array.from({ length: 7 * 6 }, (_, i) => Math.cos(i)), { shape: [7, 6] }), y: data.array(Int32Array.from({ length: 7 }, (_, i) => i % 4), { dtype: "i32" }) };
+  const deterministic = { shards: 7 };
+  const train = async (devices: readonly Device[], lose: boolean) => {
+    const { model, trainer } = perceptron(devices, { deterministic });
+    await trainer.step(seven);
+    // The one between them was ready for two shards, and gets three neighbours and two others.
+    if (lose) { for (const i of [0, 2]) (devices[i] as FaultyDevice).plan({ call: "runAndRead", nth: 1, kind: "late" }); }
+    await trainer.step(seven);
+    return { weights: await weightsOf(model), events: trainer.history.events as readonly DeviceLost[] };
+  };
+  const expected = await train(await fresh("cpu", 1), false);
+  const { weights, events } = await train((await fresh("cpu", 3)).map((device) => new FaultyDevice(device)), true);
+  assert.deepEqual(weights, expected.weights);
+  assert.deepEqual(events.map(({ shardsMoved }) => shardsMoved).sort(), [2, 3]);
+});
+
+test("a batch for which one device has no memory is refused, and training goes on", async () => {
+  const [device] = await open({ kind: "cpu", virtual: 9 }).then((all) => all.slice(8));
+  const { model, trainer } = perceptron([device!], { deterministic: { shards: 2 } });
+  const wide = (n: number) => ({ x: data.array(new Float32Array(n * 6).fill(0.1), { shape: [n, 6] }), y: data.array(new Int32Array(n), { dtype: "i32" }) });
+  await trainer.step(wide(4));
+  const before = await weightsOf(model);
+  (device as Device & { budget: number }).budget = device!.stats().liveBytes + 4096;
+  await assert.rejects(trainer.fit([wide(20000), wide(20000)], { progress: "none" }), OutOfMemoryError);
+  assert.deepEqual(await weightsOf(model), before);
+  (device as Device & { budget: number }).budget = 2 ** 30;
+  const live = device!.stats().liveBytes;
+  await trainer.step(wide(4));
+  assert.ok(device!.stats().liveBytes <= live + 4096, "nothing is left of what was refused");
+});
+
 test("500 steps with faults leave no memory behind", async () => {
   const { trainer } = perceptron((await fresh("cpu", 2)));
   let keeper = (await trainer.devices())[1]!;

@@ -56,10 +56,10 @@ class WgslRenderer extends Renderer {
     const { shared } = this.ir;
     const inStep = shared.length > 0;
     if (inStep) {
-      // Nobody may leave before a barrier: workgroups in excess do again what the last one does.
-      const group = y > 1 ? `group.x + group.y * ${x}u` : "group.x";
-      const last = invocations / workgroupSize - 1;
-      this.emit(`let id = ${last + 1 === x * y ? group : `min(${group}, ${last}u)`} * ${workgroupSize}u + local;`);
+      // Only whole workgroups may leave before a barrier.
+      this.emit(y > 1 ? `let id = (group.x + group.y * ${x}u) * ${workgroupSize}u + local;` : `let id = group.x * ${workgroupSize}u + local;`);
+      const groups = invocations / workgroupSize;
+      if (groups !== x * y) this.emit(`if (group.x + group.y * ${x}u >= ${groups}u) { return; }`);
     } else {
       this.emit(y > 1 ? `let id = gid.x + gid.y * ${x * workgroupSize}u;` : "let id = gid.x;");
       if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);

@@ -173,10 +173,10 @@ export function stagedSums(
   const accumulators = Array.from({ length: rows * columns }, () => builder.accumulator(node.op, node.dtype, builder.root));
   const at = (length: number, part: Index, count: number, i: number) =>
     addConstant(add(scale(variableIndex(step), length), scale(part, count)), i);
-  const left4 = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, at(height, domain.part[0], rows, i)));
-  const right4 = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, at(breadth, domain.part[1], columns, j)));
+  const ofRows = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, at(height, domain.part[0], rows, i)));
+  const ofColumns = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, at(breadth, domain.part[1], columns, j)));
   accumulators.forEach((accumulator, lane) => {
-    const value = builder.op("mul", left4[Math.floor(lane / columns)]!, right4[lane % columns]!);
+    const value = builder.op("mul", ofRows[Math.floor(lane / columns)]!, ofColumns[lane % columns]!);
     steps.statements.push({ kind: "update", accumulator, value });
   });
   slices.statements.push(...staging, { kind: "barrier" }, { kind: "loop", variable: step, body: steps }, { kind: "barrier" });

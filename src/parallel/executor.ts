@@ -7,8 +7,8 @@ import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
-import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { foldedStep } from "./folded-step.ts";
+import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
 import { type Checked, checkProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
@@ -21,9 +21,10 @@ import {
   type Scores,
 } from "./scores.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
-import { type Phases, ShardedSteps, type Step } from "./sharded-step.ts";
+import { type Phases, ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
 import { Statistics } from "./statistics.ts";
+import type { Step } from "./step.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
 import type { State, UpdateRule } from "./update.ts";
 import { bindCaptures, requireSeed, toHost, writeControl, writeRows } from "./uploads.ts";
@@ -244,10 +245,10 @@ export class Executor {
     const begun = given.rows === 0
       ? this.#onNone(step)
       : this.fleet.devices.length > 1
-      ? this.#onSeveral(step)
+      ? this.#throughHost(step)
       : this.placement.inOnePiece
       ? await this.#onOne(step)
-      : await this.#shardsOnOne(step) ?? this.#onSeveral(step);
+      : await this.#shardsOnOne(step) ?? this.#throughHost(step);
     this.#steps++;
     const outcome = begun.outcome.catch((error: unknown) => this.#ended(error));
     this.#last = Promise.all([this.#last, outcome.catch(() => {})]).then(() => {});
@@ -355,6 +356,7 @@ export class Executor {
     const read = fleet.timed(device, Promise.all(reads)).finally(() => {
       if (!device.isLost) device.free(scores);
     });
+    read.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await read;
       const judged = this.#judge(step, Array.from(numbers));
@@ -371,7 +373,7 @@ export class Executor {
     if (!placement.together) return undefined;
     const device = fleet.devices[0]!;
     const own = this.own.bind(this);
-    const prepared = await foldedStep(step, { device, placement, plans: this.#plans, replicas, own });
+    const prepared = await foldedStep(step, device, { placement, plans: this.#plans, replicas, own });
     if (prepared === undefined) return undefined;
     const state = await this.#claim();
     const start = performance.now();
@@ -379,6 +381,7 @@ export class Executor {
     const enqueued = prepared.run(state, copy);
     const scatter = performance.now() - start;
     const read = fleet.timed(device, enqueued);
+    read.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await read;
       const judged = this.#judge(step, await enqueued);
@@ -410,8 +413,8 @@ export class Executor {
     return typeof this.#options.learningRate === "function" ? outcome : Promise.resolve();
   }
 
-  /** Sums of gradients of each shard, added on the host, and one update for all devices. */
-  #onSeveral(step: Step): Begun {
+  /** Sums of gradients of each shard, added on the host, and the same update on all devices. */
+  #throughHost(step: Step): Begun {
     const { fleet, replicas } = this;
     const { checkEvery } = this.#options;
     let judged: Judged | undefined;

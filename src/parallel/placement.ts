@@ -32,7 +32,7 @@ export class Placement {
       if (microBatches > 1) {
         throw new ArgumentError(op, {
           got: `microBatches ${microBatches} with deterministic shards`,
-          need: "one of them: logical shards are computed one after another already",
+          need: "one of them: logical shards cut the batch already",
         });
       }
     }

@@ -6,33 +6,21 @@ import { traceSpan } from "../debug/trace.ts";
 import type { Device } from "../devices/device.ts";
 import { InternalError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Bucket, bucketsOf } from "./buckets.ts";
+import type { Bucket } from "./buckets.ts";
 import type { Fleet } from "./fleet.ts";
 import type { Placement } from "./placement.ts";
-import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
 import type { Replicas } from "./replicas.ts";
-import { type ScoreLayout, scoreLength } from "./scores.ts";
-import { type LoadedPlan, outputStride } from "./shared-plan.ts";
+import { scoreLength } from "./scores.ts";
+import { ShardPlans } from "./shard-plans.ts";
+import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
+import { allocAll, freeAll, type LoadedPlan, outputStride } from "./shared-plan.ts";
 import type { Snapshot } from "./snapshot.ts";
+import { ShardRuns } from "./staged-plan.ts";
 import type { Statistics } from "./statistics.ts";
+import type { Step } from "./step.ts";
 import { totalsLength, type TrainingPlans } from "./training-plans.ts";
-import { type Group, groupsOf, ShardRuns } from "./staged-plan.ts";
-import { bindCaptures, type HostFields, type Shard, writeControl } from "./uploads.ts";
+import { writeControl } from "./uploads.ts";
 import { Vectors } from "./vectors.ts";
-
-/** A step that is being made. */
-export interface Step {
-  /** 1 for the first. */
-  readonly number: number;
-  readonly fields: HostFields;
-  readonly layout: ScoreLayout;
-  /** Whether the loss has a penalty, which the first shard of a step carries. */
-  readonly penalty: boolean;
-  /** Whether a shard's computation depends on how many rows the whole batch has. */
-  readonly dependsOnTotal: boolean;
-  readonly seed: number;
-  readonly learningRate: number;
-}
 
 /** Milliseconds of the host in a step. */
 export interface Phases {
@@ -95,7 +83,9 @@ export class ShardedSteps {
   async run(step: Step, judge: (scores: readonly number[]) => boolean, copy: boolean): Promise<ShardedResult> {
     const { fleet, placement, plans, replicas, statistics } = this.#options;
     const clock = new Clock();
-    const buckets = bucketsOf(replicas.offsets, replicas.length, 4 * step.layout.groups);
+    const own = (tensor: Tensor, device: Device) => replicas.own(tensor, device) ?? statistics.own(tensor, device);
+    const shardPlans = new ShardPlans(step, { plans, placement, replicas, own });
+    const { buckets } = shardPlans;
     const rows = new Map(fleet.devices.map((device) => [device, 0]));
     const updates = new Map<Device, LoadedPlan>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
@@ -103,6 +93,7 @@ export class ShardedSteps {
     });
     const placed = placement.place(step.fields.rows, fleet.devices);
     const shards = placed.map(({ job }) => job);
+    await shardPlans.settle(shards);
 
     const { vectors, landings: all } = this.#host(step, shards.length, buckets);
     const landings = all.slice(0, shards.length);
@@ -140,33 +131,16 @@ export class ShardedSteps {
     const spans = new Map<Device, { readonly start: number; end: number; rows: number }>();
     let assigned: readonly Tensor[] = [];
 
-    const planOf = (shard: Shard) =>
-      plans.shard(step.fields, {
-        rows: shard.rows,
-        total: step.dependsOnTotal ? step.fields.rows : undefined,
-        first: shard.index === 0 && step.penalty,
-        buckets,
-        together: placement.together,
-      });
-    const together = (device: Device, list: readonly Shard[]) => groupsOf(device, list, planOf);
-    const prepare = async (device: Device, group: Group) => {
-      const prepared = planOf(group[0]!);
-      const loaded = await prepared.plan.on(device, group.length);
-      const captured = await bindCaptures(
-        prepared.captures,
-        device,
-        (tensor) => replicas.own(tensor, device) ?? statistics.own(tensor, device),
-      );
-      return { ...prepared, loaded, captured };
-    };
+    const prepare = shardPlans.prepare.bind(shardPlans);
+    const together = shardPlans.together.bind(shardPlans);
     const runs = new ShardRuns(step.fields, { ...step, step: step.number });
-    const ready = await runs.collect(fleet, placed, planOf(shards[0]!).plan.stages.length, prepare, together);
+    const ready = await runs.collect(fleet, placed, shardPlans.of(shards[0]!).plan.stages.length, prepare, together);
     await fleet.deliver(ready, step.number, prepare, async (device, group, bound) => {
       const first = group[0]!.index === 0;
       const start = performance.now();
       const { executable } = bound.loaded[bound.loaded.length - 1]!;
       const strides = executable.plan.outputs.map((_, output) => outputStride(executable, output));
-      const outputs = strides.map((bytes) => device.alloc(group.length * bytes));
+      const outputs = allocAll(device, strides.map((bytes) => group.length * bytes));
       const state = first ? bound.assigned.map(({ tensor }) => statistics.memory(tensor)) : [];
       // A shard of a loss that is a penalty alone has no gradient of its own.
       const withSums = bound.lengths.length > 1;
@@ -176,11 +150,17 @@ export class ShardedSteps {
         return [scores, ...withSums ? sums : []].map((into, output) => ({ index, output, into, offset: item * strides[output]! }));
       });
       fleet.enter(device, "compute");
-      const reads = clock.time("scatter", () =>
-        runs.finish(device, group, bound, outputs, [
-          ...wanted,
-          ...state.map((into, i) => ({ output: bound.lengths.length + i, into })),
-        ]));
+      const reads = clock.time("scatter", () => {
+        try {
+          return runs.finish(device, group, bound, outputs, [
+            ...wanted,
+            ...state.map((into, i) => ({ output: bound.lengths.length + i, into })),
+          ]);
+        } catch (error) {
+          freeAll(device, outputs);
+          throw error;
+        }
+      });
       if (first) assigned = bound.assigned.map(({ tensor }) => tensor);
       await Promise.all(reads.map((done, i) =>
         done.then(() => {
@@ -190,9 +170,7 @@ export class ShardedSteps {
           arrived[read.output - 1]!.add(read.index);
           reduceWhenThere(read.output - 1);
         })
-      )).finally(() => {
-        if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
-      });
+      )).finally(() => freeAll(device, outputs));
       const count = group.reduce((sum, shard) => sum + shard.rows, 0);
       rows.set(device, (rows.get(device) ?? 0) + count);
       const span = spans.get(device);

@@ -29,6 +29,23 @@ export function outputStride({ plan }: Executable, output: number): number {
   return plan.slots[plan.outputs[output]!]!.bytes;
 }
 
+/** Buffers of so many bytes each; all of them or none. */
+export function allocAll(device: Device, bytes: readonly number[]): DeviceBuffer[] {
+  const buffers: DeviceBuffer[] = [];
+  try {
+    for (const count of bytes) buffers.push(device.alloc(count));
+    return buffers;
+  } catch (error) {
+    freeAll(device, buffers);
+    throw error;
+  }
+}
+
+export function freeAll(device: Device, buffers: readonly DeviceBuffer[]): void {
+  if (device.isLost) return;
+  for (const buffer of buffers) device.free(buffer);
+}
+
 type Loaded = Map<Device, Promise<LoadedPlan>>;
 
 const collected = new FinalizationRegistry<Loaded>((loaded) => void giveBack(loaded));
@@ -49,6 +66,8 @@ export class SharedPlan {
   readonly #written: ReadonlySet<number>;
   readonly #plans = new Map<string, Plan>();
   readonly #loaded: Loaded = new Map();
+  /** Loaded for fewer items than were asked for since: whoever was given one may still use it. */
+  readonly #outgrown: [Device, Promise<LoadedPlan>][] = [];
 
   /** `written` are the positions of inputs that need a buffer of their own, kept from run to run. */
   constructor(request: CompileRequest, written: readonly number[]) {
@@ -72,8 +91,13 @@ export class SharedPlan {
       if (loaded.executable.items >= items) return loaded;
       if (this.#loaded.get(device) !== loading) continue;
       this.#loaded.delete(device);
-      await giveBack(new Map([[device, loading]]));
+      this.#outgrown.push([device, loading]);
     }
+  }
+
+  /** Gives back what was outgrown. To be called when nobody is about to use it. */
+  async settle(): Promise<void> {
+    for (const entry of this.#outgrown.splice(0)) await giveBack(new Map([entry]));
   }
 
   /** How many items a device can run at once, at most `wanted`; a part of each must fit into what a kernel can bind. */
@@ -88,6 +112,7 @@ export class SharedPlan {
 
   /** Gives back what the plan holds on every device. */
   async release(): Promise<void> {
+    await this.settle();
     await giveBack(this.#loaded);
   }
 
@@ -101,13 +126,19 @@ export class SharedPlan {
   async #load(device: Device, items: number): Promise<LoadedPlan> {
     const plan = this.#planFor(device);
     const executable = await device.load(plan, items);
-    const written = this.request.inputs.map((node, i) => {
-      if (!this.#written.has(i)) return undefined;
-      const slot = plan.slots[plan.inputs[i]!];
-      const count = plan.items === true && slot?.common !== true ? items : 1;
-      return device.alloc(count * (slot?.bytes ?? Math.max(4, byteLength(node))));
-    });
-    return { executable, written };
+    const own = this.request.inputs.flatMap((node, i) => this.#written.has(i) ? [{ node, i }] : []);
+    try {
+      const buffers = allocAll(device, own.map(({ node, i }) => {
+        const slot = plan.slots[plan.inputs[i]!];
+        const count = plan.items === true && slot?.common !== true ? items : 1;
+        return count * (slot?.bytes ?? Math.max(4, byteLength(node)));
+      }));
+      const written = this.request.inputs.map((_, i) => buffers[own.findIndex((entry) => entry.i === i)]);
+      return { executable, written };
+    } catch (error) {
+      executable.release();
+      throw error;
+    }
   }
 }
 

@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { combine, type Words } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
-import { inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
+import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
 import { cutStages, type Stage } from "./stages.ts";
 import { type HostFields, type Shard, type StepNumbers, writeControl, writeFields } from "./uploads.ts";
 
@@ -61,6 +61,11 @@ export class StagedPlan {
   /** How many shards a device can run at once, at most `wanted`. */
   most(device: Device, wanted: number): number {
     return Math.min(...this.stages.map(({ plan }) => plan.most(device, wanted)));
+  }
+
+  /** See SharedPlan. */
+  async settle(): Promise<void> {
+    for (const { plan } of this.stages) await plan.settle();
   }
 
   async release(): Promise<void> {
@@ -192,18 +197,14 @@ export class ShardRuns {
     const { stage } = bound.plan.stages[number]!;
     const { executable } = bound.loaded[number]!;
     const inputs = this.#inputs(device, group, bound, number, progress);
-    const outputs = outputsOf(device, executable, group);
-    const reads = device.runAndRead(
-      executable,
-      inputs,
-      outputs,
-      words.flatMap((ofShard, item) =>
-        ofShard.map((into, output) => ({ output, into, offset: item * outputStride(executable, output) }))
-      ),
-      group.length,
+    const wanted = words.flatMap((ofShard, item) =>
+      ofShard.map((into, output) => ({ output, into, offset: item * outputStride(executable, output) }))
     );
-    this.#ran(device, stage, progress, outputs);
-    return reads;
+    return withOutputs(device, executable, group, (outputs) => {
+      const reads = device.runAndRead(executable, inputs, outputs, wanted, group.length);
+      this.#ran(device, stage, progress, outputs);
+      return reads;
+    });
   }
 
   #upTo(device: Device, group: Group, bound: BoundShards, number: number): Progress {
@@ -217,9 +218,11 @@ export class ShardRuns {
       const { stage } = bound.plan.stages[before]!;
       const { executable } = bound.loaded[before]!;
       const inputs = this.#inputs(device, group, bound, before, progress);
-      const outputs = outputsOf(device, executable, group);
-      device.run(executable, inputs, outputs, group.length);
-      this.#ran(device, stage, progress, outputs);
+      const there = progress;
+      withOutputs(device, executable, group, (outputs) => {
+        device.run(executable, inputs, outputs, group.length);
+        this.#ran(device, stage, there, outputs);
+      });
     }
     return progress;
   }
@@ -277,7 +280,7 @@ export class ShardRuns {
  * Neighbouring shards of one list that have as many rows and the same plan run together, as many as the device takes at
  * once.
  */
-export function groupsOf(
+export function runsTogether(
   device: Device,
   shards: readonly Shard[],
   planOf: (shard: Shard) => { readonly plan: StagedPlan },
@@ -298,8 +301,16 @@ function keyOf(group: Group): string {
   return `${group[0]!.index} ${group.length}`;
 }
 
-function outputsOf(device: Device, executable: Executable, group: Group): DeviceBuffer[] {
-  return executable.plan.outputs.map((_, output) => device.alloc(group.length * outputStride(executable, output)));
+/** Calls `body` with buffers for the outputs of a group, which are given back should it throw. */
+function withOutputs<T>(device: Device, executable: Executable, group: Group, body: (outputs: DeviceBuffer[]) => T): T {
+  const bytes = executable.plan.outputs.map((_, output) => group.length * outputStride(executable, output));
+  const outputs = allocAll(device, bytes);
+  try {
+    return body(outputs);
+  } catch (error) {
+    freeAll(device, outputs);
+    throw error;
+  }
 }
 
 function wordsOf(node: Node): Words {
