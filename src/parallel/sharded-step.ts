@@ -148,7 +148,8 @@ export class ShardedSteps {
       const wanted = group.flatMap(({ index }, item) => {
         const { scores, buckets: sums } = landings[index]!;
         return [scores, ...withSums ? sums : []].map((into, output) => ({ index, output, into, offset: item * strides[output]! }));
-      });
+        // What came from a device that failed afterwards may be part of a sum already: it is not read again.
+      }).filter(({ index, output }) => !(output === 0 ? scored : arrived[output - 1]!).has(index));
       fleet.enter(device, "compute");
       const reads = clock.time("scatter", () => {
         try {
@@ -162,7 +163,8 @@ export class ShardedSteps {
         }
       });
       if (first) assigned = bound.assigned.map(({ tensor }) => tensor);
-      await Promise.all(reads.map((done, i) =>
+      // All of them, so that nothing comes late when others do the work of a device that failed.
+      const settled = await Promise.allSettled(reads.map((done, i) =>
         done.then(() => {
           const read = wanted[i];
           if (read === undefined) return;
@@ -170,7 +172,9 @@ export class ShardedSteps {
           arrived[read.output - 1]!.add(read.index);
           reduceWhenThere(read.output - 1);
         })
-      )).finally(() => freeAll(device, outputs));
+      ));
+      freeAll(device, outputs);
+      for (const read of settled) if (read.status === "rejected") throw read.reason;
       const count = group.reduce((sum, shard) => sum + shard.rows, 0);
       rows.set(device, (rows.get(device) ?? 0) + count);
       const span = spans.get(device);
