@@ -1,6 +1,6 @@
 /**
- * Trains one model on many devices: every step is cut into shards, run on all devices at once, and reduced on
- * the host; the shards of a device that fails are computed by the others.
+ * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
+ * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
 import { AllDevicesLostError, ArgumentError, NonFiniteLossError, ShardwiseError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
