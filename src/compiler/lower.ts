@@ -401,12 +401,12 @@ class Lowering {
         steps.push({ indices, when: this.#and(lane.when, inside) });
       }
     }
-    const values = subgroup === undefined ? this.#lanes(source, steps) : this.#outerProduct(source, steps, subgroup);
-    values.forEach((value, i) => {
+    const terms = subgroup === undefined ? this.#lanes(source, steps).entries() : this.#outerProduct(source, steps, factor, subgroup);
+    for (const [i, value] of terms) {
       const accumulator = accumulators[i % computed.length]![Math.floor(i / computed.length) % partials]!;
       const term = inside === undefined ? value : builder.op("where", inside, value, builder.constant(identity, node.dtype));
       body.statements.push({ kind: "update", accumulator, value: term });
-    });
+    }
     for (let level = loops.length - 1; level >= 0; level--) {
       const { variable, body } = loops[level]!;
       (loops[level - 1]?.body ?? parent).statements.push({ kind: "loop", variable, body });
@@ -442,8 +442,12 @@ class Lowering {
     return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
   }
 
-  /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */
-  #outerProduct(product: Node, steps: readonly Lane[], { rows, columns }: OuterProduct): readonly Expr[] {
+  /**
+   * The products of a block, each with its position in `factor` blocks of them: each lane's own elements of the row operand are
+   * broadcast to all. `steps` is as #subgroupDomain made it, for each of `factor` terms of the sum. Row by row, so that few
+   * values are alive at once, and all terms of an element together, so that its sum is fetched and put back once.
+   */
+  *#outerProduct(product: Node, steps: readonly Lane[], factor: number, { rows, columns }: OuterProduct): Generator<[number, Expr]> {
     const place = (operand: Node, lane: Lane) => {
       let [x, indices] = [operand, lane.indices];
       for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
@@ -452,13 +456,18 @@ class Lowering {
     const [left, right] = product.src as [Node, Node];
     const leftIsRow = place(left, steps[0]!) === place(left, steps[1]!);
     const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];
-    const count = steps.length - rows;
-    const own = this.#lanes(rowOperand, steps.slice(count));
-    const column = this.#lanes(columnOperand, steps.slice(0, columns));
-    return Array.from({ length: count }, (_, i) => {
-      const row = Math.floor(i / columns);
-      return this.#builder.op("mul", this.#builder.broadcast(own[row % rows]!, Math.floor(row / rows)), column[i % columns]!);
+    const stride = steps.length / factor;
+    const count = stride - rows;
+    const terms = Array.from({ length: factor }, (_, term) => {
+      const own = steps.slice(term * stride, (term + 1) * stride);
+      return { own: this.#lanes(rowOperand, own.slice(count)), column: this.#lanes(columnOperand, own.slice(0, columns)) };
     });
+    for (let row = 0; row < count / columns; row++) {
+      for (const [term, { own, column }] of terms.entries()) {
+        const element = this.#builder.broadcast(own[row % rows]!, Math.floor(row / rows));
+        for (let j = 0; j < columns; j++) yield [term * count + row * columns + j, this.#builder.op("mul", element, column[j]!)];
+      }
+    }
   }
 
   /** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */

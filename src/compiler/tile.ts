@@ -158,7 +158,7 @@ function contractionTile(probe: KernelIR, domain: readonly number[], target: Tar
     }
   }
   const outer = best === undefined ? undefined : outerProduct(inner, axes, domain, best, target);
-  if (outer !== undefined) return { ...plainTile, subgroup: outer };
+  if (outer !== undefined) return { ...plainTile, reduce: 2, subgroup: outer };
   const staged = best === undefined ? undefined : stagedBlock(inner, axes, domain, best, target);
   if (staged !== undefined) return { ...plainTile, staged };
   const factors = domain.map(() => 1);

@@ -2,8 +2,9 @@
  * Dawn's Node binding polls with `setImmediate` as long as a promise of it is pending, and so burns a core while
  * the GPU works; where the GPU is the CPU, that is a core less for the kernels. It looks the function up on
  * `globalThis` at each poll, so that another one can stand in: it spins for a moment after a submission, which is
- * what short work needs, and then polls once a millisecond, and less often the longer the work takes. Only Dawn's
- * own callbacks, which are native functions, are slowed. The policy is in place while software devices and no others
+ * what short work needs, then sleeps a little before each poll, and less and less often polls the longer the work takes.
+ * Sleep of less than a millisecond, the shortest timer, stops the thread; it is short against the work that is waited for.
+ * Only Dawn's own callbacks, which are native functions, are slowed. The policy is in place while software devices and no others
  * are open: a real GPU is waited for without delay.
  */
 
@@ -12,9 +13,11 @@ type SetImmediate = (callback: (...args: unknown[]) => void, ...args: unknown[])
 /** Milliseconds after a submission in which polling is immediate. */
 const spinning = 0.3;
 /** The time between two polls is this part of the time since the submission, between these two lengths in milliseconds. */
-const patience = 1 / 32;
-const shortest = 1;
-const longest = 5;
+const patience = 1 / 16;
+const shortest = 0.05;
+const longest = 4;
+/** Milliseconds of the shortest timer. */
+const timer = 1;
 
 const host = globalThis as unknown as { setImmediate?: SetImmediate };
 
@@ -69,13 +72,26 @@ function install(): void {
   const policy: SetImmediate = (callback, ...args) => {
     const since = performance.now() - submitted;
     if (!active() || eager > 0 || since < spinning || !isNative(callback)) return immediate(callback, ...args);
-    return setTimeout(callback, Math.min(longest, Math.max(shortest, patience * since)), ...args);
+    const pause = Math.min(longest, Math.max(shortest, patience * since));
+    if (pause >= timer) return setTimeout(callback, pause, ...args);
+    sleep(pause);
+    return immediate(callback, ...args);
   };
   // util.promisify(setImmediate) finds its promise form in a property.
   Object.defineProperties(policy, Object.getOwnPropertyDescriptors(immediate));
   original = immediate;
   replacement = policy;
   host.setImmediate = policy;
+}
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+let slept = 0;
+
+/** Stops the thread for some milliseconds, but once a turn of the event loop, however many instances of Dawn poll in it. */
+function sleep(pause: number): void {
+  if (performance.now() - slept < shortest / 2) return;
+  Atomics.wait(never, 0, 0, pause);
+  slept = performance.now();
 }
 
 function uninstall(): void {
