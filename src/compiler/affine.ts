@@ -298,6 +298,28 @@ export function strideOf(a: Index, variable: Variable): number | undefined {
   return stride;
 }
 
+/**
+ * How much the index grows from one to the next of `group` neighbouring values of `variable`, the first of which is a multiple
+ * of `group`, where that is the same everywhere; else undefined.
+ */
+export function strideInGroup(a: Index, variable: Variable, group: number): number | undefined {
+  let stride = 0;
+  for (const { atom, coefficient } of a.terms) {
+    if (atom.kind === "variable") {
+      if (atom.variable === variable) stride += coefficient;
+    } else if (atom.kind !== "value") {
+      const inner = strideInGroup(atom.of, variable, group);
+      if (inner === 0) continue;
+      // A group that begins at a multiple of its size lies within one period.
+      const rest = atom.of.terms.filter((term) => term.atom.kind !== "variable" || term.atom.variable !== variable);
+      const aligned = inner === 1 && atom.kind !== "min" && atom.by % group === 0 && isMultiple({ ...atom.of, terms: rest }, group);
+      if (!aligned) return undefined;
+      if (atom.kind === "mod") stride += coefficient;
+    }
+  }
+  return stride;
+}
+
 /** Whether `a` is a multiple of `factor` for all values of its atoms. */
 export function isMultiple(a: Index, factor: number): boolean {
   return a.offset % factor === 0 && a.terms.every(({ atom, coefficient }) => {

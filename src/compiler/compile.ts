@@ -17,6 +17,7 @@ import { renderWgsl } from "./render-wgsl.ts";
 import { isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { splitReductions } from "./split.ts";
+import { loadsPerElement, readsInParts, sharedLoads } from "./shared-loads.ts";
 import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
 
 /** What is to be computed, from what. */
@@ -214,7 +215,12 @@ function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelI
     .map((variable) => variable.extent);
   const blocked = draft!.contraction !== undefined && domain.length > 0;
   const probe = lower(group, layout, blocked ? plainBlock(domain.length) : plainTile);
-  return lower(group, layout, chooseTile(group, probe, domain, target));
+  const tiled = lower(group, layout, chooseTile(group, probe, domain, target));
+  if (blocked || !readsInParts(probe)) return tiled;
+  const shared = sharedLoads(lower(group, layout, plainBlock(domain.length)), domain, target);
+  if (shared === undefined) return tiled;
+  const other = lower(group, layout, shared);
+  return loadsPerElement(other) < loadsPerElement(tiled) ? other : tiled;
 }
 
 /** Whether the kernel that writes `root` over `old` is followed by a reader of `old`, or itself reads elsewhere than it writes. */

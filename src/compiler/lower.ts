@@ -42,6 +42,9 @@ export interface Memory {
 /** Invocations that walk a block side by side: a subgroup of the software adapters. */
 const walkers = 8;
 
+/** Terms of a reduction that are written out. */
+const mostUnrolled = 4;
+
 /** Lowers one kernel with the factors of `tile`. */
 export function lower(group: KernelGroup, memory: Memory, tile: Tile): KernelIR {
   const lowering = new Lowering(group, memory, tile);
@@ -359,6 +362,8 @@ class Lowering {
     const source = node.src[0]!;
     const contraction = isContraction(node);
     if (contraction && this.#staged !== undefined) return this.#stagedSums(node, lanes, this.#staged);
+    const terms = node.attrs.axes.reduce((n, axis) => n * source.shape[axis]!, 1);
+    if (!contraction && terms <= mostUnrolled) return this.#fewTerms(node, lanes);
     const subgroup = contraction ? this.#tile.subgroup : undefined;
     const computed = subgroup === undefined ? lanes : lanes.slice(0, -subgroup.rows);
     const runs: number[][] = [];
@@ -401,8 +406,8 @@ class Lowering {
         steps.push({ indices, when: this.#and(lane.when, inside) });
       }
     }
-    const terms = subgroup === undefined ? this.#lanes(source, steps).entries() : this.#outerProduct(source, steps, factor, subgroup);
-    for (const [i, value] of terms) {
+    const products = subgroup === undefined ? this.#lanes(source, steps).entries() : this.#outerProduct(source, steps, factor, subgroup);
+    for (const [i, value] of products) {
       const accumulator = accumulators[i % computed.length]![Math.floor(i / computed.length) % partials]!;
       const term = inside === undefined ? value : builder.op("where", inside, value, builder.constant(identity, node.dtype));
       body.statements.push({ kind: "update", accumulator, value: term });
@@ -421,6 +426,24 @@ class Lowering {
       return together ? this.#combined(node, level[0]!) : level[0]!;
     });
     return lanes.map((_, i) => results[i] ?? builder.constant(identity, node.dtype));
+  }
+
+  /** A reduction without a loop: what it reads is loaded once for all that need it. */
+  #fewTerms(node: ReductionNode, lanes: readonly Lane[]): readonly Expr[] {
+    const builder = this.#builder;
+    const source = node.src[0]!;
+    const { axes } = node.attrs;
+    const extents = axes.map((axis) => source.shape[axis]!);
+    const steps = Array.from({ length: size(extents) }, (_, term) => {
+      const along = unflatten(constantIndex(term), extents);
+      return lanes.map((lane): Lane => {
+        let kept = 0;
+        return { indices: source.shape.map((_, axis) => along[axes.indexOf(axis)] ?? lane.indices[kept++]!), when: lane.when };
+      });
+    });
+    const values = this.#lanes(source, steps.flat());
+    const identity = builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
+    return lanes.map((_, i) => steps.reduce((sum, _, term) => builder.combine(node.op, sum, values[term * lanes.length + i]!), identity));
   }
 
   /** What the invocations of a team have, combined. */

@@ -1,6 +1,6 @@
 /** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
 import { size } from "../graph/shape.ts";
-import { type Index, strideOf, type Variable } from "./affine.ts";
+import { type Index, strideInGroup, strideOf, type Variable } from "./affine.ts";
 import { type Expr, eachStatement, type KernelIR, type Scope } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
 import type { Target } from "./plan.ts";
@@ -112,7 +112,7 @@ export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly
     if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
     return {
       ...plainTile,
-      outer: columns && loopLoads.every((load) => [0, 1].includes(strideOf(load.index, counter!) ?? 2)) ? width : 1,
+      outer: columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1,
       row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
       reduce: reduceContiguous ? width : 1,
@@ -158,7 +158,7 @@ function contractionTile(probe: KernelIR, domain: readonly number[], target: Tar
     }
   }
   const outer = best === undefined ? undefined : outerProduct(inner, axes, domain, best, target);
-  if (outer !== undefined) return { ...plainTile, reduce: 2, subgroup: outer };
+  if (outer !== undefined) return { ...plainTile, reduce: outer.terms, subgroup: outer.block };
   const staged = best === undefined ? undefined : stagedBlock(inner, axes, domain, best, target);
   if (staged !== undefined) return { ...plainTile, staged };
   const factors = domain.map(() => 1);
@@ -184,13 +184,16 @@ function outerProduct(
   domain: readonly number[],
   { m, n }: { m: number; n: number },
   target: Target,
-): OuterProduct | undefined {
+): { block: OuterProduct; terms: number } | undefined {
   const lanes = target.subgroupSize;
   if (target.class !== "software" || lanes === 0) return undefined;
-  // Rows that are neighbours in memory are loaded as a vector; others one by one, and then fewer are better. A large block
-  // takes the driver a second more to compile, which a small problem does not earn back.
+  // Rows that are neighbours in memory are loaded as a vector, else neighbouring terms of a row are. A large block takes the
+  // driver a second more to compile, which a small problem does not earn back.
   const adjacent = inner.some((load) => strideOf(load.index, axes[m]!) === 1);
-  const [rows, columns] = [adjacent && size(domain) >= 2 ** 17 ? width : width / 2, width];
+  const [rows, columns] = [size(domain) >= (adjacent ? 2 ** 17 : 2 ** 20) ? width : width / 2, width];
+  // More terms at a time than two are worth it only for such vectors: their values do not fit the registers.
+  const alongTerms = inner.some((load) => strideOf(load.index, axes[m]!) !== 0 && strideOf(load.index, load.loop!) === 1);
+  const terms = !adjacent && alongTerms ? width : 2;
   const run = adjacent && domain[m]! >= lanes * rows ? [m] : rowRun(inner, axes, m, n);
   const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) => axis === run[0] ? run : [axis]);
   const block = { m: runs.indexOf(run), n: runs.findIndex((own) => own.includes(n)) };
@@ -201,7 +204,7 @@ function outerProduct(
     1,
   );
   const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
-  return { runs, ...block, rows, columns, lanes, subgroups };
+  return { block: { runs, ...block, rows, columns, lanes, subgroups }, terms };
 }
 
 /** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
