@@ -13,6 +13,7 @@ import {
   type Index,
   remainder,
   scale,
+  strideInGroup,
   unflatten,
   type Variable,
   variableIndex,
@@ -247,6 +248,36 @@ function isContractionOf(node: Node): boolean {
   return inner.length === 1 && inner[0]!.op === "sum" && isContraction(inner[0]!);
 }
 
+/** The gradient of the sum of a max pool over windows of 2 by 2 that do not overlap, after a relu. */
+function poolGradient(shape: readonly number[]): { x: Node; dx: Node } {
+  const x = g.input(shape, "f32");
+  const [n, h, w, c] = shape as [number, number, number, number];
+  const windows = g.reshape(e("relu", x), [n, h / 2, 2, w / 2, 2, c]);
+  const pooled = g.reduce("amax", windows, [2, 4]);
+  const loss = g.reduce("sum", e("mul", pooled, pooled), [0, 1, 2, 3]);
+  return { x, dx: gradients([loss], [x])[0]! };
+}
+
+test("the gradient of pooling is computed window by window: what a window has is loaded once", () => {
+  const { x, dx } = poolGradient([8, 12, 12, 16]);
+  for (const [language, kind] of [["wgsl", "software"], ["wgsl", "discrete"], ["js", "js"]] as const) {
+    const { programs } = compileGraph({ roots: [dx], inputs: [x] }, { ...jsTarget, language, class: kind });
+    const { source } = programs.at(-1)!;
+    assert.equal(source.match(/^\s*b1\[/gm)?.length, 4, source);
+    assert.equal(source.match(/\bb0\[/g)?.length, 4, source);
+  }
+});
+
+onEachDevice("the gradient of pooling, where windows fill the axes and where they do not", async (device) => {
+  for (const shape of [[2, 12, 8, 8], [1, 4, 6, 3], [3, 2, 2, 1]]) {
+    const { x, dx } = poolGradient(shape);
+    const data = sine(size(shape));
+    const [expected] = interpret([dx], new Map([[x, data]]));
+    const [actual] = await evaluate(device, { roots: [dx], inputs: [x] }, [data]);
+    assertClose(actual!, expected!);
+  }
+});
+
 test("the step of an MLP is ten kernels, updates in place and copies nothing", () => {
   const { roots, inputs, donate } = mlpStep(128, [784, 64, 10]);
   const { kernels, copies, plan } = steps(roots, inputs, donate);
@@ -468,6 +499,30 @@ test("index arithmetic computes what it says, within the range it says", () => {
     }
   }), { numRuns: 2000 });
 });
+
+test("what an index grows by in an aligned group of neighbours is what it is said to be", () => {
+  const groups: readonly [axis: number, group: number][] = [[0, 2], [0, 4], [1, 2], [1, 3]];
+  fc.assert(fc.property(indexArbitrary, fc.constantFrom(...groups), ({ index }, [axis, group]) => {
+    const stride = strideInGroup(index, variables[axis]!, group);
+    if (stride === undefined) return;
+    const extents = variables.map(({ extent }) => extent);
+    for (let position = 0; position < size(extents); position++) {
+      const at = unravel(position, extents);
+      if (at[axis]! % group === group - 1) continue;
+      const value = (more: number) => valueOf(index, new Map(variables.map(({ name }, i) => [name, at[i]! + (i === axis ? more : 0)])));
+      assert.equal(value(1) - value(0), stride);
+    }
+  }), { numRuns: 2000 });
+});
+
+function unravel(position: number, extents: readonly number[]): number[] {
+  let rest = position;
+  return extents.toReversed().map((extent) => {
+    const digit = rest % extent;
+    rest = Math.floor(rest / extent);
+    return digit;
+  }).reverse();
+}
 
 test("flattening an unflattened position leaves no division", () => {
   fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 1, maxLength: 5 }), (shape) => {
