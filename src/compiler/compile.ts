@@ -1,10 +1,11 @@
-/** From a graph to a plan: simplify, split, schedule, merge, lay out, lower, tile, render. */
+/** From a graph to a plan: simplify, store operands, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
+import { contractionTile } from "./contraction-tile.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
@@ -17,7 +18,7 @@ import { renderWgsl } from "./render-wgsl.ts";
 import { isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { splitReductions } from "./split.ts";
-import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
+import { chooseTile, countOperations, plainTile, type Tile } from "./tile.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {
@@ -60,7 +61,7 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
-  const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
+  const roots = keepDonors(materializeOperands(splitReductions(storeOperands(simplified, given), given, target), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
@@ -212,9 +213,9 @@ function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelI
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);
-  const blocked = draft!.contraction !== undefined && domain.length > 0;
-  const probe = lower(group, layout, blocked ? plainBlock(domain.length) : plainTile);
-  return lower(group, layout, chooseTile(group, probe, domain, target));
+  const probe = (tile: Tile) => lower(group, layout, tile);
+  if (draft!.contraction === undefined || domain.length === 0) return lower(group, layout, chooseTile(probe(plainTile), domain, target));
+  return lower(group, layout, contractionTile(group, probe, domain, (node) => layout.source(node) !== undefined, target).tile);
 }
 
 /** Whether the kernel that writes `root` over `old` is followed by a reader of `old`, or itself reads elsewhere than it writes. */

@@ -3,12 +3,13 @@ import { InternalError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type ReductionNode } from "../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../graph/ops.ts";
-import { size } from "../graph/shape.ts";
+import { size, strides } from "../graph/shape.ts";
 import {
   add,
   addConstant,
   atMost,
   constantIndex,
+  flatten,
   type Index,
   scale,
   unflatten,
@@ -20,7 +21,9 @@ import {
 } from "./affine.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
+import { placeOf } from "./products.ts";
 import { type Draft, isContraction } from "./schedule.ts";
+import { type GemvDomain, gemvDomain, gemvSums } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
@@ -75,6 +78,8 @@ class Lowering {
   readonly #teamArrays = new Map<DType, number>();
   /** How a contraction through workgroup memory walks its domain. */
   #staged: StagedDomain | undefined;
+  /** How one whose invocations walk the sum together does. */
+  #gemv: GemvDomain | undefined;
 
   constructor(group: KernelGroup, memory: Memory, tile: Tile) {
     this.#group = group;
@@ -87,24 +92,27 @@ class Lowering {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup, staged, team } = this.#tile;
+    const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
+    const walked = factors?.flat() ?? domain;
+    const and = (a: Expr | undefined, b: Expr | undefined) => this.#and(a, b);
     if (team > 1) this.#team = this.#builder.variable("local", team);
-    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, domain, staged, (a, b) => this.#and(a, b));
-    const { parallel, lanes } = this.#staged !== undefined
-      ? this.#staged
-      : subgroup !== undefined
-      ? this.#subgroupDomain(domain, subgroup)
+    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and);
+    if (gemv !== undefined) this.#gemv = gemvDomain(this.#builder, walked, gemv, and);
+    const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ?? (subgroup !== undefined
+      ? this.#subgroupDomain(walked, subgroup)
       : axes !== undefined
-      ? this.#tiledDomain(domain, axes)
-      : this.#flatDomain(domain);
+      ? this.#tiledDomain(walked, axes)
+      : this.#flatDomain(walked));
+    const lanes = factors === undefined ? ofWalked : ofWalked.map((lane) => ({ ...lane, indices: joined(lane.indices, factors) }));
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
     // After all loads: a value may be written over what another one is computed from.
     const { root } = this.#builder;
     (this.#walk?.body ?? root).statements.push(...this.#stores);
     if (this.#walk !== undefined) root.statements.push({ kind: "loop", ...this.#walk });
-    const together = staged !== undefined || team > 1 || subgroup !== undefined;
-    const workgroup = staged !== undefined
-      ? staged.threads[0] * staged.threads[1]
+    const together = staged !== undefined || gemv !== undefined || team > 1 || subgroup !== undefined;
+    const threads = (staged ?? gemv)?.threads;
+    const workgroup = threads !== undefined
+      ? threads[0] * threads[1]
       : team > 1
       ? team
       : this.#walk !== undefined
@@ -359,6 +367,7 @@ class Lowering {
     const source = node.src[0]!;
     const contraction = isContraction(node);
     if (contraction && this.#staged !== undefined) return this.#stagedSums(node, lanes, this.#staged);
+    if (contraction && this.#gemv !== undefined) return this.#gemvSums(node, lanes, this.#gemv);
     const subgroup = contraction ? this.#tile.subgroup : undefined;
     const computed = subgroup === undefined ? lanes : lanes.slice(0, -subgroup.rows);
     const runs: number[][] = [];
@@ -431,7 +440,7 @@ class Lowering {
       this.#teamArrays.set(node.dtype, array = builder.sharedArray(node.dtype, this.#tile.team, false));
     }
     const accumulator = builder.accumulator(node.op, node.dtype, builder.root);
-    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulator, array });
+    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulators: [accumulator], columns: 1, array });
     return builder.result(accumulator, builder.root);
   }
 
@@ -442,15 +451,16 @@ class Lowering {
     return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
   }
 
+  #gemvSums(node: ReductionNode, lanes: readonly Lane[], domain: GemvDomain): readonly Expr[] {
+    const builder = this.#builder;
+    if (node.src[0]!.shape.includes(0)) return lanes.map(() => builder.constant(0, node.dtype));
+    return gemvSums(builder, node, lanes, domain, this.#tile.gemv!, (operand, at) => this.#lanes(operand, at));
+  }
+
   /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */
   #outerProduct(product: Node, steps: readonly Lane[], { rows, columns }: OuterProduct): readonly Expr[] {
-    const place = (operand: Node, lane: Lane) => {
-      let [x, indices] = [operand, lane.indices];
-      for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
-      return indices.map((index) => index.key).join();
-    };
     const [left, right] = product.src as [Node, Node];
-    const leftIsRow = place(left, steps[0]!) === place(left, steps[1]!);
+    const leftIsRow = placeOf(left, steps[0]!.indices) === placeOf(left, steps[1]!.indices);
     const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];
     const count = steps.length - rows;
     const own = this.#lanes(rowOperand, steps.slice(count));
@@ -499,6 +509,12 @@ class Lowering {
     if (a === undefined || a === b) return b;
     return b === undefined ? a : this.#builder.op("and", a, b);
   }
+}
+
+/** Indices of a domain from those of the axes that it is walked by. */
+function joined(indices: readonly Index[], factors: readonly (readonly number[])[]): Index[] {
+  let next = 0;
+  return factors.map((lengths) => flatten(indices.slice(next, next += lengths.length), strides(lengths)));
 }
 
 function locate(location: Location, indices: readonly Index[]): Index {
