@@ -19,7 +19,7 @@ import {
   signatureOf,
   type WorkgroupTile,
 } from "./schedules.ts";
-import { plainBlock, plainTile, type Reference, references, type Runs, type Tile } from "./tile.ts";
+import { isGpu, plainBlock, plainTile, powerFor, type Reference, references, type Runs, type Tile } from "./tile.ts";
 
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;
@@ -65,7 +65,7 @@ export function contractionTile(
   const node = group.drafts[0]!.contraction!;
   const terms = node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!);
   let ir = probe(plainBlock(domain.length));
-  const factors = target.class === "discrete" || target.class === "integrated" ? factorsOf(ir, domain) : undefined;
+  const factors = isGpu(target) ? factorsOf(ir, domain) : undefined;
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
   const choices = defaults[target.class].map((choice) => choice);
@@ -276,7 +276,6 @@ function shortBlock(schedule: Gemv, { problem, domain, axes, inner, pair, long, 
   const [, most] = schedule.elements;
   const columns = layout !== "k" && length % most !== 0 ? 1 : Math.min(most, length);
   const depth = lastTerms % schedule.depth === 0 ? schedule.depth : 1;
-  const powerFor = (count: number) => 2 ** Math.ceil(Math.log2(count));
   const invocations = schedule.threads[0] * schedule.threads[1];
   const needed = powerFor(Math.ceil(length / columns));
   // Invocations that would have nothing to do along one axis work along the other.

@@ -1,12 +1,12 @@
 /**
- * Contractions with a short axis, such as the product of a matrix and a vector: too few results for an invocation each, so
- * that many invocations walk the sum of the same results and add up what they have in workgroup memory.
+ * Reductions to few results, such as the product of a matrix and a vector: with an invocation for each, a GPU would be idle.
+ * Many invocations walk the terms of the same results, and combine what they have in workgroup memory.
  */
-import { type ReductionNode, type Node } from "../graph/node.ts";
+import type { Node, ReductionNode } from "../graph/node.ts";
+import { reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within } from "./affine.ts";
 import type { Expr, KernelBuilder, Lane } from "./ir.ts";
-import { productAt } from "./products.ts";
 import type { ShortBlock } from "./tile.ts";
 
 /** How the domain is walked: blocks of a workgroup, and the elements of one invocation. */
@@ -56,21 +56,26 @@ export function gemvDomain(
   return { parallel, lanes, walker: divide(variableIndex(local), threads[0]) };
 }
 
-/** The sums at `lanes`, which are those of `domain` at the contraction. `values` gives the elements of a node at some indices. */
-export function gemvSums(
+/**
+ * The results of a reduction at `lanes`, which are those of `domain`. `values` gives the elements of a node at some indices,
+ * `arrayFor` workgroup memory of so many elements.
+ */
+export function gemvResults(
   builder: KernelBuilder,
   node: ReductionNode,
   lanes: readonly Lane[],
   { walker }: GemvDomain,
   { threads, depth }: ShortBlock,
   values: (node: Node, lanes: readonly Lane[]) => readonly Expr[],
+  arrayFor: (length: number) => number,
 ): readonly Expr[] {
-  const extents = node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!);
+  const source = node.src[0]!;
+  const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
   const terms = size(extents);
   const step = builder.variable("k", Math.ceil(terms / (threads[1] * depth)));
   const body = builder.openLoop(builder.root, step);
   const group = scale(add(scale(variableIndex(step), threads[1]), walker), depth);
-  const zero = builder.constant(0, node.dtype);
+  const identity = builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
   const accumulators = lanes.map(() => builder.accumulator(node.op, node.dtype, builder.root));
   const whole = terms % (threads[1] * depth) === 0;
   for (let i = 0; i < depth; i++) {
@@ -78,17 +83,22 @@ export function gemvSums(
     // A vector is inside as a whole.
     const inside = whole ? undefined : builder.within(terms % depth === 0 ? group : position, 0, terms);
     const along = unflatten(within(position, 0, terms - 1), extents);
-    const places = lanes.map((lane) => productAt(node, lane.indices, along));
-    const operands = places[0]!.product.src.map((operand) => values(operand, places.map(({ indices }) => ({ indices, when: inside }))));
-    accumulators.forEach((accumulator, lane) => {
-      const product = builder.op("mul", operands[0]![lane]!, operands[1]![lane]!);
-      const value = inside === undefined ? product : builder.op("where", inside, product, zero);
-      body.statements.push({ kind: "update", accumulator, value });
+    const places = lanes.map((lane): Lane => {
+      let kept = 0;
+      const indices = source.shape.map((_, axis) => {
+        const reduced = node.attrs.axes.indexOf(axis);
+        return reduced >= 0 ? along[reduced]! : lane.indices[kept++]!;
+      });
+      return { indices, when: inside };
+    });
+    values(source, places).forEach((value, lane) => {
+      const term = inside === undefined ? value : builder.op("where", inside, value, identity);
+      body.statements.push({ kind: "update", accumulator: accumulators[lane]!, value: term });
     });
   }
   builder.root.statements.push({ kind: "loop", variable: step, body });
   if (threads[1] > 1) {
-    const array = builder.sharedArray(node.dtype, lanes.length * threads[0] * threads[1], false);
+    const array = arrayFor(lanes.length * threads[0] * threads[1]);
     builder.root.statements.push({ kind: "combine", accumulators, columns: threads[0], array });
   }
   return accumulators.map((accumulator) => builder.result(accumulator, builder.root));

@@ -23,7 +23,7 @@ import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope,
 import type { KernelGroup } from "./merge.ts";
 import { placeOf } from "./products.ts";
 import { type Draft, isContraction } from "./schedule.ts";
-import { type GemvDomain, gemvDomain, gemvSums } from "./gemv.ts";
+import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
@@ -74,11 +74,11 @@ class Lowering {
   #walk: { readonly variable: Variable; readonly body: Scope } | undefined;
   /** The invocation's number among those that walk a row together. */
   #team: Variable | undefined;
-  /** By dtype, the workgroup memory in which they combine what they have. */
-  readonly #teamArrays = new Map<DType, number>();
+  /** By dtype and length, the workgroup memory in which invocations combine what they have. */
+  readonly #sharedArrays = new Map<string, number>();
   /** How a contraction through workgroup memory walks its domain. */
   #staged: StagedDomain | undefined;
-  /** How one whose invocations walk the sum together does. */
+  /** How a reduction whose invocations walk the terms together does. */
   #gemv: GemvDomain | undefined;
 
   constructor(group: KernelGroup, memory: Memory, tile: Tile) {
@@ -367,7 +367,6 @@ class Lowering {
     const source = node.src[0]!;
     const contraction = isContraction(node);
     if (contraction && this.#staged !== undefined) return this.#stagedSums(node, lanes, this.#staged);
-    if (contraction && this.#gemv !== undefined) return this.#gemvSums(node, lanes, this.#gemv);
     const subgroup = contraction ? this.#tile.subgroup : undefined;
     const computed = subgroup === undefined ? lanes : lanes.slice(0, -subgroup.rows);
     const runs: number[][] = [];
@@ -381,6 +380,7 @@ class Lowering {
       const own = lane.indices.reduce((s, index) => deeper(s, builder.scopeOfIndex(index)), scope);
       return deeper(own, lane.when?.scope);
     }, builder.root);
+    if (this.#gemv !== undefined && parent === builder.root) return this.#gemvResults(node, lanes, this.#gemv);
     const inner = size(runs[runs.length - 1]!.map((axis) => source.shape[axis]!));
     const factor = inner % this.#tile.reduce === 0 ? this.#tile.reduce : 1;
     // In a loop, the invocations of a team are at different elements.
@@ -435,13 +435,18 @@ class Lowering {
   /** What the invocations of a team have, combined. */
   #combined(node: ReductionNode, own: Expr): Expr {
     const builder = this.#builder;
-    let array = this.#teamArrays.get(node.dtype);
-    if (array === undefined) {
-      this.#teamArrays.set(node.dtype, array = builder.sharedArray(node.dtype, this.#tile.team, false));
-    }
+    const array = this.#sharedFor(node.dtype, this.#tile.team);
     const accumulator = builder.accumulator(node.op, node.dtype, builder.root);
     builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulators: [accumulator], columns: 1, array });
     return builder.result(accumulator, builder.root);
+  }
+
+  /** Workgroup memory in which invocations combine what they have. */
+  #sharedFor(dtype: DType, length: number): number {
+    const key = `${dtype} ${length}`;
+    let array = this.#sharedArrays.get(key);
+    if (array === undefined) this.#sharedArrays.set(key, array = this.#builder.sharedArray(dtype, length, false));
+    return array;
   }
 
   #stagedSums(node: ReductionNode, lanes: readonly Lane[], domain: StagedDomain): readonly Expr[] {
@@ -451,10 +456,11 @@ class Lowering {
     return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
   }
 
-  #gemvSums(node: ReductionNode, lanes: readonly Lane[], domain: GemvDomain): readonly Expr[] {
+  #gemvResults(node: ReductionNode, lanes: readonly Lane[], domain: GemvDomain): readonly Expr[] {
     const builder = this.#builder;
-    if (node.src[0]!.shape.includes(0)) return lanes.map(() => builder.constant(0, node.dtype));
-    return gemvSums(builder, node, lanes, domain, this.#tile.gemv!, (operand, at) => this.#lanes(operand, at));
+    if (node.src[0]!.shape.includes(0)) return lanes.map(() => builder.constant(reductions[node.op].identity(node.dtype), node.dtype));
+    const values = (source: Node, at: readonly Lane[]) => this.#lanes(source, at);
+    return gemvResults(builder, node, lanes, domain, this.#tile.gemv!, values, (length) => this.#sharedFor(node.dtype, length));
   }
 
   /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */

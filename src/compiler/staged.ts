@@ -81,10 +81,12 @@ export function stagedDomain(
     bases.flatMap(({ start, base }, axis) => {
       const inside = axis === m ? row : axis === n ? column : undefined;
       const extent = extents[axis]!;
-      const index = inside === undefined ? base : add(base, inside);
-      const first = index.offset % width;
-      // Beyond a short axis there is its end again, which is not stored.
-      const there = base === start ? addConstant(atMost(addConstant(index, -first), extent - width), first) : index;
+      let there = inside === undefined ? base : add(base, inside);
+      if (inside !== undefined && base === start) {
+        // Beyond a short axis there is its end again, which is not stored.
+        const first = there.offset % width;
+        there = addConstant(atMost(addConstant(there, -first), extent - width), first);
+      }
       return unflatten(within(there, 0, extent - 1), runs[axis]!.map((of) => domain[of]!));
     });
   const lanes: Lane[] = [];

@@ -24,7 +24,7 @@ export interface Tile {
   readonly team: number;
   /** The workgroup that computes a block of a contraction through memory that it shares. */
   readonly staged: Staged | undefined;
-  /** The workgroup whose invocations walk the sum of a contraction together. */
+  /** The workgroup whose invocations walk the terms of a reduction, or of a contraction, together. */
   readonly gemv: ShortBlock | undefined;
   /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
   readonly factors: readonly (readonly number[])[] | undefined;
@@ -143,9 +143,13 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
     if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
+    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideOf(load.index, counter!) ?? 2)) ? width : 1;
+    if (isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations && longest >= leastWalked) {
+      return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
+    }
     return {
       ...plainTile,
-      outer: columns && loopLoads.every((load) => [0, 1].includes(strideOf(load.index, counter!) ?? 2)) ? width : 1,
+      outer,
       row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
       reduce: reduceContiguous ? width : 1,
@@ -165,9 +169,29 @@ const walkSteps = 64;
 /** Blocks of a domain that are worth walking: every core gets some. */
 const fewestBlocks = 8;
 
+/** Fewer invocations leave a GPU idle, if each has so many terms. */
+const fewInvocations = 16384;
+const leastWalked = 32;
+
+/** Results that are neighbours, of which a workgroup walks the terms together. */
+function columnBlock(domain: readonly number[], columns: number, terms: number): ShortBlock {
+  const needed = powerFor(size(domain) / columns);
+  const walkers = Math.min(128 / Math.min(16, needed), powerFor(terms));
+  return { runs: [[...domain.keys()]], short: -1, long: 0, threads: [Math.min(16, needed), walkers], columns, depth: 1 };
+}
+
+export function isGpu({ class: of }: Target): boolean {
+  return of === "discrete" || of === "integrated";
+}
+
+/** The power of two that is not below a count. */
+export function powerFor(count: number): number {
+  return 2 ** Math.ceil(Math.log2(count));
+}
+
 /** On a GPU, neighbouring invocations want neighbouring elements, and a row gives work to many of them. */
 function teamOf(length: number, target: Target): number {
-  if (target.class === "software" || target.class === "js" || length < 256) return 1;
+  if (!isGpu(target) || length < 256) return 1;
   return length < 2048 ? 64 : Math.min(256, target.maxInvocationsPerWorkgroup);
 }
 
