@@ -71,6 +71,8 @@ export interface Problem {
 
 /** Workgroup memory of every WebGPU device, in bytes. */
 const workgroupBytes = 16384;
+/** Results of one invocation: more of them do not fit into registers. */
+const mostElements = 64;
 /** The longest axis that counts as short. */
 export const shortest = 8;
 
@@ -87,7 +89,7 @@ export function blockOf({ threads, elements }: WorkgroupTile): readonly [number,
 export function keepsLimits(schedule: ContractionSchedule, limits: Limits): boolean {
   switch (schedule.kind) {
     case "registerTile":
-      return true;
+      return schedule.elements[0] * schedule.elements[1] <= mostElements;
     case "subgroupOuter":
       return limits.subgroupSize > 0 && limits.subgroupSize * schedule.subgroups <= limits.maxInvocationsPerWorkgroup;
     case "workgroupTile": {
@@ -95,7 +97,7 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
       const block = blockOf(schedule);
       // All invocations bring equally many elements of each operand.
       const even = block.every((length) => length % width === 0 && depth % width === 0 && (length * depth) % (width * m * n) === 0);
-      return even && schedule.elements[1] > 1 && m * n <= limits.maxInvocationsPerWorkgroup && 4 * depth * (block[0] + block[1]) <= workgroupBytes;
+      return even && schedule.elements[1] > 1 && schedule.elements[0] * schedule.elements[1] <= mostElements && m * n <= limits.maxInvocationsPerWorkgroup && 4 * depth * (block[0] + block[1]) <= workgroupBytes;
     }
     case "gemv": {
       const { threads: [long, k], elements } = schedule;
@@ -103,6 +105,26 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
       return isPower(long) && isPower(k) && long * k <= limits.maxInvocationsPerWorkgroup && elements[0] <= shortest &&
         4 * long * k * elements[0] * elements[1] <= workgroupBytes;
     }
+  }
+}
+
+/** Whether a value has the form of a schedule, with numbers that make sense. */
+export function isSchedule(value: unknown): value is ContractionSchedule {
+  const { kind, elements, parts, ...rest } = Object(value) as Readonly<Record<string, unknown>>;
+  const isCount = (x: unknown) => Number.isSafeInteger(x) && (x as number) >= 1 && (x as number) <= 2 ** 16;
+  const isPair = (x: unknown) => Array.isArray(x) && x.length === 2 && x.every(isCount);
+  if (!isPair(elements) || !isCount(parts)) return false;
+  switch (kind) {
+    case "registerTile":
+      return true;
+    case "subgroupOuter":
+      return isCount(rest["subgroups"]);
+    case "workgroupTile":
+      return isPair(rest["threads"]) && isCount(rest["depth"]) && (rest["width"] === 1 || rest["width"] === 4);
+    case "gemv":
+      return isPair(rest["threads"]) && isCount(rest["depth"]);
+    default:
+      return false;
   }
 }
 
@@ -114,8 +136,11 @@ export interface Default {
   readonly when?: (problem: Problem) => boolean;
 }
 
-const registers = (edge: number): ContractionSchedule => ({ kind: "registerTile", elements: [edge, edge], parts: 1 });
 const outer = (rows: number): ContractionSchedule => ({ kind: "subgroupOuter", elements: [rows, 4], subgroups: 4, parts: 1 });
+
+export function registerTile(edge: number): ContractionSchedule {
+  return { kind: "registerTile", elements: [edge, edge], parts: 1 };
+}
 
 export function workgroupTile(threads: readonly [number, number], elements: readonly [number, number], depth: number, width: 1 | 4 = 4): WorkgroupTile {
   return { kind: "workgroupTile", threads, elements, depth, width, parts: 1 };
@@ -148,7 +173,7 @@ const smallBlocks: readonly Default[] = [
   { schedule: workgroupTile([16, 4], [2, 4], 16), when: ({ n }) => isNarrow(16, n) },
   { schedule: workgroupTile([4, 16], [4, 2], 16), when: ({ m }) => isNarrow(16, m) },
   { schedule: workgroupTile([8, 8], [4, 4], 8) },
-  { schedule: registers(4) },
+  { schedule: registerTile(4) },
 ];
 
 /** The first that suits is taken. */
@@ -167,10 +192,10 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
   software: [
     { schedule: outer(4), when: isLargeOuter },
     { schedule: outer(2), when: (problem) => !isLargeOuter(problem) },
-    { schedule: registers(8), leastBlocks: 64 },
-    { schedule: registers(4) },
+    { schedule: registerTile(8), leastBlocks: 64 },
+    { schedule: registerTile(4) },
   ],
-  js: [{ schedule: registers(4) }],
+  js: [{ schedule: registerTile(4) }],
 };
 
 /** When a sum is cut: fewer than `blocks` blocks leave a device idle; no part is shorter than `leastTerms`. */
