@@ -405,7 +405,7 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
-    rollLoops: target.class === "software",
+    rollLoops: target.rollLoops ?? target.class === "software",
     strides,
   });
   const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};

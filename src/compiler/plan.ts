@@ -5,6 +5,11 @@ import type { ContractionSchedule, DeviceClass } from "./schedules.ts";
 export interface Target {
   readonly language: "wgsl" | "js";
   readonly class: DeviceClass;
+  /**
+   * Whether the driver is kept from unrolling loops: those of software adapters unroll up to 32 passes, and compile them for
+   * seconds. By default for the class `software`.
+   */
+  readonly rollLoops?: boolean;
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
   readonly maxStorageBuffersPerKernel: number;

@@ -211,13 +211,20 @@ class WgslRenderer extends Renderer {
     const place = (i: number, index: string) => `${s}[${index}${i === 0 ? "" : ` + ${i * invocations}u`}]`;
     accumulators.forEach(({ name }, i) => this.emit(`${place(i, "local")} = ${name};`));
     this.barrier();
-    for (let half = invocations / 2; half >= columns; half /= 2) {
-      const sums = accumulators.map((accumulator, i) => {
-        const value = this.combined({ ...accumulator, name: place(i, "local") }, place(i, `local + ${half}u`));
-        return `${place(i, "local")} = ${value};`;
-      });
-      this.emit(`if (local < ${half}u) { ${sums.join(" ")} }`);
+    const [first] = accumulators as [Accumulator];
+    if (accumulators.length === 1) {
+      for (let half = invocations / 2; half >= columns; half /= 2) {
+        const value = this.combined({ ...first, name: `${s}[local]` }, `${s}[local + ${half}u]`);
+        this.emit(`if (local < ${half}u) { ${s}[local] = ${value}; }`);
+        this.barrier();
+      }
+    } else {
+      // Spelled once: with many accumulators the text would be long.
+      const value = this.combined({ ...first, name: `${s}[at]` }, `${s}[at + half]`);
+      this.emit(`for (var half = ${invocations / 2}u; half >= ${columns}u; half /= 2u) {`);
+      this.emit(`  if (local < half) { for (var at = local; at < ${invocations * accumulators.length}u; at += ${invocations}u) { ${s}[at] = ${value}; } }`);
       this.barrier();
+      this.emit("}");
     }
     accumulators.forEach(({ name }, i) => this.emit(`${name} = ${place(i, columns === 1 ? "0u" : `local % ${columns}u`)};`));
     this.barrier(); // The array is used again.

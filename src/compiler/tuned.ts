@@ -40,7 +40,15 @@ export function readTuned(adapter: string): TunedTable {
  * Adds to the table of an adapter what was tuned, and gives all of it; what other processes added meanwhile stays. Kept only
  * in this process where there is no folder for it.
  */
-export async function addTuned(adapter: string, { schedules, best }: TunedTable, before: TunedTable = emptyTable): Promise<TunedTable> {
+export function addTuned(adapter: string, added: TunedTable, before: TunedTable = emptyTable): Promise<TunedTable> {
+  const adding = writing.then(() => addNow(adapter, added, before));
+  writing = adding.catch(() => undefined);
+  return adding;
+}
+
+let writing: Promise<unknown> = Promise.resolve();
+
+async function addNow(adapter: string, { schedules, best }: TunedTable, before: TunedTable): Promise<TunedTable> {
   const known = readTuned(adapter);
   const table = {
     schedules: { ...before.schedules, ...known.schedules, ...schedules },

@@ -170,16 +170,15 @@ export async function tuneContraction(case_: TunedCase, target: Target, measure:
       const key = of.plan.programs.map((program) => program.key).join();
       if (seen.has(key)) continue;
       seen.add(key);
+      const entry: (typeof tried)[number] = { of, times: [] };
+      tried.push(entry);
       try {
-        const measured = await measure(of.plan);
-        const entry = { of, measured, times: [] as number[] };
-        tried.push(entry);
-        entry.times.push(await measured.run());
+        entry.measured = await measure(of.plan);
+        entry.times.push(await entry.measured.run());
       } catch (error) {
-        tried.push({ of, times: [], error });
-        continue;
+        entry.error = error;
       }
-      if (best > 0 && rate(flops, tried.at(-1)!.times) >= enough * best) break;
+      if (best > 0 && rate(flops, entry.times) >= enough * best) break;
     }
     const fastest = Math.min(...tried.flatMap(({ times }) => times));
     if (fastest === Infinity) throw tried[0]!.error;

@@ -94,7 +94,7 @@ export async function requestOf<Arguments extends unknown[]>(
 export function tuneOn(device: Device, requests: readonly CompileRequest[], options: TuneOptions = {}): Promise<Tuning> {
   const name = `${device.name} (${device.info.description})`;
   const { tuned: _, ...own } = device.target;
-  const target = { ...own, class: options.class ?? own.class };
+  const target = options.class === undefined ? own : { ...own, class: options.class, rollLoops: own.class === "software" };
   if (target.class === "software" || target.class === "js") {
     return Promise.resolve(new Tuning(name, [], `${name} is not tuned: its schedules are measured and come with the library`));
   }
