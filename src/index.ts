@@ -43,6 +43,7 @@ export {
   Explanation,
 } from "./tensor/explain.ts";
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
+export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
 export { type FlatTree, flattenTree, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";

@@ -32,7 +32,7 @@ function scheduled(device: Device): Device {
   if (schedules !== "discrete" && schedules !== "integrated") {
     throw new Error(`SHARDWISE_TEST_CLASS: got ${schedules}; need discrete or integrated`);
   }
-  Object.defineProperty(device, "target", { value: { ...device.target, class: schedules }, configurable: true });
+  Object.defineProperty(device, "target", { value: { ...device.target, class: schedules, rollLoops: device.info.software }, configurable: true });
   return device;
 }
 

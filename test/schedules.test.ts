@@ -2,13 +2,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { compileGraph } from "../src/compiler/compile.ts";
+import { gradients } from "../src/autograd/grad.ts";
+import { type ChosenSchedule, compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import type { Target } from "../src/compiler/plan.ts";
+import { type ContractionSchedule, gemv, registerTile, workgroupTile } from "../src/compiler/schedules.ts";
+import { contractionsOf } from "../src/compiler/tuning.ts";
 import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
+import { convolve } from "../src/tensor/conv.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, testDevice, testKinds } from "./harness.ts";
 
@@ -54,38 +58,162 @@ async function givesExactly(device: Device, shape: Shape, target: Target): Promi
   assert.deepEqual(Array.from(actual!, (x) => x + 0), Array.from(expected!, (x) => x + 0));
 }
 
-const targets: Readonly<Record<string, (device: Device) => Target>> = {
-  "workgroup memory": ({ target }) => ({ ...target, class: "discrete" }),
-  "blocks of an invocation": ({ target }) => ({ ...target, class: "software", subgroupSize: 0 }),
-  "the device's own": ({ target }) => target,
+/** The target with a schedule for all contractions of a graph, and for their parts. */
+function forced(request: CompileRequest, target: Target, schedule: ContractionSchedule): Target {
+  let tuned = Object.fromEntries(contractionsOf(request).map(({ signature }) => [signature, schedule]));
+  for (;;) {
+    const fresh = contractionsIn(request, { ...target, tuned }).flatMap(({ signature }) => signature === undefined || signature in tuned ? [] : [signature]);
+    if (fresh.length === 0) return { ...target, tuned };
+    tuned = { ...tuned, ...Object.fromEntries(fresh.map((signature) => [signature, schedule])) };
+  }
+}
+
+/** The schedules that a graph's contractions get. */
+function contractionsIn(request: CompileRequest, target: Target): ChosenSchedule[] {
+  const found: ChosenSchedule[] = [];
+  compileGraph(request, target, ({ steps }) => steps.forEach(({ contraction }) => contraction && found.push(contraction)));
+  return found;
+}
+
+const gpuLike = ({ target }: Device): Target => ({ ...target, class: "discrete", rollLoops: target.class === "software" });
+
+/** Of each kind some schedules, the target that they are for, and lengths around which axes are chosen. */
+const kinds: Readonly<Record<ContractionSchedule["kind"], {
+  readonly schedules: readonly ContractionSchedule[];
+  readonly on: (device: Device) => Target;
+  readonly m: readonly number[];
+  readonly n: readonly number[];
+}>> = {
+  registerTile: { schedules: [registerTile(4), registerTile(8)], on: gpuLike, m: [4, 8], n: [4, 8] },
+  subgroupOuter: {
+    schedules: [2, 4].flatMap((rows) => [2, 4].map((depth) => ({ kind: "subgroupOuter", elements: [rows, 4], subgroups: 4, depth, parts: 1 } as const))),
+    on: ({ target }) => target,
+    m: [16, 32],
+    n: [16, 32],
+  },
+  workgroupTile: {
+    schedules: [
+      workgroupTile([8, 8], [4, 4], 8),
+      workgroupTile([8, 8], [4, 4], 8, 1),
+      workgroupTile([8, 8], [2, 2], 16),
+      workgroupTile([16, 4], [2, 4], 16),
+      workgroupTile([4, 16], [4, 2], 16),
+      { ...workgroupTile([16, 16], [4, 4], 16), parts: 2 },
+      { ...workgroupTile([8, 8], [4, 8], 8), parts: 4 },
+    ],
+    on: gpuLike,
+    m: [16, 32, 64],
+    n: [16, 32, 64],
+  },
+  gemv: {
+    schedules: [gemv([16, 8], 4, 1), gemv([1, 64], 1, 4), gemv([4, 16], 2, 4), { ...gemv([64, 1], 1, 1), parts: 2 }],
+    on: gpuLike,
+    m: [2, 8],
+    n: [16, 64],
+  },
 };
 
-const around = (...edges: number[]) => fc.oneof(
-  fc.constantFrom(...edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3])),
-  fc.integer({ min: 1, max: 80 }),
-);
+const around = (edges: readonly number[]) =>
+  fc.constantFrom(...new Set(edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3]).filter((length) => length > 0)));
 
-for (const [name, targetOf] of Object.entries(targets)) {
-  test(`matrix products by ${name}, exactly, at and around the edges of blocks`, async (t) => {
+for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
+  test(`matrix products by ${kind}, exactly, at and around the edges of blocks`, async (t) => {
+    if (!testKinds.includes("gpu")) return t.skip("no adapter");
+    const device = await testDevice("gpu");
+    if (device === undefined) return t.skip("no adapter");
+    const used = new Set<string>();
+    const shapes = fc.record({
+      batch: fc.constantFrom(1, 1, 2),
+      m: around(m),
+      k: fc.oneof(around([8, 16, 64]), fc.integer({ min: 1, max: 80 })),
+      n: around(n),
+      transposed: fc.tuple(fc.boolean(), fc.boolean()),
+      epilogue: fc.boolean(),
+    });
+    const check = async (shape: Shape, schedule: ContractionSchedule) => {
+      const { root, inputs } = product(shape);
+      const request = { roots: [root], inputs };
+      const target = forced(request, on(device), schedule);
+      for (const { schedule } of contractionsIn(request, target)) used.add(schedule.kind);
+      await givesExactly(device, shape, target);
+      // The short axis of a gemv may be either one.
+      if (kind === "gemv") await givesExactly(device, { ...shape, m: shape.n, n: shape.m }, target);
+    };
+    const property = fc.asyncProperty(shapes, fc.constantFrom(...schedules), check);
+    const large = { batch: 1, m: 2 * m.at(-1)!, k: 40, n: 2 * n.at(-1)!, transposed: [false, false], epilogue: true } as const;
+    await fc.assert(property, { numRuns: 9, examples: kind === "gemv" ? [] : [[large, schedules[0]!]], endOnFailure: true });
+    assert.ok(used.has(kind) || device.target.subgroupSize === 0, `${kind} was used: ${[...used]}`);
+  });
+
+  test(`convolutions and their gradients by ${kind}, exactly`, async (t) => {
     if (!testKinds.includes("gpu")) return t.skip("no adapter");
     const device = await testDevice("gpu");
     if (device === undefined) return t.skip("no adapter");
     const shapes = fc.record({
-      batch: fc.constantFrom(1, 1, 2),
-      m: around(32, 64),
-      k: around(8, 16, 24),
-      n: around(32, 64),
-      transposed: fc.tuple(fc.boolean(), fc.boolean()),
-      epilogue: fc.boolean(),
+      images: fc.integer({ min: 1, max: 4 }),
+      side: fc.integer({ min: 3, max: 9 }),
+      inner: fc.constantFrom(1, 3, 8, 17),
+      outer: fc.constantFrom(2, 8, 19, 32),
+      kernel: fc.integer({ min: 1, max: 3 }),
+      stride: fc.constantFrom(1, 1, 2),
+      padding: fc.constantFrom("same" as const, "valid" as const),
     });
-    await fc.assert(
-      fc.asyncProperty(shapes, async (shape) => {
-        await givesExactly(device, shape, targetOf(device));
-      }),
-      { numRuns: 12, examples: [[{ batch: 1, m: 128, k: 40, n: 192, transposed: [false, false], epilogue: true }]] },
-    );
+    const check = async ({ images, side, inner, outer, kernel, stride, padding }: ShapeOfConv, schedule: ContractionSchedule) => {
+      const x = g.input([images, side, side, inner], "f32");
+      const w = g.input([kernel, kernel, inner, outer], "f32");
+      const bias = g.input([outer], "f32");
+      const sum = convolve("conv2d", x, w, { stride, padding }, 2);
+      const y = e("relu", e("add", sum, g.expand(g.reshape(bias, [1, 1, 1, outer]), sum.shape)));
+      const dy = g.input(y.shape, "f32");
+      const request = { roots: [y, ...gradients([y], [x, w, bias], [dy])], inputs: [x, w, bias, dy] };
+      const data = request.inputs.map((input, i) => wholes(size(input.shape), i));
+      const expected = interpret(request.roots, new Map(request.inputs.map((input, i) => [input, data[i]!])));
+      const actual = await evaluate(device, request, data, forced(request, on(device), schedule));
+      actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 0, rtol: 0, message: ["y", "dx", "dw", "db"][i]! }));
+    };
+    await fc.assert(fc.asyncProperty(shapes, fc.constantFrom(...schedules), check), { numRuns: 3, endOnFailure: true });
   });
 }
+
+interface ShapeOfConv {
+  readonly images: number;
+  readonly side: number;
+  readonly inner: number;
+  readonly outer: number;
+  readonly kernel: number;
+  readonly stride: number;
+  readonly padding: "same" | "valid";
+}
+
+test("few results of long columns, exactly: matrices by vectors, sums over rows", async (t) => {
+  if (!testKinds.includes("gpu")) return t.skip("no adapter");
+  const device = await testDevice("gpu");
+  if (device === undefined) return t.skip("no adapter");
+  const check = async (count: number, terms: number, ops: readonly string[]) => {
+    const [matrix, vector] = [g.input([terms, count], "f32"), g.input([terms], "f32")];
+    const wide = g.expand(g.reshape(vector, [terms, 1]), [terms, count]);
+    const columns: Readonly<Record<string, Node>> = {
+      product: g.reduce("sum", e("mul", matrix, wide), [0]),
+      sum: g.reduce("sum", matrix, [0]),
+      largest: e("relu", g.reduce("amax", matrix, [0])),
+      least: g.reduce("amin", e("sub", matrix, wide), [0]),
+    };
+    const request = { roots: ops.map((op) => columns[op]!), inputs: [matrix, vector] };
+    const data = request.inputs.map((input, i) => wholes(size(input.shape), i));
+    const expected = interpret(request.roots, new Map(request.inputs.map((input, i) => [input, data[i]!])));
+    const actual = await evaluate(device, request, data, gpuLike(device));
+    actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 0, rtol: 0, message: ops[i]! }));
+  };
+  await fc.assert(
+    fc.asyncProperty(
+      fc.oneof(around([4, 64, 128]), fc.integer({ min: 1, max: 200 })),
+      fc.oneof(around([32, 128]), fc.integer({ min: 1, max: 400 })),
+      fc.subarray(["product", "sum", "largest", "least"], { minLength: 1 }),
+      check,
+    ),
+    { numRuns: 10, endOnFailure: true },
+  );
+});
 
 /** Kernels that walk rows: what is known of the whole row goes into each of its elements, or into one value of the row. */
 const rowKernels: Readonly<Record<string, (x: Node, rows: number, length: number) => Node>> = {
@@ -108,7 +236,7 @@ test("rows that a workgroup walks together give what they give one by one", asyn
   if (!testKinds.includes("gpu")) return t.skip("no adapter");
   const device = await testDevice("gpu");
   if (device === undefined) return t.skip("no adapter");
-  const target: Target = { ...device.target, class: "discrete" };
+  const target = gpuLike(device);
   await fc.assert(
     fc.asyncProperty(
       fc.constantFrom(...Object.keys(rowKernels)),
@@ -131,7 +259,7 @@ test("a long sum of few results is cut into parts on a GPU, and is the same", as
   if (!testKinds.includes("gpu")) return t.skip("no adapter");
   const device = await testDevice("gpu");
   if (device === undefined) return t.skip("no adapter");
-  const target: Target = { ...device.target, class: "discrete" };
+  const target = gpuLike(device);
   const kernels = (shape: Shape) => {
     const { root, inputs } = product(shape);
     return compileGraph({ roots: [root], inputs }, target).steps.length;
@@ -175,7 +303,7 @@ test("a GPU gets blocks through workgroup memory, larger ones for larger product
   assert.match(source(128, gpu), /workgroup_size\(64\)[^]*workgroupBarrier/);
   assert.match(source(512, gpu), /workgroup_size\(256\)[^]*k\d+ < 16u/);
   assert.match(source(4096, gpu), /workgroup_size\(256\)[^]*k\d+ < 8u/);
-  assert.doesNotMatch(source(16, gpu), /workgroupBarrier/);
+  assert.match(source(16, gpu), /workgroup_size\(64\)[^]*workgroupBarrier/);
   const x = g.input([512, 1024], "f32");
   const [softmax] = compileGraph({ roots: [rowKernels["softmax"]!(x, 512, 1024)], inputs: [x] }, gpu).programs;
   assert.match(softmax!.source, /workgroup_size\(64\)[^]*workgroupBarrier/, "rows are walked together");

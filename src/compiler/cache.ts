@@ -51,8 +51,8 @@ function pathFor(request: CompileRequest, target: Target): string | undefined {
   return key === undefined ? undefined : `${folder}/${key}.plan`;
 }
 
-/** The folder of plans; undefined where none are to be kept. */
-function planFolder(): string | undefined {
+/** The folder of plans and of what was tuned; undefined where none are to be kept. */
+export function planFolder(): string | undefined {
   const { cache } = flags();
   if (cache === false) return undefined;
   const folder = cache ?? cacheFolder()?.concat("/shardwise");

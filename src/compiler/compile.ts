@@ -1,10 +1,12 @@
-/** From a graph to a plan: simplify, split, schedule, merge, lay out, lower, tile, render. */
+/** From a graph to a plan: simplify, store operands, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { argsortProgram } from "./argsort.ts";
+import { contractionTile } from "./contraction-tile.ts";
+import { problemOf } from "./contraction.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
@@ -16,9 +18,10 @@ import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
 import { isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
+import { type ContractionSchedule, signatureOf } from "./schedules.ts";
 import { splitReductions } from "./split.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "./shared-loads.ts";
-import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
+import { chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {
@@ -32,6 +35,13 @@ export interface CompileRequest {
   readonly common?: readonly number[];
 }
 
+/** The schedule of a contraction. */
+export interface ChosenSchedule {
+  /** Under which it is looked for among the tuned ones; undefined where none can be. */
+  readonly signature: string | undefined;
+  readonly schedule: ContractionSchedule;
+}
+
 /** The nodes behind a step of a plan. They are of the simplified graph. */
 export interface StepNodes {
   /** Sources first; the ones in `writes` among them. */
@@ -39,6 +49,8 @@ export interface StepNodes {
   /** Values in memory: inputs of the request, and what earlier steps wrote. */
   readonly reads: readonly Node[];
   readonly writes: readonly Node[];
+  /** How it computes its contraction, if it has one. */
+  readonly contraction?: ChosenSchedule;
 }
 
 /** What the nodes of a plan became: the roots of the request, in their order, and the nodes of each dispatch. */
@@ -61,7 +73,7 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
   const simplified = simplify(request.roots, given);
-  const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
+  const roots = keepDonors(materializeOperands(splitReductions(storeOperands(simplified, given), given, target), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
@@ -74,7 +86,8 @@ export function compileGraph(request: CompileRequest, target: Target, observe?: 
   const whole = new Set(stored.filter((node) => node.op === "argsort").map((node) => node.src[0]!));
   for (;;) {
     const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common });
-    const lowered = ordered.map((group) => lowerGroup(group, layout, target));
+    const chosen = new Map<KernelGroup, ContractionSchedule>();
+    const lowered = ordered.map((group) => lowerGroup(group, layout, target, chosen));
     const hazards = donate.filter((pair) =>
       !copied.has(pair.output) &&
       overwritesTooEarly(ordered, lowered, roots[pair.output]!, request.inputs[pair.input]!, layout.inputs[pair.input]!, inMemory)
@@ -82,7 +95,10 @@ export function compileGraph(request: CompileRequest, target: Target, observe?: 
     if (hazards.length === 0) {
       const plan = assemble(ordered, lowered, layout, target, common !== undefined);
       report(request.roots, roots, plan);
-      observe?.({ roots, steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) => nodesOf(group, inMemory)) });
+      observe?.({
+        roots,
+        steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) => nodesOf(group, inMemory, layout, chosen.get(group))),
+      });
       return plan;
     }
     for (const pair of hazards) copied.add(pair.output);
@@ -205,7 +221,13 @@ function donorsLast(groups: readonly KernelGroup[], donated: ReadonlySet<Node>):
   return [...groups.filter((group) => !late.has(group)), ...groups.filter((group) => late.has(group))];
 }
 
-function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelIR | undefined {
+/** The kernel of a group; undefined where it has none. What is chosen for a contraction is noted in `chosen`. */
+function lowerGroup(
+  group: KernelGroup,
+  layout: Layout,
+  target: Target,
+  chosen: Map<KernelGroup, ContractionSchedule>,
+): KernelIR | undefined {
   const [draft] = group.drafts;
   const { root } = draft!;
   if (root.op === "concat" || root.op === "argsort" || size(root.shape) === 0) return undefined;
@@ -213,14 +235,21 @@ function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelI
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);
-  const blocked = draft!.contraction !== undefined && domain.length > 0;
-  const probe = lower(group, layout, blocked ? plainBlock(domain.length) : plainTile);
-  const tiled = lower(group, layout, chooseTile(group, probe, domain, target));
-  if (blocked || !readsInParts(probe)) return tiled;
-  const shared = sharedLoads(lower(group, layout, plainBlock(domain.length)), domain, target);
+  const probe = (tile: Tile) => lower(group, layout, tile);
+  if (draft!.contraction === undefined || domain.length === 0) return lowerPlain(probe, domain, target);
+  const { tile, schedule } = contractionTile(group, probe, domain, (node) => layout.source(node) !== undefined, target);
+  chosen.set(group, schedule);
+  return lower(group, layout, tile);
+}
+
+/** The kernel of a group without a contraction: of elements that share what they are made of, if that saves loads. */
+function lowerPlain(probe: (tile: Tile) => KernelIR, domain: readonly number[], target: Target): KernelIR {
+  const plain = probe(plainTile);
+  const tiled = probe(chooseTile(plain, domain, target));
+  const shared = readsInParts(plain) ? sharedLoads(probe(plainBlock(domain.length)), domain, target) : undefined;
   if (shared === undefined) return tiled;
-  const other = lower(group, layout, shared);
-  return loadsPerElement(other) < loadsPerElement(tiled) ? other : tiled;
+  const together = probe(shared);
+  return loadsPerElement(together) < loadsPerElement(tiled) ? together : tiled;
 }
 
 /** Whether the kernel that writes `root` over `old` is followed by a reader of `old`, or itself reads elsewhere than it writes. */
@@ -250,11 +279,14 @@ function hasKernel(group: KernelGroup, ir: KernelIR | undefined): boolean {
   return ir !== undefined || (root.op === "argsort" && size(root.shape) > 0);
 }
 
-function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>): StepNodes {
+function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>, layout: Layout, schedule: ContractionSchedule | undefined): StepNodes {
   const writes = group.drafts.map((draft) => draft.root);
   const isRead = (node: Node) => inMemory.has(node) && !writes.includes(node);
   const order = toposort(writes, (node) => !isRead(node));
-  return { computes: order.filter((node) => !isRead(node)), reads: order.filter(isRead), writes };
+  const nodes = { computes: order.filter((node) => !isRead(node)), reads: order.filter(isRead), writes };
+  if (schedule === undefined) return nodes;
+  const problem = problemOf(group.drafts[0]!.contraction!, (node) => layout.source(node) !== undefined);
+  return { ...nodes, contraction: { signature: problem && signatureOf(problem), schedule } };
 }
 
 /** A root, or for a concatenation the values that are its parts. */
@@ -384,7 +416,7 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
-    rollLoops: target.class === "software",
+    rollLoops: target.rollLoops ?? target.class === "software",
     strides,
   });
   const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};

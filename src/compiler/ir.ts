@@ -53,8 +53,11 @@ export type Statement =
   | { readonly kind: "stop"; readonly index: Index; readonly limit: number }
   /** Puts an element into workgroup memory. */
   | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly value: Expr }
-  /** What the invocations of a workgroup have in an accumulator becomes their combination, in a fixed tree; by way of `array`. */
-  | { readonly kind: "combine"; readonly accumulator: Accumulator; readonly array: number }
+  /**
+   * What the invocations of a workgroup have in each accumulator becomes their combination, in a fixed tree; by way of
+   * `array`, which has room for all. Of `columns` numbered side by side, each is combined with those of its own column.
+   */
+  | { readonly kind: "combine"; readonly accumulators: readonly Accumulator[]; readonly columns: number; readonly array: number }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
   | {

@@ -3,12 +3,13 @@ import { InternalError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type ReductionNode } from "../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../graph/ops.ts";
-import { size } from "../graph/shape.ts";
+import { size, strides } from "../graph/shape.ts";
 import {
   add,
   addConstant,
   atMost,
   constantIndex,
+  flatten,
   type Index,
   scale,
   unflatten,
@@ -20,7 +21,9 @@ import {
 } from "./affine.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
 import type { KernelGroup } from "./merge.ts";
+import { placeOf } from "./products.ts";
 import { type Draft, isContraction } from "./schedule.ts";
+import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
@@ -74,10 +77,12 @@ class Lowering {
   #walk: { readonly variable: Variable; readonly body: Scope } | undefined;
   /** The invocation's number among those that walk a row together. */
   #team: Variable | undefined;
-  /** By dtype, the workgroup memory in which they combine what they have. */
-  readonly #teamArrays = new Map<DType, number>();
+  /** By dtype and length, the workgroup memory in which invocations combine what they have. */
+  readonly #sharedArrays = new Map<string, number>();
   /** How a contraction through workgroup memory walks its domain. */
   #staged: StagedDomain | undefined;
+  /** How a reduction whose invocations walk the terms together does. */
+  #gemv: GemvDomain | undefined;
 
   constructor(group: KernelGroup, memory: Memory, tile: Tile) {
     this.#group = group;
@@ -90,24 +95,27 @@ class Lowering {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup, staged, team } = this.#tile;
+    const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
+    const walked = factors?.flat() ?? domain;
+    const and = (a: Expr | undefined, b: Expr | undefined) => this.#and(a, b);
     if (team > 1) this.#team = this.#builder.variable("local", team);
-    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, domain, staged, (a, b) => this.#and(a, b));
-    const { parallel, lanes } = this.#staged !== undefined
-      ? this.#staged
-      : subgroup !== undefined
-      ? this.#subgroupDomain(domain, subgroup)
+    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and);
+    if (gemv !== undefined) this.#gemv = gemvDomain(this.#builder, walked, gemv, and);
+    const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ?? (subgroup !== undefined
+      ? this.#subgroupDomain(walked, subgroup)
       : axes !== undefined
-      ? this.#tiledDomain(domain, axes)
-      : this.#flatDomain(domain);
+      ? this.#tiledDomain(walked, axes)
+      : this.#flatDomain(walked));
+    const lanes = factors === undefined ? ofWalked : ofWalked.map((lane) => ({ ...lane, indices: joined(lane.indices, factors) }));
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
     // After all loads: a value may be written over what another one is computed from.
     const { root } = this.#builder;
     (this.#walk?.body ?? root).statements.push(...this.#stores);
     if (this.#walk !== undefined) root.statements.push({ kind: "loop", ...this.#walk });
-    const together = staged !== undefined || team > 1 || subgroup !== undefined;
-    const workgroup = staged !== undefined
-      ? staged.threads[0] * staged.threads[1]
+    const together = staged !== undefined || gemv !== undefined || team > 1 || subgroup !== undefined;
+    const threads = (staged ?? gemv)?.threads;
+    const workgroup = threads !== undefined
+      ? threads[0] * threads[1]
       : team > 1
       ? team
       : this.#walk !== undefined
@@ -377,6 +385,7 @@ class Lowering {
       const own = lane.indices.reduce((s, index) => deeper(s, builder.scopeOfIndex(index)), scope);
       return deeper(own, lane.when?.scope);
     }, builder.root);
+    if (this.#gemv !== undefined && parent === builder.root) return this.#gemvResults(node, lanes, this.#gemv);
     const inner = size(runs[runs.length - 1]!.map((axis) => source.shape[axis]!));
     const factor = inner % this.#tile.reduce === 0 ? this.#tile.reduce : 1;
     // In a loop, the invocations of a team are at different elements.
@@ -449,13 +458,18 @@ class Lowering {
   /** What the invocations of a team have, combined. */
   #combined(node: ReductionNode, own: Expr): Expr {
     const builder = this.#builder;
-    let array = this.#teamArrays.get(node.dtype);
-    if (array === undefined) {
-      this.#teamArrays.set(node.dtype, array = builder.sharedArray(node.dtype, this.#tile.team, false));
-    }
+    const array = this.#sharedFor(node.dtype, this.#tile.team);
     const accumulator = builder.accumulator(node.op, node.dtype, builder.root);
-    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulator, array });
+    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulators: [accumulator], columns: 1, array });
     return builder.result(accumulator, builder.root);
+  }
+
+  /** Workgroup memory in which invocations combine what they have. */
+  #sharedFor(dtype: DType, length: number): number {
+    const key = `${dtype} ${length}`;
+    let array = this.#sharedArrays.get(key);
+    if (array === undefined) this.#sharedArrays.set(key, array = this.#builder.sharedArray(dtype, length, false));
+    return array;
   }
 
   #stagedSums(node: ReductionNode, lanes: readonly Lane[], domain: StagedDomain): readonly Expr[] {
@@ -465,19 +479,21 @@ class Lowering {
     return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
   }
 
+  #gemvResults(node: ReductionNode, lanes: readonly Lane[], domain: GemvDomain): readonly Expr[] {
+    const builder = this.#builder;
+    if (node.src[0]!.shape.includes(0)) return lanes.map(() => builder.constant(reductions[node.op].identity(node.dtype), node.dtype));
+    const values = (source: Node, at: readonly Lane[]) => this.#lanes(source, at);
+    return gemvResults(builder, node, lanes, domain, this.#tile.gemv!, values, (length) => this.#sharedFor(node.dtype, length));
+  }
+
   /**
    * The products of a block, each with its position in `factor` blocks of them: each lane's own elements of the row operand are
    * broadcast to all. `steps` is as #subgroupDomain made it, for each of `factor` terms of the sum. Row by row, so that few
    * values are alive at once, and all terms of an element together, so that its sum is fetched and put back once.
    */
   *#outerProduct(product: Node, steps: readonly Lane[], factor: number, { rows, columns }: OuterProduct): Generator<[number, Expr]> {
-    const place = (operand: Node, lane: Lane) => {
-      let [x, indices] = [operand, lane.indices];
-      for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
-      return indices.map((index) => index.key).join();
-    };
     const [left, right] = product.src as [Node, Node];
-    const leftIsRow = place(left, steps[0]!) === place(left, steps[1]!);
+    const leftIsRow = placeOf(left, steps[0]!.indices) === placeOf(left, steps[1]!.indices);
     const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];
     const stride = steps.length / factor;
     const count = stride - rows;
@@ -531,6 +547,12 @@ class Lowering {
     if (a === undefined || a === b) return b;
     return b === undefined ? a : this.#builder.op("and", a, b);
   }
+}
+
+/** Indices of a domain from those of the axes that it is walked by. */
+function joined(indices: readonly Index[], factors: readonly (readonly number[])[]): Index[] {
+  let next = 0;
+  return factors.map((lengths) => flatten(indices.slice(next, next += lengths.length), strides(lengths)));
 }
 
 function locate(location: Location, indices: readonly Index[]): Index {

@@ -1,10 +1,15 @@
 import type { DType } from "../graph/dtype.ts";
+import type { ContractionSchedule, DeviceClass } from "./schedules.ts";
 
 /** What the compiler must know of the device that will run a plan. Plain data. */
 export interface Target {
   readonly language: "wgsl" | "js";
-  /** Which default schedules apply: `software` is a GPU API on the CPU (lavapipe, SwiftShader), `js` the cpu device. */
-  readonly class: "software" | "discrete" | "integrated" | "js";
+  readonly class: DeviceClass;
+  /**
+   * Whether the driver is kept from unrolling loops: those of software adapters unroll up to 32 passes, and compile them for
+   * seconds. By default for the class `software`.
+   */
+  readonly rollLoops?: boolean;
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
   readonly maxStorageBuffersPerKernel: number;
@@ -12,6 +17,8 @@ export interface Target {
   readonly maxWorkgroupsPerDimension: number;
   /** Largest buffer that a kernel can bind, in bytes. */
   readonly maxBindingBytes: number;
+  /** Schedules that were found to be the fastest there, by the signatures of contractions; they go before the defaults. */
+  readonly tuned?: Readonly<Record<string, ContractionSchedule>>;
 }
 
 /** One buffer of a program, in the order of its bindings. */

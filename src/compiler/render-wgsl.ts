@@ -148,7 +148,7 @@ class WgslRenderer extends Renderer {
 
   protected override bind(expr: Expr): void {
     // A vector is loaded where its first element is bound.
-    const vector = expr.kind === "shared" || (expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool");
+    const vector = (expr.kind === "shared" && this.ir.shared[expr.array]!.vectors) || (expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool");
     if (!vector) super.bind(expr);
     else if (this.uses.has(expr)) this.text(expr);
   }
@@ -172,6 +172,7 @@ class WgslRenderer extends Renderer {
       case "bitcast":
         return bitcast.wgsl(this.text(expr.args[0]), expr.args[0].dtype, expr.dtype);
       case "shared":
+        if (!this.ir.shared[expr.array]!.vectors) return `s${expr.array}[${this.index(expr.index)}]`;
         return this.#vectorElement(`s${expr.array}`, (at) => `s${expr.array}[${at}]`, expr.index, expr.scope);
       case "broadcast":
         this.#subgroups = true;
@@ -199,21 +200,33 @@ class WgslRenderer extends Renderer {
 
   protected override stage(array: number, index: Index, value: string): void {
     const place = vectorElement(index);
+    if (!this.ir.shared[array]!.vectors) return this.emit(`s${array}[${this.index(index)}] = ${value};`);
     const at = place === undefined ? `(${this.index(index)}) / 4u][(${this.index(index)}) % 4u` : `${this.index(place.vector)}][${place.element}`;
     this.emit(`s${array}[${at}] = ${value};`);
   }
 
-  protected override combineAll(accumulator: Accumulator, array: number): void {
-    const { name } = accumulator;
+  protected override combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void {
     const s = `s${array}`;
-    this.emit(`${s}[local] = ${name};`);
+    const invocations = this.ir.shared[array]!.length / accumulators.length;
+    const place = (i: number, index: string) => `${s}[${index}${i === 0 ? "" : ` + ${i * invocations}u`}]`;
+    accumulators.forEach(({ name }, i) => this.emit(`${place(i, "local")} = ${name};`));
     this.barrier();
-    for (let half = this.ir.shared[array]!.length / 2; half >= 1; half /= 2) {
-      const value = this.combined({ ...accumulator, name: `${s}[local]` }, `${s}[local + ${half}u]`);
-      this.emit(`if (local < ${half}u) { ${s}[local] = ${value}; }`);
+    const [first] = accumulators as [Accumulator];
+    if (accumulators.length === 1) {
+      for (let half = invocations / 2; half >= columns; half /= 2) {
+        const value = this.combined({ ...first, name: `${s}[local]` }, `${s}[local + ${half}u]`);
+        this.emit(`if (local < ${half}u) { ${s}[local] = ${value}; }`);
+        this.barrier();
+      }
+    } else {
+      // Spelled once: with many accumulators the text would be long.
+      const value = this.combined({ ...first, name: `${s}[at]` }, `${s}[at + half]`);
+      this.emit(`for (var half = ${invocations / 2}u; half >= ${columns}u; half /= 2u) {`);
+      this.emit(`  if (local < half) { for (var at = local; at < ${invocations * accumulators.length}u; at += ${invocations}u) { ${s}[at] = ${value}; } }`);
       this.barrier();
+      this.emit("}");
     }
-    this.emit(`${name} = ${s}[0];`);
+    accumulators.forEach(({ name }, i) => this.emit(`${name} = ${place(i, columns === 1 ? "0u" : `local % ${columns}u`)};`));
     this.barrier(); // The array is used again.
   }
 

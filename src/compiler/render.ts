@@ -37,7 +37,7 @@ export abstract class Renderer {
   protected abstract spellOther(expr: Exclude<Expr, { kind: "constant" | "within" | "accumulator" }>): string;
   /** Puts a value into workgroup memory. */
   protected abstract stage(array: number, index: Index, value: string): void;
-  protected abstract combineAll(accumulator: Accumulator, array: number): void;
+  protected abstract combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void;
   protected abstract barrier(): void;
   /** An index where it is compared, so signed. */
   protected abstract signed(index: string): string;
@@ -100,7 +100,7 @@ export abstract class Renderer {
         this.stage(statement.array, statement.index, this.text(statement.value));
         break;
       case "combine":
-        this.combineAll(statement.accumulator, statement.array);
+        this.combineAll(statement.accumulators, statement.columns, statement.array);
         break;
       case "barrier":
         this.barrier();

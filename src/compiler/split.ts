@@ -3,24 +3,15 @@ import { elementwise, pad, permute, reduce, reshape, withSources } from "../grap
 import { makeFor, type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { isReduction, reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
+import { problemOf } from "./contraction.ts";
 import type { Target } from "./plan.ts";
 import { isContraction } from "./schedule.ts";
+import { defaultParts, signatureOf, splitsSums } from "./schedules.ts";
 
 /** Fewer results than this leave a device idle; fewer terms are not worth a second kernel. */
 const fewResults = 1024;
 const manyTerms = 8192;
 const mostParts = 1024;
-
-/**
- * When a contraction is cut along its sum (split-k): its results come in blocks of `block` elements, and fewer than `blocks`
- * of them leave a device idle; no part is shorter than `leastTerms`.
- */
-const contractions: Readonly<Record<Target["class"], { block: number; blocks: number; leastTerms: number } | undefined>> = {
-  discrete: { block: 1024, blocks: 128, leastTerms: 256 },
-  integrated: { block: 1024, blocks: 32, leastTerms: 256 },
-  software: undefined,
-  js: undefined,
-};
 
 /** Rewrites the graph above `given`. A chain of partial sums also loses less to rounding than one long sum. */
 export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>, target: Target): Node[] {
@@ -69,17 +60,14 @@ function split(node: ReductionNode): Node {
   return reshape(reduce(node.op, partial, [position]), node.shape);
 }
 
-/** A contraction whose sum is cut along its longest axis, if that axis can be cut evenly. */
+/** A contraction whose sum is cut along its longest axis (split-k), if that axis can be cut evenly. */
 function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target: Target): Node {
-  const rule = contractions[target.class];
   const product = node.src[0]!;
-  if (rule === undefined || product.op !== "mul" || given.has(product)) return node;
+  if (!splitsSums(target.class) || product.op !== "mul" || given.has(product)) return node;
+  const problem = problemOf(node, (x) => given.has(x));
+  if (problem === undefined) return node;
   const { axes } = node.attrs;
-  const terms = axes.reduce((n, axis) => n * product.shape[axis]!, 1);
-  const wanted = Math.min(
-    Math.ceil(rule.blocks / Math.ceil(size(node.shape) / rule.block)),
-    Math.floor(terms / rule.leastTerms),
-  );
+  const wanted = target.tuned?.[signatureOf(problem)]?.parts ?? defaultParts(problem, target.class);
   if (wanted < 2) return node;
   const axis = axes.reduce((best, a) => product.shape[a]! > product.shape[best]! ? a : best, axes[0]!);
   const length = product.shape[axis]!;

@@ -7,10 +7,7 @@ import { size } from "../graph/shape.ts";
 import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within } from "./affine.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.ts";
 import type { Staged } from "./tile.ts";
-import { isMovement, sourceIndices } from "./views.ts";
-
-/** Elements of a vector of WGSL: loads and stores go by four neighbours where they can. */
-const width = 4;
+import { placeOf, productAt } from "./products.ts";
 
 /** An element of an operand's slice that an invocation brings to workgroup memory: its place along the block and along k. */
 interface Brought {
@@ -23,14 +20,14 @@ interface BroughtLane extends Brought {
   readonly lane: number;
 }
 
-/** The elements that an invocation brings of a slice of `length` by `depth`, four neighbours at a time. */
-function brought(local: Variable, invocations: number, length: number, depth: number, adjacent: boolean): Brought[] {
+/** The elements that an invocation brings of a slice of `length` by `depth`, `width` neighbours at a time. */
+function brought(local: Variable, invocations: number, length: number, depth: number, adjacent: boolean, width: number): Brought[] {
   const [fast, slow] = adjacent ? [length, depth] : [depth, length];
-  const quads = length * depth / width;
-  return Array.from({ length: quads / invocations }, (_, i) => {
-    const quad = within(addConstant(variableIndex(local), i * invocations), 0, quads - 1);
-    const inFast = scale(remainder(quad, fast / width), width);
-    const inSlow = within(divide(quad, fast / width), 0, slow - 1);
+  const groups = length * depth / width;
+  return Array.from({ length: groups / invocations }, (_, i) => {
+    const group = within(addConstant(variableIndex(local), i * invocations), 0, groups - 1);
+    const inFast = scale(remainder(group, fast / width), width);
+    const inSlow = within(divide(group, fast / width), 0, slow - 1);
     return Array.from({ length: width }, (_, v): Brought => {
       const at = addConstant(inFast, v);
       return adjacent ? { along: at, k: inSlow } : { along: inSlow, k: at };
@@ -55,37 +52,48 @@ export interface StagedDomain {
 export function stagedDomain(
   builder: KernelBuilder,
   domain: readonly number[],
-  { m, n, threads, rows, columns, depth, adjacent }: Staged,
+  { runs, m, n, threads, rows, columns, depth, adjacent, widths }: Staged,
   and: (a: Expr | undefined, b: Expr | undefined) => Expr | undefined,
 ): StagedDomain {
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
   const parallel: Variable[] = [];
-  const bases = domain.map((extent, axis) => {
+  const extents = runs.map((run) => size(run.map((axis) => domain[axis]!)));
+  const bases = extents.map((extent, axis) => {
     const block = axis === m ? height : axis === n ? breadth : 1;
     const variable = builder.variable("i", Math.ceil(extent / block));
     parallel.push(variable);
     const start = scale(variableIndex(variable), block);
-    // At an edge the last block moves back, and stores only what is its own.
-    return { start, base: atMost(start, extent - block) };
+    // At an edge the last block moves back, and stores only what is its own. A block that is longer than the axis stays.
+    return { start, base: extent < block ? start : atMost(start, extent - block) };
   });
   const invocations = threads[0] * threads[1];
   const local = builder.variable("local", invocations);
   parallel.push(local);
   const part = [divide(variableIndex(local), threads[1]), remainder(variableIndex(local), threads[1])] as const;
-  const own = (axis: number, index: Index) => {
+  const own = (axis: number, inside: Index) => {
     const { start, base } = bases[axis]!;
-    return base === start ? undefined : builder.within(add(index, scale(start, -1)), 0, domain[axis]!);
+    const extent = extents[axis]!;
+    const index = add(base, inside);
+    return base === start && index.max < extent ? undefined : builder.within(add(index, scale(start, -1)), 0, extent);
   };
-  const at = (row: Index | undefined, column: Index | undefined) =>
-    bases.map(({ base }, axis) => {
+  /** The indices at a place in the block; `width` neighbours along it move together. */
+  const at = (row: Index | undefined, column: Index | undefined, width = 1) =>
+    bases.flatMap(({ start, base }, axis) => {
       const inside = axis === m ? row : axis === n ? column : undefined;
-      return within(inside === undefined ? base : add(base, inside), 0, domain[axis]! - 1);
+      const extent = extents[axis]!;
+      let there = inside === undefined ? base : add(base, inside);
+      if (inside !== undefined && base === start) {
+        // Beyond a short axis there is its end again, which is not stored.
+        const first = there.offset % width;
+        there = addConstant(atMost(addConstant(there, -first), extent - width), first);
+      }
+      return unflatten(within(there, 0, extent - 1), runs[axis]!.map((of) => domain[of]!));
     });
   const lanes: Lane[] = [];
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
-      const indices = at(addConstant(scale(part[0], rows), i), addConstant(scale(part[1], columns), j));
-      lanes.push({ indices, when: and(own(m, indices[m]!), own(n, indices[n]!)) });
+      const [row, column] = [addConstant(scale(part[0], rows), i), addConstant(scale(part[1], columns), j)];
+      lanes.push({ indices: at(row, column), when: and(own(m, row), own(n, column)) });
     }
   }
   // Elements at the same place along the block share a lane: lanes are distinct.
@@ -100,8 +108,9 @@ export function stagedDomain(
       return { ...element, lane };
     });
   };
-  const ofRows = withLanes(brought(local, invocations, height, depth, adjacent[0]), (along) => at(along, undefined));
-  const ofColumns = withLanes(brought(local, invocations, breadth, depth, adjacent[1]), (along) => at(undefined, along));
+  const groupOf = (operand: 0 | 1, axis: number) => adjacent[operand] && extents[axis]! % widths[operand] === 0 ? widths[operand] : 1;
+  const ofRows = withLanes(brought(local, invocations, height, depth, adjacent[0], widths[0]), (along) => at(along, undefined, groupOf(0, m)));
+  const ofColumns = withLanes(brought(local, invocations, breadth, depth, adjacent[1], widths[1]), (along) => at(undefined, along, groupOf(1, n)));
   return { parallel, lanes, rows: ofRows, columns: ofColumns, loadedOnly: lanes.length - rows * columns, part };
 }
 
@@ -127,36 +136,24 @@ export function stagedSums(
   const zero = builder.constant(0, node.dtype);
 
   // Where the product of the operands reads, at an element of the contraction and a term of its sum.
-  const productAt = (lane: Lane, k: Index): { product: Node; lane: Lane; inside: Expr | undefined } => {
+  const at = (lane: Lane, k: Index): { product: Node; lane: Lane; inside: Expr | undefined } => {
     const position = add(scale(variableIndex(slice), depth), k);
     const inside = terms % depth === 0 ? undefined : builder.within(position, 0, terms);
-    const along = unflatten(within(position, 0, terms - 1), extents);
-    let kept = 0;
-    let indices: readonly Index[] = source.shape.map((_, axis) => {
-      const reduced = node.attrs.axes.indexOf(axis);
-      return reduced >= 0 ? along[reduced]! : lane.indices[kept++]!;
-    });
-    let product = source;
-    for (; isMovement(product); product = product.src[0]!) indices = sourceIndices(product, indices).indices;
+    const { product, indices } = productAt(node, lane.indices, unflatten(within(position, 0, terms - 1), extents));
     return { product, lane: { indices, when: inside }, inside };
   };
-  const rowLanes = domain.rows.map(({ lane, k }) => productAt(lanes[lane]!, k));
-  const columnLanes = domain.columns.map(({ lane, k }) => productAt(lanes[lane]!, k));
+  const rowLanes = domain.rows.map(({ lane, k }) => at(lanes[lane]!, k));
+  const columnLanes = domain.columns.map(({ lane, k }) => at(lanes[lane]!, k));
   const { product } = rowLanes[0]!;
   const [left, right] = product.src as [Node, Node];
   // The row operand is the one that does not change along n.
-  const keyOf = (operand: Node, lane: Lane) => {
-    let [x, indices] = [operand, lane.indices];
-    for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
-    return indices.map((index) => index.key).join();
-  };
-  const none = domain.rows[0]!.k;
-  const leftIsRow = keyOf(left, productAt(lanes[0]!, none).lane) === keyOf(left, productAt(lanes[1]!, none).lane);
-  const operands = leftIsRow ? [left, right] as const : [right, left] as const;
+  const [none] = domain.rows;
+  const [one, next] = [lanes[0]!, lanes[1]!].map((lane) => placeOf(left, at(lane, none!.k).lane.indices));
+  const operands = one === next ? [left, right] as const : [right, left] as const;
 
   const staging: Statement[] = [];
-  const bring = (operand: Node, of: readonly ReturnType<typeof productAt>[], places: readonly Brought[], length: number) => {
-    const array = builder.sharedArray(node.dtype, length * depth, true);
+  const bring = (operand: Node, of: readonly ReturnType<typeof at>[], places: readonly Brought[], length: number, count: number) => {
+    const array = builder.sharedArray(node.dtype, length * depth, count % 4 === 0);
     const elements = values(operand, of.map(({ lane }) => lane));
     elements.forEach((element, i) => {
       const { inside } = of[i]!;
@@ -167,14 +164,14 @@ export function stagedSums(
     return array;
   };
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
-  const rowArray = bring(operands[0], rowLanes, domain.rows, height);
-  const columnArray = bring(operands[1], columnLanes, domain.columns, breadth);
+  const rowArray = bring(operands[0], rowLanes, domain.rows, height, rows);
+  const columnArray = bring(operands[1], columnLanes, domain.columns, breadth, columns);
 
   const accumulators = Array.from({ length: rows * columns }, () => builder.accumulator(node.op, node.dtype, builder.root));
-  const at = (length: number, part: Index, count: number, i: number) =>
+  const inArray = (length: number, part: Index, count: number, i: number) =>
     addConstant(add(scale(variableIndex(step), length), scale(part, count)), i);
-  const ofRows = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, at(height, domain.part[0], rows, i)));
-  const ofColumns = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, at(breadth, domain.part[1], columns, j)));
+  const ofRows = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, inArray(height, domain.part[0], rows, i)));
+  const ofColumns = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, inArray(breadth, domain.part[1], columns, j)));
   accumulators.forEach((accumulator, lane) => {
     const value = builder.op("mul", ofRows[Math.floor(lane / columns)]!, ofColumns[lane % columns]!);
     steps.statements.push({ kind: "update", accumulator, value });

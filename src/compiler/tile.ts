@@ -2,7 +2,6 @@
 import { size } from "../graph/shape.ts";
 import { type Index, strideInGroup, strideOf, type Variable } from "./affine.ts";
 import { type Expr, eachStatement, type KernelIR, type Scope } from "./ir.ts";
-import type { KernelGroup } from "./merge.ts";
 import type { Target } from "./plan.ts";
 
 export interface Tile {
@@ -25,15 +24,21 @@ export interface Tile {
   readonly team: number;
   /** The workgroup that computes a block of a contraction through memory that it shares. */
   readonly staged: Staged | undefined;
+  /** The workgroup whose invocations walk the terms of a reduction, or of a contraction, together. */
+  readonly gemv: ShortBlock | undefined;
+  /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
+  readonly factors: readonly (readonly number[])[] | undefined;
 }
+
+/** Neighbouring axes of the domain that are walked as one, so that rows of a convolution's images follow each other. */
+export type Runs = readonly (readonly number[])[];
 
 /**
  * A block of `lanes * rows` by `lanes * columns` elements. In each step of k every lane loads `rows` elements of one operand and
  * `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own columns.
  */
 export interface OuterProduct {
-  /** Neighbouring axes of the domain that are walked as one, so that rows of a convolution's images follow each other. */
-  readonly runs: readonly (readonly number[])[];
+  readonly runs: Runs;
   /** The runs along which the rows and the columns of the block lie. */
   readonly m: number;
   readonly n: number;
@@ -49,32 +54,61 @@ export interface OuterProduct {
  * invocation. `depth` terms of the sum at a time are brought to workgroup memory, by all invocations together.
  */
 export interface Staged {
-  /** The axes of the domain along which the rows and the columns of the block lie. */
+  readonly runs: Runs;
+  /** The runs along which the rows and the columns of the block lie. */
   readonly m: number;
   readonly n: number;
   readonly threads: readonly [m: number, n: number];
   readonly rows: number;
   readonly columns: number;
   readonly depth: number;
-  /** Whether neighbours of the row operand (of the column operand) along that axis are neighbours in memory. */
+  /** Whether neighbours of the row operand (of the column operand) along that run are neighbours in memory. */
   readonly adjacent: readonly [rows: boolean, columns: boolean];
+  /** How many neighbours of them an invocation brings at a time. */
+  readonly widths: readonly [rows: number, columns: number];
+}
+
+/**
+ * A workgroup's `threads[0] * columns` elements along one run, and all along another, short one. `threads[1]` invocations
+ * walk the sum of the same elements, `depth` terms each at a time.
+ */
+export interface ShortBlock {
+  readonly runs: Runs;
+  /** -1: there is no short run. */
+  readonly short: number;
+  readonly long: number;
+  readonly threads: readonly [long: number, k: number];
+  readonly columns: number;
+  readonly depth: number;
 }
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, walk: 1, team: 1, subgroup: undefined, staged: undefined };
+export const plainTile: Tile = {
+  outer: 1,
+  axes: undefined,
+  row: 1,
+  reduce: 1,
+  walk: 1,
+  team: 1,
+  subgroup: undefined,
+  staged: undefined,
+  gemv: undefined,
+  factors: undefined,
+};
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
   return { ...plainTile, axes: new Array<number>(rank).fill(1) };
 }
 
-interface Reference {
+export interface Reference {
   readonly index: Index;
   /** The innermost loop around it. */
   readonly loop: Variable | undefined;
 }
 
-function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
+/** What a kernel loads and stores. */
+export function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
   const loads: Reference[] = [];
   const stores: Reference[] = [];
   const walk = (scope: Scope, loop: Variable | undefined) => {
@@ -91,9 +125,8 @@ function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;
 
-/** Chooses the tile of a kernel that was lowered with plainTile, or with plainBlock where it has a contraction. */
-export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly number[], target: Target): Tile {
-  if (group.drafts[0]!.contraction !== undefined && domain.length > 0) return contractionTile(probe, domain, target);
+/** Chooses the tile of a kernel without contractions that was lowered with plainTile. */
+export function chooseTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
   const { loads, stores } = references(probe);
   const [counter] = probe.parallel;
   const count = size(domain);
@@ -110,9 +143,13 @@ export function chooseTile(group: KernelGroup, probe: KernelIR, domain: readonly
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
     if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
+    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1;
+    if (isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations && longest >= leastWalked) {
+      return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
+    }
     return {
       ...plainTile,
-      outer: columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1,
+      outer,
       row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
       reduce: reduceContiguous ? width : 1,
@@ -132,125 +169,30 @@ const walkSteps = 64;
 /** Blocks of a domain that are worth walking: every core gets some. */
 const fewestBlocks = 8;
 
+/** Fewer invocations leave a GPU idle, if each has so many terms. */
+const fewInvocations = 16384;
+const leastWalked = 32;
+
+/** Results that are neighbours, of which a workgroup walks the terms together. */
+function columnBlock(domain: readonly number[], columns: number, terms: number): ShortBlock {
+  const needed = powerFor(size(domain) / columns);
+  const walkers = Math.min(128 / Math.min(16, needed), powerFor(terms));
+  return { runs: [[...domain.keys()]], short: -1, long: 0, threads: [Math.min(16, needed), walkers], columns, depth: 1 };
+}
+
+export function isGpu({ class: of }: Target): boolean {
+  return of === "discrete" || of === "integrated";
+}
+
+/** The power of two that is not below a count. */
+export function powerFor(count: number): number {
+  return 2 ** Math.ceil(Math.log2(count));
+}
+
 /** On a GPU, neighbouring invocations want neighbouring elements, and a row gives work to many of them. */
 function teamOf(length: number, target: Target): number {
-  if (target.class === "software" || target.class === "js" || length < 256) return 1;
+  if (!isGpu(target) || length < 256) return 1;
   return length < 2048 ? 64 : Math.min(256, target.maxInvocationsPerWorkgroup);
-}
-
-/** The block of a contraction: the two axes along which the operands are reused, eight or four elements each. */
-function contractionTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
-  const { loads, stores } = references(probe);
-  const inner = loads.filter((load) => load.loop !== undefined);
-  const depends = (load: Reference, variable: Variable) => strideOf(load.index, variable) !== 0;
-  const axes = probe.parallel;
-  const storeStride = (variable: Variable) => Math.min(...stores.map((store) => Math.abs(strideOf(store.index, variable) ?? Infinity)));
-  let best: { m: number; n: number; score: number } | undefined;
-  for (let m = 0; m < axes.length; m++) {
-    for (let n = 0; n < axes.length; n++) {
-      if (m === n) continue;
-      const reused = inner.some((load) => depends(load, axes[m]!) && !depends(load, axes[n]!)) &&
-        inner.some((load) => depends(load, axes[n]!) && !depends(load, axes[m]!));
-      if (!reused) continue;
-      // Neighbours in memory go along n, so that the block is stored by vectors; larger axes first.
-      const score = (storeStride(axes[n]!) === 1 ? 1e12 : 0) + domain[m]! * domain[n]!;
-      if (best === undefined || score > best.score) best = { m, n, score };
-    }
-  }
-  const outer = best === undefined ? undefined : outerProduct(inner, axes, domain, best, target);
-  if (outer !== undefined) return { ...plainTile, reduce: outer.terms, subgroup: outer.block };
-  const staged = best === undefined ? undefined : stagedBlock(inner, axes, domain, best, target);
-  if (staged !== undefined) return { ...plainTile, staged };
-  const factors = domain.map(() => 1);
-  const blocks = (edge: number) => size(domain) / (edge * edge);
-  const most = target.class === "software" && blocks(8) >= 64 ? 8 : 4;
-  if (best === undefined) {
-    const last = domain.length - 1;
-    factors[last] = blockLength(domain[last]!, width);
-  } else {
-    factors[best.m] = blockLength(domain[best.m]!, most);
-    factors[best.n] = blockLength(domain[best.n]!, most);
-  }
-  return { ...plainTile, axes: factors };
-}
-
-/**
- * The fastest way to multiply on an adapter that runs on the CPU: no workgroup memory, few loads, all arithmetic on named
- * values. Needs a block of rows and columns at least.
- */
-function outerProduct(
-  inner: readonly Reference[],
-  axes: readonly Variable[],
-  domain: readonly number[],
-  { m, n }: { m: number; n: number },
-  target: Target,
-): { block: OuterProduct; terms: number } | undefined {
-  const lanes = target.subgroupSize;
-  if (target.class !== "software" || lanes === 0) return undefined;
-  // Rows that are neighbours in memory are loaded as a vector, else neighbouring terms of a row are. A large block takes the
-  // driver a second more to compile, which a small problem does not earn back.
-  const adjacent = inner.some((load) => strideOf(load.index, axes[m]!) === 1);
-  const [rows, columns] = [size(domain) >= (adjacent ? 2 ** 17 : 2 ** 20) ? width : width / 2, width];
-  // More terms at a time than two are worth it only for such vectors: their values do not fit the registers.
-  const alongTerms = inner.some((load) => strideOf(load.index, axes[m]!) !== 0 && strideOf(load.index, load.loop!) === 1);
-  const terms = !adjacent && alongTerms ? width : 2;
-  const run = adjacent && domain[m]! >= lanes * rows ? [m] : rowRun(inner, axes, m, n);
-  const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) => axis === run[0] ? run : [axis]);
-  const block = { m: runs.indexOf(run), n: runs.findIndex((own) => own.includes(n)) };
-  const extents = runs.map((own) => own.reduce((count, axis) => count * domain[axis]!, 1));
-  if (extents[block.m]! < lanes * rows || extents[block.n]! < lanes * columns) return undefined;
-  const blocks = extents.reduce(
-    (count, extent, i) => count * (i === block.m ? Math.ceil(extent / (lanes * rows)) : i === block.n ? Math.ceil(extent / (lanes * columns)) : extent),
-    1,
-  );
-  const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
-  return { block: { runs, ...block, rows, columns, lanes, subgroups }, terms };
-}
-
-/** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
-function rowRun(inner: readonly Reference[], axes: readonly Variable[], m: number, n: number): number[] {
-  const columns = inner.filter((load) => strideOf(load.index, axes[n]!) !== 0);
-  const isRow = (axis: number) => axis !== n && axis >= 0 && axis < axes.length && columns.every((load) => strideOf(load.index, axes[axis]!) === 0);
-  let [first, last] = [m, m];
-  while (isRow(first - 1)) first--;
-  while (isRow(last + 1)) last++;
-  return Array.from({ length: last - first + 1 }, (_, i) => first + i);
-}
-
-/** Blocks for GPUs, the largest first: invocations along m and n, elements of each along both, terms at a time. */
-const stagedBlocks = [
-  { threads: [16, 16], edge: 8, depth: 8, least: 256 },
-  { threads: [16, 16], edge: 4, depth: 16, least: 64 },
-  { threads: [8, 8], edge: 4, depth: 8, least: 1 },
-] as const;
-
-/** The largest block of which there are enough to keep a GPU busy. */
-function stagedBlock(
-  inner: readonly Reference[],
-  axes: readonly Variable[],
-  domain: readonly number[],
-  { m, n }: { m: number; n: number },
-  target: Target,
-): Staged | undefined {
-  if (target.class === "software" || target.class === "js") return undefined;
-  const adjacent = (along: number, across: number) =>
-    inner.some((load) => strideOf(load.index, axes[along]!) === 1 && strideOf(load.index, axes[across]!) === 0);
-  for (const { threads: [tm, tn], edge, depth, least } of stagedBlocks) {
-    const [height, breadth] = [tm * edge, tn * edge];
-    if (tm * tn > target.maxInvocationsPerWorkgroup || domain[m]! < height || domain[n]! < breadth) continue;
-    const blocks = domain.reduce((count, extent, axis) => count * Math.ceil(extent / (axis === m ? height : axis === n ? breadth : 1)), 1);
-    if (blocks < least) continue;
-    return { m, n, threads: [tm, tn], rows: edge, columns: edge, depth, adjacent: [adjacent(m, n), adjacent(n, m)] };
-  }
-  return undefined;
-}
-
-/** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */
-function blockLength(extent: number, most: number): number {
-  if (extent <= most) return extent;
-  for (let length = most; length >= width; length -= width) if (extent % length === 0) return length;
-  for (let length = most; length > most / 2; length--) if (extent % length === 0) return length;
-  return most;
 }
 
 /** Arithmetic operations of a whole kernel, index arithmetic left out. */

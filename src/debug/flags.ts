@@ -18,6 +18,8 @@ export interface Flags {
   readonly validate: boolean;
   /** NOFUSE=1: one kernel per op. */
   readonly noFuse: boolean;
+  /** NOTUNE=1: schedules that were tuned are not used. */
+  readonly noTune: boolean;
   /** MEMORY: the budget of each device, in MiB. */
   readonly memoryBytes: number | undefined;
   /** CACHE: a folder for compiled plans, by default one in the user's cache folder; 0 (false): none are kept on disk. */
@@ -56,6 +58,7 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
     trace: text("TRACE"),
     validate: yesNo("VALIDATE"),
     noFuse: yesNo("NOFUSE"),
+    noTune: yesNo("NOTUNE"),
     memoryBytes: read<number | undefined>(
       "MEMORY",
       (value) => (/^[1-9]\d*$/.test(value) ? Number(value) * 2 ** 20 : undefined),

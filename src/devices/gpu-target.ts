@@ -56,7 +56,7 @@ export async function openGpu(
     requiredLimits,
     requiredFeatures: wantedFeatures.filter((feature) => adapter.features.has(feature)),
   });
-  const { limits } = device;
+  const { limits, features } = device;
   const target: Target = {
     language: "wgsl",
     class: adapterClass(info),
@@ -66,7 +66,10 @@ export async function openGpu(
     maxWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
     maxBindingBytes: wholeWords(limits.maxStorageBufferBindingSize),
   };
-  return { device, info, target, maxBufferBytes: wholeWords(limits.maxBufferSize), ended };
+  // Whatever may make another schedule the fastest. WebGPU's own description tells the driver, where it tells anything.
+  const { vendor, architecture, device: model, description } = adapter.info;
+  const tuningKey = JSON.stringify([info, vendor, architecture, model, description, [...features].sort(), target]);
+  return { device, info, target, tuningKey, maxBufferBytes: wholeWords(limits.maxBufferSize), ended };
 }
 
 function adapterClass({ software, vendor, description }: DeviceInfo): Target["class"] {

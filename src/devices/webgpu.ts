@@ -25,6 +25,7 @@ import { checkReads, handled } from "./reads.ts";
 import { Recorder } from "./recorder.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
+import { withTuned } from "./tuned.ts";
 import { mapForReading, usage } from "./usage.ts";
 import { type ValidatedRun, Validator } from "./validate.ts";
 
@@ -33,6 +34,8 @@ export interface OpenedGpu {
   readonly device: GPUDevice;
   readonly info: DeviceInfo;
   readonly target: Target;
+  /** Equal for adapters of one model and driver, for which the same schedules are the fastest. */
+  readonly tuningKey: string;
   /** Largest buffer in bytes. */
   readonly maxBufferBytes: number;
   /** Called once when the device is closed or lost. */
@@ -94,7 +97,6 @@ export class WebGpuDevice implements Device {
   readonly name: string;
   readonly kind = "gpu";
   readonly info: DeviceInfo;
-  readonly target: Target;
   readonly #identity: Identity;
   readonly #gpu: OpenedGpu;
   readonly #lifetime: Lifetime;
@@ -119,7 +121,6 @@ export class WebGpuDevice implements Device {
     this.id = identity.id;
     this.name = identity.name;
     this.info = info;
-    this.target = target;
     this.#gpu = gpu;
     this.#lifetime = new Lifetime(this.name);
     this.#recorder = new Recorder(device, (kernels) => this.#submitted(kernels));
@@ -157,6 +158,16 @@ export class WebGpuDevice implements Device {
       () =>
         `shardwise: ${this.name} is ${info.description} (${info.runtime}, ${target.class}, subgroups of ${target.subgroupSize})`,
     );
+  }
+
+  /** With the tuned schedules of the adapter, as they are known now. */
+  get target(): Target {
+    return withTuned(this.#gpu.target, this.#gpu.tuningKey);
+  }
+
+  /** Equal for devices of one model and driver. */
+  get tuningKey(): string {
+    return this.#gpu.tuningKey;
   }
 
   get lost(): Promise<DeviceLoss> {
@@ -416,7 +427,7 @@ export class WebGpuDevice implements Device {
     slots: readonly (Block<GPUBuffer> | undefined)[],
     items: number,
   ): void {
-    const group = groups.get(slots, this.target.maxBindingBytes);
+    const group = groups.get(slots, this.#gpu.target.maxBindingBytes);
     const timed = timingKernels() ? this.#timer.pass(this.#recorder, program) : undefined;
     const pass = timed ?? this.#recorder.pass();
     pass.setPipeline(pipeline);

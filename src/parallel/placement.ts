@@ -56,7 +56,7 @@ export class Placement {
   /** In deterministic mode, throws DeviceError for devices whose arithmetic may differ. */
   requireAlike(one: Device, other: Device): void {
     if (this.#options.deterministic === undefined) return;
-    const [a, b] = [one, other].map(({ kind, info, target }) => JSON.stringify([kind, info, target]));
+    const [a, b] = [one, other].map(({ kind, info, target }) => JSON.stringify([kind, info, { ...target, tuned: undefined }]));
     if (a === b) return;
     throw new DeviceError(this.#op, {
       got: `${one.name} (${one.info.description}) and ${other.name} (${other.info.description}) in deterministic mode`,

@@ -117,7 +117,9 @@ export class SharedPlan {
   }
 
   #planFor(device: Device): Plan {
-    const kind = JSON.stringify(device.target);
+    // What is tuned meanwhile does not count: devices of one model run one plan, so that they give the same bits.
+    const { tuned: _, ...target } = device.target;
+    const kind = JSON.stringify([device.info, target]);
     let plan = this.#plans.get(kind);
     if (plan === undefined) this.#plans.set(kind, plan = planOf(this.request, device.target));
     return plan;
