@@ -26,6 +26,7 @@ import {
   unwindow,
 } from "../graph/build.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
+import { attentionAdjoint, attentionGradientAdjoint } from "./attention.ts";
 import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
 import {
   add,
@@ -195,6 +196,9 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   gather: [(g, y, x, index) => scatterAdd(index, g, y.attrs.axis, x.shape[y.attrs.axis]!), "none"],
   // y = Σ valuesᵢ added at indexᵢ: dvaluesᵢ = g[indexᵢ]
   scatterAdd: ["none", (g, y, index) => gather(g, index, y.attrs.axis)],
+  // Softmax of scores, applied: see attention.ts.
+  attention: attentionAdjoint,
+  attentionGradient: attentionGradientAdjoint,
   argsort: "none",
   // y = parts joined: the cotangent of a part is that part of g
   concat: (g, y, operand) => {

@@ -4,6 +4,7 @@ import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
+import { wholeBlocks } from "./attention-operands.ts";
 import { argsortProgram } from "./argsort.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.ts";
@@ -14,10 +15,10 @@ import { storeOperands } from "./operands.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
-import { isContraction, type Schedule, schedule } from "./schedule.ts";
+import { isAttention, isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { splitReductions } from "./split.ts";
-import { chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
+import { attentionBlock, chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {
@@ -59,7 +60,7 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
  */
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
-  const simplified = simplify(request.roots, given);
+  const simplified = wholeBlocks(simplify(request.roots, given), given, target);
   const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
@@ -209,6 +210,7 @@ function lowerGroup(group: KernelGroup, layout: Layout, target: Target): KernelI
   const { root } = draft!;
   if (root.op === "concat" || root.op === "argsort" || size(root.shape) === 0) return undefined;
   if (root.op === "scatterAdd") return lower(group, layout, plainTile);
+  if (isAttention(root)) return lower(group, layout, { ...plainTile, attention: attentionBlock(target) });
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);

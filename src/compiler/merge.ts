@@ -6,7 +6,7 @@ import type { Node } from "../graph/node.ts";
 import { isReduction } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { variableIndex } from "./affine.ts";
-import type { Access, Draft, Schedule } from "./schedule.ts";
+import { type Access, type Draft, isAttention, type Schedule } from "./schedule.ts";
 
 /** A kernel: one or more values computed over a common outer domain. */
 export interface KernelGroup {
@@ -66,7 +66,8 @@ export function mergeKernels(schedule: Schedule, given: ReadonlySet<Node>, maxBu
     return all.size;
   };
   const mergeable = (draft: Draft) =>
-    size(draft.root.shape) > 0 && draft.contraction === undefined && draft.root.op !== "concat" && draft.root.op !== "argsort" && draft.root.op !== "scatterAdd";
+    size(draft.root.shape) > 0 && draft.contraction === undefined && draft.root.op !== "concat" && draft.root.op !== "argsort" && draft.root.op !== "scatterAdd" &&
+    !isAttention(draft.root);
 
   for (let j = 1; j < drafts.length; j++) {
     const later = drafts[j]!;

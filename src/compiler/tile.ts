@@ -25,6 +25,37 @@ export interface Tile {
   readonly team: number;
   /** The workgroup that computes a block of a contraction through memory that it shares. */
   readonly staged: Staged | undefined;
+  /** How an attention is walked. */
+  readonly attention: AttentionBlock | undefined;
+}
+
+/**
+ * Columns of an attention are the positions that its result is for, rows those that are summed over. `lanes` invocations have
+ * `columns` neighbouring columns each, and walk all rows, a block at a time; the rows of a block are loaded by
+ *  - "each" invocation for itself, `rows` of them;
+ *  - the lanes of a "subgroup", `rows` by each, which are broadcast to the others;
+ *  - a "workgroup" by way of its memory, `rows` in all, of `depth` features at a time.
+ */
+export interface AttentionBlock {
+  readonly by: "each" | "subgroup" | "workgroup";
+  readonly lanes: number;
+  readonly columns: number;
+  readonly rows: number;
+  readonly depth: number;
+}
+
+/** The block of attentions on a device of this kind. */
+export function attentionBlock(target: Target): AttentionBlock {
+  if (target.class === "js") return { by: "each", lanes: 1, columns: 4, rows: 4, depth: 1 };
+  if (target.class !== "software") return { by: "workgroup", lanes: 64, columns: 1, rows: 32, depth: 16 };
+  const lanes = target.subgroupSize;
+  if (lanes === 0) return { by: "each", lanes: 1, columns: 8, rows: 8, depth: 1 };
+  return { by: "subgroup", lanes, columns: 4, rows: 4, depth: 1 };
+}
+
+/** The number that the lengths of an attention with such a block are to be multiples of. */
+export function attentionUnit({ by, lanes, columns, rows }: AttentionBlock): number {
+  return Math.max(lanes * columns, by === "subgroup" ? lanes * rows : rows);
 }
 
 /**
@@ -61,7 +92,17 @@ export interface Staged {
 }
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
-export const plainTile: Tile = { outer: 1, axes: undefined, row: 1, reduce: 1, walk: 1, team: 1, subgroup: undefined, staged: undefined };
+export const plainTile: Tile = {
+  outer: 1,
+  axes: undefined,
+  row: 1,
+  reduce: 1,
+  walk: 1,
+  team: 1,
+  subgroup: undefined,
+  staged: undefined,
+  attention: undefined,
+};
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
@@ -256,7 +297,7 @@ export function countOperations(ir: KernelIR): number {
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const isArithmetic = (expr: Expr) => expr.kind === "op" && expr.op !== "where" && expr.dtype !== "bool";
   eachStatement(ir.body, (statement, times) => {
-    if (statement.kind === "update" || (statement.kind === "let" && isArithmetic(statement.expr))) operations += times;
+    if (statement.kind === "update" || statement.kind === "assign" || (statement.kind === "let" && isArithmetic(statement.expr))) operations += times;
   });
   return operations * invocations;
 }
