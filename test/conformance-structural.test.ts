@@ -56,6 +56,17 @@ const windowings = [
   [1, 4, 3, 2], [2, 2, 2, 1],
 ] as const;
 
+/** Operands of attention, of numbers between -1 and 1; of [batch, d, e, t, s]. */
+function attended(batch: Batch, [n, d, width, t, s]: readonly [number, number, number, number, number]) {
+  let seed = 0;
+  const leaf = (...shape: number[]) => {
+    seed++;
+    return batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => Math.sin(12.9898 * i + 78.233 * seed)));
+  };
+  const rows = { norm: leaf(n, 1, t), delta: leaf(n, 1, t), g: leaf(n, width, t) };
+  return { q: leaf(n, d, t), k: leaf(n, d, s), v: leaf(n, width, s), bias: leaf(n, t, s), ...rows };
+}
+
 const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, device: Device) => void> = {
   const(batch) {
     const values: Record<DType, readonly number[]> = {
@@ -244,6 +255,21 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("at no positions", g.gather(batch.leaf([3, 2], "f32"), batch.leaf([3, 0], "i32"), 1));
     batch.check("of a gather", g.gather(g.gather(batch.leaf([20], "f32"), index, 0), index, 0));
     batch.check("of a padded flip", g.gather(g.pad(cut(x, [[2, 3, -1], [6, 7, -1], [4, 5, -1]]), [1, 0, 0], [1, 0, 0], 8), batch.leaf([2, 7, 5], "i32", positions(70, 5)), 0));
+  },
+  attention(batch) {
+    const { q, k, v, bias } = attended(batch, [2, 5, 3, 9, 13]);
+    const close = { rtol: 1e-5, atol: 1e-6 };
+    batch.check("of leaves", g.attention({ q, k, v }), close);
+    batch.check("of computed values, with a bias", g.attention({ q: computed(q), k, v: e("neg", v), bias: e("neg", bias) }), close);
+  },
+  attentionGradient(batch) {
+    const { q, k, v, bias, norm, g: cotangent, delta } = attended(batch, [2, 5, 3, 9, 13]);
+    const operands = { q, k, v, norm, g: cotangent, delta };
+    const close = { rtol: 1e-5, atol: 1e-5 };
+    for (const of of ["queries", "keys"] as const) {
+      batch.check(`of ${of}`, g.attentionGradient(of, operands), close);
+      batch.check(`of ${of}, with a bias`, g.attentionGradient(of, { ...operands, bias }), close);
+    }
   },
   scatterAdd(batch) {
     const shape = [3, 11, 5];
