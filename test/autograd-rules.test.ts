@@ -211,12 +211,12 @@ test("attention and its gradients agree with central differences, twice each", (
   check((q, k, v, bias) => curve(b.attention({ q, k, v, bias })), shapes.q, shapes.k, shapes.v, shapes.bias);
   check((q, k, v) => curve(b.attention({ q, k, v })), shapes.q, shapes.k, shapes.v);
   const row = [2, 1, t];
-  for (const of of ["queries", "keys"] as const) {
+  for (const side of ["queries", "keys"] as const) {
     // Smaller operands: as norm is any number here, weights would grow beyond what differences can follow.
     const gradient = (...operands: Node[]) => {
       const small = operands.map((x) => b.elementwise("mul", x, b.full(x.shape, 0.4, "f32")));
       const [q, k, v, norm, g, delta, bias] = small as [Node, Node, Node, Node, Node, Node, Node?];
-      return curve(b.attentionGradient(of, { q, k, v, norm, g, delta, bias }));
+      return curve(b.attentionGradient(side, { q, k, v, norm, g, delta, bias }));
     };
     check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row, shapes.bias);
     check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row);

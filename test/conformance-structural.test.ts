@@ -266,9 +266,9 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     const { q, k, v, bias, norm, g: cotangent, delta } = attended(batch, [2, 5, 3, 9, 13]);
     const operands = { q, k, v, norm, g: cotangent, delta };
     const close = { rtol: 1e-5, atol: 1e-5 };
-    for (const of of ["queries", "keys"] as const) {
-      batch.check(`of ${of}`, g.attentionGradient(of, operands), close);
-      batch.check(`of ${of}, with a bias`, g.attentionGradient(of, { ...operands, bias }), close);
+    for (const side of ["queries", "keys"] as const) {
+      batch.check(`of ${side}`, g.attentionGradient(side, operands), close);
+      batch.check(`of ${side}, with a bias`, g.attentionGradient(side, { ...operands, bias }), close);
     }
   },
   scatterAdd(batch) {

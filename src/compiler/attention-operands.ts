@@ -3,7 +3,7 @@
  * whole. What a length lacks of that is made up by zeros, keys with a bias of -Infinity, and cut off the result.
  */
 import { attention, attentionGradient, contiguous, expand, full, pad, slice, withSources } from "../graph/build.ts";
-import { type Node, type NodeOf, toposort } from "../graph/node.ts";
+import { makeFor, type Node, type NodeOf, toposort } from "../graph/node.ts";
 import { sameShape, type Shape } from "../graph/shape.ts";
 import type { Target } from "./plan.ts";
 import { isAttention } from "./schedule.ts";
@@ -19,10 +19,12 @@ export function wholeBlocks(roots: readonly Node[], given: ReadonlySet<Node>, ta
   const now = (node: Node) => replaced.get(node) ?? node;
   for (const node of order) {
     if (given.has(node)) continue;
+    makeFor(node);
     const rebuilt = withSources(node, node.src.map(now));
     const result = isAttention(rebuilt) ? ofWholeBlocks(rebuilt, given, unit) : rebuilt;
     if (result !== node) replaced.set(node, result);
   }
+  makeFor(undefined);
   return roots.map(now);
 }
 
