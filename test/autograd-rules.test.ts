@@ -204,6 +204,16 @@ test("gather and scatterAdd agree with central differences, twice", () => {
   check((x) => curve(b.scatterAdd(index([2, 0, 2, 9, -1, 1], [2, 3]), curve(x), 1, 4)), [2, 3]);
 });
 
+test("regions between checkpoints agree with central differences, twice", () => {
+  const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
+  check((x, w) => {
+    const region = b.newRegion();
+    const y = b.elementwise("mul", curve(b.checkpoint(x, region, "in")), w);
+    return curve(b.checkpoint(curve(y), region, "out"));
+  }, [2, 3], [2, 3]);
+  check((x) => curve(b.after(curve(x), [x])), [2, 3]);
+});
+
 test("attention and its gradients agree with central differences, twice each", () => {
   const [d, e, t, s] = [2, 3, 3, 4];
   const curve = (x: Node) => b.elementwise("sin", x);

@@ -256,6 +256,23 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("of a gather", g.gather(g.gather(batch.leaf([20], "f32"), index, 0), index, 0));
     batch.check("of a padded flip", g.gather(g.pad(cut(x, [[2, 3, -1], [6, 7, -1], [4, 5, -1]]), [1, 0, 0], [1, 0, 0], 8), batch.leaf([2, 7, 5], "i32", positions(70, 5)), 0));
   },
+  checkpoint(batch) {
+    const region = g.newRegion();
+    view(batch, "in", [4, 7], (x) => g.checkpoint(x, region, "in"));
+    view(batch, "out", [4, 7], (x) => computed(g.checkpoint(computed(x), region, "out", [g.checkpoint(x, region, "in")])));
+  },
+  after(batch) {
+    view(batch, "the others", [4, 7], (x) => {
+      const other = g.reduce("sum", batch.leaf([300, 5], "f32"), [0, 1]);
+      const first = computed(computed(x));
+      return g.concat([first, computed(computed(g.after(x, [first, other])))], 0);
+    });
+    // What is waited for may be given, constant, or not needed for anything else.
+    const x = batch.leaf([3, 2], "f32");
+    batch.check("a leaf and a constant", computed(g.after(x, [x, g.constant(1, "f32")])));
+    batch.check("itself", computed(g.after(computed(x), [computed(x)])));
+    batch.check("nothing", g.after(x, []));
+  },
   attention(batch) {
     const { q, k, v, bias } = attended(batch, [2, 5, 3, 9, 13]);
     const close = { rtol: 1e-5, atol: 1e-6 };

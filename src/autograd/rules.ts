@@ -209,6 +209,9 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   },
   contiguous: [(g) => g],
   stopGradient: "none",
+  // What the region between checkpoints does to a cotangent is grad.ts's.
+  checkpoint: [(g) => g],
+  after: [(g) => g],
   // Every shard uses y, so its cotangent is the sum of all of theirs.
   allReduce: [(g, y, x) => {
     const all = allReduce(g, "sum");
@@ -237,7 +240,7 @@ const untyped: { readonly [K in Op]: Rule<never> } = rules;
 export function flows(y: Node, operand: number): boolean {
   const rule = untyped[y.op];
   if (y.dtype !== "f32" || y.src[operand]!.dtype !== "f32" || rule === "none") return false;
-  return typeof rule === "function" || rule[operand] !== "none";
+  return typeof rule === "function" || (rule[operand] ?? "none") !== "none";
 }
 
 /** The cotangent of an operand of `y` to which a gradient `flows`, from the cotangent `g` of `y`. */

@@ -68,6 +68,6 @@ function lengthened(x: Node, count: number, given: ReadonlySet<Node>): Node {
 /** A view stored in its own order, unless it only repeats what is. */
 function neighbours(x: Node, given: ReadonlySet<Node>): Node {
   if (given.has(x)) return x;
-  if (x.op === "expand") return withSources(x, [neighbours(x.src[0]!, given)]);
+  if (x.op === "expand" || x.op === "after") return withSources(x, [neighbours(x.src[0]!, given), ...x.src.slice(1)]);
   return isMovement(x) ? contiguous(x) : x;
 }

@@ -18,6 +18,7 @@ import { renderWgsl } from "./render-wgsl.ts";
 import { isAttention, isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { splitReductions } from "./split.ts";
+import { takeWaits, type Waits } from "./waits.ts";
 import { attentionBlock, chooseTile, countOperations, plainBlock, plainTile } from "./tile.ts";
 
 /** What is to be computed, from what. */
@@ -61,11 +62,12 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
   const simplified = wholeBlocks(simplify(request.roots, given), given, target);
-  const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
+  const storedOperands = storeOperands(splitReductions(simplified, given, target), given);
+  const { roots, waits } = takeWaits(keepDonors(materializeOperands(storedOperands, given), request), given);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
-  const { groups, stored } = kernels(roots, given, target);
+  const { groups, stored } = kernels(roots, given, waits, target);
   const ordered = donorsLast(groups, new Set(donate.flatMap((pair) => [...writtenParts(roots[pair.output]!)])));
 
   // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
@@ -147,14 +149,20 @@ function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {
 }
 
 /** The kernels of a graph, none of which binds more buffers than the device allows. */
-function kernels(roots: readonly Node[], given: ReadonlySet<Node>, target: Target): { groups: KernelGroup[]; stored: Node[] } {
+function kernels(
+  roots: readonly Node[],
+  given: ReadonlySet<Node>,
+  waits: Waits,
+  target: Target,
+): { groups: KernelGroup[]; stored: Node[] } {
   const extra = new Set<Node>();
+  const maxBuffers = target.maxStorageBuffersPerKernel;
   for (;;) {
     const fuse = !flags().noFuse;
     const plan = schedule({ roots, given, stored: extra, fuse });
-    const tooWide = widestNode(plan, given, target.maxStorageBuffersPerKernel);
+    const tooWide = widestNode(plan, given, maxBuffers);
     if (tooWide === undefined) {
-      const groups = fuse ? mergeKernels(plan, given, target.maxStorageBuffersPerKernel) : plan.drafts.map((draft) => ({ drafts: [draft] }));
+      const groups = fuse ? mergeKernels(plan, { given, roots, maxBuffers, waits }) : plan.drafts.map((draft) => ({ drafts: [draft] }));
       return { groups, stored: plan.drafts.map((draft) => draft.root) };
     }
     extra.add(tooWide);

@@ -310,6 +310,22 @@ export function stopGradient(x: Node): Node {
   return intern("stopGradient", [x], {}, x.shape, x.dtype, x.device);
 }
 
+let nextRegion = 0;
+/** A number for a region between checkpoints, like no other. */
+export function newRegion(): number {
+  return nextRegion++;
+}
+
+/** The same values, at the border of a region; see `checkpoint` in node.ts. */
+export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
+  return intern("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
+}
+
+/** The same values, of which what is made is computed after `others`; see `after` in node.ts. */
+export function after(x: Node, others: readonly Node[], wait?: number): Node {
+  return intern("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
+}
+
 /** Elementwise sum, maximum or minimum over the shards of a batch; f32, i32 or u32. */
 export function allReduce(x: Node, how: "sum" | "max" | "min"): Node {
   requireDType("allReduce", x.dtype, ["f32", "i32", "u32"]);
@@ -339,7 +355,8 @@ export function copy(x: Node, device: number): Node {
 /** `node` with other sources of the same shapes and dtypes. */
 export function withSources(node: Node, src: readonly Node[]): Node {
   if (src.every((source, i) => source === node.src[i])) return node;
-  return intern(node.op, src, node.attrs, node.shape, node.dtype, node.op === "copy" ? node.device : deviceOf(node.op, src));
+  const device = node.op === "copy" ? node.device : node.op === "after" ? src[0]!.device : deviceOf(node.op, src);
+  return intern(node.op, src, node.attrs, node.shape, node.dtype, device);
 }
 
 /** Bytes that the values take on a device. */

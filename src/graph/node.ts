@@ -64,6 +64,16 @@ export interface OpAttributes {
   /** The same values, with no gradient. */
   stopGradient: Record<never, never>;
   /**
+   * checkpoint(x, …others): the values of x, and a border of a region that gradients compute again instead of reading what is
+   * inside. "in" is what the region is given, "out" a result; the others are all its results then.
+   */
+  checkpoint: { readonly region: number; readonly side: "in" | "out" };
+  /**
+   * after(x, …others): the values of x, but what is computed from them is something else than what is computed from x, and
+   * is computed after the others, if these are computed. The compiler puts a number for the others.
+   */
+  after: { readonly wait: number | undefined };
+  /**
    * Collectives, of a graph that computes one shard of a batch: the values of all shards combined element by element; on
    * axis 0 those of all shards one after another, `total` in all; and the sum over shards, of which each has its own
    * `rows` of axis 0. Where there is one shard, each is the identity.

@@ -98,6 +98,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   bitcast: (at) => at.src[0]!.kind === "partial" ? nonlinear(at) : at.src[0]!,
   contiguous: ({ src }) => src[0]!,
   stopGradient: ({ src }) => src[0]!,
+  checkpoint: ({ src }) => src[0]!,
+  after: ({ src }) => src[0]!,
   allReduce: (at) => {
     const [x] = at.src;
     const { how } = at.node.attrs;
