@@ -34,6 +34,7 @@ export {
 } from "./tensor/create.ts";
 export { where } from "./tensor/where.ts";
 export { grad, jvp, valueAndGrad, vjp } from "./tensor/grad.ts";
+export { checkpoint } from "./tensor/checkpoint.ts";
 export { compile } from "./tensor/compile.ts";
 export {
   type ExplainedBuffer,

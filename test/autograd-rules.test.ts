@@ -204,6 +204,35 @@ test("gather and scatterAdd agree with central differences, twice", () => {
   check((x) => curve(b.scatterAdd(index([2, 0, 2, 9, -1, 1], [2, 3]), curve(x), 1, 4)), [2, 3]);
 });
 
+test("regions between checkpoints agree with central differences, twice", () => {
+  const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
+  check((x, w) => {
+    const region = b.newRegion();
+    const y = b.elementwise("mul", curve(b.checkpoint(x, region, "in")), w);
+    return curve(b.checkpoint(curve(y), region, "out"));
+  }, [2, 3], [2, 3]);
+  check((x) => curve(b.after(curve(x), [x])), [2, 3]);
+});
+
+test("attention and its gradients agree with central differences, twice each", () => {
+  const [d, e, t, s] = [2, 3, 3, 4];
+  const curve = (x: Node) => b.elementwise("sin", x);
+  const shapes = { q: [2, d, t], k: [2, d, s], v: [2, e, s], bias: [2, t, s] };
+  check((q, k, v, bias) => curve(b.attention({ q, k, v, bias })), shapes.q, shapes.k, shapes.v, shapes.bias);
+  check((q, k, v) => curve(b.attention({ q, k, v })), shapes.q, shapes.k, shapes.v);
+  const row = [2, 1, t];
+  for (const side of ["queries", "keys"] as const) {
+    // Smaller operands: as norm is any number here, weights would grow beyond what differences can follow.
+    const gradient = (...operands: Node[]) => {
+      const small = operands.map((x) => b.elementwise("mul", x, b.full(x.shape, 0.4, "f32")));
+      const [q, k, v, norm, g, delta, bias] = small as [Node, Node, Node, Node, Node, Node, Node?];
+      return curve(b.attentionGradient(side, { q, k, v, norm, g, delta, bias }));
+    };
+    check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row, shapes.bias);
+    check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row);
+  }
+});
+
 test("zero-size tensors have zero-size gradients", () => {
   const x = b.input([0, 3], "f32");
   const given = new Map([[x, []]]);

@@ -56,6 +56,17 @@ const windowings = [
   [1, 4, 3, 2], [2, 2, 2, 1],
 ] as const;
 
+/** Operands of attention, of numbers between -1 and 1; of [batch, d, e, t, s]. */
+function attended(batch: Batch, [n, d, width, t, s]: readonly [number, number, number, number, number]) {
+  let seed = 0;
+  const leaf = (...shape: number[]) => {
+    seed++;
+    return batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => Math.sin(12.9898 * i + 78.233 * seed)));
+  };
+  const rows = { norm: leaf(n, 1, t), delta: leaf(n, 1, t), g: leaf(n, width, t) };
+  return { q: leaf(n, d, t), k: leaf(n, d, s), v: leaf(n, width, s), bias: leaf(n, t, s), ...rows };
+}
+
 const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, device: Device) => void> = {
   const(batch) {
     const values: Record<DType, readonly number[]> = {
@@ -244,6 +255,38 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("at no positions", g.gather(batch.leaf([3, 2], "f32"), batch.leaf([3, 0], "i32"), 1));
     batch.check("of a gather", g.gather(g.gather(batch.leaf([20], "f32"), index, 0), index, 0));
     batch.check("of a padded flip", g.gather(g.pad(cut(x, [[2, 3, -1], [6, 7, -1], [4, 5, -1]]), [1, 0, 0], [1, 0, 0], 8), batch.leaf([2, 7, 5], "i32", positions(70, 5)), 0));
+  },
+  checkpoint(batch) {
+    const region = g.newRegion();
+    view(batch, "in", [4, 7], (x) => g.checkpoint(x, region, "in"));
+    view(batch, "out", [4, 7], (x) => computed(g.checkpoint(computed(x), region, "out", [g.checkpoint(x, region, "in")])));
+  },
+  after(batch) {
+    view(batch, "the others", [4, 7], (x) => {
+      const other = g.reduce("sum", batch.leaf([300, 5], "f32"), [0, 1]);
+      const first = computed(computed(x));
+      return g.concat([first, computed(computed(g.after(x, [first, other])))], 0);
+    });
+    // What is waited for may be given, constant, or not needed for anything else.
+    const x = batch.leaf([3, 2], "f32");
+    batch.check("a leaf and a constant", computed(g.after(x, [x, g.constant(1, "f32")])));
+    batch.check("itself", computed(g.after(computed(x), [computed(x)])));
+    batch.check("nothing", g.after(x, []));
+  },
+  attention(batch) {
+    const { q, k, v, bias } = attended(batch, [2, 5, 3, 9, 13]);
+    const close = { rtol: 1e-5, atol: 1e-6 };
+    batch.check("of leaves", g.attention({ q, k, v }), close);
+    batch.check("of computed values, with a bias", g.attention({ q: computed(q), k, v: e("neg", v), bias: e("neg", bias) }), close);
+  },
+  attentionGradient(batch) {
+    const { q, k, v, bias, norm, g: cotangent, delta } = attended(batch, [2, 5, 3, 9, 13]);
+    const operands = { q, k, v, norm, g: cotangent, delta };
+    const close = { rtol: 1e-5, atol: 1e-5 };
+    for (const side of ["queries", "keys"] as const) {
+      batch.check(`of ${side}`, g.attentionGradient(side, operands), close);
+      batch.check(`of ${side}, with a bias`, g.attentionGradient(side, { ...operands, bias }), close);
+    }
   },
   scatterAdd(batch) {
     const shape = [3, 11, 5];

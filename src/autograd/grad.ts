@@ -5,6 +5,7 @@ import { makeFor, type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { joinDisjoint } from "./adjoints.ts";
 import { add } from "./arithmetic.ts";
+import { computedAgain, type Region, regionsOf } from "./regions.ts";
 import { flows, pullback } from "./rules.ts";
 
 /**
@@ -29,21 +30,50 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
     else list.push(g);
   };
   outputs.forEach((output, i) => accumulate(output, cotangents?.[i] ?? constant(1, "f32")));
+  const regions = regionsOf(order);
   const result = new Map<Node, Node>();
   for (let i = order.length - 1; i >= 0; i--) {
     const node = order[i]!;
+    const region = regions.get(node);
     const list = terms.get(node);
-    if (list === undefined || !active.has(node)) continue;
-    terms.delete(node);
-    makeFor(node, true);
-    const g = total(list);
-    if (wanted.has(node)) result.set(node, g);
-    node.src.forEach((x, operand) => {
-      if (active.has(x) && flows(node, operand)) accumulate(x, pullback(g, node, operand));
-    });
+    if (list !== undefined && active.has(node)) {
+      terms.delete(node);
+      makeFor(node, true);
+      const g = total(list);
+      if (wanted.has(node)) result.set(node, g);
+      if (region !== undefined) {
+        region.results.push({ value: node.src[0]!, g });
+      } else {
+        node.src.forEach((x, operand) => {
+          if (active.has(x) && flows(node, operand)) accumulate(x, pullback(g, node, operand));
+        });
+      }
+    }
+    if (region?.first === i && region.results.length > 0) {
+      makeFor(node, true);
+      throughRegion(region, active, wanted, accumulate);
+    }
   }
   makeFor(undefined);
   return inputs.map((input) => result.get(input) ?? full(input.shape, 0, "f32"));
+}
+
+/** Gives the cotangents of what a region reads, from a computation of its own. */
+function throughRegion(
+  region: Region,
+  active: ReadonlySet<Node>,
+  wanted: ReadonlySet<Node>,
+  accumulate: (node: Node, g: Node) => void,
+): void {
+  const { values, readings, inside } = computedAgain(region, (node) => node.dtype === "f32" && active.has(node));
+  const isInside = (value: Node) => inside.has(value);
+  // A gradient by something inside is by what was computed first: that is kept, then.
+  const again = ![...inside].some((node) => wanted.has(node));
+  const own = region.results.map((result, i) => ({ ...result, again: values[i]! })).filter(({ value }) => again && isInside(value));
+  for (const { value, g } of region.results) if (!again || !isInside(value)) accumulate(value, g);
+  if (own.length === 0 || readings.length === 0) return;
+  const through = gradients(own.map((result) => result.again), readings.map(({ as }) => as), own.map(({ g }) => g));
+  readings.forEach(({ of }, i) => accumulate(of, through[i]!));
 }
 
 /** The sum of the cotangents that reached one node. Those of disjoint slices, as of many parameters in one buffer, are joined. */

@@ -26,6 +26,7 @@ import {
   unwindow,
 } from "../graph/build.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
+import { attentionAdjoint, attentionGradientAdjoint } from "./attention.ts";
 import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
 import {
   add,
@@ -195,6 +196,9 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   gather: [(g, y, x, index) => scatterAdd(index, g, y.attrs.axis, x.shape[y.attrs.axis]!), "none"],
   // y = Σ valuesᵢ added at indexᵢ: dvaluesᵢ = g[indexᵢ]
   scatterAdd: ["none", (g, y, index) => gather(g, index, y.attrs.axis)],
+  // Softmax of scores, applied: see attention.ts.
+  attention: attentionAdjoint,
+  attentionGradient: attentionGradientAdjoint,
   argsort: "none",
   // y = parts joined: the cotangent of a part is that part of g
   concat: (g, y, operand) => {
@@ -205,6 +209,9 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   },
   contiguous: [(g) => g],
   stopGradient: "none",
+  // What the region between checkpoints does to a cotangent is grad.ts's.
+  checkpoint: [(g) => g],
+  after: [(g) => g],
   // Every shard uses y, so its cotangent is the sum of all of theirs.
   allReduce: [(g, y, x) => {
     const all = allReduce(g, "sum");
@@ -233,7 +240,7 @@ const untyped: { readonly [K in Op]: Rule<never> } = rules;
 export function flows(y: Node, operand: number): boolean {
   const rule = untyped[y.op];
   if (y.dtype !== "f32" || y.src[operand]!.dtype !== "f32" || rule === "none") return false;
-  return typeof rule === "function" || rule[operand] !== "none";
+  return typeof rule === "function" || (rule[operand] ?? "none") !== "none";
 }
 
 /** The cotangent of an operand of `y` to which a gradient `flows`, from the cotangent `g` of `y`. */

@@ -65,6 +65,7 @@ export function structureOf({ inputs, roots, donate = [], common }: CompileReque
   const order = toposort(roots, (node) => !given.has(node));
   const numbers = new Map<Node, number>();
   const devices = new Map<number | undefined, number>();
+  const regions = new Map<number, number>();
   const numberOf = (node: Node): number => {
     let number = numbers.get(node);
     if (number === undefined) numbers.set(node, number = numbers.size);
@@ -75,7 +76,10 @@ export function structureOf({ inputs, roots, donate = [], common }: CompileReque
     if (device === undefined) devices.set(node.device, device = devices.size);
     const head = `${numberOf(node)} ${node.dtype}[${node.shape}]@${device}`;
     if (given.has(node)) return head;
-    const attributes = Object.values(node.attrs).map((value) => Object.is(value, -0) ? "-0" : String(value));
+    if (node.op === "checkpoint" && !regions.has(node.attrs.region)) regions.set(node.attrs.region, regions.size);
+    // Numbers of regions are the process's own.
+    const own = node.op === "checkpoint" ? { ...node.attrs, region: regions.get(node.attrs.region)! } : node.attrs;
+    const attributes = Object.values(own).map((value) => Object.is(value, -0) ? "-0" : String(value));
     return `${head} ${node.op} ${node.src.map(numberOf)} ${attributes.join(";")}`;
   };
   return [

@@ -4,6 +4,7 @@ import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
+import { wholeBlocks } from "./attention-operands.ts";
 import { argsortProgram } from "./argsort.ts";
 import { contractionTile } from "./contraction-tile.ts";
 import { problemOf } from "./contraction.ts";
@@ -16,12 +17,13 @@ import { storeOperands } from "./operands.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
 import { renderWgsl } from "./render-wgsl.ts";
-import { isContraction, type Schedule, schedule } from "./schedule.ts";
+import { isAttention, isContraction, type Schedule, schedule } from "./schedule.ts";
 import { simplify } from "./simplify.ts";
 import { type ContractionSchedule, signatureOf } from "./schedules.ts";
 import { splitReductions } from "./split.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "./shared-loads.ts";
-import { chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile.ts";
+import { attentionBlock, chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile.ts";
+import { takeWaits, type Waits } from "./waits.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {
@@ -72,12 +74,13 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
  */
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
-  const simplified = simplify(request.roots, given);
-  const roots = keepDonors(materializeOperands(splitReductions(storeOperands(simplified, given), given, target), given), request);
+  const simplified = wholeBlocks(simplify(request.roots, given), given, target);
+  const split = splitReductions(storeOperands(simplified, given), given, target);
+  const { roots, waits } = takeWaits(keepDonors(materializeOperands(split, given), request), given);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];
   const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
-  const { groups, stored } = kernels(roots, given, target);
+  const { groups, stored } = kernels(roots, given, waits, target);
   const ordered = donorsLast(groups, new Set(donate.flatMap((pair) => [...writtenParts(roots[pair.output]!)])));
 
   // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
@@ -163,14 +166,20 @@ function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {
 }
 
 /** The kernels of a graph, none of which binds more buffers than the device allows. */
-function kernels(roots: readonly Node[], given: ReadonlySet<Node>, target: Target): { groups: KernelGroup[]; stored: Node[] } {
+function kernels(
+  roots: readonly Node[],
+  given: ReadonlySet<Node>,
+  waits: Waits,
+  target: Target,
+): { groups: KernelGroup[]; stored: Node[] } {
   const extra = new Set<Node>();
+  const maxBuffers = target.maxStorageBuffersPerKernel;
   for (;;) {
     const fuse = !flags().noFuse;
     const plan = schedule({ roots, given, stored: extra, fuse });
-    const tooWide = widestNode(plan, given, target.maxStorageBuffersPerKernel);
+    const tooWide = widestNode(plan, given, maxBuffers);
     if (tooWide === undefined) {
-      const groups = fuse ? mergeKernels(plan, given, target.maxStorageBuffersPerKernel) : plan.drafts.map((draft) => ({ drafts: [draft] }));
+      const groups = fuse ? mergeKernels(plan, { given, roots, maxBuffers, waits }) : plan.drafts.map((draft) => ({ drafts: [draft] }));
       return { groups, stored: plan.drafts.map((draft) => draft.root) };
     }
     extra.add(tooWide);
@@ -232,6 +241,7 @@ function lowerGroup(
   const { root } = draft!;
   if (root.op === "concat" || root.op === "argsort" || size(root.shape) === 0) return undefined;
   if (root.op === "scatterAdd") return lower(group, layout, plainTile);
+  if (isAttention(root)) return lower(group, layout, { ...plainTile, attention: attentionBlock(target) });
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);
@@ -245,8 +255,10 @@ function lowerGroup(
 /** The kernel of a group without a contraction: of elements that share what they are made of, if that saves loads. */
 function lowerPlain(probe: (tile: Tile) => KernelIR, domain: readonly number[], target: Target): KernelIR {
   const plain = probe(plainTile);
-  const tiled = probe(chooseTile(plain, domain, target));
-  const shared = readsInParts(plain) ? sharedLoads(probe(plainBlock(domain.length)), domain, target) : undefined;
+  const tile = chooseTile(plain, domain, target);
+  const tiled = probe(tile);
+  const walksRows = tile.team > 1 || tile.row > 1 || tile.reduce > 1 || tile.gemv !== undefined;
+  const shared = !walksRows && readsInParts(plain) ? sharedLoads(probe(plainBlock(domain.length)), domain, target) : undefined;
   if (shared === undefined) return tiled;
   const together = probe(shared);
   return loadsPerElement(together) < loadsPerElement(tiled) ? together : tiled;

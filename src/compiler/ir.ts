@@ -47,6 +47,8 @@ export type Statement =
   | { readonly kind: "let"; readonly expr: Expr }
   | { readonly kind: "declare"; readonly accumulator: Accumulator }
   | { readonly kind: "update"; readonly accumulator: Accumulator; readonly value: Expr }
+  /** The accumulator becomes the value, of whatever it was before. */
+  | { readonly kind: "assign"; readonly accumulator: Accumulator; readonly value: Expr }
   | { readonly kind: "loop"; readonly variable: Variable; readonly body: Scope }
   /** `accumulate` adds to what the buffer holds. */
   /** Ends the loop around it once the index reaches the limit. */
@@ -161,6 +163,12 @@ export class KernelBuilder {
     return this.#make(`l${buffer}[${index.key}]${when?.id ?? ""}`, scope, { kind: "load", buffer, index, when, dtype });
   }
 
+  /** An element of a buffer that the kernel writes, as it is where the expression stands in `scope`: no earlier load is it. */
+  loadNow(buffer: number, index: Index, scope: Scope): Expr {
+    const { dtype } = this.buffers[buffer]!;
+    return this.#make(`n${this.#nextId}`, scope, { kind: "load", buffer, index, when: undefined, dtype });
+  }
+
   op(op: ElementwiseName, ...args: Expr[]): Expr {
     const last = args[args.length - 1]!;
     if (op === "where" && args[1] === last) return last;
@@ -204,9 +212,9 @@ export class KernelBuilder {
     return accumulator;
   }
 
-  /** The value of an accumulator after its loop, read in `scope`, which holds that loop. */
+  /** The value of an accumulator after its loop, read in `scope`, which holds that loop; or as it is where it is spelled. */
   result(accumulator: Accumulator, scope: Scope): Expr {
-    return this.#make(accumulator.name, scope, { kind: "accumulator", accumulator, dtype: accumulator.dtype }, false);
+    return this.#make(`${accumulator.name}@${scope.depth}`, scope, { kind: "accumulator", accumulator, dtype: accumulator.dtype }, false);
   }
 
   combine(op: ReductionName, a: Expr, b: Expr): Expr {

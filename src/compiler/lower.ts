@@ -19,28 +19,16 @@ import {
   within,
   zeroIndex,
 } from "./affine.ts";
+import { attentionKernel } from "./attention.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
+import { locate, type Memory } from "./location.ts";
 import type { KernelGroup } from "./merge.ts";
 import { placeOf } from "./products.ts";
-import { type Draft, isContraction } from "./schedule.ts";
+import { type Draft, isAttention, isContraction } from "./schedule.ts";
 import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
-
-/** Where a node's elements lie: element i at offset + sum of strides[a] * i[a], in elements. */
-export interface Location {
-  readonly slot: number;
-  readonly offset: number;
-  readonly strides: readonly number[];
-}
-
-export interface Memory {
-  /** Where a node can be read, if it is in memory. */
-  readonly source: (node: Node) => Location | undefined;
-  /** Where a kernel's value goes; several places for one that is wanted in several. */
-  readonly targets: (node: Node) => readonly Location[];
-}
 
 /** Invocations that walk a block side by side: a subgroup of the software adapters. */
 const walkers = 8;
@@ -94,6 +82,10 @@ class Lowering {
   run(): KernelIR {
     const [first] = this.#group.drafts;
     if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
+    const { root: attended } = first!;
+    if (isAttention(attended)) {
+      return attentionKernel(this.#builder, attended, this.#memory.targets(attended), this.#tile.attention!, (node, lanes) => this.#lanes(node, lanes));
+    }
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
     const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
     const walked = factors?.flat() ?? domain;
@@ -553,10 +545,6 @@ class Lowering {
 function joined(indices: readonly Index[], factors: readonly (readonly number[])[]): Index[] {
   let next = 0;
   return factors.map((lengths) => flatten(indices.slice(next, next += lengths.length), strides(lengths)));
-}
-
-function locate(location: Location, indices: readonly Index[]): Index {
-  return indices.reduce((sum, index, axis) => add(sum, scale(index, location.strides[axis]!)), constantIndex(location.offset));
 }
 
 /** As in `reduce_64x32_exp_add`: what it is, of which shape, made of what. */

@@ -2,7 +2,7 @@
 import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { size, strides } from "../graph/shape.ts";
-import type { Location } from "./lower.ts";
+import type { Location } from "./location.ts";
 
 /** One slot while the plan is made. */
 export interface SlotDraft {

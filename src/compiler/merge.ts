@@ -6,7 +6,8 @@ import type { Node } from "../graph/node.ts";
 import { isReduction } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { variableIndex } from "./affine.ts";
-import type { Access, Draft, Schedule } from "./schedule.ts";
+import { leanOrder, waitedFor, type Waits } from "./waits.ts";
+import { type Access, type Draft, isAttention, type Schedule } from "./schedule.ts";
 
 /** A kernel: one or more values computed over a common outer domain. */
 export interface KernelGroup {
@@ -26,8 +27,17 @@ function hasRows(draft: Draft): boolean {
 }
 
 /** Joins drafts into kernels; `maxBuffers` bounds what one of them may bind. Sources come before their readers. */
-export function mergeKernels(schedule: Schedule, given: ReadonlySet<Node>, maxBuffers: number): KernelGroup[] {
+export function mergeKernels(
+  schedule: Schedule,
+  { given, roots, maxBuffers, waits }: {
+    readonly given: ReadonlySet<Node>;
+    readonly roots: readonly Node[];
+    readonly maxBuffers: number;
+    readonly waits: Waits;
+  },
+): KernelGroup[] {
   const { drafts, accesses } = schedule;
+  const waited = waitedFor(schedule, given, waits);
   const draftOf = new Map<Node, Draft>(drafts.map((draft) => [draft.root, draft]));
   const reads = new Map<Draft, Set<Node>>(drafts.map((draft) => [draft, new Set<Node>()]));
   const computes = new Map<Draft, Set<Node>>(drafts.map((draft) => [draft, new Set<Node>()]));
@@ -40,7 +50,7 @@ export function mergeKernels(schedule: Schedule, given: ReadonlySet<Node>, maxBu
   const sources = (of: KernelGroup): Set<KernelGroup> => {
     const result = new Set<KernelGroup>();
     for (const draft of of.drafts) {
-      for (const node of reads.get(draft)!) {
+      for (const node of [...reads.get(draft)!, ...waited.get(draft) ?? []]) {
         const source = draftOf.get(node);
         if (source !== undefined && group.get(source) !== of) result.add(group.get(source)!);
       }
@@ -66,7 +76,8 @@ export function mergeKernels(schedule: Schedule, given: ReadonlySet<Node>, maxBu
     return all.size;
   };
   const mergeable = (draft: Draft) =>
-    size(draft.root.shape) > 0 && draft.contraction === undefined && draft.root.op !== "concat" && draft.root.op !== "argsort" && draft.root.op !== "scatterAdd";
+    size(draft.root.shape) > 0 && draft.contraction === undefined && draft.root.op !== "concat" && draft.root.op !== "argsort" && draft.root.op !== "scatterAdd" &&
+    !isAttention(draft.root);
 
   for (let j = 1; j < drafts.length; j++) {
     const later = drafts[j]!;
@@ -97,7 +108,12 @@ export function mergeKernels(schedule: Schedule, given: ReadonlySet<Node>, maxBu
       a.drafts.sort((x, y) => x.id - y.id);
     }
   }
-  return inOrder([...new Set(drafts.map((draft) => group.get(draft)!))], sources);
+  const ordered = inOrder([...new Set(drafts.map((draft) => group.get(draft)!))], sources);
+  if (waits.size === 0) return ordered;
+  // Parts of a concatenation are in its memory.
+  const kept = new Set([...roots, ...drafts.flatMap(({ root }) => root.op === "concat" ? [root, ...root.src] : [])]);
+  const readsOf = new Map(ordered.map((own) => [own, new Set(own.drafts.flatMap((draft) => [...reads.get(draft)!]))]));
+  return leanOrder(ordered, sources, (own) => readsOf.get(own)!, kept);
 }
 
 function shares(of: ReadonlyMap<Draft, ReadonlySet<Node>>, a: Draft, b: Draft, counts: (node: Node) => boolean): boolean {

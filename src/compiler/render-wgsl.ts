@@ -1,4 +1,5 @@
 /** Kernel IR as a WGSL module. */
+import { InternalError } from "../errors.ts";
 import { type DType, dtypes } from "../graph/dtype.ts";
 import { wgslHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
@@ -44,6 +45,7 @@ class WgslRenderer extends Renderer {
   readonly #strides: readonly number[];
   #special = false;
   #subgroups = false;
+  #stops = false;
 
   constructor(ir: KernelIR, rollLoops: boolean, strides: readonly number[] = []) {
     super(ir);
@@ -55,16 +57,25 @@ class WgslRenderer extends Renderer {
   module(invocations: number, workgroupSize: number, x: number, y: number): string {
     const { shared } = this.ir;
     const inStep = shared.length > 0;
+    const { parallel } = this.ir;
     if (inStep) {
+      // The last counter is the place in the workgroup. The others are the same for all of it, and seen to be so: loops whose
+      // end depends on them may contain barriers.
+      const place = parallel[parallel.length - 1]!;
+      if (place.extent !== workgroupSize) {
+        throw new InternalError("renderWgsl", { got: `${place.extent} places in a workgroup of ${workgroupSize}`, need: "equal numbers" });
+      }
+      this.emit(y > 1 ? `let id = group.x + group.y * ${x}u;` : "let id = group.x;");
       // Only whole workgroups may leave before a barrier.
-      this.emit(y > 1 ? `let id = (group.x + group.y * ${x}u) * ${workgroupSize}u + local;` : `let id = group.x * ${workgroupSize}u + local;`);
       const groups = invocations / workgroupSize;
-      if (groups !== x * y) this.emit(`if (group.x + group.y * ${x}u >= ${groups}u) { return; }`);
+      if (groups !== x * y) this.emit(`if (id >= ${groups}u) { return; }`);
+      this.emit(`let ${place.name} = local;`);
+      this.counters(parallel.slice(0, -1));
     } else {
       this.emit(y > 1 ? `let id = gid.x + gid.y * ${x * workgroupSize}u;` : "let id = gid.x;");
       if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);
+      this.counters();
     }
-    this.counters();
     // Where the item's part of each buffer begins.
     this.#strides.forEach((bytes, i) => {
       if (bytes > 0) this.emit(`let o${i} = ${inStep ? "group" : "gid"}.z * ${bytes / (this.#vectors.has(i) ? 16 : 4)}u;`);
@@ -77,6 +88,8 @@ class WgslRenderer extends Renderer {
     });
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
+      // All lanes of a subgroup leave a loop at once, which the compiler of WGSL cannot see.
+      ...(this.#subgroups && this.#stops ? ["diagnostic(off, subgroup_uniformity);"] : []),
       ...bindings,
       ...shared.map(({ dtype, length, vectors }, i) => {
         const element = dtypes[dtype].storage;
@@ -138,6 +151,7 @@ class WgslRenderer extends Renderer {
     let groups = this.#vectorStores.get(scope);
     if (groups === undefined) this.#vectorStores.set(scope, groups = vectorStores(scope.statements, this.#vectors));
     const group = groups.get(statement);
+    if (statement.kind === "stop") this.#stops = true;
     if (statement.kind !== "store" || group === undefined) return super.statement(statement, scope);
     if (group.length === 0) return;
     const { buffer, index } = statement;

@@ -1,7 +1,7 @@
 /** Kernel IR as text: what WGSL and JavaScript have in common. */
 import type { DType } from "../graph/dtype.ts";
 import { reductions } from "../graph/ops.ts";
-import type { Index } from "./affine.ts";
+import type { Index, Variable } from "./affine.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "./ir.ts";
 import { countUses } from "./spelling.ts";
 
@@ -51,10 +51,10 @@ export abstract class Renderer {
     this.lines.push(this.#indent + line);
   }
 
-  /** The counters of the invocation out of its number `id`; the last one varies fastest. */
-  protected counters(): void {
+  /** Counters out of their joint number `id`; the last one varies fastest. */
+  protected counters(parallel: readonly Variable[] = this.ir.parallel): void {
     const { fixed } = this.declare;
-    const counters = this.ir.parallel.filter((variable) => variable.extent > 1);
+    const counters = parallel.filter((variable) => variable.extent > 1);
     let rest = "id";
     for (let i = counters.length - 1; i >= 0; i--) {
       const { name, extent } = counters[i]!;
@@ -81,6 +81,9 @@ export abstract class Renderer {
       }
       case "update":
         this.emit(`${statement.accumulator.name} = ${this.combined(statement.accumulator, this.text(statement.value))};`);
+        break;
+      case "assign":
+        this.emit(`${statement.accumulator.name} = ${this.text(statement.value)};`);
         break;
       case "loop": {
         const { name, extent } = statement.variable;

@@ -7,7 +7,7 @@
  *  - a contraction (a sum of products of broadcast operands) reads operands that are data, not arithmetic.
  */
 import { InternalError } from "../errors.ts";
-import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
+import { type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
 import { elementwise, type ElementwiseOp, isElementwise, isReduction } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "./affine.ts";
@@ -66,12 +66,18 @@ export function isContraction(node: Node): boolean {
   });
 }
 
+export function isAttention(node: Node): node is NodeOf<"attention" | "attentionGradient"> {
+  return node.op === "attention" || node.op === "attentionGradient";
+}
+
 /** Nodes that have to be in memory whatever reads them. */
 function storedNodes({ roots, given, stored, fuse }: ScheduleOptions, order: readonly Node[]): Set<Node> {
   const result = new Set<Node>([...roots, ...stored].filter((node) => !given.has(node)));
   for (const node of order) {
     if (given.has(node)) continue;
-    if (node.op === "contiguous" || node.op === "concat" || node.op === "argsort" || node.op === "scatterAdd") result.add(node);
+    if (node.op === "contiguous" || node.op === "concat" || node.op === "argsort" || node.op === "scatterAdd" || isAttention(node)) {
+      result.add(node);
+    }
     if (node.op === "concat" || node.op === "argsort") for (const source of node.src) if (!given.has(source)) result.add(source);
     if (!fuse && computes(node)) result.add(node);
   }
@@ -202,6 +208,9 @@ export function sourceAccesses(
       const read = indices.map((index, i) => i === axis ? variableIndex(along[0]!) : index);
       return node.src.map((source) => ({ source, indices: read, loop: along, operand: false }));
     }
+    case "attention":
+    case "attentionGradient":
+      return attentionAccesses(node, indices, freshVariables);
     case "concat":
     case "argsort":
       throw new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "a kernel of its own" });
@@ -209,6 +218,26 @@ export function sourceAccesses(
       if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
       return node.src.map((source) => ({ source, indices, loop, operand }));
   }
+}
+
+/** All that an attention reads for one of its elements: features of one query, of all keys. The bias may be computed there. */
+function attentionAccesses(
+  node: NodeOf<"attention" | "attentionGradient">,
+  indices: readonly Index[],
+  freshVariables: (extents: readonly number[]) => Variable[],
+): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
+  const batch = indices.slice(0, -2);
+  const hasBias = node.src.length === (node.op === "attention" ? 4 : 7);
+  const [t, s] = [node.src[0]!.shape.at(-1)!, node.src[1]!.shape.at(-1)!];
+  const positions = freshVariables([t, s]);
+  return node.src.map((source, i) => {
+    if (hasBias && i === node.src.length - 1) {
+      return { source, indices: [...batch, ...positions.map(variableIndex)], loop: positions, operand: false };
+    }
+    const features = freshVariables([source.shape.at(-2)!]);
+    const loop = [...features, positions[i === 1 || i === 2 ? 1 : 0]!];
+    return { source, indices: [...batch, ...loop.map(variableIndex)], loop, operand: true };
+  });
 }
 
 /** Whether `node` is computed inside the kernels that read it. */

@@ -49,6 +49,7 @@ function localRule(node: Node, graph: Rewriting): Node | undefined {
   if (isReduction(node.op)) return reductionRule(node, graph);
   switch (node.op) {
     case "stopGradient":
+    case "checkpoint":
       return node.src[0];
     case "allReduce":
     case "allGather":

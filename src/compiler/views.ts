@@ -21,6 +21,7 @@ export function isMovement(node: Node): boolean {
     case "unwindow":
     case "contiguous":
     case "stopGradient":
+    case "after":
     case "copy":
       return true;
     default:

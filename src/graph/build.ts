@@ -216,6 +216,64 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
   return intern("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
+/** What attention is of: see `attention` in node.ts. */
+export interface AttentionOperands {
+  readonly q: Node;
+  readonly k: Node;
+  readonly v: Node;
+  readonly bias?: Node | undefined;
+}
+
+/** The weighted values of each query, and the log of the sum behind its weights; see `attention` in node.ts. f32. */
+export function attention({ q, k, v, bias }: AttentionOperands, diagonal?: number): Node {
+  const { batch, e, t } = attentionLengths("attention", { q, k, v, bias });
+  const src = bias === undefined ? [q, k, v] : [q, k, v, bias];
+  return intern("attention", src, { diagonal }, [...batch, e + 1, t], "f32", deviceOf("attention", src));
+}
+
+/** What the gradients of an attention are made of: see `attentionGradient` in node.ts. */
+export interface AttentionGradientOperands extends AttentionOperands {
+  readonly norm: Node;
+  readonly g: Node;
+  readonly delta: Node;
+}
+
+/** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in node.ts. f32. */
+export function attentionGradient(of: "queries" | "keys", operands: AttentionGradientOperands, diagonal?: number): Node {
+  const { q, k, v, norm, g, delta, bias } = operands;
+  const { batch, d, e, t, s } = attentionLengths("attentionGradient", operands);
+  const row = [...batch, 1, t];
+  if (!sameShape(norm.shape, row) || !sameShape(delta.shape, row) || !sameShape(g.shape, [...batch, e, t])) {
+    throw new ShapeError("attentionGradient", {
+      got: `norm ${formatShape(norm.shape)}, delta ${formatShape(delta.shape)}, g ${formatShape(g.shape)}`,
+      need: `${formatShape(row)} twice, and ${formatShape([...batch, e, t])}`,
+    });
+  }
+  const src = [q, k, v, norm, g, delta, ...bias === undefined ? [] : [bias]];
+  src.forEach((node) => requireDType("attentionGradient", node.dtype, ["f32"]));
+  const shape = of === "queries" ? [...batch, d, t] : [...batch, d + e, s];
+  return intern("attentionGradient", src, { of, diagonal }, shape, "f32", deviceOf("attentionGradient", src));
+}
+
+function attentionLengths(
+  op: string,
+  { q, k, v, bias }: AttentionOperands,
+): { batch: Shape; d: number; e: number; t: number; s: number } {
+  for (const node of bias === undefined ? [q, k, v] : [q, k, v, bias]) requireDType(op, node.dtype, ["f32"]);
+  const batch = q.shape.slice(0, -2);
+  const [d, t, e, s] = [q.shape.at(-2), q.shape.at(-1), v.shape.at(-2), v.shape.at(-1)];
+  const fits = d !== undefined && t !== undefined && e !== undefined && s !== undefined && d > 0 && s > 0 &&
+    sameShape(k.shape, [...batch, d, s]) && sameShape(v.shape, [...batch, e, s]) &&
+    (bias === undefined || sameShape(bias.shape, [...batch, t, s]));
+  if (fits) return { batch, d, e, t, s };
+  throw new ShapeError(op, {
+    got: `q ${formatShape(q.shape)}, k ${formatShape(k.shape)}, v ${formatShape(v.shape)}${
+      bias === undefined ? "" : `, bias ${formatShape(bias.shape)}`
+    }`,
+    need: "[..., d, t], [..., d, s], [..., e, s] and [..., t, s], with a feature and a key at least",
+  });
+}
+
 /** i32 positions that sort the last axis ascending, stably; NaN last. */
 export function argsort(x: Node): Node {
   requireDType("argsort", x.dtype, ["f32", "i32", "u32"]);
@@ -252,6 +310,22 @@ export function stopGradient(x: Node): Node {
   return intern("stopGradient", [x], {}, x.shape, x.dtype, x.device);
 }
 
+let nextRegion = 0;
+/** A number for a region between checkpoints, like no other. */
+export function newRegion(): number {
+  return nextRegion++;
+}
+
+/** The same values, at the border of a region; see `checkpoint` in node.ts. */
+export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
+  return intern("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
+}
+
+/** The same values, of which what is made is computed after `others`; see `after` in node.ts. */
+export function after(x: Node, others: readonly Node[], wait?: number): Node {
+  return intern("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
+}
+
 /** Elementwise sum, maximum or minimum over the shards of a batch; f32, i32 or u32. */
 export function allReduce(x: Node, how: "sum" | "max" | "min"): Node {
   requireDType("allReduce", x.dtype, ["f32", "i32", "u32"]);
@@ -281,7 +355,8 @@ export function copy(x: Node, device: number): Node {
 /** `node` with other sources of the same shapes and dtypes. */
 export function withSources(node: Node, src: readonly Node[]): Node {
   if (src.every((source, i) => source === node.src[i])) return node;
-  return intern(node.op, src, node.attrs, node.shape, node.dtype, node.op === "copy" ? node.device : deviceOf(node.op, src));
+  const device = node.op === "copy" ? node.device : node.op === "after" ? src[0]!.device : deviceOf(node.op, src);
+  return intern(node.op, src, node.attrs, node.shape, node.dtype, device);
 }
 
 /** Bytes that the values take on a device. */

@@ -4,6 +4,7 @@
  */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "./dtype.ts";
+import { attention, attentionGradient } from "./interpret-attention.ts";
 import { type Node, toposort } from "./node.ts";
 import { bitcast, cast, elementwise, type ReductionName, reductions } from "./ops.ts";
 import { formatShape, type Shape, size, strides } from "./shape.ts";
@@ -60,6 +61,8 @@ function evaluate(node: Node, src: readonly Values[]): Values {
     case "reshape":
     case "contiguous":
     case "stopGradient":
+    case "checkpoint":
+    case "after":
     case "copy":
       return x;
     case "allReduce":
@@ -108,6 +111,10 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       return gather(x, src[1]!, from!.shape, shape, node.attrs.axis);
     case "scatterAdd":
       return scatterAdd(x, src[1]!, from!.shape, node);
+    case "attention":
+      return attention(node, src);
+    case "attentionGradient":
+      return attentionGradient(node, src);
     case "argsort":
       return argsort(x, shape[shape.length - 1]!);
     case "concat":

@@ -43,6 +43,19 @@ export interface OpAttributes {
   gather: { readonly axis: number };
   /** scatterAdd(index, values): zeros of `length` on `axis`, values added at index (i32). Out of range is dropped. Adds in order of position. */
   scatterAdd: { readonly axis: number; readonly length: number };
+  /**
+   * attention(q [..., d, t], k [..., d, s], v [..., e, s], bias [..., t, s] or none): [..., e + 1, t]. Features come first,
+   * so that positions are neighbours. Row e is the log of the sum over keys j of exp(q_i · k_j + bias_ij), the rows before
+   * it are the values weighted by those terms of the sum; all are 0 where a query i has a bias of -Infinity for every key.
+   * Keys j > i + `diagonal` have one, if there is a diagonal, so that they need not be looked at.
+   */
+  attention: { readonly diagonal: number | undefined };
+  /**
+   * attentionGradient(q, k, v, norm [..., 1, t], g [..., e, t], delta [..., 1, t], bias or none), norm being the last row of
+   * their attention. With weights p_ij = exp(q_i · k_j + bias_ij - norm_i) and w_ij = p_ij (g_i · v_j - delta_i), of queries it
+   * is Σ_j w_ij k_j [..., d, t]; of keys Σ_i w_ij q_i, and behind these rows Σ_i p_ij g_i: [..., d + e, s].
+   */
+  attentionGradient: { readonly of: "queries" | "keys"; readonly diagonal: number | undefined };
   /** i32 positions that sort the last axis ascending, stably; NaN last. */
   argsort: Record<never, never>;
   concat: { readonly axis: number };
@@ -50,6 +63,16 @@ export interface OpAttributes {
   contiguous: Record<never, never>;
   /** The same values, with no gradient. */
   stopGradient: Record<never, never>;
+  /**
+   * checkpoint(x, …others): the values of x, and a border of a region that gradients compute again instead of reading what is
+   * inside. "in" is what the region is given, "out" a result; the others are all its results then.
+   */
+  checkpoint: { readonly region: number; readonly side: "in" | "out" };
+  /**
+   * after(x, …others): the values of x, but what is computed from them is something else than what is computed from x, and
+   * is computed after the others, if these are computed. The compiler puts a number for the others.
+   */
+  after: { readonly wait: number | undefined };
   /**
    * Collectives, of a graph that computes one shard of a batch: the values of all shards combined element by element; on
    * axis 0 those of all shards one after another, `total` in all; and the sum over shards, of which each has its own

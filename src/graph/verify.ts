@@ -80,6 +80,18 @@ function rebuild(node: Node): Node {
       return build.gather(x, y, node.attrs.axis);
     case "scatterAdd":
       return build.scatterAdd(x, y, node.attrs.axis, node.attrs.length);
+    case "checkpoint":
+      return build.checkpoint(x, node.attrs.region, node.attrs.side, node.src.slice(1));
+    case "after":
+      return build.after(x, node.src.slice(1), node.attrs.wait);
+    case "attention": {
+      const [q, k, v, bias] = node.src as readonly [Node, Node, Node, Node?];
+      return build.attention({ q, k, v, bias }, node.attrs.diagonal);
+    }
+    case "attentionGradient": {
+      const [q, k, v, norm, g, delta, bias] = node.src as readonly [Node, Node, Node, Node, Node, Node, Node?];
+      return build.attentionGradient(node.attrs.of, { q, k, v, norm, g, delta, bias }, node.attrs.diagonal);
+    }
     case "argsort":
       return build.argsort(x);
     case "concat":

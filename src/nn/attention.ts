@@ -12,6 +12,8 @@ export interface MultiHeadAttentionOptions {
   readonly dropout?: number;
   /** Whether the four linear layers have biases. Default true. */
   readonly bias?: boolean;
+  /** As that of `Tensor.scaledDotProductAttention`; while weights are dropped, scores are stored. By default by their number. */
+  readonly scores?: "stored" | "online";
 }
 
 /**
@@ -27,6 +29,7 @@ export class MultiHeadAttention extends Module {
   readonly drop: Dropout;
   readonly heads: number;
   readonly causal: boolean;
+  readonly scores: "stored" | "online" | undefined;
 
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super();
@@ -43,6 +46,7 @@ export class MultiHeadAttention extends Module {
     this.drop = dropout(options.dropout ?? 0);
     this.heads = heads;
     this.causal = causal;
+    this.scores = options.scores;
   }
 
   override forward(x: Tensor, options: { readonly context?: Tensor; readonly mask?: Tensor } = {}): Tensor {
@@ -53,10 +57,15 @@ export class MultiHeadAttention extends Module {
         throw new ShapeError("nn.multiHeadAttention", { got: formatShape(part.shape), need: `[..., positions, ${features}]` });
       }
     }
+    const drops = this.drop.training && this.drop.rate > 0;
     const attended = this.#apart(this.query.forward(x)).scaledDotProductAttention(
       this.#apart(this.key.forward(context)),
       this.#apart(this.value.forward(context)),
-      { causal: this.causal, onWeights: (weights) => this.drop.forward(weights), ...(mask === undefined ? {} : { mask }) },
+      {
+        causal: this.causal,
+        ...(drops ? { onWeights: (weights: Tensor) => this.drop.forward(weights) } : this.scores === undefined ? {} : { scores: this.scores }),
+        ...(mask === undefined ? {} : { mask }),
+      },
     );
     return this.output.forward(swapped(attended).reshape(x.shape));
   }

@@ -98,6 +98,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   bitcast: (at) => at.src[0]!.kind === "partial" ? nonlinear(at) : at.src[0]!,
   contiguous: ({ src }) => src[0]!,
   stopGradient: ({ src }) => src[0]!,
+  checkpoint: ({ src }) => src[0]!,
+  after: ({ src }) => src[0]!,
   allReduce: (at) => {
     const [x] = at.src;
     const { how } = at.node.attrs;
@@ -217,6 +219,14 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     // Rows that are added into the bins of their axis: bins of shards add up.
     return both.kind === "batched" && both.axis === axis ? partial : both;
   },
+  attention: (at) => attended(at, ["queries", "keys", "keys", "scores"]),
+  attentionGradient: (at) => {
+    const kinds = ["queries", "keys", "keys", "queries", "queries", "queries", "scores"] as const;
+    const result = attended(at, kinds);
+    const own = at.node.attrs.of === "queries" || result.kind !== "batched" || result.axis < at.node.shape.length - 2;
+    // Each row adds to what the keys get.
+    return own ? result : partial;
+  },
   argsort: (at) => {
     const [x] = at.src;
     if (x!.kind === "partial") return nonlinear(at);
@@ -248,6 +258,23 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     return joined(at, src);
   },
 };
+
+/** Rows of the batch may be those of leading axes, or the queries: then keys and values are the same for all. */
+function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): Spread {
+  const { node, src } = at;
+  if (src.some((x) => x.kind === "shard")) return unlessJoined(at);
+  if (src.some((x) => x.kind === "partial")) return nonlinear(at);
+  const rank = node.shape.length;
+  const queries = (x: Spread, i: number) =>
+    x.kind === "batched" && ((kinds[i] === "queries" && x.axis === rank - 1) || (kinds[i] === "scores" && x.axis === rank - 2));
+  if (src.some((x, i) => x.kind === "batched" && x.axis >= rank - 2 && !queries(x, i))) {
+    return mixes(at, "rows of the batch that are keys, values or features of an attention");
+  }
+  const first = src.find(queries);
+  if (first === undefined) return joined(at, src);
+  const alike = src.every((x, i) => kinds[i] === "keys" ? x.kind === "replicated" : queries(x, i));
+  return alike ? { ...first, axis: rank - 1 } as Batched : mixes(at, "rows of the batch that are queries beside others that are not");
+}
 
 function elementwiseRule(at: Site): Spread {
   const { node, src } = at;

@@ -38,7 +38,7 @@ export function collectivesIn(roots: readonly Node[]): { readonly any: boolean; 
 
 /** Ops that are worth keeping the result of; what is cheap is computed again in each stage that reads it. */
 function isExpensive(node: Node): boolean {
-  return isReduction(node.op) || node.op === "scatterAdd" || node.op === "argsort";
+  return isReduction(node.op) || ["scatterAdd", "argsort", "attention", "attentionGradient"].includes(node.op);
 }
 
 interface Draft {

@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import * as activation from "./activation.ts";
-import { attentionWeights } from "./attention.ts";
+import { attendOnline, attentionWeights, isLong } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
@@ -35,7 +35,13 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** Factor of the scores. Default 1 / sqrt(features). */
   readonly scale?: number;
-  /** What to do with the weights [..., queries, keys] before they are applied, as dropout. */
+  /**
+   * "stored": scores and weights [..., queries, keys] are in memory. "online": they never are, forward and backward; they are
+   * computed block by block, and again for the gradients. By default by the number of scores: many are not stored. A second
+   * gradient, and the gradient of a mask of numbers, stores them in either case.
+   */
+  readonly scores?: "stored" | "online";
+  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. */
   readonly onWeights?: (weights: Tensor) => Tensor;
 }
 
@@ -344,10 +350,20 @@ export class Tensor implements Pending {
   avgPool2d(options: PoolOptions): Tensor { return new Tensor(avgPool2d(this.node, options)); }
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
-   * query that sees no key gives 0. Throws ShapeError where shapes do not fit.
+   * query that sees no key gives 0. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
+   * other.
    */
   scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-    const { mask, onWeights, ...rest } = options;
+    const { mask, onWeights, scores, ...rest } = options;
+    if (scores !== undefined && scores !== "stored" && scores !== "online") {
+      throw new ArgumentError("scaledDotProductAttention", { got: `scores "${scores}"`, need: '"stored" or "online"' });
+    }
+    if (scores === "online" && onWeights !== undefined) {
+      throw new ArgumentError("scaledDotProductAttention", { got: 'scores "online" with onWeights', need: "one of them: weights that are to be looked at are stored" });
+    }
+    if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, rest.causal === true) ? "online" : "stored")) === "online") {
+      return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
+    }
     const weights = new Tensor(attentionWeights(this.node, k.node, { ...rest, mask: mask?.node }));
     return (onWeights === undefined ? weights : onWeights(weights)).matmul(v);
   }
