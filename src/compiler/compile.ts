@@ -133,7 +133,7 @@ function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
   while (base.op === "reshape" && !given.has(base)) base = base.src[0]!;
   const contracts = (x: Node, depth: number): boolean =>
     !given.has(x) && (isContraction(x) ||
-      (depth > 0 && isElementwise(x.op) && x.src.some((source) => contracts(source, depth - 1))));
+      (depth > 0 && (isElementwise(x.op) || x.op === "cast") && x.src.some((source) => contracts(source, depth - 1))));
   return base !== node && contracts(base, epilogueDepth) ? base : node;
 }
 
@@ -379,6 +379,7 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: target.class === "software",
+    f16: target.f16,
     strides,
   });
   const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};

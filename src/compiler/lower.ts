@@ -23,7 +23,7 @@ import type { KernelGroup } from "./merge.ts";
 import { type Draft, isContraction } from "./schedule.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
-import { isMovement, sourceIndices } from "./views.ts";
+import { isMovement, shownAt, sourceIndices } from "./views.ts";
 
 /** Where a node's elements lie: element i at offset + sum of strides[a] * i[a], in elements. */
 export interface Location {
@@ -444,11 +444,7 @@ class Lowering {
 
   /** The products of a block: each lane's own elements of the row operand are broadcast to all. `steps` is as #subgroupDomain made it. */
   #outerProduct(product: Node, steps: readonly Lane[], { rows, columns }: OuterProduct): readonly Expr[] {
-    const place = (operand: Node, lane: Lane) => {
-      let [x, indices] = [operand, lane.indices];
-      for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
-      return indices.map((index) => index.key).join();
-    };
+    const place = (operand: Node, lane: Lane) => shownAt(operand, lane.indices).indices.map((index) => index.key).join();
     const [left, right] = product.src as [Node, Node];
     const leftIsRow = place(left, steps[0]!) === place(left, steps[1]!);
     const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];

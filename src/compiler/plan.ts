@@ -7,6 +7,8 @@ export interface Target {
   readonly class: "software" | "discrete" | "integrated" | "js";
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
+  /** How kernels hold an f16: as a type of their own, or two in a u32 (see half-storage.ts). The cpu device has its bits. */
+  readonly f16: "native" | "packed";
   readonly maxStorageBuffersPerKernel: number;
   readonly maxInvocationsPerWorkgroup: number;
   readonly maxWorkgroupsPerDimension: number;
@@ -30,7 +32,7 @@ export interface Program {
   /**
    * wgsl: a module with the entry point `main`, bindings 0… in group 0.
    * js: the body of `function (buffers, begin, end)`: `buffers` are typed arrays of the bindings' dtypes (bool as
-   * Uint32Array), and invocations `begin` to `end - 1` of `invocations` are to be run.
+   * Uint32Array, f16 as Uint16Array of the bits), and invocations `begin` to `end - 1` of `invocations` are to be run.
    */
   readonly source: string;
   readonly bindings: readonly ProgramBinding[];

@@ -7,7 +7,7 @@ import { size } from "../graph/shape.ts";
 import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within } from "./affine.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.ts";
 import type { Staged } from "./tile.ts";
-import { isMovement, sourceIndices } from "./views.ts";
+import { isMovement, shownAt, sourceIndices } from "./views.ts";
 
 /** Elements of a vector of WGSL: loads and stores go by four neighbours where they can. */
 const width = 4;
@@ -145,11 +145,7 @@ export function stagedSums(
   const { product } = rowLanes[0]!;
   const [left, right] = product.src as [Node, Node];
   // The row operand is the one that does not change along n.
-  const keyOf = (operand: Node, lane: Lane) => {
-    let [x, indices] = [operand, lane.indices];
-    for (; isMovement(x); x = x.src[0]!) indices = sourceIndices(x, indices).indices;
-    return indices.map((index) => index.key).join();
-  };
+  const keyOf = (operand: Node, lane: Lane) => shownAt(operand, lane.indices).indices.map((index) => index.key).join();
   const none = domain.rows[0]!.k;
   const leftIsRow = keyOf(left, productAt(lanes[0]!, none).lane) === keyOf(left, productAt(lanes[1]!, none).lane);
   const operands = leftIsRow ? [left, right] as const : [right, left] as const;
