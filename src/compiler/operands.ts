@@ -35,10 +35,10 @@ function withStoredOperands(node: ReductionNode, given: ReadonlySet<Node>): Node
   const most = terms / manyReads;
   const column = withoutAxes([...product.shape.keys()], node.attrs.axes).findLast((axis) => product.shape[axis] !== 1);
   const operands = product.src.map((operand) => {
-    const half = withoutConversion(operand, given);
-    const padded = storePadding(half ?? operand, given, most);
+    const wanted = withoutConversion(operand, given) ?? operand;
+    const padded = storePadding(wanted, given, most);
     const stored = column === undefined ? padded : storeColumns(padded, column, given, most);
-    return half === undefined ? stored : cast(stored, "f32");
+    return stored === wanted ? operand : cast(stored, operand.dtype);
   });
   return withSources(node, [withSources(product, operands)]);
 }
