@@ -359,6 +359,12 @@ function sort(root: Node, layout: Layout, target: Target): { program: Program; s
   return { program, slots: [from.slot, to.slot] };
 }
 
+function roundsToHalf(ir: KernelIR): boolean {
+  let rounds = false;
+  eachStatement(ir.body, (statement) => rounds ||= statement.kind === "let" && statement.expr.kind === "cast" && statement.expr.dtype === "f16");
+  return rounds;
+}
+
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
@@ -382,6 +388,6 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
     f16: target.f16,
     strides,
   });
-  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};
+  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } } : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

@@ -45,8 +45,11 @@ export interface Program {
   readonly strides?: readonly number[];
   /** Independent invocations (js). */
   readonly invocations: number;
-  /** With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations. */
-  readonly reference?: { readonly source: string; readonly invocations: number };
+  /**
+   * With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations, and
+   * whether it rounds to f16: then what differs in the last bits may differ by a step of those.
+   */
+  readonly reference?: { readonly source: string; readonly invocations: number; readonly roundsToHalf: boolean };
   /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
   readonly flops: number;
   readonly bytes: number;

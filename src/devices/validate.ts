@@ -179,7 +179,7 @@ export class Validator {
       const need = buffers[binding];
       const dtype = program.bindings[binding]?.dtype;
       if (snapshot === undefined || need === undefined || dtype === undefined) continue;
-      const difference = firstDifference(asWords(dtype, contentOf(content, snapshot)), need, dtype);
+      const difference = firstDifference(asWords(dtype, contentOf(content, snapshot)), need, dtype, reference.roundsToHalf);
       if (difference === undefined) continue;
       this.#differing++;
       this.parts.lifetime.fail(
@@ -276,25 +276,30 @@ function contentOf(content: ReadonlyMap<Snapshot, ArrayBuffer>, snapshot: Snapsh
 const absolute = 1e-5;
 const relative = 1e-4;
 /** What of that is near the middle between two f16 goes to either, or to an infinity instead of the largest one. */
-const ofHalves = relative + 2 ** -10;
+const relativeOfHalves = relative + 2 ** -10;
 const largestHalf = 65504;
 
-function agree(got: number, need: number, within = relative): boolean {
+function agree(got: number, need: number, within: number): boolean {
   if (got === need || (Number.isNaN(got) && Number.isNaN(need))) return true;
   return Number.isFinite(need) && Math.abs(got - need) <= absolute + within * Math.abs(need);
 }
 
+function agreeAsFloats(got: number, need: number): boolean {
+  return agree(got, need, relative);
+}
+
 function agreeAsHalves(got: number, need: number): boolean {
   const limit = (x: number) => Math.abs(x) === Infinity ? Math.sign(x) * largestHalf : x;
-  return agree(limit(got), limit(need), ofHalves);
+  return agree(limit(got), limit(need), relativeOfHalves);
 }
 
 function firstDifference(
   got: Words,
   need: Words,
   dtype: DType,
+  roundsToHalf: boolean,
 ): { readonly index: number; readonly got: number; readonly need: number; readonly count: number } | undefined {
-  const same = dtype === "f16" ? agreeAsHalves : isFloat(dtype) ? (a: number, b: number) => agree(a, b) : Object.is;
+  const same = !isFloat(dtype) ? Object.is : roundsToHalf ? agreeAsHalves : agreeAsFloats;
   const [values, needed] = [got, need].map((words) => dtype === "f16" ? fromWords(dtype, words, words.length) : words);
   let first = -1;
   let count = 0;
