@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { GradientError } from "../src/errors.ts";
 import { toHalfBits } from "../src/graph/half.ts";
-import { compile, data, grad, io, jvp, nn, optim, parallel, random, tensor, type Tensor, vjp } from "../src/index.ts";
+import { compile, data, explain, grad, io, jvp, nn, optim, parallel, random, tensor, type Tensor, vjp } from "../src/index.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 onEachDevice("a gradient has the dtype of its tensor, and is rounded once", async (device) => {
@@ -126,16 +126,9 @@ for (const kind of testKinds) {
     if (devices === undefined) return t.skip("no adapter");
     const points = Float32Array.from({ length: 200 }, (_, i) => Math.sin(12.9898 * i));
     const labels = Int32Array.from({ length: 100 }, (_, i) => points[2 * i]! > points[2 * i + 1]! ? 1 : 0);
-    class Net extends nn.Module {
-      readonly first = nn.linear(2, 16);
-      readonly second = nn.linear(16, 2);
-      override forward(x: Tensor): Tensor {
-        const hidden = this.first.forward(x).cast("f16").relu().cast("f16");
-        return this.second.forward(hidden).cast("f16");
-      }
-    }
+    const half = nn.cast("f16");
     random.seed(3);
-    const trainer = nn.trainer(new Net(), {
+    const trainer = nn.trainer(nn.sequential(nn.linear(2, 16), half, nn.relu(), half, nn.linear(16, 2), half), {
       loss: (output, batch) => nn.crossEntropy(output, batch.y),
       metrics: { accuracy: (output, batch) => nn.accuracy(output, batch.y) },
       optimizer: optim.adam({ learningRate: 0.02 }),
@@ -149,6 +142,30 @@ for (const kind of testKinds) {
     for (const parameter of trainer.model.parameters()) assert.equal(parameter.dtype, "f32");
   });
 }
+
+onEachDevice("what a training step keeps of a layer and its relu is f16, and that needs no further kernel", async (device) => {
+  const half = nn.cast("f16");
+  const layers = (activation: readonly nn.Layer[]) => [nn.linear(32, 64), ...activation, nn.linear(64, 64), ...activation, nn.linear(64, 8)];
+  const kernels = async (dtype: "f32" | "f16", activation: readonly nn.Layer[]) => {
+    random.seed(1);
+    const model = nn.sequential(...layers(activation)).to(device);
+    const step = (x: Tensor) => {
+      const loss = model.forward(x).square().mean();
+      return [loss, ...grad(loss, model.parameters())];
+    };
+    const x = random.normal([128, 32]).to(device).cast(dtype);
+    return { kernels: (await explain(step, x)).kernels, values: await Promise.all((await compile(step)(x)).map((y) => y.data())) };
+  };
+  const [full, halves] = [await kernels("f32", [nn.relu()]), await kernels("f16", [half, nn.relu(), half])];
+  assert.equal(halves.kernels.length, full.kernels.length);
+  const activations = halves.kernels.slice(0, 2).flatMap(({ writes }) => writes);
+  assert.deepEqual(activations.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 128, 64], ["f16", 128, 64]]);
+  // Rounding is all that differs.
+  full.values.forEach((values, i) => {
+    const scale = Math.max(...Array.from(values, Math.abs));
+    assertClose(halves.values[i]!, values, { atol: 0.01 * scale, message: `result ${i}` });
+  });
+});
 
 onEachDevice("state in f16 that a model assigns is the same on all devices", async (device) => {
   class Counter extends nn.Module {

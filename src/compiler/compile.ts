@@ -10,6 +10,7 @@ import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
 import { lower } from "./lower.ts";
+import { readHalves } from "./narrow.ts";
 import { storeOperands } from "./operands.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
@@ -59,7 +60,7 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
  */
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
-  const simplified = simplify(request.roots, given);
+  const simplified = readHalves(simplify(request.roots, given), given);
   const roots = keepDonors(materializeOperands(storeOperands(splitReductions(simplified, given, target), given), given), request);
   checkLeaves(roots, given);
   const donate = request.donate ?? [];

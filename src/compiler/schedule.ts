@@ -221,6 +221,8 @@ function computedWhereRead(
 ): boolean {
   if (isMovement(node) || node.op === "const" || node.op === "iota") return true;
   if (isReduction(node.op)) return joinReaders(node as ReductionNode, reads);
+  // What is to be in memory is the f16 itself.
+  if (node.op === "cast" && node.src[0]!.dtype === "f16") return true;
   const first = reads[0];
   if (first === undefined) return true;
   const several = reads.some((read) => read.draft !== first.draft);
