@@ -12,7 +12,7 @@ import { halfValues, roundToHalf, toHalfBits } from "../src/graph/half.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
-import { asWords, fromWords } from "../src/graph/words.ts";
+import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 import { arange, concat, full, ones, stack, tensor, where } from "../src/index.ts";
 import { explain } from "../src/tensor/explain.ts";
 import { realize, type Tensor } from "../src/tensor/tensor.ts";
@@ -94,7 +94,11 @@ test("on the host every half is what the standard says, and rounding goes to the
     else assert.equal(toHalfBits(values[bits]!), bits);
   }
   const floats = hardFloats();
-  assertBits(Uint16Array.from(floats, toHalfBits), Uint16Array.from(floats, nearestBits), "f32");
+  const nearest = Uint16Array.from(floats, nearestBits);
+  assertBits(Uint16Array.from(floats, toHalfBits), nearest, "one by one");
+  assertBits(toWords("f16", floats), nearest, "all at once");
+  assertBits(toWords("f16", Float64Array.from(floats)), nearest, "of doubles");
+  assert.deepEqual(fromWords("f16", nearest, floats.length), Float32Array.from(floats, roundToHalf));
   // From doubles in one step: by way of f32 this one would be a tie, and go to 1.
   assert.equal(roundToHalf(1 + 2 ** -11 + 2 ** -40), 1 + 2 ** -10);
   fc.assert(fc.property(fc.double(), (x) => {

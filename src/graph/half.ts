@@ -31,6 +31,31 @@ export function toHalfBits(value: number): number {
   return sign | (word.getUint32(0) - (127 - 15 << 23)) >> 23 - fractionBits;
 }
 
+/** `toHalfBits` of many: f32 are rounded by their bits, which is ten times as fast. */
+export function allToHalfBits(values: ArrayLike<number>, into: Uint16Array): void {
+  if (!(values instanceof Float32Array)) {
+    for (let i = 0; i < values.length; i++) into[i] = toHalfBits(values[i]!);
+    return;
+  }
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < words.length; i++) {
+    const bits = words[i]!;
+    const sign = bits >>> 16 & 0x8000;
+    const size = bits & 0x7fffffff;
+    if (size >= 0x38800000 && size < 0x477ff000) {
+      into[i] = sign | size + 0x0fff + (size >> 13 & 1) - 0x38000000 >> 13;
+    } else {
+      into[i] = size === 0 ? sign : toHalfBits(values[i]!);
+    }
+  }
+}
+
+/** The values of many halves. */
+export function allToValues(bits: ArrayLike<number>, into: Float32Array): void {
+  const known = halfValues();
+  for (let i = 0; i < into.length; i++) into[i] = known[bits[i]!]!;
+}
+
 let values: Float32Array | undefined;
 
 /** The values of all halves, by their bits. */

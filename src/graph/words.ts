@@ -1,6 +1,6 @@
 /** Elements as a device holds them, on the host: in whole words of four bytes, so that an odd number of f16 has one more. */
 import { type DType, dtypes, type HostArray, toElement } from "./dtype.ts";
-import { halfValues, toHalfBits } from "./half.ts";
+import { allToHalfBits, allToValues } from "./half.ts";
 
 /** Elements as a device holds them; of an f16 the bits. */
 export type Words = Float32Array | Int32Array | Uint32Array | Uint16Array;
@@ -27,7 +27,7 @@ export function toWords(dtype: DType, values: ArrayLike<number>): Words {
   const { words: Kind } = dtypes[dtype];
   if (dtype !== "f16" && dtype !== "bool") return values instanceof Kind ? values : Kind.from(values);
   const words = wordsFor(dtype, values.length);
-  if (dtype === "f16") for (let i = 0; i < values.length; i++) words[i] = toHalfBits(values[i]!);
+  if (words instanceof Uint16Array) allToHalfBits(values, words);
   else for (let i = 0; i < values.length; i++) words[i] = toElement(dtype, values[i]!);
   return words;
 }
@@ -37,8 +37,9 @@ export function fromWords(dtype: DType, words: Words, count: number): HostArray 
   const own = words.subarray(0, count);
   switch (dtype) {
     case "f16": {
-      const known = halfValues();
-      return Float32Array.from(own, (bits) => known[bits]!);
+      const values = new Float32Array(count);
+      allToValues(own, values);
+      return values;
     }
     case "bool":
       return Uint8Array.from(own);
@@ -51,6 +52,7 @@ export function fromWords(dtype: DType, words: Words, count: number): HostArray 
 export function hostElements(dtype: DType, values: ArrayLike<number | boolean>): HostArray {
   const { array: Kind } = dtypes[dtype];
   const data = new Kind(values.length);
+  if (values instanceof Float32Array && dtype === "f16") return fromWords(dtype, toWords(dtype, values), values.length);
   if (values instanceof Kind && dtype !== "f16" && dtype !== "bool") data.set(values);
   else for (let i = 0; i < data.length; i++) data[i] = toElement(dtype, Number(values[i]));
   return data;
