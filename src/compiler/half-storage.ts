@@ -22,7 +22,7 @@ export interface HalfStorage {
   /** Conversions; the rounding is ours, and what is left to the driver both types can hold. */
   readonly toFloat: (x: string) => string;
   readonly fromFloat: (x: string) => string;
-  readonly helpers: readonly WgslHelperName[];
+  readonly helper: WgslHelperName;
   /** A constant: its bits, and how the f32 is spelled that it is. */
   readonly literal: (bits: number, float: string) => string;
 }
@@ -39,7 +39,7 @@ export const halfStorage: { readonly [K in Target["f16"]]: HalfStorage } = {
     store: (buffer, index, value) => `${buffer}[${index}] = ${value};`,
     toFloat: (x) => `f32(${x})`,
     fromFloat: (x) => `f16(sw_round_to_half(${x}))`,
-    helpers: ["roundToHalf"],
+    helper: "roundToHalf",
     literal: (_bits, float) => `f16(${float})`,
   },
   packed: {
@@ -61,8 +61,8 @@ export const halfStorage: { readonly [K in Target["f16"]]: HalfStorage } = {
       `{ let at = ${index}; let word = &${buffer}[at >> 1u]; let low = (at & 1u) * 16u; ` +
       `atomicAnd(word, ~(0xffffu << low)); atomicOr(word, ${value} << low); }`,
     toFloat: (x) => `unpack2x16float(${x}).x`,
-    fromFloat: (x) => `sw_half_bits(sw_round_to_half(${x}))`,
-    helpers: ["roundToHalf", "halfBits"],
+    fromFloat: (x) => `sw_half_bits(${x})`,
+    helper: "halfBits",
     literal: (bits) => `${bits}u`,
   },
 };

@@ -205,7 +205,7 @@ class WgslRenderer extends Renderer {
         if (arg.dtype === "f16") return this.#half.toFloat(this.text(arg));
         if (expr.dtype === "f16") {
           this.#usesHalves = true;
-          this.#half.helpers.forEach((name) => this.#helpers.add(name));
+          this.#helpers.add(this.#half.helper);
           return this.#half.fromFloat(this.text(arg));
         }
         const helper = cast.wgslHelper(arg.dtype, expr.dtype);

@@ -85,25 +85,26 @@ export const wgslHelpers: Readonly<Record<WgslHelperName, string>> = {
   let inside = u32(clamp(x, 0.0, 4294967040.0));
   return select(select(inside, 4294967295u, x >= 4294967296.0), 0u, bits > 0x7f800000u);
 }`,
-  // An f32 that a half can hold, by its bits: WGSL does not say how a conversion to f16 rounds, nor f32 arithmetic. Of a
-  // subnormal half the more of the fraction goes, the smaller it is; below 2^-24 there is nothing left to count in.
+  // An f32 that a half can hold, by integers: WGSL does not say how a conversion to f16 rounds, nor how sums do. Subnormal
+  // halves are multiples of 2^-24: products with a power of two are exact, and round goes to the even one of two.
   roundToHalf: `fn sw_round_to_half(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let size = bits & 0x7fffffffu;
-  let drop = 13u + min(113u - min(size >> 23u, 113u), 10u);
-  let step = 1u << drop;
-  let nearest = (size + (step >> 1u) - 1u + ((size >> drop) & 1u)) & (0u - step);
-  let finite = select(nearest, select(0u, 0x33800000u, size > 0x33000000u), size < 0x33800000u);
-  let rounded = select(finite, select(0x7f800000u, 0x7fc00000u, size > 0x7f800000u), finite > 0x477fe000u || size > 0x7f800000u);
+  let nearest = (size + 0x0fffu + ((size >> 13u) & 1u)) & 0xffffe000u;
+  let small = bitcast<u32>(round(bitcast<f32>(size) * 16777216.0) * 0.000000059604644775390625);
+  let finite = select(nearest, small, size < 0x38800000u);
+  let rounded = select(finite, select(0x7f800000u, 0x7fc00000u, size > 0x7f800000u), finite > 0x477fe000u);
   return bitcast<f32>(rounded | (bits & 0x80000000u));
 }`,
-  // The bits of a half out of those of the f32 that it is.
+  // The same as the half's own bits.
   halfBits: `fn sw_half_bits(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
   let size = bits & 0x7fffffffu;
-  let small = u32(abs(x) * 16777216.0);
-  let finite = select((size - 0x38000000u) >> 13u, small, size < 0x38800000u);
-  return ((bits >> 16u) & 0x8000u) | select(finite, select(0x7c00u, 0x7e00u, size > 0x7f800000u), size >= 0x47800000u);
+  let nearest = (size + 0x0fffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u;
+  let small = u32(round(bitcast<f32>(size) * 16777216.0));
+  let finite = select(nearest, small, size < 0x38800000u);
+  let rounded = select(finite, select(0x7c00u, 0x7e00u, size > 0x7f800000u), size >= 0x477ff000u);
+  return rounded | ((bits >> 16u) & 0x8000u);
 }`,
   threefry: `fn sw_threefry(k0: u32, k1: u32, c0: u32, c1: u32) -> u32 {
   let k2 = 0x1bd11bdau ^ k0 ^ k1;
