@@ -150,7 +150,7 @@ onEachDevice("long attention is online by itself, and what makes no sense is ref
 });
 
 test("the memory of a long attention is that of its operands, forward and backward", () => {
-  const base = { maxStorageBuffersPerKernel: 8, maxInvocationsPerWorkgroup: 256, maxWorkgroupsPerDimension: 65535, maxBindingBytes: 2 ** 27 };
+  const base = { f16: "native", maxStorageBuffersPerKernel: 8, maxInvocationsPerWorkgroup: 256, maxWorkgroupsPerDimension: 65535, maxBindingBytes: 2 ** 27 } as const;
   const all: readonly Target[] = [
     { ...base, language: "js", class: "js", subgroupSize: 0 },
     { ...base, language: "wgsl", class: "software", subgroupSize: 8 },

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";
-import { type DType, dtypes } from "../src/graph/dtype.ts";
+import { type DType, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { type Shape, size } from "../src/graph/shape.ts";
+import { hostElements } from "../src/graph/words.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, type Tolerance } from "./harness.ts";
 
@@ -37,7 +38,7 @@ export class Batch {
 
   give(node: Node, values: readonly number[]): Node {
     assert.equal(values.length, size(node.shape));
-    this.#given.set(node, dtypes[node.dtype].array.from(values));
+    this.#given.set(node, hostElements(node.dtype, values));
     return node;
   }
 
@@ -76,7 +77,7 @@ function compare(
   { specified = () => true, zeroSigns = false, rtol = 0, atol = 0, message }: Comparison & { readonly message: string },
 ): void {
   assert.equal(actual.length, expected.length, `${message}: number of elements`);
-  const rounded = Array.from(expected, (x, i) => !specified(i) ? actual[i]! : dtype === "f32" ? Math.fround(x) : x);
+  const rounded = Array.from(expected, (x, i) => !specified(i) ? actual[i]! : isFloat(dtype) ? toElement(dtype, x) : x);
   assertClose(actual, rounded, { rtol, atol, message });
   if (!zeroSigns) return;
   rounded.forEach((x, i) => {

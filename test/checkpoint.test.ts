@@ -91,9 +91,9 @@ test("the gradients of an inner value, and inner values that leave a region, are
 });
 
 const targets: readonly Target[] = [
-  { language: "js", class: "js", subgroupSize: 0 } as const,
-  { language: "wgsl", class: "software", subgroupSize: 8 } as const,
-  { language: "wgsl", class: "discrete", subgroupSize: 32 } as const,
+  { language: "js", class: "js", subgroupSize: 0, f16: "native" } as const,
+  { language: "wgsl", class: "software", subgroupSize: 8, f16: "native" } as const,
+  { language: "wgsl", class: "discrete", subgroupSize: 32, f16: "native" } as const,
 ].map((target) => ({ ...target, maxStorageBuffersPerKernel: 8, maxInvocationsPerWorkgroup: 256, maxWorkgroupsPerDimension: 65535, maxBindingBytes: 2 ** 27 }));
 
 /** The gradients of a chain of layers, in regions of so many; their weights may be parts of one vector. */

@@ -38,6 +38,7 @@ const jsTarget: Target = {
   language: "js",
   class: "js",
   subgroupSize: 0,
+  f16: "native",
   maxStorageBuffersPerKernel: 64,
   maxInvocationsPerWorkgroup: 256,
   maxWorkgroupsPerDimension: 65535,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { simplify } from "../src/compiler/simplify.ts";
 import * as g from "../src/graph/build.ts";
-import { type DType, dtypeNames, toElement } from "../src/graph/dtype.ts";
+import { type DType, dtypeNames, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../src/graph/ops.ts";
@@ -113,6 +113,7 @@ const one: Record<DType, readonly number[]> = {
     ...bothSigns([0.75, 0.9, 0.99, 0.99999994, 1, 1.0001, 1.5, 2, 2.5, 3, 3.1415925, 3.5, 4.5, 5, 7.25, 10, 16, 20.5]),
     ...bothSigns([50, 80, 87, 100, 1000, 65537.5, 4194304.5, 8388609, 1e10, 1e20, 1e30, 1e37]),
   ],
+  f16: [...special, ...bothSigns([2 ** -24, 1e-5, 6e-5, 2 ** -14, 1e-3, 0.1, 0.5, 1, 1.5, 2, 3, 7.25, 100, 2049, 65504])],
   i32: [0, ...bothSigns([1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 1e9, 2147483647]), -2147483648],
   u32: [0, 1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 16777217, 1e9, 2147483647, 2147483648, 3e9, 4294967295],
   bool: [0, 1],
@@ -195,6 +196,7 @@ onEachDevice("every cast and bitcast", async (device) => {
   const f32 = [...one.f32, ...bothSigns([2147483520, 2147483648, 4294967040, 4294967296, 3e9, 1.9, 1e-40])];
   const leaves: Record<DType, Node> = {
     f32: batch.leaf([f32.length], "f32", f32),
+    f16: batch.leaf([one.f16.length], "f16", one.f16),
     i32: batch.leaf([one.i32.length + 1], "i32", [...one.i32, 16777217]),
     u32: batch.leaf([one.u32.length], "u32", one.u32),
     bool: batch.leaf([2], "bool", one.bool),
@@ -204,7 +206,7 @@ onEachDevice("every cast and bitcast", async (device) => {
       // An integer of more than 24 bits rounds to either neighbour; a subnormal may be 0, which is false.
       const comparison: Comparison = to === "f32"
         ? { rtol: ulp }
-        : { specified: (i) => from !== "f32" || f32[i] === 0 || !(Math.abs(f32[i]!) < least) };
+        : { specified: (i) => from !== "f32" || f32[i] === 0 || !(Math.abs(f32[i]!) < least), zeroSigns: to === "f16" };
       if (from !== to) batch.check(`cast ${from} to ${to}`, g.cast(leaves[from], to), comparison);
     }
   }
@@ -231,7 +233,7 @@ onEachDevice("every elementwise op on scalars, on nothing, and on five axes", as
   const mild = (count: number, dtype: DType, seed: number) =>
     Array.from({ length: count }, (_, i) => {
       const x = Math.sin(12.9898 * i + 78.233 * seed);
-      return dtype === "f32" ? 0.05 + 0.9 * Math.abs(x) : dtype === "bool" ? Number(x > 0) : Math.floor(20 * Math.abs(x));
+      return isFloat(dtype) ? 0.05 + 0.9 * Math.abs(x) : dtype === "bool" ? Number(x > 0) : Math.floor(20 * Math.abs(x));
     });
   for (const shape of [[], [3, 0, 2], [7, 1, 1, 5, 1]]) {
     const count = shape.reduce((n, length) => n * length, 1);

@@ -15,6 +15,7 @@ const deep: Shape = [2, 3, 1, 5, 2];
 
 /** A value that is computed, not stored, so that a view of it is a view inside a kernel. */
 function computed(x: Node): Node {
+  if (x.dtype === "f16") return g.cast(computed(g.cast(x, "f32")), "f16");
   return x.dtype === "bool" ? e("not", x) : e("add", x, g.full(x.shape, 1, x.dtype));
 }
 
@@ -71,6 +72,7 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
   const(batch) {
     const values: Record<DType, readonly number[]> = {
       f32: [0, -0, 1, -1, 0.1, 1e-30, 3.4028234663852886e38, -3.4028234663852886e38, Infinity, -Infinity, NaN],
+      f16: [0, -0, 1, -1, 0.0999755859375, 2 ** -24, 65504, -65504, Infinity, -Infinity, NaN],
       i32: [0, 1, -1, 2147483647, -2147483648],
       u32: [0, 1, 2147483648, 4294967295],
       bool: [0, 1],
@@ -82,7 +84,9 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
       batch.check(`nothing of ${dtype}`, g.full([2, 0], 1, dtype));
       if (dtype === "bool") continue;
       // Inside a kernel, too.
-      const each = values[dtype].map((value) => e("max", batch.leaf([5], dtype), g.full([5], value, dtype)));
+      const beside = (x: Node, value: Node) =>
+        dtype === "f16" ? e("where", e("lt", g.cast(x, "f32"), g.full([5], 2, "f32")), value, x) : e("max", x, value);
+      const each = values[dtype].map((value) => beside(batch.leaf([5], dtype), g.full([5], value, dtype)));
       batch.check(`operands of ${dtype}`, g.concat(each.filter((_, i) => !Number.isNaN(values[dtype][i]!)), 0));
     }
   },

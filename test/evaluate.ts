@@ -3,9 +3,9 @@ import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import type { Target } from "../src/compiler/plan.ts";
 import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";
-import { dtypes } from "../src/graph/dtype.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
+import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 
 /** Compiles, runs and reads a graph on a device; with the schedules of another kind of device, if `target` is given. */
 export async function evaluate(
@@ -17,10 +17,9 @@ export async function evaluate(
   const plan = compileGraph(request, target);
   const executable = await device.load(plan);
   const buffer = (node: Node) => device.alloc(Math.max(4, g.byteLength(node)));
-  const words = (node: Node) => node.dtype === "bool" ? Uint32Array : dtypes[node.dtype].array;
   const inputs = request.inputs.map(buffer);
   request.inputs.forEach((node, i) => {
-    if (size(node.shape) > 0) device.write(inputs[i]!, words(node).from(data[i]!));
+    if (size(node.shape) > 0) device.write(inputs[i]!, toWords(node.dtype, data[i]!));
   });
   const outputs = request.roots.map((root, output) => {
     const donated = request.donate?.find((pair) => pair.output === output);
@@ -29,7 +28,7 @@ export async function evaluate(
   device.run(executable, inputs, outputs);
   const results = await Promise.all(request.roots.map(async (root, i) => {
     const bytes = await device.read(outputs[i]!, 0, Math.max(4, g.byteLength(root)));
-    return new (words(root))(bytes).subarray(0, size(root.shape));
+    return fromWords(root.dtype, asWords(root.dtype, bytes), size(root.shape));
   }));
   executable.release();
   for (const one of new Set([...inputs, ...outputs])) device.free(one);

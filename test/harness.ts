@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { environment, stderrLine } from "../src/host/host.ts";
+import type { Target } from "../src/compiler/plan.ts";
 import type { Device } from "../src/devices/device.ts";
 import { devices } from "../src/devices/discovery.ts";
 import { DeviceError } from "../src/errors.ts";
@@ -26,13 +27,20 @@ export const testKinds: readonly TestKind[] = promised ?? ["cpu", "gpu"];
 /** The class of GPU whose schedules are tested instead of the adapter's own. */
 const schedules = environment("SHARDWISE_TEST_CLASS");
 
-/** Gives kernels for another class of GPU to a device, if that was asked for. */
+/** How kernels hold f16 instead of as the adapter can. */
+const halves = environment("SHARDWISE_TEST_F16");
+
+/** Gives kernels for another class of GPU, or for one without f16, to a device, if that was asked for. */
 function scheduled(device: Device): Device {
-  if (schedules === undefined || device.kind !== "gpu") return device;
-  if (schedules !== "discrete" && schedules !== "integrated") {
+  if (device.kind !== "gpu" || (schedules === undefined && halves === undefined)) return device;
+  if (schedules !== undefined && schedules !== "discrete" && schedules !== "integrated") {
     throw new Error(`SHARDWISE_TEST_CLASS: got ${schedules}; need discrete or integrated`);
   }
-  Object.defineProperty(device, "target", { value: { ...device.target, class: schedules, rollLoops: device.info.software }, configurable: true });
+  if (halves !== undefined && halves !== "packed") throw new Error(`SHARDWISE_TEST_F16: got ${halves}; need packed`);
+  const { target } = device;
+  const rolled = schedules === undefined ? {} : { class: schedules, rollLoops: device.info.software } as const;
+  const value: Target = { ...target, ...rolled, f16: halves ?? target.f16 };
+  Object.defineProperty(device, "target", { value, configurable: true });
   return device;
 }
 

@@ -25,6 +25,7 @@ const target: Target = {
   language: "js",
   class: "js",
   subgroupSize: 0,
+  f16: "native",
   maxStorageBuffersPerKernel: 64,
   maxInvocationsPerWorkgroup: 256,
   maxWorkgroupsPerDimension: 65535,

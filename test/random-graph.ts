@@ -1,7 +1,7 @@
 /** Random graphs for property tests, made from a tape of numbers so that fast-check can shrink and replay them. */
 import fc from "fast-check";
 import * as b from "../src/graph/build.ts";
-import type { DType } from "../src/graph/dtype.ts";
+import { type DType, isFloat } from "../src/graph/dtype.ts";
 import type { Node } from "../src/graph/node.ts";
 import type { ElementwiseName } from "../src/graph/ops.ts";
 import { printGraph } from "../src/graph/print.ts";
@@ -111,7 +111,7 @@ class Builder {
   }
 
   #leaf(): void {
-    const dtype: DType = this.#options.smooth || this.#next(3) > 0 ? "f32" : this.#pick(["i32", "u32"] as const);
+    const dtype: DType = this.#options.smooth || this.#next(3) > 0 ? "f32" : this.#pick(["i32", "u32", "f16"] as const);
     const shape = this.#shape();
     const node = b.input(shape, dtype);
     this.#inputs.push(node);
@@ -123,13 +123,13 @@ class Builder {
     const raw = this.#next(0x10000);
     if (this.#options.smooth) return (raw / 0x8000 - 1) * 1.5 + this.#at * 1e-3;
     if (this.#options.special && raw % 5 === 0) {
-      return dtype === "f32"
+      return isFloat(dtype)
         ? this.#pick([NaN, Infinity, -Infinity, -0, 0])
         : dtype === "i32"
         ? this.#pick([-2147483648, 2147483647])
         : 4294967295;
     }
-    if (dtype === "f32") return Math.fround((raw % 64 - 32) / 8);
+    if (isFloat(dtype)) return (raw % 64 - 32) / 8;
     return dtype === "i32" ? raw % 16 - 8 : raw % 16;
   }
 
@@ -173,6 +173,8 @@ class Builder {
 
   #step(): Node {
     const x = this.#any();
+    // A half is moved, chosen, or made an f32; a number of float64 would not be rounded to the half that a device gives.
+    if (x.dtype === "f16") return this.#next(3) === 0 ? b.cast(x, "f32") : this.#next(3) === 0 ? this.#select(x) : this.#move(x);
     switch (this.#next(12)) {
       case 0:
       case 1:
@@ -221,10 +223,11 @@ class Builder {
 
   #select(x: Node): Node {
     const [left, right] = this.#pair(x);
+    const compared = (y: Node) => b.cast(y, y.dtype === "f16" ? "f32" : y.dtype);
     const condition = b.elementwise(
       this.#pick(x.dtype === "bool" ? logic : compare),
-      left,
-      this.#next(2) === 0 ? right : b.full(left.shape, 1, left.dtype),
+      compared(left),
+      compared(this.#next(2) === 0 ? right : b.full(left.shape, 1, left.dtype)),
     );
     return b.elementwise("where", condition, left, right);
   }
@@ -258,7 +261,7 @@ class Builder {
     const [stride, dilation] = [1 + this.#next(2), 1 + this.#next(2)];
     const reach = Math.max(0, x.shape[axis]! - 1) * stride + (x.shape.at(-1)! - 1) * dilation + 1;
     const parts = b.unwindow(x, { axis, length: reach + this.#next(2), stride, dilation });
-    return x.dtype === "bool" || this.#next(3) === 0 ? parts : b.reduce("sum", parts, [x.shape.length - 1]);
+    return x.dtype === "bool" || x.dtype === "f16" || this.#next(3) === 0 ? parts : b.reduce("sum", parts, [x.shape.length - 1]);
   }
 
   #move(x: Node): Node {

@@ -289,6 +289,7 @@ test("a GPU gets blocks through workgroup memory, larger ones for larger product
     language: "wgsl",
     class: "discrete",
     subgroupSize: 0,
+    f16: "native",
     maxStorageBuffersPerKernel: 8,
     maxInvocationsPerWorkgroup: 256,
     maxWorkgroupsPerDimension: 65535,

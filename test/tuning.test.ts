@@ -34,6 +34,7 @@ const gpu: Target = {
   language: "wgsl",
   class: "discrete",
   subgroupSize: 32,
+  f16: "native",
   maxStorageBuffersPerKernel: 8,
   maxInvocationsPerWorkgroup: 256,
   maxWorkgroupsPerDimension: 65535,

@@ -23,7 +23,7 @@ const e = g.elementwise;
 
 /** A program with the JavaScript of another one as its reference. */
 function withReference(program: Program, { source, invocations }: Program): Program {
-  return { ...program, reference: { source, invocations } };
+  return { ...program, reference: { source, invocations, roundsToHalf: false } };
 }
 
 const twice = withReference(affine("wgsl", count, 2, 1), affine("js", count, 2, 1));
@@ -38,7 +38,7 @@ function store(dtype: "f32" | "u32", wgsl: string, js: string): Plan {
     language: "wgsl",
     source: `@group(0) @binding(0) var<storage, read_write> x: array<${dtype}>;
 @compute @workgroup_size(1) fn main() { ${wgsl} }`,
-    reference: { source: `const [x] = buffers; ${js}`, invocations: 1 },
+    reference: { source: `const [x] = buffers; ${js}`, invocations: 1, roundsToHalf: false },
     bindings: [{ access: "readWrite", dtype }],
     workgroups: [1, 1, 1],
     invocations: 1,
@@ -202,6 +202,10 @@ validating("compiled graphs pass", async (device) => {
     a,
     more,
   ]);
+  const half = g.cast(product, "f16");
+  const stored = await passes(device, [g.cast(g.contiguous(half), "f32"), g.cast(half, "f32")], [a, b]);
+  assert.ok(stored.programs.some(({ reference }) => reference!.roundsToHalf));
+  assert.ok(stored.programs.some(({ reference }) => !reference!.roundsToHalf));
 });
 
 validating("a program without a reference is passed over", async (device) => {

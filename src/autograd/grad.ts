@@ -1,6 +1,7 @@
 /** Reverse-mode differentiation, from a graph to a larger graph of ordinary nodes: so gradients fuse and have gradients. */
 import { GradientError } from "../errors.ts";
-import { constant, copy, full } from "../graph/build.ts";
+import { cast, constant, copy, full } from "../graph/build.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { makeFor, type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { joinDisjoint } from "./adjoints.ts";
@@ -10,8 +11,9 @@ import { flows, pullback } from "./rules.ts";
 
 /**
  * The gradient of Σ outputs · cotangents by each of `inputs`, which may be leaves or inner nodes; zeros where no output
- * depends on an input. Without `cotangents` the outputs must be scalars, and their sum is differentiated.
- * Throws GradientError for outputs or inputs that are not f32, for outputs that are not scalars, and for cotangents
+ * depends on an input. Without `cotangents` the outputs must be scalars, and their sum is differentiated. A gradient has
+ * the dtype of its input: that of an f16 is computed in f32 throughout, and rounded once.
+ * Throws GradientError for outputs or inputs that are not floats, for outputs that are not scalars, and for cotangents
  * that do not match the outputs.
  */
 export function gradients(outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
@@ -29,7 +31,7 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
     if (list === undefined) terms.set(node, [g]);
     else list.push(g);
   };
-  outputs.forEach((output, i) => accumulate(output, cotangents?.[i] ?? constant(1, "f32")));
+  outputs.forEach((output, i) => accumulate(output, cast(cotangents?.[i] ?? constant(1, "f32"), "f32")));
   const regions = regionsOf(order);
   const result = new Map<Node, Node>();
   for (let i = order.length - 1; i >= 0; i--) {
@@ -40,7 +42,7 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
       terms.delete(node);
       makeFor(node, true);
       const g = total(list);
-      if (wanted.has(node)) result.set(node, g);
+      if (wanted.has(node)) result.set(node, cast(g, node.dtype));
       if (region !== undefined) {
         region.results.push({ value: node.src[0]!, g });
       } else {
@@ -55,7 +57,7 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
     }
   }
   makeFor(undefined);
-  return inputs.map((input) => result.get(input) ?? full(input.shape, 0, "f32"));
+  return inputs.map((input) => result.get(input) ?? full(input.shape, 0, input.dtype));
 }
 
 /** Gives the cotangents of what a region reads, from a computation of its own. */
@@ -65,7 +67,7 @@ function throughRegion(
   wanted: ReadonlySet<Node>,
   accumulate: (node: Node, g: Node) => void,
 ): void {
-  const { values, readings, inside } = computedAgain(region, (node) => node.dtype === "f32" && active.has(node));
+  const { values, readings, inside } = computedAgain(region, (node) => isFloat(node.dtype) && active.has(node));
   const isInside = (value: Node) => inside.has(value);
   // A gradient by something inside is by what was computed first: that is kept, then.
   const again = ![...inside].some((node) => wanted.has(node));
@@ -87,8 +89,8 @@ function total(terms: readonly Node[]): Node {
 
 function check(outputs: readonly Node[], inputs: readonly Node[], cotangents: readonly Node[] | undefined): void {
   for (const output of outputs) {
-    if (output.dtype !== "f32") {
-      throw new GradientError("grad", { got: `an output of dtype ${output.dtype}`, need: "f32" });
+    if (!isFloat(output.dtype)) {
+      throw new GradientError("grad", { got: `an output of dtype ${output.dtype}`, need: "f32 or f16" });
     }
     if (cotangents === undefined && output.shape.length > 0) {
       throw new GradientError("grad", {
@@ -98,8 +100,8 @@ function check(outputs: readonly Node[], inputs: readonly Node[], cotangents: re
     }
   }
   for (const input of inputs) {
-    if (input.dtype !== "f32") {
-      throw new GradientError("grad", { got: `an input of dtype ${input.dtype}`, need: "f32" });
+    if (!isFloat(input.dtype)) {
+      throw new GradientError("grad", { got: `an input of dtype ${input.dtype}`, need: "f32 or f16" });
     }
   }
   if (cotangents === undefined) return;
@@ -111,10 +113,10 @@ function check(outputs: readonly Node[], inputs: readonly Node[], cotangents: re
   }
   cotangents.forEach((g, i) => {
     const { shape } = outputs[i]!;
-    if (g.dtype !== "f32" || !sameShape(g.shape, shape)) {
+    if (!isFloat(g.dtype) || !sameShape(g.shape, shape)) {
       throw new GradientError("grad", {
         got: `a cotangent ${g.dtype}${formatShape(g.shape)}`,
-        need: `f32${formatShape(shape)}, as the output`,
+        need: `floats of shape ${formatShape(shape)}, as the output`,
       });
     }
   });

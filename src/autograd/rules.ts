@@ -25,6 +25,7 @@ import {
   slice,
   unwindow,
 } from "../graph/build.ts";
+import { isFloat } from "../graph/dtype.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
 import { attentionAdjoint, attentionGradientAdjoint } from "./attention.ts";
 import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
@@ -167,7 +168,8 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   iota: "none",
   input: "none",
   storage: "none",
-  cast: "none", // one side is not f32
+  // y = x as another float: dx = g
+  cast: [(g) => g],
   bitcast: "none",
   reshape: [(g, _, x) => reshape(g, x.shape)],
   // y = x permuted: dx = g permuted back
@@ -239,11 +241,14 @@ const untyped: { readonly [K in Op]: Rule<never> } = rules;
 /** Whether a gradient can flow from `y` to its operand of that index. */
 export function flows(y: Node, operand: number): boolean {
   const rule = untyped[y.op];
-  if (y.dtype !== "f32" || y.src[operand]!.dtype !== "f32" || rule === "none") return false;
+  if (!isFloat(y.dtype) || !isFloat(y.src[operand]!.dtype) || rule === "none") return false;
   return typeof rule === "function" || (rule[operand] ?? "none") !== "none";
 }
 
-/** The cotangent of an operand of `y` to which a gradient `flows`, from the cotangent `g` of `y`. */
+/**
+ * The cotangent of an operand of `y` to which a gradient `flows`, from the cotangent `g` of `y`. Cotangents are f32, those of
+ * f16 too: what is small is not lost on the way.
+ */
 export function pullback(g: Node, y: Node, operand: number): Node {
   const rule = untyped[y.op];
   if (typeof rule === "function") return rule(g, y as never, operand);

@@ -13,6 +13,7 @@ import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
 import { lower } from "./lower.ts";
+import { readHalves } from "./narrow.ts";
 import { storeOperands } from "./operands.ts";
 import { report } from "./report.ts";
 import { renderJs } from "./render-js.ts";
@@ -74,7 +75,7 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
  */
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
   const given = new Set(request.inputs);
-  const simplified = wholeBlocks(simplify(request.roots, given), given, target);
+  const simplified = wholeBlocks(readHalves(simplify(request.roots, given), given), given, target);
   const split = splitReductions(storeOperands(simplified, given), given, target);
   const { roots, waits } = takeWaits(keepDonors(materializeOperands(split, given), request), given);
   checkLeaves(roots, given);
@@ -153,7 +154,7 @@ function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
   while (base.op === "reshape" && !given.has(base)) base = base.src[0]!;
   const contracts = (x: Node, depth: number): boolean =>
     !given.has(x) && (isContraction(x) ||
-      (depth > 0 && isElementwise(x.op) && x.src.some((source) => contracts(source, depth - 1))));
+      (depth > 0 && (isElementwise(x.op) || x.op === "cast") && x.src.some((source) => contracts(source, depth - 1))));
   return base !== node && contracts(base, epilogueDepth) ? base : node;
 }
 
@@ -409,6 +410,12 @@ function sort(root: Node, layout: Layout, target: Target): { program: Program; s
   return { program, slots: [from.slot, to.slot] };
 }
 
+function roundsToHalf(ir: KernelIR): boolean {
+  let rounds = false;
+  eachStatement(ir.body, (statement) => rounds ||= statement.kind === "let" && statement.expr.kind === "cast" && statement.expr.dtype === "f16");
+  return rounds;
+}
+
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
@@ -429,8 +436,9 @@ function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: re
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: target.rollLoops ?? target.class === "software",
+    f16: target.f16,
     strides,
   });
-  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations } } : {};
+  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } } : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

@@ -1,10 +1,11 @@
 /**
  * Operands of large contractions that are better copied first, as each element is read many times: those with padding, so
  * that the loop has no tests of bounds, and those whose neighbours along the last axis of the result are no neighbours in
- * memory, so that they are loaded as vectors.
+ * memory, so that they are loaded as vectors. An f16 is copied as it is, and converted where it is read.
  */
-import { contiguous, permute, withSources } from "../graph/build.ts";
-import { type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
+import { cast, contiguous, permute, withSources } from "../graph/build.ts";
+import { toElement } from "../graph/dtype.ts";
+import { intern, type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
 import { type Shape, size, withoutAxes } from "../graph/shape.ts";
 import { type Look, viewOf } from "./affine-view.ts";
 import { isContraction } from "./schedule.ts";
@@ -34,10 +35,23 @@ function withStoredOperands(node: ReductionNode, given: ReadonlySet<Node>): Node
   const most = terms / manyReads;
   const column = withoutAxes([...product.shape.keys()], node.attrs.axes).findLast((axis) => product.shape[axis] !== 1);
   const operands = product.src.map((operand) => {
-    const padded = storePadding(operand, given, most);
-    return column === undefined ? padded : storeColumns(padded, column, given, most);
+    const wanted = withoutConversion(operand, given) ?? operand;
+    const padded = storePadding(wanted, given, most);
+    const stored = column === undefined ? padded : storeColumns(padded, column, given, most);
+    return stored === wanted ? operand : cast(stored, operand.dtype);
   });
   return withSources(node, [withSources(product, operands)]);
+}
+
+/** The f16 that views of an operand show in f32, with the same views of it; undefined where there is none. */
+function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | undefined {
+  const above: Node[] = [];
+  let x = operand;
+  const moves = (node: Node) => isMovement(node) && (node.op !== "pad" || toElement("f16", node.attrs.value) === node.attrs.value);
+  for (; moves(x) && !given.has(x); x = x.src[0]!) above.push(x);
+  const [half] = x.src;
+  if (x.op !== "cast" || half?.dtype !== "f16" || given.has(x)) return undefined;
+  return above.reduceRight((source, view) => intern(view.op, [source], view.attrs, view.shape, "f16", view.device), half);
 }
 
 /** The operand with its outermost padding stored, if there is any. */

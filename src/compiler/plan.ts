@@ -12,6 +12,8 @@ export interface Target {
   readonly rollLoops?: boolean;
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
+  /** How kernels hold an f16: as a type of their own, or two in a u32 (see half-storage.ts). The cpu device has its bits. */
+  readonly f16: "native" | "packed";
   readonly maxStorageBuffersPerKernel: number;
   readonly maxInvocationsPerWorkgroup: number;
   readonly maxWorkgroupsPerDimension: number;
@@ -37,7 +39,7 @@ export interface Program {
   /**
    * wgsl: a module with the entry point `main`, bindings 0… in group 0.
    * js: the body of `function (buffers, begin, end)`: `buffers` are typed arrays of the bindings' dtypes (bool as
-   * Uint32Array), and invocations `begin` to `end - 1` of `invocations` are to be run.
+   * Uint32Array, f16 as Uint16Array of the bits), and invocations `begin` to `end - 1` of `invocations` are to be run.
    */
   readonly source: string;
   readonly bindings: readonly ProgramBinding[];
@@ -50,8 +52,11 @@ export interface Program {
   readonly strides?: readonly number[];
   /** Independent invocations (js). */
   readonly invocations: number;
-  /** With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations. */
-  readonly reference?: { readonly source: string; readonly invocations: number };
+  /**
+   * With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations, and
+   * whether it rounds to f16: then what differs in the last bits may differ by a step of those.
+   */
+  readonly reference?: { readonly source: string; readonly invocations: number; readonly roundsToHalf: boolean };
   /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
   readonly flops: number;
   readonly bytes: number;

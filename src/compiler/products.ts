@@ -1,7 +1,7 @@
 /** The product under a contraction's sum: where it and its operands are read. */
 import type { Node, ReductionNode } from "../graph/node.ts";
 import type { Index } from "./affine.ts";
-import { isMovement, sourceIndices } from "./views.ts";
+import { isMovement, shownAt, sourceIndices } from "./views.ts";
 
 /** The product of a contraction, and its indices at an element of the contraction and at the term `along` of its sum. */
 export function productAt(node: ReductionNode, element: readonly Index[], along: readonly Index[]): { product: Node; indices: readonly Index[] } {
@@ -17,6 +17,5 @@ export function productAt(node: ReductionNode, element: readonly Index[], along:
 
 /** Tells apart the elements of an operand: equal where two indices of the product read the same one. */
 export function placeOf(operand: Node, indices: readonly Index[]): string {
-  for (; isMovement(operand); operand = operand.src[0]!) indices = sourceIndices(operand, indices).indices;
-  return indices.map((index) => index.key).join();
+  return shownAt(operand, indices).indices.map((index) => index.key).join();
 }

@@ -1,6 +1,7 @@
 /** Kernel IR as JavaScript, with the arithmetic of 32-bit types after every op. */
 import { InternalError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
+import { toHalfBits } from "../graph/half.ts";
 import { jsHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
 import type { Accumulator, Expr, KernelIR } from "./ir.ts";
@@ -81,6 +82,7 @@ class JsRenderer extends Renderer {
 
   protected override literal(value: number, dtype: DType): string {
     if (dtype === "bool") return value !== 0 ? "true" : "false";
+    if (dtype === "f16") return `${toHalfBits(value)}`;
     if (Object.is(value, -0)) return "(-0)";
     return value < 0 ? `(${value})` : `${value}`;
   }
@@ -97,7 +99,9 @@ class JsRenderer extends Renderer {
       }
       case "cast": {
         const [arg] = expr.args;
-        return rounded(cast.js(this.text(arg), arg.dtype, expr.dtype), expr.dtype, arg.dtype === "bool");
+        const helper = cast.jsHelper(arg.dtype, expr.dtype);
+        if (helper !== undefined) this.#helpers.add(helper);
+        return rounded(cast.js(this.text(arg), arg.dtype, expr.dtype), expr.dtype, arg.dtype === "bool" || helper !== undefined);
       }
       case "bitcast": {
         const [arg] = expr.args;

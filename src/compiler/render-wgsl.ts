@@ -1,10 +1,13 @@
 /** Kernel IR as a WGSL module. */
 import { InternalError } from "../errors.ts";
 import { type DType, dtypes } from "../graph/dtype.ts";
+import { toHalfBits } from "../graph/half.ts";
 import { wgslHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
 import type { Index } from "./affine.ts";
+import { type HalfStorage, halfStorage } from "./half-storage.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "./ir.ts";
+import type { Target } from "./plan.ts";
 import { Renderer } from "./render.ts";
 import { vectorBuffers, vectorElement, vectorStores } from "./spelling.ts";
 
@@ -18,13 +21,14 @@ export interface WgslOptions {
   readonly maxWorkgroups: number;
   /** Keeps the driver from unrolling loops: software adapters unroll up to 32 passes, and compile them for seconds. */
   readonly rollLoops: boolean;
+  readonly f16: Target["f16"];
   /** In a plan for items: bytes from an item's part of each buffer to that of the next. */
   readonly strides?: readonly number[] | undefined;
 }
 
 /** Renders a kernel. Invocations that do not fill one dimension of workgroups go on in the second. */
-export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, strides }: WgslOptions): WgslModule {
-  const renderer = new WgslRenderer(ir, rollLoops, strides);
+export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, f16, strides }: WgslOptions): WgslModule {
+  const renderer = new WgslRenderer(ir, rollLoops, halfStorage[f16], strides);
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const perGroup = ir.workgroupSize ?? workgroupSize;
   const groups = Math.max(1, Math.ceil(invocations / perGroup));
@@ -42,14 +46,17 @@ class WgslRenderer extends Renderer {
   /** Of every scope met: the four stores that one vector store stands for. */
   readonly #vectorStores = new Map<Scope, ReturnType<typeof vectorStores>>();
   readonly #rollLoops: boolean;
+  readonly #half: HalfStorage;
   readonly #strides: readonly number[];
   #special = false;
+  #usesHalves = false;
   #subgroups = false;
   #stops = false;
 
-  constructor(ir: KernelIR, rollLoops: boolean, strides: readonly number[] = []) {
+  constructor(ir: KernelIR, rollLoops: boolean, half: HalfStorage, strides: readonly number[] = []) {
     super(ir);
     this.#rollLoops = rollLoops;
+    this.#half = half;
     this.#strides = strides;
     this.#vectors = vectorBuffers(ir, this.uses);
   }
@@ -78,16 +85,17 @@ class WgslRenderer extends Renderer {
     }
     // Where the item's part of each buffer begins.
     this.#strides.forEach((bytes, i) => {
-      if (bytes > 0) this.emit(`let o${i} = ${inStep ? "group" : "gid"}.z * ${bytes / (this.#vectors.has(i) ? 16 : 4)}u;`);
+      const unit = dtypes[this.ir.buffers[i]!.dtype].bytes * (this.#vectors.has(i) ? 4 : 1);
+      if (bytes > 0) this.emit(`let o${i} = ${inStep ? "group" : "gid"}.z * ${bytes / unit}u;`);
     });
     this.scope(this.ir.body);
     const bindings = this.ir.buffers.map((buffer, i) => {
-      const element = dtypes[buffer.dtype].storage;
-      const type = this.#vectors.has(i) ? `vec4<${element}>` : element;
+      const type = this.#elementType(i);
       return `@group(0) @binding(${i}) var<storage, ${buffer.access === "read" ? "read" : "read_write"}> b${i}: array<${type}>;`;
     });
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
+      ...(this.#usesHalves && this.#half.enable !== undefined ? [this.#half.enable] : []),
       // All lanes of a subgroup leave a loop at once, which the compiler of WGSL cannot see.
       ...(this.#subgroups && this.#stops ? ["diagnostic(off, subgroup_uniformity);"] : []),
       ...bindings,
@@ -107,8 +115,28 @@ class WgslRenderer extends Renderer {
     ].join("\n");
   }
 
+  #elementType(buffer: number): string {
+    const { dtype, access } = this.ir.buffers[buffer]!;
+    const vector = this.#vectors.has(buffer);
+    if (dtype === "f16") {
+      this.#usesHalves = true;
+      return vector ? this.#half.vector : access === "readWrite" ? this.#half.written : this.#half.scalar;
+    }
+    return vector ? `vec4<${dtypes[dtype].storage}>` : dtypes[dtype].storage;
+  }
+
   protected override element(buffer: number, index: string): string {
-    return super.element(buffer, (this.#strides[buffer] ?? 0) > 0 ? `o${buffer} + ${index}` : index);
+    return super.element(buffer, this.#ofItem(buffer, index));
+  }
+
+  /** An index in the item's part of a buffer as one in the buffer. */
+  #ofItem(buffer: number, index: string): string {
+    return (this.#strides[buffer] ?? 0) > 0 ? `o${buffer} + ${index}` : index;
+  }
+
+  protected override store(buffer: number, index: string, value: string): string {
+    const { dtype } = this.ir.buffers[buffer]!;
+    return dtype === "f16" ? this.#half.store(`b${buffer}`, this.#ofItem(buffer, index), value) : super.store(buffer, index, value);
   }
 
   // Index arithmetic is u32, modulo 2^32: exact wherever the index is in range.
@@ -156,8 +184,9 @@ class WgslRenderer extends Renderer {
     if (group.length === 0) return;
     const { buffer, index } = statement;
     const { dtype } = this.ir.buffers[buffer]!;
-    const values = group.map((store) => this.stored(store.value, dtype)).join(", ");
-    this.emit(`${this.element(buffer, this.index(vectorElement(index)!.vector))} = vec4<${dtypes[dtype].storage}>(${values});`);
+    const values = group.map((store) => this.stored(store.value, dtype));
+    const vector = dtype === "f16" ? this.#half.toVector(values) : `vec4<${dtypes[dtype].storage}>(${values.join(", ")})`;
+    this.emit(`${this.element(buffer, this.index(vectorElement(index)!.vector))} = ${vector};`);
   }
 
   protected override bind(expr: Expr): void {
@@ -172,22 +201,38 @@ class WgslRenderer extends Renderer {
       case "index":
         return expr.dtype === "u32" ? `(${this.index(expr.index)})` : `${expr.dtype}(${this.index(expr.index)})`;
       case "load": {
-        const text = this.#vectors.has(expr.buffer)
-          ? this.#vectorElement(`b${expr.buffer}`, (at) => this.element(expr.buffer, at), expr.index, expr.scope)
-          : this.element(expr.buffer, this.index(expr.index));
+        if (this.#vectors.has(expr.buffer)) {
+          const { vector, element } = this.#loadVector(`b${expr.buffer}`, (at) => this.element(expr.buffer, at), expr.index, expr.scope);
+          if (expr.dtype === "f16") return this.#half.ofVector(vector, element);
+          const text = `${vector}.${"xyzw"[element]}`;
+          return expr.dtype === "bool" ? `(${text} != 0u)` : text;
+        }
+        const index = this.index(expr.index);
+        if (expr.dtype === "f16") {
+          return this.#half.load(`b${expr.buffer}`, this.#ofItem(expr.buffer, index), this.ir.buffers[expr.buffer]!.access === "readWrite");
+        }
+        const text = this.element(expr.buffer, index);
         return expr.dtype === "bool" ? `(${text} != 0u)` : text;
       }
       case "cast": {
         const [arg] = expr.args;
+        if (arg.dtype === "f16") return this.#half.toFloat(this.text(arg));
+        if (expr.dtype === "f16") {
+          this.#usesHalves = true;
+          this.#helpers.add(this.#half.helper);
+          return this.#half.fromFloat(this.text(arg));
+        }
         const helper = cast.wgslHelper(arg.dtype, expr.dtype);
         if (helper !== undefined) this.#helpers.add(helper);
         return cast.wgsl(this.text(arg), arg.dtype, expr.dtype);
       }
       case "bitcast":
         return bitcast.wgsl(this.text(expr.args[0]), expr.args[0].dtype, expr.dtype);
-      case "shared":
+      case "shared": {
         if (!this.ir.shared[expr.array]!.vectors) return `s${expr.array}[${this.index(expr.index)}]`;
-        return this.#vectorElement(`s${expr.array}`, (at) => `s${expr.array}[${at}]`, expr.index, expr.scope);
+        const { vector, element } = this.#loadVector(`s${expr.array}`, (at) => `s${expr.array}[${at}]`, expr.index, expr.scope);
+        return `${vector}.${"xyzw"[element]}`;
+      }
       case "broadcast":
         this.#subgroups = true;
         return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane}u)`;
@@ -199,8 +244,8 @@ class WgslRenderer extends Renderer {
     }
   }
 
-  /** An element of an array of vectors, which is loaded once for all four. */
-  #vectorElement(array: string, at: (index: string) => string, index: Index, scope: Scope): string {
+  /** The vector that holds an element of an array of vectors, loaded once for all four, and the element's place in it. */
+  #loadVector(array: string, at: (index: string) => string, index: Index, scope: Scope): { vector: string; element: number } {
     const { vector, element } = vectorElement(index)!;
     const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
@@ -209,7 +254,7 @@ class WgslRenderer extends Renderer {
       this.emit(`let ${known.name} = ${at(this.index(vector))};`);
       this.#loaded.set(key, known);
     }
-    return `${known.name}.${"xyzw"[element]}`;
+    return { vector: known.name, element };
   }
 
   protected override stage(array: number, index: Index, value: string): void {
@@ -267,6 +312,9 @@ class WgslRenderer extends Renderer {
         const bits = Number.isNaN(value) ? "0x7fc00000u" : value > 0 ? "0x7f800000u" : "0xff800000u";
         return `bitcast<f32>(special_bits | ${bits})`;
       }
+      case "f16":
+        this.#usesHalves = true;
+        return this.#half.literal(toHalfBits(value), this.literal(value, "f32"));
     }
   }
 }

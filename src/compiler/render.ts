@@ -47,6 +47,11 @@ export abstract class Renderer {
     return `b${buffer}[${index}]`;
   }
 
+  /** The statement that stores a value, as `stored` spelled it, in a buffer. */
+  protected store(buffer: number, index: string, value: string): string {
+    return `${this.element(buffer, index)} = ${value};`;
+  }
+
   protected emit(line: string): void {
     this.lines.push(this.#indent + line);
   }
@@ -109,9 +114,9 @@ export abstract class Renderer {
         this.barrier();
         break;
       case "store": {
-        const place = this.element(statement.buffer, this.index(statement.index));
+        const index = this.index(statement.index);
         const value = this.stored(statement.value, this.ir.buffers[statement.buffer]!.dtype);
-        const line = `${place} = ${statement.accumulate ? `${place} + ${value}` : value};`;
+        const line = this.store(statement.buffer, index, statement.accumulate ? `${this.element(statement.buffer, index)} + ${value}` : value);
         this.emit(statement.when === undefined ? line : `if (${this.text(statement.when)}) { ${line} }`);
         break;
       }

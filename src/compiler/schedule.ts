@@ -250,17 +250,24 @@ function computedWhereRead(
 ): boolean {
   if (isMovement(node) || node.op === "const" || node.op === "iota") return true;
   if (isReduction(node.op)) return joinReaders(node as ReductionNode, reads);
+  // What is to be in memory is the f16 itself.
+  if (node.op === "cast" && node.src[0]!.dtype === "f16") return true;
   const first = reads[0];
   if (first === undefined) return true;
   const several = reads.some((read) => read.draft !== first.draft);
   // An operand of a contraction is read again and again: anything but a conversion is computed once and stored.
-  if (node.op !== "cast" && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
+  if (!isConversion(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
   const below = reducesBelow.get(node)!;
   if (below === "contraction" && several) return false;
   if (below !== "none" && reads.some((read) => isHostile(node, read, given, stored))) return false;
   // Two passes over a row (the sum of a softmax, and its quotients) are worth a second computation; three are not.
   const perDraft = reads.filter((read) => read.draft === first.draft).length;
   return perDraft <= 2 || (below === "none" && !isHeavy(node));
+}
+
+/** Rounding to f16 is arithmetic, and what it gives is smaller in memory; the others are an instruction at most. */
+function isConversion(node: Node): boolean {
+  return node.op === "cast" && node.dtype !== "f16";
 }
 
 /** The product of a contraction is read as its operand too, once per term of the sum. */

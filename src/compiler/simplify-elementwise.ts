@@ -1,6 +1,6 @@
 /** Rules of elementwise ops, cast and bitcast: constants, identities, inverses, and one order of operands. */
 import { bitcast, cast, elementwise, full, iota } from "../graph/build.ts";
-import type { DType } from "../graph/dtype.ts";
+import { type DType, dtypes, isFloat } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import {
   bitcast as bitcastOp,
@@ -41,7 +41,7 @@ function apply(node: Node, values: readonly number[]): number {
   const [a, b] = values as readonly [number, number];
   if (node.op === "cast") return castOp.f64(a, node.src[0]!.dtype, node.dtype);
   if (node.op === "bitcast") return bitcastOp.f64(a, node.src[0]!.dtype, node.dtype);
-  if (node.op === "mul" && node.dtype !== "f32") return Math.imul(a, b);
+  if (node.op === "mul" && !isFloat(node.dtype)) return Math.imul(a, b);
   const { f64 }: { f64: (...x: number[]) => number } = table[node.op as ElementwiseName];
   return f64(...values);
 }
@@ -63,9 +63,9 @@ function isIdentity(op: ElementwiseName, c: number, dtype: DType): boolean {
     case "and":
       return c === allOnes(dtype);
     case "max":
-      return c === (dtype === "f32" ? -Infinity : dtype === "i32" ? -2147483648 : 0);
+      return c === dtypes[dtype].least;
     case "min":
-      return c === (dtype === "f32" ? Infinity : dtype === "i32" ? 2147483647 : 4294967295);
+      return c === dtypes[dtype].most;
     default:
       return false;
   }
@@ -73,7 +73,7 @@ function isIdentity(op: ElementwiseName, c: number, dtype: DType): boolean {
 
 /** Values c with x ∘ c = c, for every x; not 0 in a product of f32, as NaN * 0 is NaN. */
 function isAbsorbing(op: ElementwiseName, c: number, dtype: DType): boolean {
-  if (op === "mul") return dtype !== "f32" && c === 0;
+  if (op === "mul") return !isFloat(dtype) && c === 0;
   return (op === "and" && c === 0) || (op === "or" && c === allOnes(dtype));
 }
 
@@ -140,14 +140,14 @@ function equalRule(node: Node, a: Node, b: Node): Node | undefined {
     case "xor":
       return constantLike(a, 0);
     case "sub":
-      return a.dtype === "f32" ? undefined : constantLike(a, 0);
+      return isFloat(a.dtype) ? undefined : constantLike(a, 0);
     case "lt":
       return full(node.shape, 0, "bool");
     case "eq":
     case "le":
-      return a.dtype === "f32" ? undefined : full(node.shape, 1, "bool");
+      return isFloat(a.dtype) ? undefined : full(node.shape, 1, "bool");
     case "ne":
-      return a.dtype === "f32" ? undefined : full(node.shape, 0, "bool");
+      return isFloat(a.dtype) ? undefined : full(node.shape, 0, "bool");
     default:
       return undefined;
   }
@@ -232,15 +232,17 @@ function castRule(node: Node, graph: Rewriting): Node | undefined {
   const [x] = node.src as readonly [Node];
   const counted = graph.look(x, "iota");
   // An f32 holds every integer up to 2^24.
-  if (counted !== undefined && node.dtype !== "bool" && node.shape[0]! <= 2 ** 24) {
+  if (counted !== undefined && node.dtype !== "bool" && node.dtype !== "f16" && node.shape[0]! <= 2 ** 24) {
     return iota(node.shape[0]!, node.dtype);
   }
   const [source] = graph.look(x, "cast")?.src ?? [];
   if (source === undefined) return undefined;
   const [from, middle, to] = [source.dtype, x.dtype, node.dtype];
   const integers = (...list: DType[]) => list.every((dtype) => dtype === "i32" || dtype === "u32");
+  // What f32 holds of an f16 comes back as it was.
+  if (from === "f16" && to === "f16") return source;
   // 0 and 1 pass through every dtype; integers wrap, and into f32 round, but are never 0 for it.
-  const skips = from === "bool" || integers(from, middle, to) || (to === "bool" && middle !== "bool" && integers(from));
+  const skips = (from === "bool" && to !== "f16") || integers(from, middle, to) || (to === "bool" && middle !== "bool" && integers(from));
   return skips ? graph.simple(cast(source, to)) : undefined;
 }
 

@@ -1,5 +1,6 @@
 /** Rules of reductions: over constants, over nothing, over axes that only repeat, and of reductions. */
 import { elementwise, expand, full, reduce } from "../graph/build.ts";
+import { isFloat } from "../graph/dtype.ts";
 import type { Node, ReductionNode } from "../graph/node.ts";
 import { isReduction, reductions } from "../graph/ops.ts";
 import { size, withOnes } from "../graph/shape.ts";
@@ -25,9 +26,9 @@ function ofConstant(node: ReductionNode, value: number): number {
   const count = size(node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!));
   switch (node.op) {
     case "sum":
-      return node.dtype === "f32" ? value * count : Math.imul(value, count);
+      return isFloat(node.dtype) ? value * count : Math.imul(value, count);
     case "prod":
-      return node.dtype === "f32" ? value ** count : integerPower(value, count);
+      return isFloat(node.dtype) ? value ** count : integerPower(value, count);
     case "amax":
     case "amin":
       return value;

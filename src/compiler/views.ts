@@ -81,6 +81,13 @@ export function sourceIndices(node: Node, indices: readonly Index[]): { indices:
   }
 }
 
+/** What views and conversions show at some indices: the value behind them, and where of it. */
+export function shownAt(node: Node, indices: readonly Index[]): { readonly node: Node; readonly indices: readonly Index[] } {
+  let [x, at] = [node, indices];
+  for (; isMovement(x) || x.op === "cast"; x = x.src[0]!) at = sourceIndices(x, at).indices;
+  return { node: x, indices: at };
+}
+
 /** The window (l - k * dilation) / stride, if there is one. */
 function unwindowed(node: NodeOf<"unwindow">, indices: readonly Index[]): { indices: readonly Index[]; bounds: readonly Bound[] } {
   const { axis, stride, dilation } = node.attrs;

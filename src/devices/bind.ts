@@ -1,5 +1,6 @@
 import type { Plan } from "../compiler/plan.ts";
 import { ArgumentError, InternalError } from "../errors.ts";
+import type { Words } from "../graph/words.ts";
 import type { DeviceBuffer } from "./device.ts";
 import type { Block } from "./pool.ts";
 
@@ -16,8 +17,10 @@ export function requireItems(op: string, plan: Plan, items: number, most: number
 }
 
 /** What a kernel in JavaScript is given of a buffer for an item; `stride` is in bytes, and 0 or absent for what is common. */
-export function partOfItem<W extends Float32Array | Int32Array | Uint32Array>(words: W, stride: number | undefined, item: number): W {
-  return stride === undefined || stride === 0 ? words : words.subarray(item * stride / 4, (item + 1) * stride / 4) as W;
+export function partOfItem(words: Words, stride: number | undefined, item: number): Words {
+  if (stride === undefined || stride === 0) return words;
+  const length = stride / words.BYTES_PER_ELEMENT;
+  return words.subarray(item * length, (item + 1) * length);
 }
 
 /**

@@ -3,6 +3,8 @@ import { debugLine } from "../debug/log.ts";
 import { numberedSource } from "../debug/listing.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
+import { asWords, type Words } from "../graph/words.ts";
 import { nextTurn } from "../host/host.ts";
 import { bindSlots, partOfItem, requireItems, slotBytes } from "./bind.ts";
 import { describe } from "./describe.ts";
@@ -14,15 +16,12 @@ import { checkReads, handled } from "./reads.ts";
 import { forget, type Identity, register } from "./registry.ts";
 import { type Lease, Scratch } from "./scratch.ts";
 
-type KernelArray = Float32Array | Int32Array | Uint32Array;
-type Kernel = (buffers: readonly KernelArray[], begin: number, end: number) => void;
+type Kernel = (buffers: readonly Words[], begin: number, end: number) => void;
 
 /** Host memory with the views of it that kernels use. */
 interface Memory {
   readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly f32: Float32Array;
-  readonly i32: Int32Array;
-  readonly u32: Uint32Array;
+  readonly views: { readonly [K in DType]: Words };
 }
 
 /** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
@@ -35,6 +34,7 @@ const target: Target = {
   language: "js",
   class: "js",
   subgroupSize: 0,
+  f16: "native",
   maxStorageBuffersPerKernel: 256,
   maxInvocationsPerWorkgroup: 1,
   maxWorkgroupsPerDimension: 2 ** 31 - 1,
@@ -254,8 +254,7 @@ export class CpuDevice implements Device {
     const views = (item: number) =>
       program.bindings.map(({ dtype }, index) => {
         const { memory } = required(blocks, index);
-        const words = dtype === "f32" ? memory.f32 : dtype === "i32" ? memory.i32 : memory.u32;
-        return partOfItem(words, program.strides?.[index], item);
+        return partOfItem(memory.views[dtype], program.strides?.[index], item);
       });
     this.#dispatches++;
     const timing = timingKernels();
@@ -320,9 +319,13 @@ function hostMemory(bytes: number): Memory {
   const buffer = new ArrayBuffer(bytes);
   return {
     bytes: new Uint8Array(buffer),
-    f32: new Float32Array(buffer),
-    i32: new Int32Array(buffer),
-    u32: new Uint32Array(buffer),
+    views: {
+      f32: asWords("f32", buffer),
+      f16: asWords("f16", buffer),
+      i32: asWords("i32", buffer),
+      u32: asWords("u32", buffer),
+      bool: asWords("bool", buffer),
+    },
   };
 }
 

@@ -1,4 +1,5 @@
 import type { Plan, Target } from "../compiler/plan.ts";
+import type { Words } from "../graph/words.ts";
 
 /** Memory on a device. Its bytes are undefined until written. */
 export interface DeviceBuffer {
@@ -21,7 +22,7 @@ export interface OutputRead {
   /** Position among the outputs. */
   readonly output: number;
   /** Where it goes: as many bytes are read as it holds. */
-  readonly into: Float32Array | Int32Array | Uint32Array;
+  readonly into: Words;
   /** First byte in the output's buffer, a multiple of 4. Default 0. */
   readonly offset?: number;
 }

@@ -61,6 +61,7 @@ export async function openGpu(
     language: "wgsl",
     class: adapterClass(info),
     subgroupSize: await probeSubgroups(key, adapter, device),
+    f16: device.features.has("shader-f16") ? "native" : "packed",
     maxStorageBuffersPerKernel: Math.min(limits.maxStorageBuffersPerShaderStage, limits.maxBindingsPerBindGroup),
     maxInvocationsPerWorkgroup: Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX),
     maxWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,

@@ -17,6 +17,7 @@ const plainTarget: Target = {
   maxStorageBuffersPerKernel: 8,
   maxInvocationsPerWorkgroup: 256,
   maxWorkgroupsPerDimension: 65535,
+  f16: "native",
   maxBindingBytes: 128 * 2 ** 20,
 };
 

@@ -1,6 +1,7 @@
 import type { Program } from "../compiler/plan.ts";
 import { debugLine } from "../debug/log.ts";
-import type { DType } from "../graph/dtype.ts";
+import { type DType, isFloat } from "../graph/dtype.ts";
+import { asWords, fromWords, type Words } from "../graph/words.ts";
 import { InternalError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Lifetime } from "./lifetime.ts";
@@ -9,7 +10,6 @@ import { type Block, mebibytes, type MemoryPool } from "./pool.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading } from "./usage.ts";
 
-type Words = Float32Array | Int32Array | Uint32Array;
 type Reference = (buffers: readonly Words[], begin: number, end: number) => void;
 
 /** What of a device its validator uses. */
@@ -156,7 +156,7 @@ export class Validator {
     const buffers = program.bindings.map(({ dtype }, binding) => {
       const bytes = contentOf(content, before[binding]);
       // What is only read may be shared with other checks and is not copied.
-      return words(dtype, after[binding] === undefined ? bytes : bytes.slice(0));
+      return asWords(dtype, after[binding] === undefined ? bytes : bytes.slice(0));
     });
     try {
       const run = this.#reference(program, reference.source);
@@ -179,7 +179,7 @@ export class Validator {
       const need = buffers[binding];
       const dtype = program.bindings[binding]?.dtype;
       if (snapshot === undefined || need === undefined || dtype === undefined) continue;
-      const difference = firstDifference(words(dtype, contentOf(content, snapshot)), need, dtype);
+      const difference = firstDifference(asWords(dtype, contentOf(content, snapshot)), need, dtype, reference.roundsToHalf);
       if (difference === undefined) continue;
       this.#differing++;
       this.parts.lifetime.fail(
@@ -272,31 +272,41 @@ function contentOf(content: ReadonlyMap<Snapshot, ArrayBuffer>, snapshot: Snapsh
   return bytes;
 }
 
-function words(dtype: DType, bytes: ArrayBuffer): Words {
-  return dtype === "f32" ? new Float32Array(bytes) : dtype === "i32" ? new Int32Array(bytes) : new Uint32Array(bytes);
-}
-
 /** How far apart f32 may be: the order of a sum and the functions of a GPU are its own. */
 const absolute = 1e-5;
 const relative = 1e-4;
+/** What of that is near the middle between two f16 goes to either, or to an infinity instead of the largest one. */
+const relativeOfHalves = relative + 2 ** -10;
+const largestHalf = 65504;
 
-function agree(got: number, need: number): boolean {
+function agree(got: number, need: number, within: number): boolean {
   if (got === need || (Number.isNaN(got) && Number.isNaN(need))) return true;
-  return Number.isFinite(need) && Math.abs(got - need) <= absolute + relative * Math.abs(need);
+  return Number.isFinite(need) && Math.abs(got - need) <= absolute + within * Math.abs(need);
+}
+
+function agreeAsFloats(got: number, need: number): boolean {
+  return agree(got, need, relative);
+}
+
+function agreeAsHalves(got: number, need: number): boolean {
+  const limit = (x: number) => Math.abs(x) === Infinity ? Math.sign(x) * largestHalf : x;
+  return agree(limit(got), limit(need), relativeOfHalves);
 }
 
 function firstDifference(
   got: Words,
   need: Words,
   dtype: DType,
+  roundsToHalf: boolean,
 ): { readonly index: number; readonly got: number; readonly need: number; readonly count: number } | undefined {
-  const same = dtype === "f32" ? agree : (a: number, b: number) => a === b;
+  const same = !isFloat(dtype) ? Object.is : roundsToHalf ? agreeAsHalves : agreeAsFloats;
+  const [values, needed] = [got, need].map((words) => dtype === "f16" ? fromWords(dtype, words, words.length) : words);
   let first = -1;
   let count = 0;
-  for (let index = 0; index < need.length; index++) {
-    if (same(got[index] ?? NaN, need[index] ?? NaN)) continue;
+  for (let index = 0; index < needed!.length; index++) {
+    if (same(values![index] ?? NaN, needed![index] ?? NaN)) continue;
     if (count++ === 0) first = index;
   }
   if (count === 0) return undefined;
-  return { index: first, got: got[first] ?? NaN, need: need[first] ?? NaN, count };
+  return { index: first, got: values![first] ?? NaN, need: needed![first] ?? NaN, count };
 }

@@ -1,9 +1,10 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
-import { type DType, dtypes, requireDType, toElement } from "./dtype.ts";
+import { type DType, requireDType, toElement } from "./dtype.ts";
 import { intern, type Node, type StorageToken, type Windows } from "./node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
+import { bytesOf } from "./words.ts";
 
 /** An elementwise op of operands of equal shape and dtype (the condition of `where` is a bool). */
 export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
@@ -59,6 +60,8 @@ export function storage(token: StorageToken, shape: Shape, dtype: DType, device:
 /** Conversion of the values to `dtype`; see `cast` in ops.ts for what happens at the edges. */
 export function cast(x: Node, dtype: DType): Node {
   if (x.dtype === dtype) return x;
+  // An f16 becomes anything else by way of f32, which holds it.
+  if ((x.dtype === "f16" && dtype !== "f32") || (dtype === "f16" && x.dtype !== "f32")) return cast(cast(x, "f32"), dtype);
   return intern("cast", [x], {}, x.shape, dtype, x.device);
 }
 
@@ -359,9 +362,9 @@ export function withSources(node: Node, src: readonly Node[]): Node {
   return intern(node.op, src, node.attrs, node.shape, node.dtype, device);
 }
 
-/** Bytes that the values take on a device. */
+/** Bytes that the values take on a device, in whole words of four. */
 export function byteLength(node: Node): number {
-  return size(node.shape) * dtypes[node.dtype].bytes;
+  return bytesOf(node.dtype, size(node.shape));
 }
 
 function deviceOf(op: string, src: readonly Node[]): number | undefined {

@@ -9,8 +9,10 @@ export type WgslHelperName =
   | "pow"
   | "f32ToI32"
   | "f32ToU32"
+  | "roundToHalf"
+  | "halfBits"
   | "threefry";
-export type JsHelperName = "erf" | "round" | "bitcast" | "threefry";
+export type JsHelperName = "erf" | "round" | "bitcast" | "half" | "threefry";
 
 /** Functions that op spellings call, in WGSL. Each is emitted into a kernel that names it. */
 export const wgslHelpers: Readonly<Record<WgslHelperName, string>> = {
@@ -83,6 +85,27 @@ export const wgslHelpers: Readonly<Record<WgslHelperName, string>> = {
   let inside = u32(clamp(x, 0.0, 4294967040.0));
   return select(select(inside, 4294967295u, x >= 4294967296.0), 0u, bits > 0x7f800000u);
 }`,
+  // An f32 that a half can hold, by integers: WGSL does not say how a conversion to f16 rounds, nor how sums do. Subnormal
+  // halves are multiples of 2^-24: products with a power of two are exact, and round goes to the even one of two.
+  roundToHalf: `fn sw_round_to_half(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  let nearest = (size + 0x0fffu + ((size >> 13u) & 1u)) & 0xffffe000u;
+  let small = bitcast<u32>(round(bitcast<f32>(size) * 16777216.0) * 0.000000059604644775390625);
+  let finite = select(nearest, small, size < 0x38800000u);
+  let rounded = select(finite, select(0x7f800000u, 0x7fc00000u, size > 0x7f800000u), finite > 0x477fe000u);
+  return bitcast<f32>(rounded | (bits & 0x80000000u));
+}`,
+  // The same as the half's own bits.
+  halfBits: `fn sw_half_bits(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  let nearest = (size + 0x0fffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u;
+  let small = u32(round(bitcast<f32>(size) * 16777216.0));
+  let finite = select(nearest, small, size < 0x38800000u);
+  let rounded = select(finite, select(0x7c00u, 0x7e00u, size > 0x7f800000u), size >= 0x477ff000u);
+  return rounded | ((bits >> 16u) & 0x8000u);
+}`,
   threefry: `fn sw_threefry(k0: u32, k1: u32, c0: u32, c1: u32) -> u32 {
   let k2 = 0x1bd11bdau ^ k0 ^ k1;
   var x0 = c0 + k0;
@@ -108,6 +131,21 @@ export const jsHelpers: Readonly<Record<JsHelperName, string>> = {
   bitcast: `const sw_word = new DataView(new ArrayBuffer(4));
 function sw_f32_bits(x) { sw_word.setFloat32(0, x); return sw_word.getInt32(0); }
 function sw_bits_f32(x) { sw_word.setInt32(0, x); return sw_word.getFloat32(0); }`,
+  half: `const sw_f32 = new Float32Array(1), sw_u32 = new Uint32Array(sw_f32.buffer);
+function sw_half(x) {
+  sw_f32[0] = x;
+  const bits = sw_u32[0], sign = bits >>> 16 & 0x8000, size = bits & 0x7fffffff;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x477ff000) return sign | 0x7c00;
+  if (size >= 0x38800000) return sign | size + 0x0fff + (size >> 13 & 1) - 0x38000000 >> 13;
+  return sign | Math.abs(x) * 16777216 + 6755399441055744 - 6755399441055744;
+}
+function sw_float(half) {
+  const size = half & 0x7fff;
+  if (size >= 0x7c00) return size > 0x7c00 ? NaN : half === size ? Infinity : -Infinity;
+  sw_u32[0] = (half & 0x8000) << 16 | size << 13;
+  return sw_f32[0] * 5.192296858534828e33;
+}`,
   threefry: `function sw_threefry(k0, k1, c0, c1) {
   const k2 = 0x1bd11bda ^ k0 ^ k1;
   let x0 = (c0 + k0) | 0, x1 = (c1 + k1) | 0;

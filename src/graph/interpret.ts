@@ -1,6 +1,7 @@
 /**
  * What nodes mean, in float64 on the host: the oracle that compiled kernels are compared with. It shares nothing with
- * the compiler. Values of f32 nodes are not rounded to f32 (only a bitcast rounds), integers wrap to 32 bits.
+ * the compiler. Values of f32 nodes are not rounded to f32 (only a bitcast rounds); a cast to f16 rounds, integers wrap to
+ * 32 bits.
  */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "./dtype.ts";

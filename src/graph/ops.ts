@@ -1,4 +1,4 @@
-import type { DType } from "./dtype.ts";
+import { type DType, dtypeNames, dtypes, isFloat, toElement } from "./dtype.ts";
 import type { JsHelperName, WgslHelperName } from "./helpers.ts";
 
 /**
@@ -176,7 +176,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   /** where(condition, a, b). */
   where: {
     arity: 3,
-    takes: any,
+    takes: dtypeNames,
     gives: "same",
     f64: (condition, a, b) => condition !== 0 ? a : b,
     js: (x) => `(${x[0]} ? ${x[1]} : ${x[2]})`,
@@ -207,13 +207,9 @@ export const reductions = {
   sum: { combine: "add", takes: number, identity: () => 0 },
   prod: { combine: "mul", takes: number, identity: () => 1 },
   /** Largest element; where one is NaN, any. -Infinity (the least integer) over no elements. */
-  amax: { combine: "max", takes: number, identity: (d: DType) => d === "f32" ? -Infinity : d === "i32" ? -2147483648 : 0 },
+  amax: { combine: "max", takes: number, identity: (d: DType) => dtypes[d].least },
   /** Smallest element; where one is NaN, any. Infinity (the largest integer) over no elements. */
-  amin: {
-    combine: "min",
-    takes: number,
-    identity: (d: DType) => d === "f32" ? Infinity : d === "i32" ? 2147483647 : 4294967295,
-  },
+  amin: { combine: "min", takes: number, identity: (d: DType) => dtypes[d].most },
 } as const satisfies Record<
   string,
   { combine: ElementwiseName; takes: readonly DType[]; identity: (dtype: DType) => number }
@@ -221,10 +217,16 @@ export const reductions = {
 
 export type ReductionName = keyof typeof reductions;
 
-/** Conversion: f32 to an integer truncates and saturates (NaN gives 0); integers wrap; anything but 0 is true. */
+/**
+ * Conversion: f32 to an integer truncates and saturates (NaN gives 0); integers wrap; anything but 0 is true. Of f16 there
+ * are only those from and to f32: to the nearest half, halfway cases to the even one. Both languages hold an f16 as
+ * buffers do (JavaScript as its bits), and how WGSL does depends on the device: see half-storage.ts.
+ */
 export const cast = {
   f64: castF64,
   js: (x: string, from: DType, to: DType): string => {
+    if (to === "f16") return `sw_half(${x})`;
+    if (from === "f16") return `sw_float(${x})`;
     if (to === "bool") return `(${x} !== 0)`;
     if (from === "bool") return `(${x} ? 1 : 0)`;
     if (from === "f32" && to === "i32") return `(${x} >= 2147483648 ? 2147483647 : ${x} < -2147483648 ? -2147483648 : ${x})`;
@@ -238,6 +240,7 @@ export const cast = {
     if (from === "f32" && to === "u32") return `sw_f32_to_u32(${x})`;
     return `${to}(${x})`;
   },
+  jsHelper: (from: DType, to: DType): JsHelperName | undefined => from === "f16" || to === "f16" ? "half" : undefined,
   wgslHelper: (from: DType, to: DType): WgslHelperName | undefined =>
     from === "f32" && to === "i32" ? "f32ToI32" : from === "f32" && to === "u32" ? "f32ToU32" : undefined,
 } as const;
@@ -276,14 +279,11 @@ function logical(forBool: string, forBits: string): (x: readonly string[], dtype
 }
 
 function castF64(x: number, from: DType, to: DType): number {
-  if (to === "bool") return x !== 0 ? 1 : 0;
   if (to === "f32") return x;
-  if (from === "f32") {
-    if (Number.isNaN(x)) return 0;
-    const [least, most] = to === "i32" ? [-2147483648, 2147483647] : [0, 4294967295];
-    return Math.min(Math.max(Math.trunc(x), least!), most!);
+  if (isFloat(from) && dtypes[to].kind === "int") {
+    return Number.isNaN(x) ? 0 : Math.min(Math.max(Math.trunc(x), dtypes[to].least), dtypes[to].most);
   }
-  return to === "i32" ? x | 0 : x >>> 0;
+  return toElement(to, x);
 }
 
 function roundHalfEven(x: number): number {

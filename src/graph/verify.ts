@@ -48,7 +48,7 @@ function rebuild(node: Node): Node {
       }
       return build.constant(node.attrs.value, node.dtype);
     case "iota":
-      if (node.dtype === "bool") throw new Error("iota counts in numbers");
+      if (node.dtype === "bool" || node.dtype === "f16") throw new Error("iota counts in numbers of 32 bits");
       return build.iota(node.shape[0]!, node.dtype);
     case "input":
     case "storage":

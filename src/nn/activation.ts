@@ -1,5 +1,6 @@
 /** Functions without parameters as layers, so that `sequential` can chain them. */
 import { ShapeError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
 import { formatShape, size } from "../graph/shape.ts";
 import type { PoolOptions, Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
@@ -23,6 +24,14 @@ export class Activation extends Module {
 /** A function of your own as a layer. */
 export function lambda(apply: (x: Tensor) => Tensor): Activation {
   return new Activation("lambda", apply);
+}
+
+/**
+ * x as another dtype. Between layers that compute in f32, `nn.cast("f16")` makes x be stored in half the bytes: after a
+ * linear layer and again after its activation, as in linear, cast, relu, cast, all that a training step keeps of them is f16.
+ */
+export function cast(dtype: DType): Activation {
+  return new Activation("cast", (x) => x.cast(dtype));
 }
 
 /** max(x, 0). */

@@ -1,6 +1,6 @@
 /** Making, cutting and converting host tensors: what data sets and batches are made of. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
-import { type DType, dtypes, type HostArray, isDType } from "../graph/dtype.ts";
+import { type DType, dtypes, type HostArray, isDType, toElement } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import type { HostData, HostTensor } from "../parallel/host-batch.ts";
 
@@ -75,12 +75,13 @@ export function pickRows(host: HostTensor, order: Uint32Array, begin: number, en
 export function elements(host: HostTensor, into?: HostArray): HostArray {
   const { data, dtype, scale } = host;
   const ArrayOfKind = dtypes[dtype].array;
-  if (into === undefined && data instanceof ArrayOfKind && scale === undefined && dtype !== "bool") {
+  const rounds = dtype === "bool" || dtype === "f16";
+  if (into === undefined && data instanceof ArrayOfKind && scale === undefined && !rounds) {
     return data as HostArray;
   }
   const result: HostArray = into ?? new ArrayOfKind(data.length);
-  if (dtype === "bool") {
-    for (let i = 0; i < data.length; i++) result[i] = data[i] !== 0 ? 1 : 0;
+  if (rounds) {
+    for (let i = 0; i < data.length; i++) result[i] = toElement(dtype, data[i]!);
   } else if (scale === undefined) {
     result.set(data);
   } else {

@@ -1,7 +1,9 @@
 /** Tensors in files of the safetensors format: an 8-byte little-endian header length, a JSON header, then the bytes. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
+import { halfValues } from "../graph/half.ts";
 import { formatShape, type Shape, size } from "../graph/shape.ts";
+import { toWords, type Words } from "../graph/words.ts";
 import { readFile, writeFile } from "../host/host.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -20,7 +22,7 @@ interface Entry {
 const maxHeaderBytes = 100_000_000;
 
 /** What each dtype is called in the format; a bool takes one byte there. */
-const spelled = { f32: "F32", i32: "I32", u32: "U32", bool: "BOOL" } as const satisfies Record<DType, string>;
+const spelled = { f32: "F32", f16: "F16", i32: "I32", u32: "U32", bool: "BOOL" } as const satisfies Record<DType, string>;
 
 /**
  * How the format's dtypes are read; without `at`, as they lie there. What 32 bits cannot hold is refused rather than
@@ -28,7 +30,7 @@ const spelled = { f32: "F32", i32: "I32", u32: "U32", bool: "BOOL" } as const sa
  */
 const readers: Record<string, { bytes: number; dtype: DType; at?: (view: DataView, offset: number) => number }> = {
   F32: { bytes: 4, dtype: "f32" },
-  F16: { bytes: 2, dtype: "f32", at: (view, offset) => halfToNumber(view.getUint16(offset, true)) },
+  F16: { bytes: 2, dtype: "f16", at: (view, offset) => halfValues()[view.getUint16(offset, true)]! },
   BF16: { bytes: 2, dtype: "f32", at: (view, offset) => bfloatToNumber(view.getUint16(offset, true)) },
   I32: { bytes: 4, dtype: "i32" },
   I16: { bytes: 2, dtype: "i32", at: (view, offset) => view.getInt16(offset, true) },
@@ -49,7 +51,7 @@ export async function save(
 }
 
 /**
- * Reads the named tensors of a file. 16-bit floats become f32 and 8- and 16-bit integers i32.
+ * Reads the named tensors of a file. F16 stays f16; BF16 becomes f32, and 8- and 16-bit integers i32.
  * Throws ArgumentError for a file that is not well-formed, DTypeError for 64-bit elements. Rejects when it cannot be
  * read.
  */
@@ -68,18 +70,16 @@ export async function encode(
   options: { readonly metadata?: Readonly<Record<string, string>> } = {},
 ): Promise<Uint8Array<ArrayBuffer>> {
   const state = what instanceof Module ? what.stateDict() : what;
-  // Four-byte elements first, so that all of them are aligned; by name, so that equal states give equal files.
-  const names = Object.keys(state).sort((a, b) => {
-    const bools = Number(state[a]!.dtype === "bool") - Number(state[b]!.dtype === "bool");
-    return bools !== 0 ? bools : a < b ? -1 : 1;
-  });
+  // Long elements first, so that all of them are aligned; by name, so that equal states give equal files.
+  const bytesOfElement = (name: string) => readers[spelled[state[name]!.dtype]]!.bytes;
+  const names = Object.keys(state).sort((a, b) => bytesOfElement(b) - bytesOfElement(a) || (a < b ? -1 : 1));
   if (names.includes("__metadata__")) {
     throw new ArgumentError("io.save", {
       got: "a tensor named __metadata__",
       need: "another name, as the format uses this one",
     });
   }
-  const arrays = await Promise.all(names.map((name) => state[name]!.data()));
+  const arrays = await Promise.all(names.map(async (name) => inFile(state[name]!.dtype, await state[name]!.data())));
   const header: Record<string, unknown> = {};
   if (options.metadata !== undefined) header["__metadata__"] = options.metadata;
   let bytes = 0;
@@ -100,6 +100,11 @@ export async function encode(
     offset += array.byteLength;
   }
   return file;
+}
+
+/** Values as they lie in a file: as on a device, but a bool takes one byte, and nothing is filled up. */
+function inFile(dtype: DType, values: HostArray): HostArray | Words {
+  return dtype === "bool" ? values : toWords(dtype, values).subarray(0, values.length);
 }
 
 /** The tensors in the bytes of a file; `name` is what errors call it. Errors as in `load`. */
@@ -172,15 +177,6 @@ function isEntry(value: unknown): value is Entry {
     Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
   return typeof entry === "object" && entry !== null && typeof entry.dtype === "string" && counts(entry.shape) &&
     counts(entry.data_offsets) && entry.data_offsets.length === 2 && entry.data_offsets[0] <= entry.data_offsets[1];
-}
-
-/** IEEE 754 binary16: 1 sign, 5 exponent and 10 fraction bits. */
-function halfToNumber(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = bits >> 10 & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0x1f) return fraction === 0 ? sign * Infinity : NaN;
-  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15));
 }
 
 /** The upper half of an f32. */

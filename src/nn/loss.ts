@@ -1,5 +1,6 @@
 /** Losses and metrics as numerators and denominators, so that the shards of a batch combine exactly. */
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
 import { full } from "../tensor/create.ts";
@@ -133,7 +134,7 @@ export function checkCounts(loss: Loss, parameters: readonly Tensor[]): void {
     // Integers and bools have no derivative, and stopGradient cuts it: nothing differentiable lies above them.
     const reached = toposort(
       [term.count.node],
-      (node) => node.dtype === "f32" && node.op !== "stopGradient" && !nodes.has(node),
+      (node) => isFloat(node.dtype) && node.op !== "stopGradient" && !nodes.has(node),
     );
     if (reached.some((node) => nodes.has(node))) {
       throw new DecompositionError("nn.loss", {

@@ -59,8 +59,8 @@ export abstract class Module {
   }
 
   /**
-   * Takes over the values of `state`, which has exactly the paths of `stateDict()`. Nothing is changed when it does not
-   * fit.
+   * Takes over the values of `state`, which has exactly the paths of `stateDict()`; an f16 may stand where an f32 is kept.
+   * Nothing is changed when it does not fit.
    * Throws ArgumentError for missing or unexpected paths, ShapeError and DTypeError for tensors that do not fit.
    */
   loadStateDict(state: Readonly<Record<string, Tensor>>): this {
@@ -80,11 +80,11 @@ export abstract class Module {
       if (!sameShape(value.shape, tensor.shape)) {
         throw new ShapeError(op, { got: `${path} ${formatShape(value.shape)}`, need: formatShape(tensor.shape) });
       }
-      if (value.dtype !== tensor.dtype) {
+      if (value.dtype !== tensor.dtype && !(value.dtype === "f16" && tensor.dtype === "f32")) {
         throw new DTypeError(op, { got: `${path} of ${value.dtype}`, need: tensor.dtype });
       }
     }
-    assignAll(own.map(([path, tensor]) => [tensor, state[path]!]));
+    assignAll(own.map(([path, tensor]) => [tensor, state[path]!.cast(tensor.dtype)]));
     return this;
   }
 

@@ -9,6 +9,7 @@ export type { LinearOptions } from "./linear.ts";
 export {
   Activation,
   avgPool2d,
+  cast,
   flatten,
   gelu,
   lambda,

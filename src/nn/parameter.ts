@@ -19,7 +19,7 @@ const roles = new WeakMap<Tensor, "parameter" | "buffer">();
  */
 export function parameter(value: Tensor): Tensor {
   if (value.dtype !== "f32") {
-    throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, as only that has gradients" });
+    throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, in which weights are kept: cast them where they are used" });
   }
   return mark(ownLeaf(value), "parameter");
 }

@@ -1,5 +1,6 @@
 /** The rows that a loss or metric averages over, and how much each counts. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -42,7 +43,7 @@ export type Labels =
  * fits.
  */
 export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: number | undefined): Labels {
-  if (logits.dtype !== "f32") throw new DTypeError(op, { got: `logits of ${logits.dtype}`, need: "f32" });
+  requireFloat(op, "logits", logits);
   const leading = logits.shape.slice(0, -1);
   const integer = labels.dtype === "i32" || labels.dtype === "u32";
   if (logits.rank > 0 && sameShape(labels.shape, logits.shape)) {
@@ -83,7 +84,7 @@ export function weightedElements(op: string, values: Tensor, weights: Tensor | u
   return weightedRows(op, rows, weights);
 }
 
-/** Throws ShapeError unless the shapes are equal, DTypeError unless the prediction is f32. */
+/** Throws ShapeError unless the shapes are equal, DTypeError unless the prediction is of floats. */
 export function requireAlike(op: string, prediction: Tensor, target: Tensor): void {
   if (!sameShape(prediction.shape, target.shape)) {
     throw new ShapeError(op, {
@@ -91,7 +92,11 @@ export function requireAlike(op: string, prediction: Tensor, target: Tensor): vo
       need: "equal shapes: reshape one of them",
     });
   }
-  if (prediction.dtype !== "f32") throw new DTypeError(op, { got: `a prediction of ${prediction.dtype}`, need: "f32" });
+  requireFloat(op, "a prediction", prediction);
+}
+
+function requireFloat(op: string, what: string, value: Tensor): void {
+  if (!isFloat(value.dtype)) throw new DTypeError(op, { got: `${what} of ${value.dtype}`, need: "f32 or f16" });
 }
 
 function spread(op: string, weights: Tensor, shape: Shape): Tensor {

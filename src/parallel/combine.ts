@@ -1,7 +1,6 @@
 /** What a collective gives, from what the shards put in: on the host, in the order of the shards. */
+import type { Words } from "../graph/words.ts";
 import type { CollectiveNode } from "./stages.ts";
-
-export type Words = Float32Array | Int32Array | Uint32Array;
 
 /**
  * What each shard gets. Sums of f32 are added in the fixed tree of the gradients: neighbours in pairs, then neighbouring

@@ -2,6 +2,7 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isDType } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
+import { toWords, type Words } from "../graph/words.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 
 /** Typed arrays that can hold a batch's elements. */
@@ -155,30 +156,13 @@ function rowsOf(op: string, paths: readonly string[], leaves: readonly { readonl
   return rows;
 }
 
-/** Rows `from` to `from + count - 1` as a device takes them: 4 bytes an element. A scalar is given whole. */
-export function rowsForUpload(
-  leaf: HostTensor,
-  from: number,
-  count: number,
-): Float32Array | Int32Array | Uint32Array {
+/** Rows `from` to `from + count - 1` as a device takes them. A scalar is given whole. */
+export function rowsForUpload(leaf: HostTensor, from: number, count: number): Words {
   const width = isBatched(leaf) ? size(leaf.shape.slice(1)) : 1;
   const data = isBatched(leaf) ? leaf.data.subarray(from * width, (from + count) * width) : leaf.data;
-  switch (leaf.dtype) {
-    case "f32": {
-      const scale = leaf.scale ?? 1;
-      if (scale === 1) return data instanceof Float32Array ? data : Float32Array.from(data);
-      const scaled = new Float32Array(data.length);
-      for (let i = 0; i < scaled.length; i++) scaled[i] = data[i]! * scale;
-      return scaled;
-    }
-    case "i32":
-      return data instanceof Int32Array ? data : Int32Array.from(data);
-    case "u32":
-      return data instanceof Uint32Array ? data : Uint32Array.from(data);
-    case "bool": {
-      const flags = new Uint32Array(data.length);
-      for (let i = 0; i < flags.length; i++) flags[i] = data[i] !== 0 ? 1 : 0;
-      return flags;
-    }
-  }
+  const scale = leaf.scale ?? 1;
+  if (scale === 1) return toWords(leaf.dtype, data);
+  const scaled = new Float32Array(data.length);
+  for (let i = 0; i < scaled.length; i++) scaled[i] = data[i]! * scale;
+  return scaled;
 }

@@ -1,8 +1,9 @@
 /** Runs a function of a batch on shards of it, on many devices, and merges what it gives. */
 import { ArgumentError, DecompositionError, InternalError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
-import { type DType, dtypes } from "../graph/dtype.ts";
+import type { DType, HostArray } from "../graph/dtype.ts";
 import { type Shape, size } from "../graph/shape.ts";
+import { asWords, bytesOf, fromWords, hostElements } from "../graph/words.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Fleet } from "./fleet.ts";
@@ -52,7 +53,7 @@ interface ShardPlan {
 interface ShardOutputs {
   readonly shard: Shard;
   readonly shapes: readonly Shape[];
-  readonly values: readonly Words[];
+  readonly values: readonly HostArray[];
 }
 
 /** A function of a batch, given device-less placeholders, that returns tensors in records and arrays. */
@@ -194,7 +195,7 @@ export class Inference {
         plan: new StagedPlan(roots.map((root) => root.node), own, captured),
         captures: traced.captures.map(({ tensor }) => ({ tensor })),
         outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
-        bytes: roots.map((root) => root.size * dtypes[root.dtype].bytes),
+        bytes: roots.map((root) => bytesOf(root.dtype, root.size)),
       };
     });
   }
@@ -213,19 +214,15 @@ function dtypesOf(leaves: readonly { readonly dtype: DType }[]): DType[] {
   return [...new Set(leaves.map((leaf) => leaf.dtype))];
 }
 
-type Words = Float32Array | Int32Array | Uint32Array;
-
-function unpacked({ outputs }: ShardPlan, bytes: readonly ArrayBuffer[]): Words[] {
+function unpacked({ outputs }: ShardPlan, bytes: readonly ArrayBuffer[]): HostArray[] {
   const kinds = dtypesOf(outputs);
   const used = kinds.map(() => 0);
   return outputs.map(({ shape, dtype }) => {
     const kind = kinds.indexOf(dtype);
     const length = size(shape);
     const from = used[kind]!;
-    used[kind] = from + length * 4;
-    const buffer = bytes[kind]!;
-    if (dtype === "f32") return new Float32Array(buffer, from, length);
-    return dtype === "i32" ? new Int32Array(buffer, from, length) : new Uint32Array(buffer, from, length);
+    used[kind] = from + length;
+    return fromWords(dtype, asWords(dtype, bytes[kind]!).subarray(from), length);
   });
 }
 
@@ -234,7 +231,7 @@ class Merged {
   readonly #spread: Spread;
   readonly #rows: number;
   readonly #shape: Shape;
-  #values: Words | Float64Array | undefined;
+  #values: HostArray | Float64Array | undefined;
   readonly #dtype: DType;
 
   constructor({ spread, empty, dtype }: Merge, rows: number) {
@@ -246,7 +243,7 @@ class Merged {
       : empty;
   }
 
-  take(values: Words, shape: Shape, shard: Shard): void {
+  take(values: HostArray, shape: Shape, shard: Shard): void {
     const spread = this.#spread;
     switch (spread.kind) {
       case "replicated":
@@ -258,7 +255,7 @@ class Merged {
         return;
       }
       case "batched": {
-        this.#values ??= new (values.constructor as new (length: number) => Words)(size(this.#shape));
+        this.#values ??= new (values.constructor as new (length: number) => HostArray)(size(this.#shape));
         const after = size(shape.slice(spread.axis + 1)) * spread.inner;
         const before = size(shape.slice(0, spread.axis));
         const part = shard.rows * after;
@@ -279,9 +276,8 @@ class Merged {
   }
 
   host(): HostOutput {
-    const values = this.#values ?? [];
     return {
-      values: dtypes[this.#dtype].array.from(values as ArrayLike<number>),
+      values: hostElements(this.#dtype, this.#values ?? []),
       shape: this.#shape,
       dtype: this.#dtype,
     };

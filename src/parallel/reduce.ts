@@ -1,4 +1,5 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -54,11 +55,11 @@ async function reduceLeaf(
   if (!parts.every((part) => sameShape(part.shape, shape))) {
     throw new ShapeError(op, { got: shown(), need: "equal shapes" });
   }
-  const legal = weights === undefined ? dtype !== "bool" : dtype === "f32";
+  const legal = weights === undefined ? dtype !== "bool" : isFloat(dtype);
   if (!legal || parts.some((part) => part.dtype !== dtype)) {
     throw new DTypeError(op, {
       got: shown(),
-      need: weights === undefined ? "numbers of one dtype" : "f32 for a mean",
+      need: weights === undefined ? "numbers of one dtype" : "floats for a mean",
     });
   }
   const total = new Float64Array(parts[0]!.size);

@@ -1,5 +1,6 @@
 /** What each op does with values that are spread over the rows of a batch. See batch-axis.ts. */
 import { DecompositionError } from "../errors.ts";
+import { dtypes } from "../graph/dtype.ts";
 import type { Node, NodeOf, Op } from "../graph/node.ts";
 import { type ElementwiseName, isElementwise } from "../graph/ops.ts";
 import { formatShape, sameShape, size } from "../graph/shape.ts";
@@ -92,7 +93,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   cast: (at) => {
     const [x] = at.src;
     const from = at.node.src[0]!.dtype;
-    const linear = at.node.dtype === "f32" || (from !== "f32" && at.node.dtype !== "bool");
+    // A sum of parts that were rounded to f16 is not the rounded sum.
+    const linear = at.node.dtype === "f32" || (dtypes[from].kind === "int" && dtypes[at.node.dtype].kind === "int");
     return x!.kind === "partial" && !linear ? nonlinear(at) : x!;
   },
   bitcast: (at) => at.src[0]!.kind === "partial" ? nonlinear(at) : at.src[0]!,

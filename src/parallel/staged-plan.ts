@@ -2,10 +2,10 @@
 import { servesItems } from "../compiler/compile.ts";
 import type { Device, DeviceBuffer, Executable, OutputRead } from "../devices/device.ts";
 import { InternalError } from "../errors.ts";
-import { dtypes } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
-import { combine, type Words } from "./combine.ts";
+import { type Words, wordsFor } from "../graph/words.ts";
+import { combine } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
 import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
 import { cutStages, type Stage } from "./stages.ts";
@@ -314,5 +314,5 @@ function withOutputs<T>(device: Device, executable: Executable, group: Group, bo
 }
 
 function wordsOf(node: Node): Words {
-  return new dtypes[node.dtype].array(size(node.shape)) as Words;
+  return wordsFor(node.dtype, size(node.shape));
 }

@@ -3,13 +3,10 @@
  * the whole batch.
  */
 import type { Device, DeviceBuffer } from "../devices/device.ts";
-import { type DType, dtypes } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
+import { fromWords, type Words, wordsFor } from "../graph/words.ts";
 import { fromHost } from "../tensor/create.ts";
-import { hostArray } from "../tensor/storage.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-
-type Words = Float32Array | Int32Array | Uint32Array;
 
 /** The value of a tensor, read to the host. */
 export interface HostCopy {
@@ -41,7 +38,7 @@ export class Statistics {
   memory(tensor: Tensor): Words {
     let entry = this.#entries.get(tensor);
     if (entry === undefined) {
-      entry = { written: undefined, words: wordsOf(tensor.dtype, Math.max(1, tensor.size)), buffers: new Map() };
+      entry = { written: undefined, words: wordsFor(tensor.dtype, Math.max(1, tensor.size)), buffers: new Map() };
       this.#entries.set(tensor, entry);
     }
     return entry.words;
@@ -64,7 +61,7 @@ export class Statistics {
 
   /** Memory for a copy of a tensor. */
   copyOf(tensor: Tensor): HostCopy {
-    return { tensor, words: wordsOf(tensor.dtype, Math.max(1, tensor.size)) };
+    return { tensor, words: wordsFor(tensor.dtype, Math.max(1, tensor.size)) };
   }
 
   /** To be called when a step on one device has written a tensor there. */
@@ -99,7 +96,7 @@ export class Statistics {
 }
 
 function assignWords(tensor: Tensor, words: Words): void {
-  const value = fromHost(hostArray(tensor.dtype, words.slice(0, tensor.size).buffer), tensor.shape, tensor.dtype);
+  const value = fromHost(fromWords(tensor.dtype, words.slice(), tensor.size), tensor.shape, tensor.dtype);
   const bound = tensor.device;
   tensor.assign(bound === undefined || bound.isLost ? value : value.to(bound));
 }
@@ -107,9 +104,4 @@ function assignWords(tensor: Tensor, words: Words): void {
 function giveBack(buffers: Map<Device, DeviceBuffer>): void {
   for (const [device, buffer] of buffers) if (!device.isLost) device.free(buffer);
   buffers.clear();
-}
-
-/** Elements as a device holds them. */
-function wordsOf(dtype: DType, length: number): Words {
-  return dtype === "bool" ? new Uint32Array(length) : new dtypes[dtype].array(length) as Words;
 }

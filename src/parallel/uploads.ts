@@ -3,6 +3,7 @@
  */
 import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { dtypes } from "../graph/dtype.ts";
 import { size } from "../graph/shape.ts";
 import { bufferOf } from "../tensor/runtime.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
@@ -41,7 +42,7 @@ export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTenso
 export function writeFields(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shards: readonly Shard[], stride: number): void {
   const [first] = shards;
   const { offset, rows } = first!;
-  const together = !isBatched(leaf) || shards.length === 1 || stride === 4 * rows * size(leaf.shape.slice(1));
+  const together = !isBatched(leaf) || shards.length === 1 || stride === dtypes[leaf.dtype].bytes * rows * size(leaf.shape.slice(1));
   if (together) return writeField(device, buffer, leaf, { offset, rows: rows * shards.length });
   shards.forEach((shard, item) => writeField(device, buffer, leaf, shard, item * stride));
 }

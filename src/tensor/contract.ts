@@ -1,7 +1,7 @@
 /** Contractions of nodes: sums of products of views, a form that the compiler recognises. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { promote } from "../graph/dtype.ts";
+import { computed, promote } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { broadcastShapes, formatShape } from "../graph/shape.ts";
 import { mul, where } from "./elementwise.ts";
@@ -21,7 +21,7 @@ export function matmul(a: Node, b: Node): Node {
         : `last axis of left (${a.shape.at(-1)}) = ${b.shape.length === 1 ? "the axis" : "second-to-last"} of right (${inner})`,
     });
   }
-  const dtype = promote(a.dtype, b.dtype) === "bool" ? "i32" : promote(a.dtype, b.dtype);
+  const dtype = computed(promote(a.dtype, b.dtype));
   const left = build.cast(a.shape.length === 1 ? unsqueeze(a, 0) : a, dtype);
   const right = build.cast(b.shape.length === 1 ? unsqueeze(b, 1) : b, dtype);
   const batch = broadcastShapes("matmul", left.shape.slice(0, -2), right.shape.slice(0, -2));
@@ -109,7 +109,7 @@ function readSpec(spec: string, nodes: readonly Node[]): { operands: Labelled[];
     fail("an output of letters that occur on the left, each once");
   }
   const dtype = nodes.reduce((common, node) => promote(common, node.dtype), nodes[0]!.dtype);
-  const number = dtype === "bool" ? "i32" : dtype;
+  const number = computed(dtype);
   return { operands: operands.map(({ node, labels }) => ({ node: build.cast(node, number), labels })), output, lengths };
 }
 

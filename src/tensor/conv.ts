@@ -4,7 +4,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { promote } from "../graph/dtype.ts";
+import { computed, promote } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, type Shape } from "../graph/shape.ts";
 import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding } from "./windows.ts";
@@ -123,9 +123,9 @@ function checkRanks(op: string, x: Node, w: Node, axes: number): void {
   });
 }
 
-/** Both in the dtype in which they meet; bools count as i32. */
+/** Both in the dtype in which they meet; bools count as i32, f16 as f32. */
 function meet(x: Node, w: Node): [Node, Node] {
-  const dtype = promote(x.dtype, w.dtype) === "bool" ? "i32" : promote(x.dtype, w.dtype);
+  const dtype = computed(promote(x.dtype, w.dtype));
   return [build.cast(x, dtype), build.cast(w, dtype)];
 }
 

@@ -2,9 +2,10 @@
 import type { Device } from "../devices/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { type DType, dtypes, type HostArray, isDType, toElement } from "../graph/dtype.ts";
+import { type DType, dtypes, type HostArray, isDType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
+import { hostElements } from "../graph/words.ts";
 import { einsum as einsumNodes } from "./contract.ts";
 import { apply } from "./elementwise.ts";
 import { oneHot as oneHotNode } from "./indexing.ts";
@@ -52,7 +53,7 @@ export function tensor(
       need: `${size(wanted)} elements`,
     });
   }
-  return fromHost(hostCopy(values, dtype), wanted, dtype, options.device);
+  return fromHost(hostElements(dtype, values), wanted, dtype, options.device);
 }
 
 /**
@@ -61,16 +62,6 @@ export function tensor(
  */
 export function fromHost(data: HostArray, shape: Shape, dtype: DType, device?: Device): Tensor {
   return new Tensor(build.storage(Storage.ofHost(data, dtype), shape, dtype, deviceId("tensor", device)), true);
-}
-
-function hostCopy(values: TypedArray | readonly (number | boolean)[], dtype: DType): HostArray {
-  const data = new dtypes[dtype].array(values.length);
-  if (values instanceof dtypes[dtype].array && dtype !== "bool") {
-    data.set(values);
-    return data;
-  }
-  for (let i = 0; i < values.length; i++) data[i] = toElement(dtype, Number(values[i]));
-  return data;
 }
 
 function dtypeOf(data: TypedArray): DType {
@@ -132,7 +123,8 @@ export function arange(end: number, options?: CreateOptions & { readonly start?:
   }
   const whole = Number.isInteger(start) && Number.isInteger(step);
   const dtype = requireDTypeName("arange", options?.dtype) ?? (whole ? "i32" : "f32");
-  if (dtype === "bool") throw new DTypeError("arange", { got: "bool", need: "f32, i32 or u32" });
+  if (dtype === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
+  if (dtype === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16");
   const count = Math.max(0, Math.ceil((end - start) / step));
   const steps = build.iota(count, dtype);
   const scaled = step === 1 ? steps : build.elementwise("mul", steps, build.full([count], step, dtype));

@@ -1,12 +1,12 @@
 /**
- * Elementwise ops on nodes, with NumPy broadcasting and promotion.  Two tensors: bool < u32 < i32 < f32, the higher
+ * Elementwise ops on nodes, with NumPy broadcasting and promotion.  Two tensors: bool < u32 < i32 < f16 < f32, the higher
  * dtype wins. A JS number or boolean takes the tensor's dtype where that holds its value (so `i32.add(1)` is i32),
- * else the tensor becomes f32 (`i32.add(0.5)` is f32). A bool counts as an i32 where an op is arithmetic. An op of
- * floats (exp, div, pow) makes integers f32 first.
+ * else the tensor becomes f32 (`i32.add(0.5)` is f32). Where an op is arithmetic, a bool counts as an i32 and an f16 as an
+ * f32. An op of floats (exp, div, pow) makes integers f32 first.
  */
 import { ArgumentError, DTypeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { type DType, dtypes, holds, promote } from "../graph/dtype.ts";
+import { computed, type DType, holds, isFloat, promote } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../graph/ops.ts";
 import { broadcastShapes, type Shape } from "../graph/shape.ts";
@@ -46,11 +46,11 @@ export function apply(op: ElementwiseName, ...operands: NodeOperand[]): Node {
   return build.elementwise(op, ...meet(op, operands, legal(op, commonDType(operands))));
 }
 
-/** The dtype in which `op` can take operands of `dtype`: bool may become i32, an integer may become f32. */
+/** The dtype in which `op` can take operands of `dtype`: bool may become i32, all others may become f32. */
 function legal(op: ElementwiseName, dtype: DType): DType {
   const { takes }: ElementwiseOp = table[op];
   if (takes.includes(dtype)) return dtype;
-  if (dtype === "bool" && takes.includes("i32")) return "i32";
+  if (takes.includes(computed(dtype))) return computed(dtype);
   if (dtype !== "f32" && takes.includes("f32")) return "f32";
   throw new DTypeError(op, { got: dtype, need: takes.join(" or ") });
 }
@@ -111,7 +111,7 @@ function signsDiffer(x: Node, y: Node): Node {
 
 function arithmetic(op: string, a: NodeOperand, b: NodeOperand): [Node, Node] {
   const dtype = commonDType([a, b]);
-  const [x, y] = meet(op, [a, b], dtype === "bool" ? "i32" : dtype);
+  const [x, y] = meet(op, [a, b], computed(dtype));
   return [x!, y!];
 }
 
@@ -125,7 +125,7 @@ export function pow(x: NodeOperand, exponent: NodeOperand): Node {
 }
 
 function wholePower(base: Node, exponent: number): Node {
-  const x = base.dtype === "bool" ? build.cast(base, "i32") : base;
+  const x = build.cast(base, computed(base.dtype));
   let result: Node | undefined;
   let square = x;
   for (let rest = exponent; rest > 0; rest = Math.floor(rest / 2)) {
@@ -157,7 +157,7 @@ export function rsqrt(x: Node): Node {
 
 /** floor, ceil, trunc and round leave integers as they are. */
 export function rounded(op: "floor" | "ceil" | "trunc" | "round", x: Node): Node {
-  return dtypes[x.dtype].kind === "float" ? build.elementwise(op, x) : x;
+  return isFloat(x.dtype) ? apply(op, x) : x;
 }
 
 /** Limits to min and max; either may be left out. Throws ArgumentError when both are, or when min > max. */
@@ -174,18 +174,18 @@ export function clamp(x: Node, min: NodeOperand | undefined, max: NodeOperand | 
 
 /** NaN told by its bits, as a device's compiler may assume that there is none. */
 export function isNaN(x: Node): Node {
-  if (x.dtype !== "f32") return build.full(x.shape, 0, "bool");
+  if (!isFloat(x.dtype)) return build.full(x.shape, 0, "bool");
   return less(build.full(x.shape, 0x7f800000, "u32"), magnitudeBits(x));
 }
 
 /** Neither NaN nor infinite, told by the bits. */
 export function isFinite(x: Node): Node {
-  if (x.dtype !== "f32") return build.full(x.shape, 1, "bool");
+  if (!isFloat(x.dtype)) return build.full(x.shape, 1, "bool");
   return less(magnitudeBits(x), build.full(x.shape, 0x7f800000, "u32"));
 }
 
 function magnitudeBits(x: Node): Node {
-  return apply("and", build.bitcast(x, "u32"), 0x7fffffff);
+  return apply("and", build.bitcast(build.cast(x, "f32"), "u32"), 0x7fffffff);
 }
 
 /** and, or, xor of truth values. */
@@ -197,11 +197,11 @@ export function not(x: Node): Node {
   return build.elementwise("not", truth(x));
 }
 
-/** and, or, xor and shifts of the bits of integers. Throws DTypeError for f32. */
+/** and, or, xor and shifts of the bits of integers. Throws DTypeError for floats. */
 export function bitwise(op: "and" | "or" | "xor" | "shl" | "shr", a: NodeOperand, b: NodeOperand): Node {
   const dtype = commonDType([a, b]);
-  const integer = dtype === "bool" ? "i32" : dtype;
-  if (integer === "f32") throw new DTypeError(op, { got: "f32", need: "i32 or u32 (bitcast reads a float's bits)" });
+  const integer = computed(dtype);
+  if (integer === "f32") throw new DTypeError(op, { got: dtype, need: "i32 or u32 (bitcast reads a float's bits)" });
   const [x, y] = meet(op, [a, b], integer);
   return build.elementwise(op, x!, y!);
 }

@@ -2,6 +2,7 @@
 import { gradients } from "../autograd/grad.ts";
 import { ArgumentError, GradientError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { unroll } from "./history.ts";
@@ -17,7 +18,8 @@ function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[],
 /**
  * The gradient of a scalar by every tensor of a tree, as a tree of the same form; zeros for those on which it does
  * not depend. The inputs may be any tensors that it was computed from, also by way of values that were read since.
- * Throws GradientError unless the loss and all inputs are f32 and the loss is a scalar.
+ * A gradient has the dtype of its tensor; that of an f16 is computed in f32 and rounded at the end.
+ * Throws GradientError unless the loss and all inputs are floats and the loss is a scalar.
  */
 export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
   return gradientTree(loss, inputs) as TreeOf<T, Tensor>;
@@ -72,12 +74,12 @@ export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangent
   const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];
   const directions = matching("jvp", "tangent", tangents, inputs.leaves);
   const unrolled = unroll("jvp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node));
-  const dummies = unrolled.outputs.map((node) => build.input(node.shape, node.dtype));
+  const dummies = unrolled.outputs.map((node) => build.input(node.shape, "f32"));
   const back = gradients(unrolled.outputs, unrolled.wanted, dummies);
   const forward = back.length === 0
     ? dummies.map((node) => build.full(node.shape, 0, "f32"))
     : gradients(back, dummies, directions).map((node) => withoutDummies(node, dummies));
-  return [value, outputs.rebuild(forward.map((node) => new Tensor(node)))];
+  return [value, outputs.rebuild(forward.map((node, i) => new Tensor(build.cast(node, outputs.leaves[i]!.dtype))))];
 }
 
 /** The nodes of a tree that has a tensor like each of `leaves`. */
@@ -90,8 +92,8 @@ function matching(op: string, what: string, tree: unknown, leaves: readonly Tens
       need: leaves.map((x) => formatShape(x.shape)).join(", ") || "none",
     });
   }
-  const other = flat.leaves.find((leaf) => leaf.dtype !== "f32");
-  if (other !== undefined) throw new GradientError(op, { got: `a ${what} of ${other.dtype}`, need: "f32" });
+  const other = flat.leaves.find((leaf) => !isFloat(leaf.dtype));
+  if (other !== undefined) throw new GradientError(op, { got: `a ${what} of ${other.dtype}`, need: "f32 or f16" });
   return flat.leaves.map((leaf) => leaf.node);
 }
 

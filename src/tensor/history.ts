@@ -5,6 +5,7 @@
  */
 import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
+import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
@@ -20,7 +21,7 @@ export const historyLimits = { nodes: 5000, bytes: 256 * 2 ** 20 };
  * history keeps alive is measured when a tensor shows the leaf: see `settleHistory`.
  */
 export function remember(leaf: Leaf, origin: Node): void {
-  const flows = origin.op !== "stopGradient" && origin.dtype === "f32" && origin.src.length > 0;
+  const flows = origin.op !== "stopGradient" && isFloat(origin.dtype) && origin.src.length > 0;
   recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: [] };
 }
 
@@ -164,7 +165,7 @@ export function unroll(
 ): { outputs: Node[]; wanted: Node[] } {
   const oldest = Math.min(...wanted.flatMap((node) => [age(node), age(viewed(node))]));
   // Nothing flows through what is no float.
-  const isOpaque = (node: Node) => node.id < oldest || node.op === "stopGradient" || node.dtype !== "f32";
+  const isOpaque = (node: Node) => node.id < oldest || node.op === "stopGradient" || !isFloat(node.dtype);
   const sourcesOf = (node: Node) => isOpaque(node) ? [] : node.src.map(identityOf);
   const goals = new Set(wanted.map(identityOf));
   const leading = new Set<Node>();

@@ -1,7 +1,7 @@
 /** Ops on nodes that look elements up by number, or add to them. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import type { DType } from "../graph/dtype.ts";
+import { computed, type DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, resolveAxis, size } from "../graph/shape.ts";
 import { add, commonDType } from "./elementwise.ts";
@@ -54,8 +54,7 @@ export function scatterAdd(x: Node, index: Node, values: Node, axis: number): No
       need: `shapes that agree but for axis ${at}`,
     });
   }
-  const common = commonDType([x, values]);
-  const dtype = common === "bool" ? "i32" : common;
+  const dtype = computed(commonDType([x, values]));
   return add(x, build.scatterAdd(asIndex("scatterAdd", index), build.cast(values, dtype), at, x.shape[at]!));
 }
 

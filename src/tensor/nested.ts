@@ -1,6 +1,6 @@
 /** Nested JS arrays from and to flat data. */
 import { ArgumentError, ShapeError } from "../errors.ts";
-import type { DType, HostArray } from "../graph/dtype.ts";
+import { type DType, type HostArray, isFloat } from "../graph/dtype.ts";
 import { type Shape, strides } from "../graph/shape.ts";
 
 /** A number, a boolean, or arrays of them, all of one length on each level. */
@@ -56,7 +56,7 @@ export function show(data: HostArray, shape: Shape, dtype: DType): string {
   const part = (axis: number, offset: number): string => {
     if (axis === shape.length) {
       const value = data[offset]!;
-      return dtype === "bool" ? String(value !== 0) : dtype === "f32" ? String(Number(value.toPrecision(6))) : String(value);
+      return dtype === "bool" ? String(value !== 0) : isFloat(dtype) ? String(Number(value.toPrecision(6))) : String(value);
     }
     const length = shape[axis]!;
     const at = (i: number) => part(axis + 1, offset + i * step[axis]!);

@@ -1,5 +1,6 @@
 /** Sorting, and running sums and products, of nodes along an axis. */
 import * as build from "../graph/build.ts";
+import { computed } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { resolveAxis, size } from "../graph/shape.ts";
 import { apply, where } from "./elementwise.ts";
@@ -9,7 +10,7 @@ import { flip, moveAxis } from "./movement.ts";
 export function argsort(x: Node, axis: number, descending: boolean): Node {
   const at = resolveAxis("argsort", axis, x.shape.length);
   const last = x.shape.length - 1;
-  const values = moveAxis(x.dtype === "bool" ? build.cast(x, "u32") : x, at, last);
+  const values = moveAxis(build.cast(x, computed(x.dtype)), at, last);
   if (!descending) return moveAxis(build.argsort(values), last, at);
   // The ascending order of the reversed axis, read backwards, keeps equal elements in their order.
   const length = x.shape[at]!;
@@ -33,7 +34,7 @@ const block = 128;
 export function cumulative(op: "sum" | "prod", x: Node, axis: number): Node {
   const at = resolveAxis(op === "sum" ? "cumsum" : "cumprod", axis, x.shape.length);
   const last = x.shape.length - 1;
-  return moveAxis(scan(op, moveAxis(x.dtype === "bool" ? build.cast(x, "i32") : x, at, last)), last, at);
+  return moveAxis(scan(op, moveAxis(build.cast(x, computed(x.dtype)), at, last)), last, at);
 }
 
 function scan(op: "sum" | "prod", x: Node): Node {

@@ -4,6 +4,7 @@ import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { input, reshape, slice, withSources } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type NodeOf, toposort } from "../graph/node.ts";
+import { toWords } from "../graph/words.ts";
 
 /** A plan and what it must be given. */
 export interface LoadedGraph {
@@ -131,10 +132,7 @@ function byDType(constants: readonly NodeOf<"const">[], lifted: readonly boolean
 }
 
 function numbersOf(constants: readonly NodeOf<"const">[], lifted: readonly boolean[]): ArrayBufferView[] {
-  return [...byDType(constants, lifted)].map(([dtype, nodes]) => {
-    const values = nodes.map((node) => node.attrs.value);
-    return dtype === "f32" ? Float32Array.from(values) : dtype === "i32" ? Int32Array.from(values) : Uint32Array.from(values);
-  });
+  return [...byDType(constants, lifted)].map(([dtype, nodes]) => toWords(dtype, nodes.map((node) => node.attrs.value)));
 }
 
 /** Buffers of the numbers of a plan; the caller frees them once the plan was run. */

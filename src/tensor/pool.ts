@@ -1,6 +1,7 @@
 /** Pooling of nodes: a maximum or a mean over windows of the axes between the first and the last. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import { computed } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { reductions } from "../graph/ops.ts";
 import { formatShape } from "../graph/shape.ts";
@@ -24,7 +25,7 @@ interface Pooling {
 /** x [n, h, w, c] to [n, oh, ow, c]. Equal largest elements of a window share its gradient equally. */
 export function maxPool2d(x: Node, options: PoolOptions): Node {
   const { slidings, widths } = pooling("maxPool2d", x, options);
-  const value = x.dtype === "bool" ? build.cast(x, "i32") : x;
+  const value = build.cast(x, computed(x.dtype));
   const padded = padAxes(value, 1, widths, reductions.amax.identity(value.dtype));
   const windows = slideAll("maxPool2d", padded, 1, slidings);
   return build.reduce("amax", windows, [4, 5]);

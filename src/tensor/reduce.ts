@@ -4,6 +4,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import { computed } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, resolveAxes, resolveAxis, size, withOnes, withoutAxes } from "../graph/shape.ts";
 import type { ReductionName } from "../graph/ops.ts";
@@ -16,10 +17,10 @@ export interface ReduceOptions {
   readonly keepDims?: boolean | undefined;
 }
 
-/** A reduction; a bool counts as an i32. */
+/** A reduction; a bool counts as an i32, an f16 as an f32. */
 export function reduce(op: ReductionName, x: Node, options: ReduceOptions): Node {
   const axes = resolveAxes(op, options.axis, x.shape.length);
-  const result = build.reduce(op, x.dtype === "bool" ? build.cast(x, "i32") : x, axes);
+  const result = build.reduce(op, build.cast(x, computed(x.dtype)), axes);
   return options.keepDims === true ? build.reshape(result, withOnes(x.shape, axes)) : result;
 }
 
@@ -93,7 +94,7 @@ export function argExtreme(
   const axis = resolveAxis(name, options.axis, x.shape.length);
   const length = x.shape[axis]!;
   if (length === 0) throw new ShapeError(name, { got: formatShape(x.shape), need: `at least one element on axis ${axis}` });
-  const values = x.dtype === "bool" ? build.cast(x, "i32") : x;
+  const values = build.cast(x, computed(x.dtype));
   const extreme = reduce(op, values, { axis, keepDims: true });
   const positions = build.reshape(build.iota(length), x.shape.map((_, i) => i === axis ? length : 1));
   // Where a NaN is the extreme no element equals it, and the last position is given.

@@ -2,9 +2,10 @@
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { DeviceError, InternalError } from "../errors.ts";
 import { storage as leafOf } from "../graph/build.ts";
-import { type DType, dtypes } from "../graph/dtype.ts";
+import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
+import { bytesOf } from "../graph/words.ts";
 import { compute, exclusively } from "./realize.ts";
 import { storageOf, valueOf } from "./record.ts";
 import { Storage } from "./storage.ts";
@@ -42,7 +43,7 @@ export function adopt(device: Device, buffer: DeviceBuffer, shape: Shape, dtype:
 }
 
 function leafOfBuffer(device: Device, buffer: DeviceBuffer, shape: Shape, dtype: DType, id: number | undefined): Node {
-  const bytes = size(shape) * dtypes[dtype].bytes;
+  const bytes = bytesOf(dtype, size(shape));
   if (buffer.bytes < bytes) throw new DeviceError("adopt", { got: `a buffer of ${buffer.bytes} bytes`, need: `${bytes} bytes` });
   return leafOf(Storage.ofBuffer(device, buffer, dtype, size(shape)), shape, dtype, id);
 }

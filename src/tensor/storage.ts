@@ -1,6 +1,7 @@
 /** Data that exists: on the host, on devices, or both. */
 import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
 import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
+import { asWords, bytesOf, fromWords, toWords, type Words } from "../graph/words.ts";
 import type { StorageToken } from "../graph/node.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { collectGarbage, nextTurn } from "../host/host.ts";
@@ -53,7 +54,7 @@ export class Storage implements StorageToken {
   }
 
   get bytes(): number {
-    return this.count * dtypes[this.dtype].bytes;
+    return bytesOf(this.dtype, this.count);
   }
 
   /** Whether the data is still there: it was neither freed nor overwritten, nor did it go with its device. */
@@ -94,7 +95,7 @@ export class Storage implements StorageToken {
   async bring(device: Device): Promise<DeviceBuffer> {
     const known = this.present(device);
     if (known !== undefined) return known;
-    const words = this.host === undefined ? new Uint32Array(await this.#words()) : deviceWords(this.host);
+    const words = this.host === undefined ? await this.#words() : toWords(this.dtype, this.host);
     await reserve(device, this.bytes);
     // Another call may have brought it meanwhile.
     const memory = this.#content("bring");
@@ -119,7 +120,7 @@ export class Storage implements StorageToken {
   read(offset = 0, count: number = this.count): Promise<HostArray> {
     const { host } = this.#content("read");
     if (host !== undefined) return Promise.resolve(host.slice(offset, offset + count));
-    return this.#words(offset, count).then((words) => hostArray(this.dtype, words));
+    return this.#words(offset, count).then((words) => fromWords(this.dtype, words, count));
   }
 
   /**
@@ -151,33 +152,19 @@ export class Storage implements StorageToken {
     return this.#memory;
   }
 
-  async #words(offset = 0, count: number = this.count): Promise<ArrayBuffer> {
-    if (count === 0) return new ArrayBuffer(0);
+  /** At least `count` elements from `offset`, as a device holds them. */
+  async #words(offset = 0, count: number = this.count): Promise<Words> {
+    if (count === 0) return asWords(this.dtype, new ArrayBuffer(0));
     const device = this.home;
     const buffer = device === undefined ? undefined : this.present(device);
     if (device === undefined || buffer === undefined) {
       throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
     }
-    return await device.read(buffer, offset * 4, count * 4);
-  }
-}
-
-/** Host elements as a device holds them: four bytes each. */
-export function deviceWords(data: HostArray): ArrayBufferView {
-  return data instanceof Uint8Array ? Uint32Array.from(data) : data;
-}
-
-/** A device's words as host elements. Takes over the buffer where it can. */
-export function hostArray(dtype: DType, words: ArrayBuffer): HostArray {
-  switch (dtype) {
-    case "f32":
-      return new Float32Array(words);
-    case "i32":
-      return new Int32Array(words);
-    case "u32":
-      return new Uint32Array(words);
-    case "bool":
-      return Uint8Array.from(new Uint32Array(words));
+    // Reads are of whole words of four bytes.
+    const { bytes } = dtypes[this.dtype];
+    const first = Math.floor(offset * bytes / 4) * 4;
+    const end = bytesOf(this.dtype, offset + count);
+    return asWords(this.dtype, await device.read(buffer, first, end - first)).subarray(offset - first / bytes);
   }
 }
 
