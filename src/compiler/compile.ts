@@ -8,7 +8,9 @@ import { wholeBlocks } from "./attention-operands.ts";
 import { argsortProgram } from "./argsort.ts";
 import { contractionTile } from "./contraction-tile.ts";
 import { problemOf } from "./contraction.ts";
+import { overwritesWhatItRead } from "./in-place.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
+import type { Location } from "./location.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./memory.ts";
 import { type KernelGroup, mergeKernels } from "./merge.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan.ts";
@@ -236,7 +238,7 @@ function lowerGroup(
   group: KernelGroup,
   layout: Layout,
   target: Target,
-  chosen: Map<KernelGroup, ContractionSchedule>,
+  chosen?: Map<KernelGroup, ContractionSchedule>,
 ): KernelIR | undefined {
   const [draft] = group.drafts;
   const { root } = draft!;
@@ -249,7 +251,7 @@ function lowerGroup(
   const probe = (tile: Tile) => lower(group, layout, tile);
   if (draft!.contraction === undefined || domain.length === 0) return lowerPlain(probe, domain, target);
   const { tile, schedule } = contractionTile(group, probe, domain, (node) => layout.source(node) !== undefined, target);
-  chosen.set(group, schedule);
+  chosen?.set(group, schedule);
   return lower(group, layout, tile);
 }
 
@@ -282,9 +284,16 @@ function overwritesTooEarly(
     const roots = groups[i]!.drafts.map((draft) => draft.root);
     const reads = toposort(roots, (node) => roots.includes(node) || !inMemory.has(node)).includes(old);
     if (reads && earlier) return true;
-    if (writes[i] && reads && !readsWhatItWrites(lowered[i], slot)) return true;
+    if (writes[i] && reads && !overwrites(lowered[i], slot, slot)) return true;
   }
   return false;
+}
+
+/** Whether a kernel reads one slot and may write its value of another, or the same one, over that. */
+function overwrites(ir: KernelIR | undefined, from: number, to: number): boolean {
+  if (ir === undefined) return false;
+  const [source, target] = [from, to].map((slot) => ir.buffers.findIndex((buffer) => buffer.slot === slot));
+  return overwritesWhatItRead(ir, source!, target!);
 }
 
 function hasKernel(group: KernelGroup, ir: KernelIR | undefined): boolean {
@@ -313,19 +322,6 @@ function writtenParts(root: Node): Set<Node> {
   return parts;
 }
 
-/** Whether every element of a slot that a kernel loads is one that the same invocation stores, after its loads. */
-function readsWhatItWrites(ir: KernelIR | undefined, slot: number): boolean {
-  if (ir === undefined) return false;
-  const buffer = ir.buffers.findIndex((entry) => entry.slot === slot);
-  const loads = new Set<string>();
-  const stores = new Set<string>();
-  eachStatement(ir.body, (statement) => {
-    if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === buffer) loads.add(statement.expr.index.key);
-    if (statement.kind === "store" && statement.buffer === buffer) stores.add(statement.index.key);
-  });
-  return [...loads].every((load) => stores.has(load));
-}
-
 function assemble(
   groups: readonly KernelGroup[],
   lowered: readonly (KernelIR | undefined)[],
@@ -336,18 +332,37 @@ function assemble(
   const kernels = groups.flatMap((group, i): ToDispatch[] => {
     const { root } = group.drafts[0]!;
     const ir = lowered[i];
-    if (ir !== undefined) return [{ ir, slots: ir.buffers.map((buffer) => buffer.slot) }];
+    if (ir !== undefined) return [{ group, ir, slots: slotsOf(ir) }];
     return root.op === "argsort" && size(root.shape) > 0 ? [sort(root, layout, target)] : [];
   });
   const copies = layout.copies.filter((copy) => copy.bytes > 0);
   const touched = [...kernels.map(({ slots }) => slots), ...copies.map(({ from, to }) => [from, to])];
-  const standsFor = shareTemporaries(layout.slots, touched);
+  const overwriting = new Map<string, ToRender | undefined>();
+  const overwrite = (step: number, old: number, fresh: number): ToRender | undefined => {
+    const kernel = kernels[step];
+    if (kernel === undefined || !("ir" in kernel)) return undefined;
+    const key = `${step}:${old}:${fresh}`;
+    if (!overwriting.has(key)) overwriting.set(key, writtenOver(kernel, old, fresh, layout, target));
+    return overwriting.get(key);
+  };
+  const standsFor = shareTemporaries(layout.slots, touched, (step, old, fresh) => overwrite(step, old, fresh) !== undefined);
+  kernels.forEach(({ slots }, step) => {
+    const distinct = [...new Set(slots)];
+    const shared = distinct.filter((slot) => distinct.some((other) => other !== slot && standsFor[other] === standsFor[slot]));
+    if (shared.length === 0) return;
+    const [a, b] = shared as [number, number];
+    const changed = overwrite(step, a, b) ?? overwrite(step, b, a);
+    if (changed === undefined) {
+      throw new InternalError("compileGraph", { got: `slots ${shared} in one memory`, need: "a kernel that writes over what it reads" });
+    }
+    kernels[step] = changed;
+  });
 
   const programs: Program[] = [];
   const known = new Map<string, number>();
   const dispatches = kernels.map((kernel): PlanStep => {
     const strides = forItems ? kernel.slots.map((slot) => strideOfItems(layout.slots[standsFor[slot]!]!)) : undefined;
-    const program = "ir" in kernel ? renderProgram(kernel.ir, layout, target, strides) : kernel.program;
+    const program = "ir" in kernel ? renderProgram(kernel, layout, target, strides) : kernel.program;
     let index = known.get(program.key);
     if (index === undefined) {
       index = programs.length;
@@ -391,8 +406,33 @@ function assemble(
   };
 }
 
-/** A kernel of a plan and what it is given; its source is spelled when the layout of slots is known. */
-type ToDispatch = { readonly slots: readonly number[] } & ({ readonly ir: KernelIR } | { readonly program: Program });
+/** A kernel whose source is spelled when the layout of slots is known. */
+interface ToRender {
+  readonly group: KernelGroup;
+  readonly ir: KernelIR;
+  readonly slots: readonly number[];
+  /** The slot over which it writes the value of another one. */
+  readonly overwritten?: number;
+}
+
+/** A kernel of a plan and what it is given. */
+type ToDispatch = ToRender | { readonly slots: readonly number[]; readonly program: Program };
+
+function slotsOf(ir: KernelIR): number[] {
+  return ir.buffers.map((buffer) => buffer.slot);
+}
+
+/** The kernel that writes its value of slot `fresh` over what it has read of `old`; undefined where that cannot be. */
+function writtenOver({ group, ir }: ToRender, old: number, fresh: number, layout: Layout, target: Target): ToRender | undefined {
+  const [source, ...others] = ir.buffers.filter(({ slot }) => slot === old);
+  const result = ir.buffers.filter(({ slot }) => slot === fresh);
+  if (source === undefined || others.length > 0 || result.length !== 1 || source.dtype !== result[0]!.dtype) return undefined;
+  if (source.access !== "read" || !overwrites(ir, old, fresh)) return undefined;
+  const here = (location: Location | undefined) => location?.slot === old ? { ...location, slot: fresh } : location;
+  const again = lowerGroup(group, { ...layout, source: (node) => here(layout.source(node)) }, target);
+  if (again === undefined || !overwrites(again, fresh, fresh)) return undefined;
+  return { group, ir: again, slots: slotsOf(again), overwritten: old };
+}
 
 function strideOfItems({ bytes, common }: SlotDraft): number {
   return common ? 0 : bytes;
@@ -419,11 +459,12 @@ function roundsToHalf(ir: KernelIR): boolean {
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
-function renderProgram(ir: KernelIR, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
+function renderProgram({ ir, overwritten }: ToRender, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   // Every buffer at least once, whole; a part of a flat vector counts as all of it.
-  const bytes = ir.buffers.reduce((sum, buffer) => sum + layout.slots[buffer.slot]!.bytes, 0);
+  const touched = overwritten === undefined ? slotsOf(ir) : [...slotsOf(ir), overwritten];
+  const bytes = touched.reduce((sum, slot) => sum + layout.slots[slot]!.bytes, 0);
   const ofItems = strides === undefined ? {} : { strides };
   const common = { name: ir.name, bindings, invocations, flops: countOperations(ir), bytes, ...ofItems };
   if (target.language === "js") {

@@ -7,6 +7,8 @@ import type { Location } from "./location.ts";
 /** One slot while the plan is made. */
 export interface SlotDraft {
   readonly bytes: number;
+  /** The bytes of its value, without what `bytes` is rounded up by. */
+  readonly needs: number;
   /** In a plan for items: whether all of them have it in common. */
   readonly common: boolean;
   readonly role: "input" | "output" | "temporary";
@@ -47,7 +49,7 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied, co
     // Temporaries are rounded up, so that more of them fit each other.
     const unit = role === "temporary" ? 256 : common !== undefined && !common.has(node) ? itemBytes : 4;
     const bytes = Math.ceil(Math.max(role === "temporary" ? 0 : 4, byteLength(node)) / unit) * unit;
-    slots.push({ bytes, role, common: common !== undefined && role === "input" && common.has(node) });
+    slots.push({ bytes, needs: byteLength(node), role, common: common !== undefined && role === "input" && common.has(node) });
     return slots.length - 1;
   };
   const whole = (node: Node, index: number): Location => ({ slot: index, offset: 0, strides: strides(node.shape) });
@@ -120,8 +122,22 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied, co
   };
 }
 
-/** Lets temporaries share memory: `uses` tells for each step which slots it touches. Returns the slot that stands for each. */
-export function shareTemporaries(slots: readonly SlotDraft[], uses: readonly (readonly number[])[]): number[] {
+/** A value of so many bytes or more is written over another one. That may take a kernel of its own, which is to be compiled. */
+export const overwriting = { fromBytes: 2 ** 20 };
+
+/**
+ * Lets temporaries share memory, also that of outputs which are not written yet. `uses` tells for each step which slots
+ * it touches; `mayOverwrite`, whether it can write the value of slot `fresh` over that of `old`, which nothing reads
+ * afterwards. Returns the slot that stands for each: where one step's `old` and `fresh` are one, it is to do that. No step
+ * has more than one such pair.
+ *
+ * Goes from the last step to the first: so an output's memory is free for others below the step that first writes it.
+ */
+export function shareTemporaries(
+  slots: readonly SlotDraft[],
+  uses: readonly (readonly number[])[],
+  mayOverwrite: (step: number, old: number, fresh: number) => boolean,
+): number[] {
   const first = new Map<number, number>();
   const last = new Map<number, number>();
   uses.forEach((touched, step) => {
@@ -131,34 +147,43 @@ export function shareTemporaries(slots: readonly SlotDraft[], uses: readonly (re
     }
   });
   const standsFor = slots.map((_, index) => index);
-  const capacity = slots.map((slot) => slot.bytes);
-  const free: number[] = [];
-  const endings = new Map<number, number[]>();
-  for (const [index, step] of last) {
-    if (slots[index]!.role !== "temporary") continue;
-    const list = endings.get(step);
-    if (list === undefined) endings.set(step, [index]);
-    else list.push(index);
-  }
-  const beginnings = new Map<number, number[]>();
-  for (const [index, step] of first) {
-    if (slots[index]!.role !== "temporary") continue;
-    const list = beginnings.get(step);
-    if (list === undefined) beginnings.set(step, [index]);
-    else list.push(index);
-  }
-  for (let step = 0; step < uses.length; step++) {
-    for (const index of beginnings.get(step) ?? []) {
+  const endings = byStep(last, (index) => slots[index]!.role === "temporary");
+  const beginnings = byStep(first, (index) => slots[index]!.role !== "input");
+  const fits = (index: number, memory: number) => {
+    const { bytes, role } = slots[memory]!;
+    return bytes >= (role === "output" ? slots[index]!.needs : slots[index]!.bytes);
+  };
+  const free = new Set<number>();
+  for (let step = uses.length - 1; step >= 0; step--) {
+    const begun = beginnings.get(step) ?? [];
+    let overwritten: number | undefined;
+    for (const index of endings.get(step) ?? []) {
       // The smallest free one that is large enough, so that large ones stay for large values.
       let best = -1;
       for (const candidate of free) {
-        if (capacity[candidate]! >= slots[index]!.bytes && (best < 0 || capacity[candidate]! < capacity[best]!)) best = candidate;
+        if (fits(index, candidate) && (best < 0 || slots[candidate]!.bytes < slots[best]!.bytes)) best = candidate;
       }
-      if (best < 0) continue;
-      free.splice(free.indexOf(best), 1);
-      standsFor[index] = best;
+      if (best >= 0) {
+        free.delete(best);
+        standsFor[index] = best;
+      } else if (slots[index]!.bytes >= overwriting.fromBytes && overwritten === undefined) {
+        overwritten = begun.find((fresh) => fresh !== index && fits(index, standsFor[fresh]!) && mayOverwrite(step, index, fresh));
+        if (overwritten !== undefined) standsFor[index] = standsFor[overwritten]!;
+      }
     }
-    for (const index of endings.get(step) ?? []) free.push(standsFor[index]!);
+    for (const index of begun) if (index !== overwritten) free.add(standsFor[index]!);
   }
   return standsFor;
+}
+
+/** The chosen ones of some slots by the step that is known of each. */
+function byStep(steps: ReadonlyMap<number, number>, isChosen: (index: number) => boolean): Map<number, number[]> {
+  const result = new Map<number, number[]>();
+  for (const [index, step] of steps) {
+    if (!isChosen(index)) continue;
+    const list = result.get(step);
+    if (list === undefined) result.set(step, [index]);
+    else list.push(index);
+  }
+  return result;
 }

@@ -5,6 +5,8 @@ import { firstDevice } from "./discovery.ts";
 
 let chosen: Device | undefined;
 let found: Promise<Device> | undefined;
+/** What `found` came to. */
+let known: Device | undefined;
 
 /**
  * The device of tensors for which none was named: the one that was set, else the one that `SHARDWISE_DEVICE` names,
@@ -26,7 +28,13 @@ export async function defaultDevice(): Promise<Device> {
     const { device: name } = flags();
     found = firstDevice(name === undefined ? {} : { name });
   }
-  return await (found ?? firstDevice());
+  return known = await (found ?? firstDevice());
+}
+
+/** The default device where it is open already and need not be looked for. */
+export function knownDefaultDevice(): Device | undefined {
+  const device = chosen ?? known;
+  return device?.isLost === false ? device : undefined;
 }
 
 /**

@@ -354,6 +354,7 @@ export class WebGpuDevice implements Device {
       });
     } finally {
       run?.end();
+      this.#recorder.ran();
     }
     this.#timer.report(this.#recorder);
   }
@@ -435,7 +436,7 @@ export class WebGpuDevice implements Device {
     const [x, y] = program.workgroups;
     pass.dispatchWorkgroups(x, y, items);
     timed?.end();
-    this.#recorder.note(program.name);
+    this.#recorder.note(program, items);
     if (timed !== undefined) this.#timer.ended(this.#recorder, program);
     this.#dispatches++;
   }

@@ -1,7 +1,7 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { intern, type Node, type StorageToken, type Windows } from "./node.ts";
+import { intern, leaf, type Node, nodesAreWatched, type StorageToken, type Windows } from "./node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
@@ -34,9 +34,20 @@ export function constant(value: number, dtype: DType): Node {
   return intern("const", [], { value: toElement(dtype, value) }, [], dtype, undefined);
 }
 
+/** The constant made last of each of some values: programs use few, again and again. They hold no data. */
+const constants = new Map<number, Node>();
+const mostConstants = 256;
+
 /** A constant of `shape`. */
 export function full(shape: Shape, value: number, dtype: DType): Node {
-  return broadcastTo(constant(value, dtype), shape);
+  // A map does not tell -0 from 0.
+  if (value === 0 || nodesAreWatched()) return broadcastTo(constant(value, dtype), shape);
+  const known = constants.get(value);
+  if (known !== undefined && known.dtype === dtype && sameShape(known.shape, shape)) return known;
+  if (known === undefined && constants.size >= mostConstants) constants.clear();
+  const made = broadcastTo(constant(value, dtype), shape);
+  constants.set(value, made);
+  return made;
 }
 
 /** 0, 1, …, length - 1. */
@@ -54,7 +65,7 @@ export function input(shape: Shape, dtype: DType): Node {
 
 /** The leaf of a storage, of which it shows all elements as `shape`. */
 export function storage(token: StorageToken, shape: Shape, dtype: DType, device: number | undefined): Node {
-  return intern("storage", [], { storage: token }, shape, dtype, device);
+  return leaf(token, shape, dtype, device);
 }
 
 /** Conversion of the values to `dtype`; see `cast` in ops.ts for what happens at the edges. */

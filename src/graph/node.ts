@@ -110,6 +110,8 @@ interface NodeBase {
   readonly dtype: DType;
   /** The device to which the value is bound; undefined where any will do (constants, host data, placeholders). */
   readonly device: number | undefined;
+  /** What an equal one is found by; empty for a leaf of data, which is not looked for. */
+  readonly key: string;
 }
 
 /** One op of the graph. Immutable; structurally equal nodes are one node. */
@@ -124,7 +126,15 @@ export type ReductionNode = NodeOf<ReductionName>;
 
 let nextId = 0;
 const table = new Map<string, WeakRef<Node>>();
-const collected = new FinalizationRegistry<{ key: string; storages: readonly StorageToken[] }>(({ key, storages }) => {
+
+/** What a node leaves when it is gone. */
+interface Estate {
+  readonly key: string;
+  /** What it read. */
+  readonly storages: readonly StorageToken[];
+}
+
+const collected = new FinalizationRegistry<Estate>(({ key, storages }) => {
   if (table.get(key)?.deref() === undefined) table.delete(key);
   for (const storage of storages) storage.readers--;
 });
@@ -154,6 +164,11 @@ const callersOwn: Purpose = { node: undefined, backward: false };
 let purpose = callersOwn;
 let watcher: ((node: Node, purpose: Purpose) => void) | undefined;
 
+/** Whether each node that is asked for matters, one that is there already too. */
+export function nodesAreWatched(): boolean {
+  return watcher !== undefined || generation !== "";
+}
+
 /** Calls `watch` with every node that is asked for from now on; undefined ends that. */
 export function watchNodes(watch: typeof watcher): void {
   watcher = watch;
@@ -177,21 +192,13 @@ export function intern(
   let key = src.length > 0 ? generation : "";
   key += `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
   for (const node of src) key += `${node.id},`;
-  key += attributesKey(op, attrs);
+  key += attributesKey(attrs);
   const known = table.get(key)?.deref();
   if (known !== undefined) {
     watcher?.(known, purpose);
     return known;
   }
-  const node = Object.freeze({
-    id: nextId++,
-    op,
-    src: Object.freeze([...src]),
-    attrs,
-    shape: Object.freeze([...shape]),
-    dtype,
-    device,
-  }) as Node;
+  const node = make(op, src, attrs, shape, dtype, device, key);
   table.set(key, new WeakRef(node));
   const storages: StorageToken[] = [];
   for (const source of src) {
@@ -200,13 +207,43 @@ export function intern(
       storages.push(source.attrs.storage);
     }
   }
-  collected.register(node, { key, storages });
+  collected.register(node, { key, storages }, node);
   watcher?.(node, purpose);
   return node;
 }
 
-function attributesKey(op: Op, attrs: object): string {
-  if (op === "storage") return String((attrs as OpAttributes["storage"]).storage.id);
+/** A leaf of data. There is one for each storage that is made: an equal one is not looked for. */
+export function leaf(storage: StorageToken, shape: Shape, dtype: DType, device: number | undefined): NodeOf<"storage"> {
+  const node = make("storage", [], { storage }, shape, dtype, device, "") as NodeOf<"storage">;
+  watcher?.(node, purpose);
+  return node;
+}
+
+function make(
+  op: Op,
+  src: readonly Node[],
+  attrs: Node["attrs"],
+  shape: Shape,
+  dtype: DType,
+  device: number | undefined,
+  key: string,
+): Node {
+  return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device, key }) as Node;
+}
+
+/** A list that nobody can change. */
+function kept<T>(list: readonly T[]): readonly T[] {
+  return Object.isFrozen(list) ? list : Object.freeze([...list]);
+}
+
+/** Does now what else happens when a node is collected, which nobody can reach any more. */
+export function release(node: Node): void {
+  if (!collected.unregister(node)) return;
+  table.delete(node.key);
+  for (const source of node.src) if (source.op === "storage") source.attrs.storage.readers--;
+}
+
+function attributesKey(attrs: object): string {
   let key = "";
   for (const value of Object.values(attrs)) key += `|${Object.is(value, -0) ? "-0" : String(value)}`;
   return key;

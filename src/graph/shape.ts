@@ -11,7 +11,10 @@ export function size(shape: Shape): number {
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {
-  return a.length === b.length && a.every((length, axis) => length === b[axis]);
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let axis = 0; axis < a.length; axis++) if (a[axis] !== b[axis]) return false;
+  return true;
 }
 
 /** Row-major strides in elements. */
@@ -57,7 +60,8 @@ export function resolveAxes(
 
 /** The NumPy broadcast of shapes. Throws ShapeError when two lengths differ and neither is 1. */
 export function broadcastShapes(op: string, ...shapes: Shape[]): number[] {
-  const rank = Math.max(0, ...shapes.map((shape) => shape.length));
+  let rank = 0;
+  for (const shape of shapes) rank = Math.max(rank, shape.length);
   const result = new Array<number>(rank).fill(1);
   for (const shape of shapes) {
     for (let i = 0; i < shape.length; i++) {

@@ -147,18 +147,21 @@ function exposedCollector(): (() => void) | undefined {
 
 /** Resolves in a later turn of the event loop, so that timers, input and signals get theirs. */
 export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    if (host.setImmediate !== undefined) {
-      host.setImmediate(() => resolve());
-      return;
-    }
-    const channel = new MessageChannel();
-    channel.port1.onmessage = () => {
-      channel.port1.close();
-      resolve();
-    };
-    channel.port2.postMessage(0);
-  });
+  return new Promise(inLaterTurn);
+}
+
+/** Calls back in a later turn of the event loop. */
+export function inLaterTurn(callback: () => void): void {
+  if (host.setImmediate !== undefined) {
+    host.setImmediate(() => callback());
+    return;
+  }
+  const channel = new MessageChannel();
+  channel.port1.onmessage = () => {
+    channel.port1.close();
+    callback();
+  };
+  channel.port2.postMessage(0);
 }
 
 /** Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser. */

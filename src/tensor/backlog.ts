@@ -43,6 +43,11 @@ class Backlog {
     this.#assigned.add(new WeakRef(handle));
   }
 
+  /** Whether some tensor was assigned to since `takeAssigned`. */
+  get hasAssigned(): boolean {
+    return this.#assigned.size > 0;
+  }
+
   /** Tensors that were assigned to and are still to be computed, once. */
   takeAssigned(): Pending[] {
     const handles = new Set<Pending>();

@@ -6,7 +6,7 @@
 import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { type Node, toposort } from "../graph/node.ts";
+import { type Node, release, toposort } from "../graph/node.ts";
 import { type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
@@ -39,9 +39,44 @@ export function settleHistory(leaf: Leaf): void {
     return;
   }
   record.history = { ...history, nodes, bytes };
-  remembered.add(new WeakRef(leaf));
+  const reference = new WeakRef(leaf);
+  remembered.add(reference);
+  for (const source of history.origin.src) if (source.op === "storage") recordOf(source).heir = reference;
   counted += own;
   if (counted > Math.max(worthPruning, remaining)) prune();
+}
+
+/**
+ * Called when the last tensor that showed `leaf` was disposed of: frees its memory, unless something that is left needs
+ * it. A history that nobody can differentiate through any more needs nothing, nor does what was kept for it alone.
+ */
+export function free(leaf: Leaf): void {
+  for (let unused: Leaf | undefined = leaf; unused !== undefined;) {
+    const heir: Leaf | undefined = recordOf(unused).heir?.deref();
+    const forgotten: boolean = heir !== undefined && forgetOrigin(heir, unused);
+    const storage = storageOf(unused);
+    if (storage.readers > 0) return;
+    storage.free();
+    unused = forgotten && heir !== undefined && recordOf(heir).handles.count === 0 ? heir : undefined;
+  }
+}
+
+/** Forgets how `leaf` came from `source`, if no tensor is left to differentiate by; tells whether it did. */
+function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
+  const origin = originOf(leaf);
+  if (origin === undefined || !origin.src.includes(source) || origin.src.some(leadsToTensor)) return false;
+  const record = recordOf(leaf);
+  record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
+  const { handles, consumed, leaf: value } = recordOf(origin);
+  if (handles.count === 0 && !consumed && value === leaf) release(origin);
+  return true;
+}
+
+/** Whether a tensor may show `node` or something behind it. Looks no further than constants. */
+function leadsToTensor(node: Node): boolean {
+  let x = node;
+  while (x.src.length === 1 && recordOf(x).handles.count === 0) x = x.src[0]!;
+  return x.src.length > 0 || recordOf(x).handles.count > 0 || originOf(x) !== undefined;
 }
 
 /** What `origin` keeps alive: the nodes behind it up to leaves, and the longest of the histories of those. */

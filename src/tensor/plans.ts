@@ -29,41 +29,85 @@ interface Canonical {
 interface Entry {
   readonly values: number[];
   readonly lifted: boolean[];
-  executable: Promise<Executable>;
+  readonly executable: Promise<Executable>;
+  /** The executable once it is there. */
+  ready: Executable | undefined;
 }
 
 const mostPlans = 1024;
 const caches = new WeakMap<Device, Map<string, Entry>>();
 
-/** The plan that computes `roots` from nodes for which `isGiven`. Not to be called while another call is under way. */
-export async function loadGraph(device: Device, roots: readonly Node[], isGiven: (node: Node) => boolean): Promise<LoadedGraph> {
-  const graph = canonical(roots, isGiven);
-  let cache = caches.get(device);
-  if (cache === undefined) caches.set(device, cache = new Map());
+/**
+ * The plan that computes `roots` from nodes for which `isGiven`; `order` has all nodes between them, sources first. Not to
+ * be called while another call is under way.
+ */
+export async function loadGraph(
+  device: Device,
+  roots: readonly Node[],
+  order: readonly Node[],
+  isGiven: (node: Node) => boolean,
+): Promise<LoadedGraph> {
+  const graph = canonical(roots, order, isGiven);
+  const cache = cacheOf(device);
   let entry = cache.get(graph.key);
-  const values = graph.constants.map((node) => node.attrs.value);
   if (entry === undefined) {
     await evict(cache);
-    const lifted = values.map(() => false);
-    entry = { values, lifted, executable: load(device, roots, graph, lifted) };
-  } else {
-    const { lifted } = entry;
-    const changed = values.map((value, i) => lifted[i]! || !Object.is(value, entry!.values[i]));
-    if (changed.some((is, i) => is !== lifted[i])) {
-      const before = entry.executable;
-      entry = { values, lifted: changed, executable: load(device, roots, graph, changed) };
-      await before.then((executable) => executable.release(), () => undefined);
-    }
+    entry = entryFor(device, roots, graph, graph.constants.map(() => false));
+  } else if (!fits(entry, graph)) {
+    const before = entry;
+    const lifted = graph.constants.map((node, i) => before.lifted[i]! || !Object.is(node.attrs.value, before.values[i]));
+    entry = entryFor(device, roots, graph, lifted);
+    await before.executable.then((executable) => executable.release(), () => undefined);
   }
-  // The most recently used come last.
-  cache.delete(graph.key);
-  cache.set(graph.key, entry);
+  use(cache, graph.key, entry);
   try {
-    return { executable: await entry.executable, given: graph.given, numbers: numbersOf(graph.constants, entry.lifted) };
+    entry.ready = await entry.executable;
+    return loadedFrom(entry, entry.ready, graph);
   } catch (error) {
     cache.delete(graph.key);
     throw error;
   }
+}
+
+/** What `loadGraph` gives, where it is loaded already. */
+export function loadedGraph(
+  device: Device,
+  roots: readonly Node[],
+  order: readonly Node[],
+  isGiven: (node: Node) => boolean,
+): LoadedGraph | undefined {
+  const graph = canonical(roots, order, isGiven);
+  const cache = cacheOf(device);
+  const entry = cache.get(graph.key);
+  if (entry?.ready === undefined || !fits(entry, graph)) return undefined;
+  if (cache.size > mostPlans / 2) use(cache, graph.key, entry);
+  return loadedFrom(entry, entry.ready, graph);
+}
+
+/** The most recently used come last. */
+function use(cache: Map<string, Entry>, key: string, entry: Entry): void {
+  cache.delete(key);
+  cache.set(key, entry);
+}
+
+function cacheOf(device: Device): Map<string, Entry> {
+  let cache = caches.get(device);
+  if (cache === undefined) caches.set(device, cache = new Map());
+  return cache;
+}
+
+function entryFor(device: Device, roots: readonly Node[], graph: Canonical, lifted: boolean[]): Entry {
+  const values = graph.constants.map((node) => node.attrs.value);
+  return { values, lifted, executable: load(device, roots, graph, lifted), ready: undefined };
+}
+
+/** Whether the constants that the plan holds are those of the graph. */
+function fits({ values, lifted }: Entry, { constants }: Canonical): boolean {
+  return constants.every((node, i) => lifted[i]! || Object.is(node.attrs.value, values[i]));
+}
+
+function loadedFrom({ lifted }: Entry, executable: Executable, { given, constants }: Canonical): LoadedGraph {
+  return { executable, given, numbers: numbersOf(constants, lifted) };
 }
 
 async function evict(cache: Map<string, Entry>): Promise<void> {
@@ -74,20 +118,20 @@ async function evict(cache: Map<string, Entry>): Promise<void> {
   }
 }
 
-function canonical(roots: readonly Node[], isGiven: (node: Node) => boolean): Canonical {
+function canonical(roots: readonly Node[], order: readonly Node[], isGiven: (node: Node) => boolean): Canonical {
   const numbers = new Map<Node, number>();
   const given: Node[] = [];
   const constants: NodeOf<"const">[] = [];
   const parts: string[] = [];
-  for (const node of toposort(roots, (node) => !isGiven(node))) {
-    if (node.op === "copy" && !isGiven(node)) {
+  for (const node of order) {
+    const isLeaf = isGiven(node);
+    if (node.op === "copy" && !isLeaf) {
       numbers.set(node, numbers.get(node.src[0]!)!);
       continue;
     }
     numbers.set(node, numbers.size);
-    const name = isGiven(node) ? "given" : node.op;
-    let part = `${name}|${node.dtype}|${node.shape.join()}|`;
-    if (name === "given") given.push(node);
+    let part = `${isLeaf ? "given" : node.op}|${node.dtype}|${node.shape.join()}|`;
+    if (isLeaf) given.push(node);
     else if (node.op === "const") constants.push(node);
     else {
       for (const source of node.src) part += `${numbers.get(source)},`;

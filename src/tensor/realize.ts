@@ -1,6 +1,6 @@
 /** From nodes to values: transfers first, then one plan for each device. */
 import { deviceById } from "../devices/registry.ts";
-import { defaultDevice } from "../devices/default.ts";
+import { defaultDevice, knownDefaultDevice } from "../devices/default.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { DeviceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
@@ -9,11 +9,13 @@ import type { Node, NodeOf } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { nextTurn } from "../host/host.ts";
 import { remember } from "./history.ts";
-import { loadGraph, numberBuffers } from "./plans.ts";
+import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
 import { type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
-import { allocate, Storage } from "./storage.ts";
+import { allocate, allocateAtOnce, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
+/** Calls of `exclusively` that are not done. */
+let underWay = 0;
 
 /** Milliseconds of work after which the event loop gets a turn. */
 const longestStretch = 10;
@@ -32,8 +34,17 @@ export function exclusively<T>(work: () => Promise<T>): Promise<T> {
     }
     return await work();
   });
-  turn = next.catch(() => undefined);
+  underWay++;
+  const done = () => {
+    underWay--;
+  };
+  turn = next.then(done, done);
   return next;
+}
+
+/** Whether a call may do its work at once: nothing was asked for before it, and the event loop has had its turn. */
+export function mayRunAtOnce(): boolean {
+  return underWay === 0 && performance.now() - lastTurn <= longestStretch;
 }
 
 /** The open device with an id that a node carries. Throws DeviceError when it was closed or lost. */
@@ -79,6 +90,25 @@ export async function compute(roots: readonly Node[]): Promise<void> {
     }
   }
   await computeHere(roots);
+}
+
+/**
+ * `compute`, where that needs nothing to be waited for: the device is known, the plan loaded, the inputs are there and
+ * memory is free. Else does nothing and returns false. Throws what `compute` rejects with.
+ */
+export function computeAtOnce(roots: readonly Node[]): boolean {
+  const wanted: Node[] = [];
+  let device: Device | undefined;
+  for (const root of roots) {
+    requireConcrete("realize", root);
+    if (valueOf(root) !== undefined || wanted.includes(root)) continue;
+    const own = root.device === undefined ? knownDefaultDevice() : deviceById(root.device);
+    if (own === undefined || own.isLost || (device !== undefined && own !== device)) return false;
+    if (size(root.shape) === 0 || locate(root) !== undefined) return false;
+    device = own;
+    wanted.push(root);
+  }
+  return device === undefined || runPlanAtOnce(device, wanted);
 }
 
 async function transfer(copy: NodeOf<"copy">): Promise<void> {
@@ -146,18 +176,63 @@ export function locate(node: Node): { storage: Storage; offset: number } | undef
   }
 }
 
+const isGiven = (node: Node) => valueOf(node) !== undefined;
+
 async function runPlan(device: Device, wanted: readonly Node[]): Promise<void> {
-  const isGiven = (node: Node) => valueOf(node) !== undefined;
   const order = pendingOrder(wanted);
-  const roots = [...wanted, ...recomputed(order, wanted)];
-  const graph = await loadGraph(device, roots, isGiven);
+  const roots = withRecomputed(order, wanted);
+  const graph = await loadGraph(device, roots, order, isGiven);
   const inputs: DeviceBuffer[] = [];
   for (const node of graph.given) inputs.push(await storageOf(valueOf(node)!).bring(device));
   const outputs: DeviceBuffer[] = [];
-  const numbers = numberBuffers(device, graph);
   try {
     for (const root of roots) outputs.push(await allocate(device, byteLength(root)));
-    device.run(graph.executable, [...inputs, ...numbers], outputs);
+  } catch (error) {
+    outputs.forEach((buffer) => device.free(buffer));
+    throw error;
+  }
+  launch(device, graph, roots, order, inputs, outputs);
+}
+
+/** `runPlan` where nothing has to be waited for; else does nothing and returns false. */
+function runPlanAtOnce(device: Device, wanted: readonly Node[]): boolean {
+  const order = pendingOrder(wanted);
+  if (order.some((node) => node.op === "copy" && !isGiven(node))) return false;
+  const roots = withRecomputed(order, wanted);
+  const graph = loadedGraph(device, roots, order, isGiven);
+  if (graph === undefined) return false;
+  const inputs: DeviceBuffer[] = [];
+  for (const node of graph.given) {
+    const buffer = storageOf(valueOf(node)!).present(device);
+    if (buffer === undefined) return false;
+    inputs.push(buffer);
+  }
+  const outputs: DeviceBuffer[] = [];
+  for (const root of roots) {
+    const buffer = allocateAtOnce(device, byteLength(root));
+    if (buffer === undefined) {
+      outputs.forEach((buffer) => device.free(buffer));
+      return false;
+    }
+    outputs.push(buffer);
+  }
+  launch(device, graph, roots, order, inputs, outputs);
+  return true;
+}
+
+/** Runs a plan and makes its outputs, which it takes over, the values of `roots`. */
+function launch(
+  device: Device,
+  graph: LoadedGraph,
+  roots: readonly Node[],
+  order: readonly Node[],
+  inputs: readonly DeviceBuffer[],
+  outputs: readonly DeviceBuffer[],
+): void {
+  let numbers: DeviceBuffer[] = [];
+  try {
+    numbers = numberBuffers(device, graph);
+    device.run(graph.executable, numbers.length === 0 ? inputs : [...inputs, ...numbers], outputs);
   } catch (error) {
     outputs.forEach((buffer) => device.free(buffer));
     throw error;
@@ -169,21 +244,21 @@ async function runPlan(device: Device, wanted: readonly Node[]): Promise<void> {
 }
 
 /**
- * Nodes that an earlier plan computed without keeping them and that this one needs again: they are kept now, so that
- * nothing is computed more than twice. Of a region of such nodes, those that new ones read.
+ * `wanted`, and nodes that an earlier plan computed without keeping them and that this one needs again: they are kept now,
+ * so that nothing is computed more than twice. Of a region of such nodes, those that new ones read.
  */
-function recomputed(order: readonly Node[], wanted: readonly Node[]): Node[] {
+function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readonly Node[] {
   const kept = new Set<Node>();
   const roots = new Set(wanted);
   const isOld = (node: Node) => node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
   for (const node of order) {
-    if (isOld(node)) continue;
+    if (isOld(node) || isGiven(node)) continue;
     for (const source of node.src) {
       const base = producer(source);
       if (isOld(base) && !roots.has(base) && worthKeeping(base)) kept.add(base);
     }
   }
-  return [...kept];
+  return kept.size === 0 ? wanted : [...wanted, ...kept];
 }
 
 /** What a chain of views shows. */

@@ -15,7 +15,7 @@ export interface NodeRecord {
   readonly handles: HandleCount;
   /** Nodes reachable through sources, counted once for each way: an upper bound. */
   length: number;
-  /** Whether a tensor was made from this one. */
+  /** Whether a node was made from this one, for a tensor. */
   consumed: boolean;
   /** Whether it depends on a placeholder, so that it has no value outside plans. */
   readonly symbolic: boolean;
@@ -25,6 +25,8 @@ export interface NodeRecord {
   leaf: Leaf | undefined;
   /** Of a leaf: the node whose value it is, kept for differentiation. */
   history: History | undefined;
+  /** Of a leaf: the one that was computed from it last and remembers that. */
+  heir: WeakRef<Leaf> | undefined;
 }
 
 /** How the value of a leaf came about. */
@@ -53,30 +55,37 @@ export function knownRecord(node: Node): NodeRecord | undefined {
 }
 
 function enlist(root: Node): NodeRecord {
-  for (const node of toposort([root], (node) => !records.has(node))) {
-    const known = records.get(node);
-    if (known !== undefined) {
-      known.consumed = true;
-      continue;
-    }
-    let length = node.src.length === 0 ? 0 : 1;
-    let symbolic = node.op === "input";
-    for (const source of node.src) {
-      const record = records.get(source)!;
-      length += record.length;
-      symbolic ||= record.symbolic;
-    }
-    records.set(node, {
-      handles: { count: 0 },
-      length: Math.min(length, longest),
-      consumed: false,
-      symbolic,
-      computed: false,
-      leaf: undefined,
-      history: undefined,
-    });
+  for (const source of root.src) {
+    if (records.has(source)) continue;
+    for (const node of toposort([source], (node) => !records.has(node))) enter(node);
   }
-  return records.get(root)!;
+  return enter(root);
+}
+
+/** The record of a node whose sources have one. */
+function enter(node: Node): NodeRecord {
+  const known = records.get(node);
+  if (known !== undefined) return known;
+  let length = node.src.length === 0 ? 0 : 1;
+  let symbolic = node.op === "input";
+  for (const source of node.src) {
+    const record = records.get(source)!;
+    record.consumed = true;
+    length += record.length;
+    symbolic ||= record.symbolic;
+  }
+  const record: NodeRecord = {
+    handles: { count: 0 },
+    length: Math.min(length, longest),
+    consumed: false,
+    symbolic,
+    computed: false,
+    leaf: undefined,
+    history: undefined,
+    heir: undefined,
+  };
+  records.set(node, record);
+  return record;
 }
 
 /** The leaf that holds a node's value, where it exists. */

@@ -183,16 +183,34 @@ export const shortage = { drop: (): void => {} };
  * use.
  */
 export async function reserve(device: Device, bytes: number): Promise<void> {
-  if (bytes === 0 || device.isLost) return;
-  const limit = softLimits.get(device) ?? leastSoftLimit;
+  if (!isShort(device, bytes)) return;
   const needed = () => device.stats().liveBytes + bytes;
-  if (needed() <= limit) return;
   await reclaim();
-  if (needed() > limit / 2) {
+  if (needed() > softLimit(device) / 2) {
     shortage.drop();
     await reclaim();
   }
   softLimits.set(device, Math.max(leastSoftLimit, 1.5 * needed()));
+}
+
+/** Whether garbage is to be collected before so many bytes are taken. */
+function isShort(device: Device, bytes: number): boolean {
+  return bytes > 0 && !device.isLost && device.stats().liveBytes + bytes > softLimit(device);
+}
+
+function softLimit(device: Device): number {
+  return softLimits.get(device) ?? leastSoftLimit;
+}
+
+/** `allocate` where there is memory now; else undefined. */
+export function allocateAtOnce(device: Device, bytes: number): DeviceBuffer | undefined {
+  if (isShort(device, bytes)) return undefined;
+  try {
+    return device.alloc(Math.max(4, bytes));
+  } catch (error) {
+    if (error instanceof OutOfMemoryError) return undefined;
+    throw error;
+  }
 }
 
 /** Allocates after reserving; when memory is short, once more after a garbage collection. Throws OutOfMemoryError. */

@@ -13,14 +13,14 @@ import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import * as e from "./elementwise.ts";
 import { currentFrame, type Frame, refuseInTrace } from "./frame.ts";
-import { settleHistory } from "./history.ts";
+import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
 import { nested, type NestedArray, show } from "./nested.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
-import { compute, exclusively, locate, readNode } from "./realize.ts";
-import { type HandleCount, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { compute, computeAtOnce, exclusively, locate, mayRunAtOnce, readNode } from "./realize.ts";
+import { type HandleCount, recordOf, requireConcrete, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
 import { windows, type WindowsOptions } from "./windows.ts";
 
@@ -450,8 +450,13 @@ export class Tensor implements Pending {
     const { node } = this;
     const found = locate(node);
     if (found?.storage.host !== undefined) return readNode(node);
-    return exclusively(async () => {
-      if (locate(node) === undefined) {
+    const known = () => locate(node) !== undefined;
+    return atOnce(() => {
+      if (!known() && !computeAtOnce([node])) return undefined;
+      this.settle();
+      return readNode(node);
+    }) ?? exclusively(async () => {
+      if (!known()) {
         await computeWithAssigned([this], [node]);
         this.settle();
       }
@@ -469,7 +474,8 @@ export class Tensor implements Pending {
   }
   /** Computes the value now, without reading it. */
   realize(): Promise<this> {
-    return realize(this).then(() => this);
+    refuseInTrace("realize");
+    return atOnce(() => settledAtOnce([this]) ? Promise.resolve(this) : undefined) ?? realize(this).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -479,9 +485,7 @@ export class Tensor implements Pending {
     if (this.#alias !== undefined) return;
     this.#release();
     const leaf = valueOf(this.#node);
-    if (leaf === undefined || recordOf(leaf).handles.count > 0) return;
-    const storage = storageOf(leaf);
-    if (storage.readers === 0) storage.free();
+    if (leaf !== undefined && recordOf(leaf).handles.count === 0) free(leaf);
   }
   [Symbol.dispose](): void {
     this.dispose();
@@ -520,14 +524,41 @@ export function isTensor(x: unknown): x is Tensor {
  */
 export function realize(...tensors: readonly Tensor[]): Promise<void> {
   refuseInTrace("realize");
-  return exclusively(() => realizeNow(tensors));
+  return atOnce(() => settledAtOnce(tensors) ? Promise.resolve() : undefined) ?? exclusively(() => realizeNow(tensors));
 }
 
 /** @internal `realize`, to be called inside `exclusively`. */
 export async function realizeNow(tensors: readonly Tensor[]): Promise<void> {
-  const handles = tensors.map((tensor) => tensor.alias?.base ?? tensor);
+  const handles = tensors.map(holder);
   await computeWithAssigned(handles, handles.map((handle) => handle.node));
   for (const handle of handles) handle.settle();
+}
+
+/** `realizeNow` where that needs nothing to be waited for; else does nothing and returns false. */
+function settledAtOnce(tensors: readonly Tensor[]): boolean {
+  const handles = tensors.map(holder);
+  if (!computeAtOnce(handles.map((handle) => handle.node))) return false;
+  for (const handle of handles) handle.settle();
+  return true;
+}
+
+/** The tensor that has what `tensor` shows. */
+function holder(tensor: Tensor): Tensor {
+  return tensor.alias?.base ?? tensor;
+}
+
+/**
+ * What `work` gives if it may be done now, before the call returns: nothing that was asked for earlier is under way, and
+ * no assignment waits to be computed with it. Undefined where not, or where `work` says so; what it throws, the promise
+ * rejects with.
+ */
+function atOnce<T>(work: () => Promise<T> | undefined): Promise<T> | undefined {
+  if (!mayRunAtOnce() || backlog.hasAssigned) return undefined;
+  try {
+    return work();
+  } catch (error) {
+    return Promise.reject(error);
+  }
 }
 
 /**

@@ -1,0 +1,176 @@
+/** Values written over others that nothing needs any more: which kernels do so, which must not, and that the bits stay. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { compileGraph } from "../src/compiler/compile.ts";
+import { overwriting } from "../src/compiler/memory.ts";
+import type { Plan, Target } from "../src/compiler/plan.ts";
+import { readFlags, setFlags } from "../src/debug/flags.ts";
+import * as g from "../src/graph/build.ts";
+import { interpret } from "../src/graph/interpret.ts";
+import type { Node } from "../src/graph/node.ts";
+import { compile, ones, setDefaultDevice, type Tensor } from "../src/index.ts";
+import { evaluate } from "./evaluate.ts";
+import { assertClose, onEachDevice } from "./harness.ts";
+import { randomGraph } from "./random-graph.ts";
+
+const e = g.elementwise;
+const cpu: Target = {
+  language: "js",
+  class: "js",
+  subgroupSize: 0,
+  f16: "native",
+  maxStorageBuffersPerKernel: 64,
+  maxInvocationsPerWorkgroup: 256,
+  maxWorkgroupsPerDimension: 65535,
+  maxBindingBytes: 2 ** 31,
+};
+const gpu: Target = { ...cpu, language: "wgsl", maxStorageBuffersPerKernel: 10, maxBindingBytes: 2 ** 27 };
+const targets: Target[] = [
+  cpu,
+  { ...gpu, class: "software", subgroupSize: 8 },
+  { ...gpu, class: "discrete", subgroupSize: 32 },
+  { ...gpu, class: "integrated" },
+];
+
+/** Runs `body` with every value written over another where it can be, however small; or nowhere. */
+async function withOverwriting<T>(fromBytes: number, body: () => T): Promise<Awaited<T>> {
+  const before = overwriting.fromBytes;
+  overwriting.fromBytes = fromBytes;
+  try {
+    return await body();
+  } finally {
+    overwriting.fromBytes = before;
+  }
+}
+
+/** `f` with a kernel for each op. */
+function withoutFusion<T>(f: () => T): T {
+  setFlags({ ...readFlags(() => undefined), noFuse: true });
+  try {
+    return f();
+  } finally {
+    setFlags(undefined);
+  }
+}
+
+const keep = (x: Node, axis: number) => g.reshape(x, x.shape.map((n, i) => i === axis ? 1 : n));
+const like = (row: Node, x: Node) => g.expand(row, x.shape);
+
+function softmax(x: Node, axis = x.shape.length - 1): Node {
+  const of = (op: "amax" | "sum", y: Node) => {
+    const reduced = g.reduce(op, y, [axis]);
+    return like(g.reshape(reduced, keepShape(x, axis)), x);
+  };
+  const weights = e("exp", e("sub", x, of("amax", x)));
+  return e("div", weights, of("sum", weights));
+}
+
+function keepShape(x: Node, axis: number): number[] {
+  return x.shape.map((n, i) => i === axis ? 1 : n);
+}
+
+/** Bytes of the slots that a plan uses, by slot. */
+const memory = (plan: Plan) => plan.slots.map(({ bytes }) => bytes);
+
+test("a deep chain of softmaxes needs its input and its output, on every kind of device", () => {
+  for (const target of targets) {
+    // A workgroup that walks a row of 500 reads on into the next one, and does not use that.
+    for (const columns of target.class === "js" || target.class === "software" ? [512, 500, 511] : [512]) {
+      const x = g.input([1024, columns], "f32");
+      let y = x;
+      for (let i = 0; i < 32; i++) y = softmax(y);
+      const plan = compileGraph({ roots: [y], inputs: [x] }, target);
+      const dispatches = plan.steps.filter((step) => step.kind === "dispatch").length;
+      assert.equal(dispatches, 32);
+      assert.equal(plan.steps.length, dispatches, "no copies");
+      assert.deepEqual(memory(plan), [x, y].map(g.byteLength), `${target.class}, rows of ${columns}`);
+      assert.ok(plan.programs.length <= 2, `${plan.programs.length} kernels`);
+    }
+  }
+});
+
+test("small values take no kernels of their own to be written over others", () => {
+  const x = g.input([64, 64], "f32");
+  let y = x;
+  for (let i = 0; i < 8; i++) y = softmax(y);
+  const plan = compileGraph({ roots: [y], inputs: [x] }, cpu);
+  assert.equal(plan.programs.length, 1);
+  assert.equal(plan.slots.length, 3, "the input, the output in which every other one stands, and one more");
+});
+
+test("what other invocations still read is not written over", async () => {
+  const x = g.input([16, 16], "f32");
+  const y = g.contiguous(e("exp", x));
+  const transposed = g.permute(y, [1, 0]);
+  const reversed = g.slice(y, [15, 0], [16, 16], [-1, 1]);
+  const shifted = g.pad(g.slice(y, [1, 0], [15, 16], [1, 1]), [0, 0], [1, 0]);
+  const product = g.reduce("sum", e("mul", g.expand(g.reshape(y, [16, 16, 1]), [16, 16, 16]), g.expand(g.reshape(y, [1, 16, 16]), [16, 16, 16])), [1]);
+  const column = e("sub", y, like(g.reshape(g.reduce("sum", y, [0]), [1, 16]), y));
+  const spread = like(keep(g.slice(y, [0, 0], [1, 16], [1, 1]), 0), y);
+  await withOverwriting(0, () => {
+    for (const [name, root] of Object.entries({ transposed, reversed, shifted, product, spread })) {
+      for (const target of targets) {
+        const plan = compileGraph({ roots: [e("add", g.contiguous(root), f32(1, root.shape))], inputs: [x] }, target);
+        const inPlace = plan.steps.filter((step) => step.kind === "dispatch" && step.slots.length === 1);
+        // The sum may be made over what it adds to, but nothing else.
+        assert.ok(inPlace.length <= 1, `${name}: ${plan.steps.map((step) => step.kind === "dispatch" ? step.slots.join() : "copy").join("; ")}`);
+      }
+    }
+    // A column's sum is made before: then each element is read by the invocation that writes it.
+    assert.ok(compileGraph({ roots: [column], inputs: [x] }, cpu).slots.length >= 2);
+  });
+});
+
+const f32 = (value: number, shape: readonly number[]) => g.full(shape, value, "f32");
+
+onEachDevice("random graphs give the same bits wherever their values are written over others", async (device) => {
+  let fewer = 0;
+  await fc.assert(
+    fc.asyncProperty(randomGraph({ transcendental: false, length: 14 }), fc.boolean(), async ({ roots, inputs, given }, fuse) => {
+      const data = inputs.map((input) => given.get(input)!);
+      const run = (fromBytes: number) =>
+        withOverwriting(fromBytes, () => {
+          const slots = fuse ? compileGraph({ roots, inputs }, device.target).slots.length : withoutFusion(() => compileGraph({ roots, inputs }, device.target)).slots.length;
+          const values = fuse ? evaluate(device, { roots, inputs }, data) : withoutFusion(() => evaluate(device, { roots, inputs }, data));
+          return values.then((values) => ({ slots, values }));
+        });
+      const [apart, together] = [await run(Infinity), await run(0)];
+      assert.deepEqual(together.values, apart.values);
+      assert.ok(together.slots <= apart.slots);
+      if (together.slots < apart.slots) fewer++;
+    }),
+    device.kind === "cpu" ? { numRuns: 300 } : { numRuns: 25, endOnFailure: true },
+  );
+  assert.ok(fewer > 0, "some graph needs less memory");
+});
+
+onEachDevice("softmaxes along rows and columns, in place, give what the interpreter gives", async (device) => {
+  const x = g.input([24, 40], "f32");
+  let y = x;
+  for (let i = 0; i < 6; i++) y = g.contiguous(e("mul", softmax(y, i % 3 === 2 ? 0 : 1), f32(3, x.shape)));
+  const values = Array.from({ length: 24 * 40 }, (_, i) => 3 * Math.sin(i * 12.9898));
+  const [expected] = interpret([y], new Map([[x, values]]));
+  for (const target of [device.target, ...(device.kind === "gpu" ? [{ ...device.target, class: "discrete" as const }] : [])]) {
+    const [actual] = await withOverwriting(0, () => evaluate(device, { roots: [y], inputs: [x] }, [values], target));
+    assertClose(actual!, expected!, { atol: 1e-5, rtol: 1e-4, message: target.class });
+  }
+});
+
+onEachDevice("a compiled chain takes no memory beside its input and its output", async (device) => {
+  setDefaultDevice(device);
+  try {
+    const deep = compile((x: Tensor) => {
+      let y = x;
+      for (let i = 0; i < 8; i++) y = y.softmax({ axis: -1 });
+      return y;
+    });
+    const x = await ones([512, 512], { device }).mul(0.5).realize();
+    const { liveBytes } = device.stats();
+    const y = await deep(x);
+    assert.ok(device.stats().liveBytes - liveBytes <= 512 * 512 * 4, `${device.stats().liveBytes - liveBytes} bytes more`);
+    assert.ok(Math.abs((await y.data())[7]! - 1 / 512) < 1e-6);
+  } finally {
+    setDefaultDevice(undefined);
+  }
+});
