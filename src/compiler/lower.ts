@@ -28,7 +28,7 @@ import { type Draft, isAttention, isContraction } from "./schedule.ts";
 import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
-import { isMovement, shownAt, sourceIndices } from "./views.ts";
+import { isMovement, sourceIndices } from "./views.ts";
 
 /** Invocations that walk a block side by side: a subgroup of the software adapters. */
 const walkers = 8;
