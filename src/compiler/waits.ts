@@ -4,7 +4,6 @@
  */
 import { after, byteLength, withSources } from "../graph/build.ts";
 import { makeFor, type Node, toposort } from "../graph/node.ts";
-import type { KernelGroup } from "./merge.ts";
 import type { Draft, Schedule } from "./schedule.ts";
 
 /** For each `after` of a graph, the nodes that it waits for. */
@@ -59,14 +58,14 @@ export function waitedFor({ drafts, accesses }: Schedule, given: ReadonlySet<Nod
  * The kernels in an order that its sources allow: of those that may run next the one that adds least to what is in memory
  * (what it writes, less what nobody reads after it), and of equal ones the first. `kept` takes no temporary memory.
  */
-export function leanOrder(
-  groups: readonly KernelGroup[],
-  sources: (of: KernelGroup) => ReadonlySet<KernelGroup>,
-  reads: (of: KernelGroup) => ReadonlySet<Node>,
+export function leanOrder<Group extends { readonly drafts: readonly Draft[] }>(
+  groups: readonly Group[],
+  sources: (of: Group) => ReadonlySet<Group>,
+  reads: (of: Group) => ReadonlySet<Node>,
   kept: ReadonlySet<Node>,
-): KernelGroup[] {
-  const missing = new Map<KernelGroup, number>();
-  const readers = new Map<KernelGroup, KernelGroup[]>();
+): Group[] {
+  const missing = new Map<Group, number>();
+  const readers = new Map<Group, Group[]>();
   const readersLeft = new Map<Node, number>();
   const written = new Set(groups.flatMap((group) => group.drafts.map((draft) => draft.root)));
   for (const group of groups) {
@@ -76,7 +75,7 @@ export function leanOrder(
     for (const node of reads(group)) readersLeft.set(node, (readersLeft.get(node) ?? 0) + 1);
   }
   const isTemporary = (node: Node) => written.has(node) && !kept.has(node);
-  const growth = (group: KernelGroup) => {
+  const growth = (group: Group) => {
     let bytes = 0;
     for (const { root } of group.drafts) if (isTemporary(root)) bytes += byteLength(root);
     for (const node of reads(group)) if (isTemporary(node) && readersLeft.get(node) === 1) bytes -= byteLength(node);
@@ -84,7 +83,7 @@ export function leanOrder(
   };
   const position = new Map(groups.map((group, i) => [group, i]));
   const ready = groups.filter((group) => missing.get(group) === 0);
-  const result: KernelGroup[] = [];
+  const result: Group[] = [];
   while (ready.length > 0) {
     let best = 0;
     let least = Infinity;
@@ -92,7 +91,7 @@ export function leanOrder(
       const bytes = growth(group);
       if (bytes < least || (bytes === least && position.get(group)! < position.get(ready[best]!)!)) [best, least] = [i, bytes];
     });
-    const [next] = ready.splice(best, 1) as [KernelGroup];
+    const [next] = ready.splice(best, 1) as [Group];
     result.push(next);
     for (const node of reads(next)) readersLeft.set(node, readersLeft.get(node)! - 1);
     for (const reader of readers.get(next) ?? []) {
