@@ -1,5 +1,6 @@
 /**
- * The whole suite: in Node and in Deno, on the cpu device and on WebGPU.
+ * The whole suite: in Node and in Deno, on the cpu device and on WebGPU. Then, in Node, the conformance tests once more with
+ * the schedules of a GPU, on this adapter and on SwiftShader where that is installed.
  *
  *   npm test                      everything
  *   npm test -- matmul devices    the test files whose names contain one of these
@@ -30,9 +31,10 @@ async function main(filters: readonly string[]): Promise<void> {
   const notRun: string[] = [];
   // Plans are kept in the project, not in the user's folder.
   const environment = { SHARDWISE_CACHE: join(project, ".cache/plans"), ...await adapterEnvironment(notRun) };
-  const outcomes = [await runNode(files, environment)];
+  const outcomes = [await runNode(`Node ${process.version}`, files, environment)];
   if (existsSync(deno)) outcomes.push(await runDeno(files, environment));
   else notRun.push("the whole suite in Deno: node_modules/.bin/deno is missing; npm ci brings it");
+  outcomes.push(...await runAsGpu(files, environment));
   const sum = (count: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + count(outcome), 0);
   const skipped = sum((outcome) => outcome.skipped);
   if (skipped > 0) notRun.push(`${skipped} skipped tests, see above`);
@@ -74,8 +76,8 @@ async function adapterEnvironment(notRun: string[]): Promise<Environment> {
 }
 
 /** Node's runner, read as people do on the screen and counted from a second report. */
-async function runNode(files: readonly string[], environment: Environment): Promise<Outcome> {
-  console.log(`\nNode ${process.version}: ${files.length} files`);
+async function runNode(title: string, files: readonly string[], environment: Environment): Promise<Outcome> {
+  console.log(`\n${title}: ${files.length} files`);
   const folder = join(project, ".cache");
   await mkdir(folder, { recursive: true });
   const report = join(folder, `test-report.${process.pid}.tap`);
@@ -105,6 +107,29 @@ async function runNode(files: readonly string[], environment: Environment): Prom
     failed: failed === 0 && code !== 0 ? 1 : failed,
     skipped: total("skipped") + total("todo"),
   };
+}
+
+/** Where Debian's and Ubuntu's chromium, and Chrome, have SwiftShader. */
+const swiftShaders = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"].map((folder) => `${folder}/vk_swiftshader_icd.json`);
+
+/** Tests of all that kernels compute, with the schedules that a discrete GPU gets: on software adapters, which have others. */
+async function runAsGpu(files: readonly string[], environment: Environment): Promise<Outcome[]> {
+  const named = (...names: readonly string[]) => files.filter((file) => names.some((name) => file.startsWith(`test/${name}`)));
+  if (environment["SHARDWISE_TEST_DEVICES"] !== "cpu,gpu") return [];
+  const asGpu = { ...environment, SHARDWISE_TEST_DEVICES: "gpu", SHARDWISE_TEST_CLASS: "discrete" };
+  const outcomes: Outcome[] = [];
+  const own = named("conformance-", "conv.");
+  if (own.length > 0) outcomes.push(await runNode("Schedules of a discrete GPU", own, asGpu));
+  const others = named("conformance-", "schedules.");
+  const driver = swiftShaders.find((path) => existsSync(path));
+  if (others.length === 0) return outcomes;
+  if (driver === undefined) {
+    console.log("\nSwiftShader is not installed (Debian's chromium has it): schedules were tested on one adapter only");
+    return outcomes;
+  }
+  const onSwiftShader = { ...asGpu, VK_ICD_FILENAMES: driver, VK_DRIVER_FILES: driver };
+  outcomes.push(await runNode("Schedules of a discrete GPU on SwiftShader", others, onSwiftShader));
+  return outcomes;
 }
 
 /** Test files that one process of Deno runs. */

@@ -138,8 +138,8 @@ test("candidates keep the limits of the device and begin with the default, for p
 });
 
 test("the default schedules of GPUs keep the limits that every device has, and have the form of schedules", () => {
-  for (const of of ["discrete", "integrated"] as const) {
-    for (const { schedule } of defaults[of]) assert.ok(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }) && isSchedule(schedule));
+  for (const name of ["discrete", "integrated"] as const) {
+    for (const { schedule } of defaults[name]) assert.ok(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }) && isSchedule(schedule));
   }
   const others = [null, 7, {}, { ...registerTile(4), kind: "best" }, { ...registerTile(4), parts: 0 }, { ...workgroupTile([8, 8], [4, 4], 8), width: 3 }];
   for (const value of others) assert.equal(isSchedule(value), false);
@@ -337,8 +337,8 @@ test("devices on one adapter have one target", async (t) => {
 
 test("every contraction of the bench's networks goes through workgroup memory on a GPU", async () => {
   const names = ["MLP step 784-64-10 SGD", "CNN step", "GPT block", "conv 3x3 32->64 gradients", "matmul 128x64x10"];
-  for (const of of ["discrete", "integrated"] as const) {
-    const device = nullDevice({ target: { ...gpu, class: of } });
+  for (const gpuClass of ["discrete", "integrated"] as const) {
+    const device = nullDevice({ target: { ...gpu, class: gpuClass } });
     const { load } = device;
     let contractions = 0;
     device.load = (plan, items) => {

@@ -261,7 +261,7 @@ class AttentionKernel {
     const builder = this.#builder;
     const { lanes, depth } = this.#block;
     const height = this.#height;
-    const array = this.#shared ??= builder.sharedArray("f32", depth * height, true);
+    const array = this.#shared ??= builder.sharedArray("f32", depth * height, false);
     const even = count % depth === 0;
     const slice = builder.variable("k", Math.ceil(count / depth));
     const slices = builder.openLoop(this.#body, slice);
@@ -273,7 +273,7 @@ class AttentionKernel {
       const [value] = this.#values(x, [this.#at(within(position, 0, count - 1), this.#row(remainder(element, height)))]);
       const inside = even ? undefined : builder.within(position, 0, count);
       const brought = inside === undefined ? value! : builder.op("where", inside, value!, builder.constant(0, "f32"));
-      slices.statements.push({ kind: "stage", array, index: element, value: brought });
+      slices.statements.push({ kind: "stage", array, index: element, values: [brought] });
     }
     const variable = builder.variable("f", depth);
     const scope = builder.openLoop(slices, variable);

@@ -53,8 +53,8 @@ export type Statement =
   /** `accumulate` adds to what the buffer holds. */
   /** Ends the loop around it once the index reaches the limit. */
   | { readonly kind: "stop"; readonly index: Index; readonly limit: number }
-  /** Puts an element into workgroup memory. */
-  | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly value: Expr }
+  /** Puts an element into workgroup memory, or a whole vector of elements into an array of vectors. */
+  | { readonly kind: "stage"; readonly array: number; readonly index: Index; readonly values: readonly Expr[] }
   /**
    * What the invocations of a workgroup have in each accumulator becomes their combination, in a fixed tree; by way of
    * `array`, which has room for all. Of `columns` numbered side by side, each is combined with those of its own column.
@@ -88,7 +88,7 @@ export interface KernelBuffer {
 export interface SharedArray {
   readonly dtype: DType;
   readonly length: number;
-  /** Held as vectors of four; the length is a multiple of 4 then. */
+  /** Held as vectors of four; the length is a multiple of 4 then. Such an array is only stored to by whole vectors. */
   readonly vectors: boolean;
 }
 

@@ -4,7 +4,7 @@ import { type DType, dtypes } from "../graph/dtype.ts";
 import { toHalfBits } from "../graph/half.ts";
 import { wgslHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
-import type { Index } from "./affine.ts";
+import { divide, type Index } from "./affine.ts";
 import { type HalfStorage, halfStorage } from "./half-storage.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "./ir.ts";
 import type { Target } from "./plan.ts";
@@ -257,11 +257,10 @@ class WgslRenderer extends Renderer {
     return { vector: known.name, element };
   }
 
-  protected override stage(array: number, index: Index, value: string): void {
-    const place = vectorElement(index);
-    if (!this.ir.shared[array]!.vectors) return this.emit(`s${array}[${this.index(index)}] = ${value};`);
-    const at = place === undefined ? `(${this.index(index)}) / 4u][(${this.index(index)}) % 4u` : `${this.index(place.vector)}][${place.element}`;
-    this.emit(`s${array}[${at}] = ${value};`);
+  protected override stage(array: number, index: Index, values: readonly string[]): void {
+    const { dtype, vectors } = this.ir.shared[array]!;
+    if (!vectors) this.emit(`s${array}[${this.index(index)}] = ${values[0]};`);
+    else this.emit(`s${array}[${this.index(divide(index, 4))}] = vec4<${dtypes[dtype].storage}>(${values.join(", ")});`);
   }
 
   protected override combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void {

@@ -35,8 +35,8 @@ export abstract class Renderer {
   protected abstract stored(value: Expr, dtype: DType): string;
   /** Everything that is no constant, bound test or accumulator. */
   protected abstract spellOther(expr: Exclude<Expr, { kind: "constant" | "within" | "accumulator" }>): string;
-  /** Puts a value into workgroup memory. */
-  protected abstract stage(array: number, index: Index, value: string): void;
+  /** Puts values into workgroup memory. */
+  protected abstract stage(array: number, index: Index, values: readonly string[]): void;
   protected abstract combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void;
   protected abstract barrier(): void;
   /** An index where it is compared, so signed. */
@@ -105,7 +105,7 @@ export abstract class Renderer {
         this.emit(`if (${this.index(statement.index)} >= ${this.integer(statement.limit)}) { break; }`);
         break;
       case "stage":
-        this.stage(statement.array, statement.index, this.text(statement.value));
+        this.stage(statement.array, statement.index, statement.values.map((value) => this.text(value)));
         break;
       case "combine":
         this.combineAll(statement.accumulators, statement.columns, statement.array);

@@ -16,7 +16,8 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
     uses.set(expr, (known ?? 0) + (expr.scope === from ? 1 : 2));
   };
   eachStatement(ir.body, (statement, _times, scope) => {
-    if (statement.kind === "update" || statement.kind === "assign" || statement.kind === "stage") need(statement.value, scope);
+    if (statement.kind === "update" || statement.kind === "assign") need(statement.value, scope);
+    if (statement.kind === "stage") for (const value of statement.values) need(value, scope);
     if (statement.kind === "stop" || statement.kind === "stage") needValues(statement.index, ir, need, scope);
     if (statement.kind === "store") {
       need(statement.value, scope);

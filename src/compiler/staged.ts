@@ -9,6 +9,9 @@ import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.t
 import type { Staged } from "./tile.ts";
 import { placeOf, productAt } from "./products.ts";
 
+/** Elements of a vector of WGSL. */
+const width = 4;
+
 /** An element of an operand's slice that an invocation brings to workgroup memory: its place along the block and along k. */
 interface Brought {
   readonly along: Index;
@@ -123,7 +126,7 @@ export function stagedSums(
   node: ReductionNode,
   lanes: readonly Lane[],
   domain: StagedDomain,
-  { threads, rows, columns, depth }: Staged,
+  { threads, rows, columns, depth, adjacent, widths }: Staged,
   values: (node: Node, lanes: readonly Lane[]) => readonly Expr[],
 ): readonly Expr[] {
   const source = node.src[0]!;
@@ -152,20 +155,24 @@ export function stagedSums(
   const operands = one === next ? [left, right] as const : [right, left] as const;
 
   const staging: Statement[] = [];
-  const bring = (operand: Node, of: readonly ReturnType<typeof at>[], places: readonly Brought[], length: number, count: number) => {
-    const array = builder.sharedArray(node.dtype, length * depth, count % 4 === 0);
-    const elements = values(operand, of.map(({ lane }) => lane));
-    elements.forEach((element, i) => {
+  const bring = (operand: Node, of: readonly ReturnType<typeof at>[], places: readonly Brought[], length: number, byVectors: boolean) => {
+    // Two invocations must not store to one vector: WGSL lets a store of an element rewrite the others.
+    const array = builder.sharedArray(node.dtype, length * depth, byVectors);
+    const elements = values(operand, of.map(({ lane }) => lane)).map((element, i) => {
       const { inside } = of[i]!;
-      const { along, k } = places[i]!;
-      const value = inside === undefined ? element : builder.op("where", inside, element, zero);
-      staging.push({ kind: "stage", array, index: add(scale(k, length), along), value });
+      return inside === undefined ? element : builder.op("where", inside, element, zero);
     });
+    const count = byVectors ? width : 1;
+    for (let i = 0; i < elements.length; i += count) {
+      const { along, k } = places[i]!;
+      staging.push({ kind: "stage", array, index: add(scale(k, length), along), values: elements.slice(i, i + count) });
+    }
     return array;
   };
+  const vectors = [rows, columns].map((count, i) => adjacent[i]! && widths[i] === width && count % width === 0);
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
-  const rowArray = bring(operands[0], rowLanes, domain.rows, height, rows);
-  const columnArray = bring(operands[1], columnLanes, domain.columns, breadth, columns);
+  const rowArray = bring(operands[0], rowLanes, domain.rows, height, vectors[0]!);
+  const columnArray = bring(operands[1], columnLanes, domain.columns, breadth, vectors[1]!);
 
   const accumulators = Array.from({ length: rows * columns }, () => builder.accumulator(node.op, node.dtype, builder.root));
   const inArray = (length: number, part: Index, count: number, i: number) =>
