@@ -1,7 +1,7 @@
 /** f16 beyond single ops: gradients, state that is assigned, files, batches, and several devices. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { GradientError } from "../src/errors.ts";
+import { DecompositionError, GradientError } from "../src/errors.ts";
 import { toHalfBits } from "../src/graph/half.ts";
 import { compile, data, explain, grad, io, jvp, nn, optim, parallel, random, tensor, type Tensor, vjp } from "../src/index.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
@@ -105,6 +105,10 @@ for (const kind of testKinds) {
     assert.deepEqual([whole.dtype, ...await whole.data()], ["f16", ...values]);
     const mean = await parallel.reduce(shards.map((shard) => shard.sum({ axis: 0 }).cast("f16")), { weights: [3, 2, 2] });
     assert.equal(mean.dtype, "f16");
+
+    // A sum of parts that are rounded is not the rounded sum.
+    const sums = parallel.replicate((rows: Tensor) => rows.sum({ axis: 0 }).cast("f16"), three);
+    await assert.rejects(sums(x), DecompositionError);
 
     const model = nn.linear(5, 3);
     const predict = parallel.replicate((rows: Tensor) => ({

@@ -176,13 +176,15 @@ test("the memory report says what each device holds, and leaves out one that is 
   assert.deepEqual((await trainer.memory()).map(({ device }) => device), [devices[1]!.name]);
 });
 
-test("no kernel uses atomics: sums of floats have one order", async () => {
+test("no kernel adds up with atomics: sums of floats have one order", async () => {
   const source = fileURLToPath(new URL("../src", import.meta.url));
   const files = (await readdir(source, { recursive: true })).filter((name) => name.endsWith(".ts"));
   const found: string[] = [];
   for (const name of files) {
     const text = await readFile(join(source, name), "utf8");
-    if (/\batomic(<|Add|Max|Min|CompareExchange|Load|Store|Sub|Exchange)/.test(text)) found.push(name);
+    // Which puts bits that nobody else writes into a word.
+    const allowed = name.endsWith("half-storage.ts") ? text.replace(/atomic<u32>|atomicLoad\(/g, "") : text;
+    if (/\batomic(<|Add|Max|Min|CompareExchange|Load|Store|Sub|Exchange)/.test(allowed)) found.push(name);
   }
   assert.ok(files.length > 100, "the sources are there");
   assert.deepEqual(found, []);

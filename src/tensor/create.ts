@@ -35,7 +35,7 @@ export interface CreateOptions {
 /**
  * A tensor of numbers, booleans, nested arrays of them, or a typed array; the data is copied. The dtype is by default
  * bool for booleans, f32 for numbers, and for a typed array that of its elements (f32 for 64-bit floats, i32 for 8
- * and 16 bits).
+ * and 16 bits). For `{ dtype: "f16" }` numbers are rounded to the nearest half.
  * Throws ShapeError for ragged arrays and for a shape of another size.
  */
 export function tensor(

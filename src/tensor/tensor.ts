@@ -201,7 +201,10 @@ export class Tensor implements Pending {
   where(a: Operand, b: Operand): Tensor {
     return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
   }
-  /** f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. */
+  /**
+   * f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. f16 gets the nearest half,
+   * halfway cases the even one, beyond ±65504 an infinity: the same bits on every device.
+   */
   cast(dtype: DType): Tensor { return new Tensor(build.cast(this.node, dtype)); }
   /** The same 32 bits as another dtype (not bool). */
   bitcast(dtype: DType): Tensor { return new Tensor(build.bitcast(this.node, dtype)); }
@@ -444,7 +447,7 @@ export class Tensor implements Pending {
     this.bind(leaf);
   }
 
-  /** The values, in order, as a copy. Bools are bytes of 0 and 1. Throws TraceError inside a trace. */
+  /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
   data(): Promise<HostArray> {
     refuseInTrace("data");
     const { node } = this;
