@@ -280,7 +280,11 @@ test("a long sum of few results is cut into parts on a GPU, and is the same", as
     fc.asyncProperty(shapes, async (shape) => {
       await givesExactly(device, shape, target);
     }),
-    { numRuns: 10 },
+    {
+      numRuns: 10,
+      // What an invocation brings of k and its place along n are multiples of one number here.
+      examples: [[{ batch: 1, m: 25, k: 1000, n: 13, transposed: [false, false], epilogue: false }]],
+    },
   );
 });
 

@@ -20,13 +20,15 @@ import { addTuned, emptyTable, readTuned } from "../src/compiler/tuned.ts";
 import { candidatesFor, contractionsOf, type Measured, tuneContraction } from "../src/compiler/tuning.ts";
 import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";
 import type { Device } from "../src/devices/device.ts";
+import { tuningKeyOf } from "../src/devices/measure.ts";
 import { nullDevice } from "../src/devices/null.ts";
 import { forgetTuned, learn, withTuned } from "../src/devices/tuned.ts";
 import { input } from "../src/graph/build.ts";
 import { runtime } from "../src/host/host.ts";
 import { type Tensor, tensor, TraceError, tune } from "../src/index.ts";
+import { SharedPlan } from "../src/parallel/shared-plan.ts";
 import { matmul } from "../src/tensor/contract.ts";
-import { tuneOn, tuningKeyOf } from "../src/tensor/tune.ts";
+import { tuneOn } from "../src/tensor/tune.ts";
 import { evaluate } from "./evaluate.ts";
 import { testDevice, virtualDevices } from "./harness.ts";
 
@@ -333,6 +335,19 @@ test("devices on one adapter have one target", async (t) => {
   if (pair === undefined) return t.skip("no adapter");
   assert.deepEqual(pair[0]!.target, pair[1]!.target);
   assert.equal(tuningKeyOf(pair[0]!), tuningKeyOf(pair[1]!));
+});
+
+test("what is tuned while devices run a plan does not change it for those that come later", async () => {
+  const request = product(500, 60, 500);
+  const tuned = { [contractionsOf(request)[0]!.signature]: registerTile(8) };
+  const [before, after] = [nullDevice({ target: gpu }), nullDevice({ target: { ...gpu, tuned } })];
+  const plan = new SharedPlan(request, []);
+  const [first, second] = [await plan.on(before), await plan.on(after)];
+  assert.equal(second.executable.plan, first.executable.plan);
+  const later = await new SharedPlan(request, []).on(after);
+  assert.notDeepEqual(later.executable.plan, first.executable.plan);
+  before.close();
+  after.close();
 });
 
 test("every contraction of the bench's networks goes through workgroup memory on a GPU", async () => {

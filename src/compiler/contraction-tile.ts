@@ -9,6 +9,7 @@ import type { Target } from "./plan.ts";
 import {
   blockOf,
   type ContractionSchedule,
+  type Default,
   defaults,
   type Gemv,
   isShort,
@@ -68,10 +69,9 @@ export function contractionTile(
   const factors = isGpu(target) ? factorsOf(ir, domain) : undefined;
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
-  const choices = defaults[target.class].map((choice) => choice);
   const known = target.tuned && problemOf(node, inMemory);
   const tuned = known && target.tuned?.[signatureOf(known)];
-  if (tuned !== undefined) choices.unshift({ schedule: tuned });
+  const choices: readonly Default[] = [...(tuned === undefined ? [] : [{ schedule: tuned }]), ...defaults[target.class]];
   for (const { schedule, leastBlocks, when } of choices) {
     if (when?.(contraction.problem) === false || !keepsLimits(schedule, target)) continue;
     const fitted = fit(schedule, contraction, target, leastBlocks !== undefined);

@@ -74,10 +74,10 @@ const workgroupBytes = 16384;
 /** Results of one invocation: more of them do not fit into registers. */
 const mostElements = 64;
 /** The longest axis that counts as short. */
-export const shortest = 8;
+export const mostShort = 8;
 
 export function isShort({ m, n }: Pick<Problem, "m" | "n">): boolean {
-  return Math.min(m, n) <= shortest;
+  return Math.min(m, n) <= mostShort;
 }
 
 /** Results of a workgroup along m and n. */
@@ -102,7 +102,7 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
     case "gemv": {
       const { threads: [long, k], elements } = schedule;
       const isPower = (count: number) => Number.isInteger(Math.log2(count));
-      return isPower(long) && isPower(k) && long * k <= limits.maxInvocationsPerWorkgroup && elements[0] <= shortest &&
+      return isPower(long) && isPower(k) && long * k <= limits.maxInvocationsPerWorkgroup && elements[0] <= mostShort &&
         4 * long * k * elements[0] * elements[1] <= workgroupBytes;
     }
   }
@@ -147,7 +147,7 @@ export function workgroupTile(threads: readonly [number, number], elements: read
 }
 
 export function gemv(threads: readonly [number, number], long: number, depth: number): Gemv {
-  return { kind: "gemv", threads, elements: [shortest, long], depth, parts: 1 };
+  return { kind: "gemv", threads, elements: [mostShort, long], depth, parts: 1 };
 }
 
 /** The layout of the operand along the long axis of a contraction with a short one. */

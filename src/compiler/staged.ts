@@ -4,7 +4,7 @@
  */
 import { type Node, type ReductionNode } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
-import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within } from "./affine.ts";
+import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within, zeroIndex } from "./affine.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.ts";
 import type { Staged } from "./tile.ts";
 import { placeOf, productAt } from "./products.ts";
@@ -149,9 +149,9 @@ export function stagedSums(
   const columnLanes = domain.columns.map(({ lane, k }) => at(lanes[lane]!, k));
   const { product } = rowLanes[0]!;
   const [left, right] = product.src as [Node, Node];
-  // The row operand is the one that does not change along n.
-  const [none] = domain.rows;
-  const [one, next] = [lanes[0]!, lanes[1]!].map((lane) => placeOf(left, at(lane, none!.k).lane.indices));
+  // The row operand is the one that does not change along n. At the first term of a slice: what an invocation brings of k and
+  // its place along n may be multiples of one number, of which a quotient is not seen to be the same.
+  const [one, next] = [lanes[0]!, lanes[1]!].map((lane) => placeOf(left, at(lane, zeroIndex).lane.indices));
   const operands = one === next ? [left, right] as const : [right, left] as const;
 
   const staging: Statement[] = [];

@@ -158,8 +158,8 @@ interface Prepared {
  * shortest time counts. A candidate that comes near `best`, the highest rate seen on the device (10⁹ operations a
  * second), ends the search. Rejects as `measure` does when none can be run.
  */
-export async function tuneContraction(case_: TunedCase, target: Target, measure: Measure, best: number): Promise<TunedResult> {
-  const { signature, problem, shape, flops, request } = case_;
+export async function tuneContraction(one: TunedCase, target: Target, measure: Measure, best: number): Promise<TunedResult> {
+  const { signature, problem, shape, flops, request } = one;
   const { tuned: _, ...plain } = target;
   const first = { ...prepare(request, plain, {}).schedule, parts: defaultParts(problem, target.class) };
   const seen = new Set<string>();

@@ -1,8 +1,10 @@
 /** How long a plan's kernels take on a device, by itself. */
 import type { Plan } from "../compiler/plan.ts";
+import type { DeviceClass } from "../compiler/schedules.ts";
 import type { Measured } from "../compiler/tuning.ts";
 import type { Device, DeviceBuffer, Executable } from "./device.ts";
 import { listenToKernels, timesReported } from "./profile.ts";
+import { WebGpuDevice } from "./webgpu.ts";
 
 /** Clocks of GPUs have steps of up to 0.1 ms: what is shorter than this is run several times in a row for one measurement. */
 const shortest = 2;
@@ -57,4 +59,11 @@ export async function measurePlan(device: Device, plan: Plan): Promise<Measured>
     release();
     throw error;
   }
+}
+
+/** Under which the table of a device's adapter is kept; one of its own for a class that the adapter is not of. */
+export function tuningKeyOf(device: Device, as?: DeviceClass): string {
+  const { tuned: _, ...target } = device.target;
+  const key = device instanceof WebGpuDevice ? device.tuningKey : JSON.stringify([device.info, target]);
+  return as === undefined || as === target.class ? key : `${key} as ${as}`;
 }

@@ -4,9 +4,8 @@ import { type DeviceClass, type ContractionSchedule, describeSchedule } from "..
 import { type Candidate, contractionsOf, tuneContraction, type TunedResult } from "../compiler/tuning.ts";
 import { flags } from "../debug/flags.ts";
 import type { Device } from "../devices/device.ts";
-import { measurePlan } from "../devices/measure.ts";
+import { measurePlan, tuningKeyOf } from "../devices/measure.ts";
 import { learn, tableOf } from "../devices/tuned.ts";
-import { WebGpuDevice } from "../devices/webgpu.ts";
 import { CompiledTrace, placeOf } from "./compile.ts";
 import { refuseInTrace } from "./frame.ts";
 import { exclusively } from "./realize.ts";
@@ -120,13 +119,6 @@ export function tuneOn(device: Device, requests: readonly CompileRequest[], opti
     }
     return new Tuning(name, contractions);
   });
-}
-
-/** Under which a device's table is kept; one of its own for a class that it is not of. */
-export function tuningKeyOf(device: Device, as?: DeviceClass): string {
-  const { tuned: _, ...target } = device.target;
-  const key = device instanceof WebGpuDevice ? device.tuningKey : JSON.stringify([device.info, target]);
-  return as === undefined || as === device.target.class ? key : `${key} as ${as}`;
 }
 
 /** What a result adds to a table: of its parts, only what was not tuned by itself. */
