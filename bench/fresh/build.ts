@@ -3,29 +3,29 @@ import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { CompilerOptions } from "typescript";
+import { bundle } from "../../scripts/bundle.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const folder = join(root, ".cache", "bench");
 
-/** Strips the types of src/ and bench/ into the cache folder. Gives the path of the file that `name` (in bench/) became. */
+/** Bundles src/, and strips the types of bench/, into the cache folder. Gives the path of what `name` (in bench/) became. */
 export async function buildForNode(name: string): Promise<string> {
   const { default: ts } = await import("typescript");
+  await bundle(join(folder, "src", "index.js"));
   const compilerOptions: CompilerOptions = {
     target: ts.ScriptTarget.ES2022,
     module: ts.ModuleKind.ESNext,
     rewriteRelativeImportExtensions: true,
     verbatimModuleSyntax: true,
   };
-  for (const part of ["src", "bench"]) {
-    for (const file of await readdir(join(root, part), { recursive: true })) {
-      if (!file.endsWith(".ts")) continue;
-      const from = join(root, part, file);
-      const to = join(folder, part, file.replace(/\.ts$/, ".js"));
-      if (await changed(to) > await changed(from)) continue;
-      const { outputText } = ts.transpileModule(await readFile(from, "utf8"), { fileName: from, compilerOptions });
-      await mkdir(dirname(to), { recursive: true });
-      await writeFile(to, outputText);
-    }
+  for (const file of await readdir(join(root, "bench"), { recursive: true })) {
+    if (!file.endsWith(".ts")) continue;
+    const from = join(root, "bench", file);
+    const to = join(folder, "bench", file.replace(/\.ts$/, ".js"));
+    if (await changed(to) > await changed(from)) continue;
+    const { outputText } = ts.transpileModule(await readFile(from, "utf8"), { fileName: from, compilerOptions });
+    await mkdir(dirname(to), { recursive: true });
+    await writeFile(to, outputText);
   }
   await writeFile(join(folder, "package.json"), JSON.stringify({ type: "module" }));
   return join(folder, "bench", name.replace(/\.ts$/, ".js"));

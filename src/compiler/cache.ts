@@ -93,7 +93,7 @@ export function structureOf({ inputs, roots, donate = [], common }: CompileReque
 
 let ofCompiler: { readonly digest: string | undefined } | undefined;
 
-/** Stands for all code that makes plans; undefined where its source cannot be read, as in a bundle. */
+/** Stands for all code that makes plans; undefined where its source cannot be read, as in a browser. */
 function compilerDigest(): string | undefined {
   ofCompiler ??= { digest: digestOfSources() };
   return ofCompiler.digest;
@@ -103,6 +103,11 @@ function digestOfSources(): string | undefined {
   const files = syncFiles();
   if (files === undefined) return undefined;
   try {
+    const own = pathOfUrl(import.meta.url);
+    // In a bundle all code is in one file.
+    if (own !== undefined && !/[/\\]compiler[/\\]cache\.[jt]s$/.test(own)) {
+      return mayUseFolder(own, { write: false }) ? digest(files.readFileSync(own, "utf8")) : undefined;
+    }
     const texts: string[] = [];
     for (const url of [new URL(".", import.meta.url), new URL("../graph/", import.meta.url)]) {
       const folder = pathOfUrl(url.href);
