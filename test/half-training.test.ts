@@ -164,10 +164,11 @@ onEachDevice("what a training step keeps of a layer and its relu is f16, and tha
   assert.equal(halves.kernels.length, full.kernels.length);
   const activations = halves.kernels.slice(0, 2).flatMap(({ writes }) => writes);
   assert.deepEqual(activations.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 128, 64], ["f16", 128, 64]]);
-  // Rounding is all that differs.
+  // Rounding is all that differs, and now and then whether an activation near 0 is positive.
+  const norm = (values: readonly number[]) => Math.hypot(...values);
   full.values.forEach((values, i) => {
-    const scale = Math.max(...Array.from(values, Math.abs));
-    assertClose(halves.values[i]!, values, { atol: 0.01 * scale, message: `result ${i}` });
+    const error = norm(Array.from(values, (x, k) => x - halves.values[i]![k]!)) / norm(Array.from(values));
+    assert.ok(error < 0.02, `result ${i}: a relative error of ${error}`);
   });
 });
 
