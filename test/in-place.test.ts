@@ -142,7 +142,8 @@ onEachDevice("random graphs give the same bits wherever their values are written
     }),
     device.kind === "cpu" ? { numRuns: 300 } : { numRuns: 25, endOnFailure: true },
   );
-  assert.ok(fewer > 0, "some graph needs less memory");
+  // So few graphs as on a GPU may all be without a value to write over.
+  if (device.kind === "cpu") assert.ok(fewer > 0, "some graph needs less memory");
 });
 
 onEachDevice("softmaxes along rows and columns, in place, give what the interpreter gives", async (device) => {
