@@ -29,6 +29,9 @@ import type { AttentionBlock } from "./tile.ts";
 /** The elements of a node at some indices. */
 type Values = (node: Node, lanes: readonly Lane[]) => readonly Expr[];
 
+/** Elements of a vector of WGSL. */
+const width = 4;
+
 /** Below every score that is no -Infinity: what a column that has seen nothing is compared with. */
 const lowest = -3e38;
 
@@ -261,19 +264,21 @@ class AttentionKernel {
     const builder = this.#builder;
     const { lanes, depth } = this.#block;
     const height = this.#height;
-    const array = this.#shared ??= builder.sharedArray("f32", depth * height, false);
+    const array = this.#shared ??= builder.sharedArray("f32", depth * height, true);
     const even = count % depth === 0;
     const slice = builder.variable("k", Math.ceil(count / depth));
     const slices = builder.openLoop(this.#body, slice);
     const first = scale(variableIndex(slice), depth);
     const local = variableIndex(this.#lane);
-    for (let i = 0; i < depth * height / lanes; i++) {
-      const element = addConstant(local, i * lanes);
+    for (let i = 0; i < depth * height / (lanes * width); i++) {
+      // Four neighbours at a time, as they are loaded.
+      const element = scale(addConstant(local, i * lanes), width);
       const position = add(first, divide(element, height));
-      const [value] = this.#values(x, [this.#at(within(position, 0, count - 1), this.#row(remainder(element, height)))]);
+      const rows = Array.from({ length: width }, (_, j) => this.#row(addConstant(remainder(element, height), j)));
+      const loaded = this.#values(x, rows.map((row) => this.#at(within(position, 0, count - 1), row)));
       const inside = even ? undefined : builder.within(position, 0, count);
-      const brought = inside === undefined ? value! : builder.op("where", inside, value!, builder.constant(0, "f32"));
-      slices.statements.push({ kind: "stage", array, index: element, values: [brought] });
+      const values = loaded.map((value) => inside === undefined ? value : builder.op("where", inside, value, builder.constant(0, "f32")));
+      slices.statements.push({ kind: "stage", array, index: element, values });
     }
     const variable = builder.variable("f", depth);
     const scope = builder.openLoop(slices, variable);

@@ -362,7 +362,10 @@ export class Tensor implements Pending {
       throw new ArgumentError("scaledDotProductAttention", { got: `scores "${scores}"`, need: '"stored" or "online"' });
     }
     if (scores === "online" && onWeights !== undefined) {
-      throw new ArgumentError("scaledDotProductAttention", { got: 'scores "online" with onWeights', need: "one of them: weights that are to be looked at are stored" });
+      throw new ArgumentError("scaledDotProductAttention", {
+        got: 'scores "online" with onWeights',
+        need: "one of them: weights that are to be looked at are stored",
+      });
     }
     if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, rest.causal === true) ? "online" : "stored")) === "online") {
       return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
