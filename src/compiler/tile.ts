@@ -190,7 +190,9 @@ function outerProduct(
   // Rows that are neighbours in memory are loaded as a vector; others one by one, and then fewer are better. A large block
   // takes the driver a second more to compile, which a small problem does not earn back.
   const adjacent = inner.some((load) => strideOf(load.index, axes[m]!) === 1);
-  const [rows, columns] = [adjacent && size(domain) >= 2 ** 17 ? width : width / 2, width];
+  const small = size(domain) < 2 ** 17;
+  const short = small && inner.every((load) => load.loop!.extent <= shortSum);
+  const [rows, columns] = [adjacent && !small ? width : short ? width / 4 : width / 2, width];
   const run = adjacent && domain[m]! >= lanes * rows ? [m] : rowRun(inner, axes, m, n);
   const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) => axis === run[0] ? run : [axis]);
   const block = { m: runs.indexOf(run), n: runs.findIndex((own) => own.includes(n)) };
@@ -203,6 +205,9 @@ function outerProduct(
   const subgroups = blocks % 4 === 0 && blocks >= 32 ? 4 : 1;
   return { runs, ...block, rows, columns, lanes, subgroups };
 }
+
+/** Terms of a sum so few that loading and storing the block takes longer than adding them up. */
+const shortSum = 32;
 
 /** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
 function rowRun(inner: readonly Reference[], axes: readonly Variable[], m: number, n: number): number[] {
