@@ -459,7 +459,7 @@ function roundsToHalf(ir: KernelIR): boolean {
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
-function renderProgram({ ir, overwritten }: ToRender, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
+function renderProgram({ group, ir, overwritten }: ToRender, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   // Every buffer at least once, whole; a part of a flat vector counts as all of it.
@@ -476,7 +476,7 @@ function renderProgram({ ir, overwritten }: ToRender, layout: Layout, target: Ta
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
-    rollLoops: target.rollLoops ?? target.class === "software",
+    rollLoops: !(target.rollLoops ?? target.class === "software") ? "no" : group.drafts[0]!.contraction !== undefined ? "partly" : "fully",
     f16: target.f16,
     strides,
   });

@@ -19,8 +19,11 @@ export interface WgslModule {
 export interface WgslOptions {
   readonly workgroupSize: number;
   readonly maxWorkgroups: number;
-  /** Keeps the driver from unrolling loops: software adapters unroll up to 32 passes, and compile them for seconds. */
-  readonly rollLoops: boolean;
+  /**
+   * Keeps the driver from unrolling loops: software adapters unroll up to 32 passes, and compile them for seconds. `partly`
+   * leaves them to know the most passes that there may be: products take somewhat less time then, though they compile longer.
+   */
+  readonly rollLoops: "no" | "partly" | "fully";
   readonly f16: Target["f16"];
   /** In a plan for items: bytes from an item's part of each buffer to that of the next. */
   readonly strides?: readonly number[] | undefined;
@@ -45,7 +48,7 @@ class WgslRenderer extends Renderer {
   readonly #loaded = new Map<string, { name: string; scope: Scope }>();
   /** Of every scope met: the four stores that one vector store stands for. */
   readonly #vectorStores = new Map<Scope, ReturnType<typeof vectorStores>>();
-  readonly #rollLoops: boolean;
+  readonly #rollLoops: WgslOptions["rollLoops"];
   readonly #half: HalfStorage;
   readonly #strides: readonly number[];
   #special = false;
@@ -53,7 +56,7 @@ class WgslRenderer extends Renderer {
   #subgroups = false;
   #stops = false;
 
-  constructor(ir: KernelIR, rollLoops: boolean, half: HalfStorage, strides: readonly number[] = []) {
+  constructor(ir: KernelIR, rollLoops: WgslOptions["rollLoops"], half: HalfStorage, strides: readonly number[] = []) {
     super(ir);
     this.#rollLoops = rollLoops;
     this.#half = half;
@@ -162,8 +165,9 @@ class WgslRenderer extends Renderer {
   }
 
   protected override loopBound(extent: number): string {
-    // A bound that the driver cannot know: arrays are never empty.
-    return this.#rollLoops && extent > 4 && extent <= 32 ? `min(${extent}u, arrayLength(&b0) * ${extent}u)` : `${extent}u`;
+    if (this.#rollLoops === "no" || extent <= 4 || extent > 32) return `${extent}u`;
+    // Bounds that the driver cannot know: arrays are never empty.
+    return this.#rollLoops === "partly" ? `min(${extent}u, arrayLength(&b0) * ${extent}u)` : `${extent}u * min(1u, arrayLength(&b0))`;
   }
 
   protected override combined({ name, dtype, op }: Accumulator, value: string): string {

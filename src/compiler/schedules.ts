@@ -187,8 +187,10 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
     ...smallBlocks,
   ],
   software: [
-    // Rows that are neighbours in memory are loaded as a vector, else neighbouring terms of a row are. A large block takes the
-    // driver longer to compile, which a small problem does not earn back.
+    // A large block takes the driver longer to compile, which a small problem does not earn back, nor short sums, which take
+    // less time than loading and storing the block. Rows that are neighbours in memory are loaded as a vector, else
+    // neighbouring terms of a row are.
+    { schedule: outer(1, 2), when: (p) => p.k <= 32 && results(p) < 2 ** 17 },
     { schedule: outer(4, 4), when: (p) => p.rows === "k" && results(p) >= 2 ** 20 },
     { schedule: outer(2, 4), when: (p) => p.rows === "k" },
     { schedule: outer(4, 2), when: (p) => p.rows === "own" && results(p) >= 2 ** 17 },
