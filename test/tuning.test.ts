@@ -25,10 +25,10 @@ import { nullDevice } from "../src/devices/null.ts";
 import { forgetTuned, learn, withTuned } from "../src/devices/tuned.ts";
 import { input } from "../src/graph/build.ts";
 import { runtime } from "../src/host/host.ts";
-import { type Tensor, tensor, TraceError, tune } from "../src/index.ts";
+import { grad, nn, setDefaultDevice, type Tensor, tensor, TraceError, tune } from "../src/index.ts";
 import { SharedPlan } from "../src/parallel/shared-plan.ts";
 import { matmul } from "../src/tensor/contract.ts";
-import { tuneOn } from "../src/tensor/tune.ts";
+import { requestOf, tuneOn } from "../src/tensor/tune.ts";
 import { evaluate } from "./evaluate.ts";
 import { testDevice, virtualDevices } from "./harness.ts";
 
@@ -324,10 +324,48 @@ test("a function's contractions are tuned forward and backward, once for each si
     const { contractions, refusal } = await tune((a: Tensor, b: Tensor) => [a.matmul(b), b.transpose().matmul(a.transpose()), a.matmul(b).relu()], x, w);
     assert.equal(refusal, undefined);
     assert.equal(contractions.length, 2);
+    // 64x96 by 96x48, relu, by 48x10: two products, of the second both gradients, of the first that by its weights.
+    const last = tensor(new Float32Array(480), { shape: [48, 10], device });
+    const gradients = await tune((a: Tensor, b: Tensor, c: Tensor) => grad(a.matmul(b).relu().matmul(c).square().sum(), [b, c]), x, w, last);
+    const lengths = gradients.contractions.map(({ signature }) => signature.split(" ")[1]);
+    assert.deepEqual(lengths.sort(), ["1x128x64x64", "1x64x16x64", "1x64x16x64", "1x64x64x128", "1x64x64x16"]);
     setFlags({ ...readFlags(() => undefined), noTune: true });
     assert.match((await tune((a: Tensor, b: Tensor) => a.matmul(b), x, w)).refusal!, /NOTUNE/);
     device.close();
   });
+});
+
+test("what is tuned for a function is what its plan uses, in dense layers, convolutions and attention, forward and backward", async () => {
+  const device = nullDevice({ target: gpu });
+  setDefaultDevice(device);
+  try {
+    const of = (...shape: number[]) => tensor(new Float32Array(shape.reduce((product, n) => product * n, 1)), { shape, device });
+    const attention = nn.multiHeadAttention(32, 4);
+    const functions: Readonly<Record<string, [(...args: Tensor[]) => unknown, ...Tensor[]]>> = {
+      dense: [(x, w, v) => grad(x!.matmul(w!).relu().matmul(v!).square().mean(), [w!, v!]), of(128, 784), of(784, 64), of(64, 10)],
+      conv: [
+        (x, w, v) => grad(x!.conv2d(w!, { padding: "same" }).relu().maxPool2d({ size: 2 }).conv2d(v!, { stride: 2 }).square().mean(), [x!, w!, v!]),
+        ...[of(8, 14, 14, 3), of(3, 3, 3, 32), of(3, 3, 32, 40)],
+      ],
+      attention: [(x) => grad(attention.forward(x!).square().mean(), [x!, ...attention.parameters()]), of(2, 24, 32)],
+    };
+    for (const [name, [fn, ...args]] of Object.entries(functions)) {
+      const { request } = await requestOf(fn, args);
+      const tuned = Object.fromEntries(contractionsOf(request).map(({ signature }) => [signature, registerTile(4)]));
+      let count = 0;
+      compileGraph(request, { ...gpu, tuned }, ({ steps }) => {
+        for (const { contraction } of steps) {
+          if (contraction === undefined) continue;
+          count++;
+          assert.equal(contraction.schedule.kind, "registerTile", `${name}: ${contraction.signature}`);
+        }
+      });
+      assert.ok(count >= 4, `${name}: ${count} contractions`);
+    }
+  } finally {
+    setDefaultDevice(undefined);
+    device.close();
+  }
 });
 
 test("devices on one adapter have one target", async (t) => {

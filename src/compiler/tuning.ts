@@ -81,7 +81,7 @@ export function contractionsOf(request: CompileRequest): TunedCase[] {
   const given = new Set(request.inputs);
   const inMemory = (node: Node) => given.has(node);
   const cases = new Map<string, TunedCase>();
-  for (const node of toposort(storeOperands(simplify(request.roots, given), given), inMemory)) {
+  for (const node of toposort(storeOperands(simplify(request.roots, given), given), (node) => !inMemory(node))) {
     if (inMemory(node) || !isContraction(node)) continue;
     const contraction = node as ReductionNode;
     const problem = problemOf(contraction, inMemory);
