@@ -66,7 +66,7 @@ export function contractionTile(
   const node = group.drafts[0]!.contraction!;
   const terms = node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!);
   let ir = probe(plainBlock(domain.length));
-  const factors = isGpu(target) ? factorsOf(ir, domain) : undefined;
+  const factors = target.class === "js" ? undefined : factorsOf(ir, domain);
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
   const known = target.tuned && problemOf(node, inMemory);

@@ -205,7 +205,8 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
 const splits: Readonly<Record<DeviceClass, { readonly blocks: number; readonly leastTerms: number } | undefined>> = {
   discrete: { blocks: 128, leastTerms: 256 },
   integrated: { blocks: 32, leastTerms: 256 },
-  software: undefined,
+  // Only for few results of very long sums: the gradient of a convolution's first kernel.
+  software: { blocks: 16, leastTerms: 1024 },
   js: undefined,
 };
 
