@@ -43,6 +43,7 @@ class WgslRenderer extends Renderer {
   readonly #vectorStores = new Map<Scope, ReturnType<typeof vectorStores>>();
   readonly #rollLoops: boolean;
   readonly #strides: readonly number[];
+  #vectorCount = 0;
   #special = false;
   #subgroups = false;
   #stops = false;
@@ -204,7 +205,7 @@ class WgslRenderer extends Renderer {
     const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
     if (known?.scope !== scope) {
-      known = { name: `v${this.#loaded.size}`, scope };
+      known = { name: `v${this.#vectorCount++}`, scope };
       this.emit(`let ${known.name} = ${at(this.index(vector))};`);
       this.#loaded.set(key, known);
     }
