@@ -96,7 +96,11 @@ for (const [name, { target, edges, runs }] of Object.entries(targets)) {
     if (!testKinds.includes("gpu")) return t.skip("no adapter");
     const device = await testDevice("gpu");
     if (device === undefined) return t.skip("no adapter");
-    const examples: [Form][] = [[{ batch: 2, t: 67, s: 130, d: 18, e: 5, mask: "causal and bool", shared: true }]];
+    const examples: [Form][] = [
+      [{ batch: 2, t: 67, s: 130, d: 18, e: 5, mask: "causal and bool", shared: true }],
+      // Loops of one step.
+      [{ batch: 1, t: 7, s: 7, d: 1, e: 1, mask: "none", shared: false }],
+    ];
     await fc.assert(fc.asyncProperty(forms(edges), (form) => agrees(device, form, target(device))), { numRuns: runs, examples });
   });
 }

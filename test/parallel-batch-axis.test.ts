@@ -6,10 +6,14 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { DecompositionError } from "../src/errors.ts";
 import {
+  after,
   argsort,
+  attention,
+  attentionGradient,
   bitcast,
   broadcastTo,
   cast,
+  checkpoint,
   concat,
   constant,
   elementwise,
@@ -191,6 +195,24 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
   mixing((x) => bitcast(sumRows(x), "u32"), "bitcast", /not linear/);
   mixing((x) => cast(sumRows(x), "i32"), "cast", /not linear/);
   mixing((x, _w, rows) => mul(x, full(x.shape, rows, "f32")), "expand", /spread over those rows/);
+});
+
+test("attention: rows of a batch are on its leading axes, or are queries", () => {
+  const own = (x: Node): Node => attention({ q: x, k: x, v: x });
+  assert.deepEqual(judge(own, [3, 4]), batched(0));
+  // Queries [3, rows] to keys [3, 3] that all rows share.
+  const keys = (w: Node) => broadcastTo(reshape(w, [3, 1]), [3, 3]);
+  const query: Build = (x, w) => attention({ q: permute(x, [1, 0]), k: keys(w), v: keys(w) });
+  assert.deepEqual(judge(query), batched(1));
+  const gradient = (of: "queries" | "keys"): Build => (x, w) => {
+    const q = permute(x, [1, 0]);
+    const row = slice(q, [0, 0], [1, q.shape[1]!], [1, 1]);
+    return attentionGradient(of, { q, k: keys(w), v: keys(w), norm: row, g: q, delta: row });
+  };
+  assert.deepEqual(judge(gradient("queries")), batched(1));
+  assert.deepEqual(judge(gradient("keys")), partial);
+  mixing((x, w) => attention({ q: keys(w), k: permute(x, [1, 0]), v: permute(x, [1, 0]) }), "attention", /keys, values or features/);
+  assert.deepEqual(judge((x) => after(checkpoint(x, 0, "in"), [x])), batched(0));
 });
 
 test("traces of other ops for other numbers of rows are refused", () => {

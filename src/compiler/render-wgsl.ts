@@ -51,6 +51,7 @@ class WgslRenderer extends Renderer {
   readonly #rollLoops: WgslOptions["rollLoops"];
   readonly #half: HalfStorage;
   readonly #strides: readonly number[];
+  #vectorCount = 0;
   #special = false;
   #usesHalves = false;
   #subgroups = false;
@@ -254,7 +255,7 @@ class WgslRenderer extends Renderer {
     const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
     if (known?.scope !== scope) {
-      known = { name: `v${this.#loaded.size}`, scope };
+      known = { name: `v${this.#vectorCount++}`, scope };
       this.emit(`let ${known.name} = ${at(this.index(vector))};`);
       this.#loaded.set(key, known);
     }
