@@ -15,6 +15,7 @@ import { type AttentionOptions, compile, data, explain, grad, nn, optim, paralle
 import { attendOnline } from "../src/tensor/attention.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevice, testKinds, virtualDevices } from "./harness.ts";
+import { discreteTarget } from "./targets.ts";
 
 /** Numbers from -1 to 1. */
 function noise(shape: Shape, seed: number): number[] {
@@ -157,7 +158,7 @@ onEachDevice("long attention is online by itself, and what makes no sense is ref
 });
 
 test("the memory of a long attention is that of its operands, forward and backward", () => {
-  const base = { f16: "native", maxStorageBuffersPerKernel: 8, maxInvocationsPerWorkgroup: 256, maxWorkgroupsPerDimension: 65535, maxBindingBytes: 2 ** 27 } as const;
+  const base = discreteTarget;
   const all: readonly Target[] = [
     { ...base, language: "js", class: "js", subgroupSize: 0 },
     { ...base, language: "wgsl", class: "software", subgroupSize: 8 },

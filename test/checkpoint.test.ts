@@ -11,6 +11,7 @@ import * as g from "../src/graph/build.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { checkpoint, compile, data, grad, nn, optim, random, tensor, Tensor, type Tree } from "../src/index.ts";
 import { assertClose, onEachDevice, virtualDevices } from "./harness.ts";
+import { discreteTarget } from "./targets.ts";
 
 function noise(count: number, seed: number): number[] {
   return Array.from({ length: count }, (_, i) => Math.sin(12.9898 * (i + 1) + 78.233 * seed));
@@ -93,10 +94,10 @@ test("the gradients of an inner value, and inner values that leave a region, are
 });
 
 const targets: readonly Target[] = [
-  { language: "js", class: "js", subgroupSize: 0, f16: "native" } as const,
-  { language: "wgsl", class: "software", subgroupSize: 8, f16: "native" } as const,
-  { language: "wgsl", class: "discrete", subgroupSize: 32, f16: "native" } as const,
-].map((target) => ({ ...target, maxStorageBuffersPerKernel: 8, maxInvocationsPerWorkgroup: 256, maxWorkgroupsPerDimension: 65535, maxBindingBytes: 2 ** 27 }));
+  { ...discreteTarget, language: "js", class: "js", subgroupSize: 0 },
+  { ...discreteTarget, class: "software", subgroupSize: 8 },
+  discreteTarget,
+];
 
 /** The gradients of a chain of layers, in regions of so many; their weights may be parts of one vector. */
 function chain(layers: number, perRegion: number, mark: boolean, flat: boolean): { roots: Node[]; inputs: Node[] } {

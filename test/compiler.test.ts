@@ -32,22 +32,12 @@ import { convolve, convolveTransposed } from "../src/tensor/conv.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevices } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
+import { cpuTarget } from "./targets.ts";
 
 const e = g.elementwise;
-const jsTarget: Target = {
-  language: "js",
-  class: "js",
-  subgroupSize: 0,
-  f16: "native",
-  maxStorageBuffersPerKernel: 64,
-  maxInvocationsPerWorkgroup: 256,
-  maxWorkgroupsPerDimension: 65535,
-  maxBindingBytes: 2 ** 31,
-};
-
 /** Kernels and copies of a plan for the cpu device. */
 function steps(roots: readonly Node[], inputs: readonly Node[], donate: CompileRequest["donate"] = []): { kernels: number; copies: number; plan: Plan } {
-  const plan = compileGraph({ roots, inputs, donate }, jsTarget);
+  const plan = compileGraph({ roots, inputs, donate }, cpuTarget);
   const kernels = plan.steps.filter((step) => step.kind === "dispatch").length;
   return { kernels, copies: plan.steps.length - kernels, plan };
 }
@@ -153,7 +143,7 @@ onEachDevice("random graphs give what the interpreter gives", async (device) => 
 });
 
 test("no kernel uses atomics: sums of floats never depend on the order in which invocations run", () => {
-  const gpu: Target = { ...jsTarget, language: "wgsl", maxStorageBuffersPerKernel: 10, maxBindingBytes: 2 ** 27 };
+  const gpu: Target = { ...cpuTarget, language: "wgsl", maxStorageBuffersPerKernel: 10, maxBindingBytes: 2 ** 27 };
   const targets: Target[] = [
     { ...gpu, class: "software", subgroupSize: 8 },
     { ...gpu, class: "discrete", subgroupSize: 32 },
@@ -262,7 +252,7 @@ function poolGradient(shape: readonly number[]): { x: Node; dx: Node } {
 test("the gradient of pooling is computed window by window: what a window has is loaded once", () => {
   const { x, dx } = poolGradient([8, 12, 12, 16]);
   for (const [language, kind] of [["wgsl", "software"], ["wgsl", "discrete"], ["js", "js"]] as const) {
-    const { programs } = compileGraph({ roots: [dx], inputs: [x] }, { ...jsTarget, language, class: kind });
+    const { programs } = compileGraph({ roots: [dx], inputs: [x] }, { ...cpuTarget, language, class: kind });
     const { source } = programs.at(-1)!;
     assert.equal(source.match(/^\s*b1\[/gm)?.length, 4, source);
     assert.equal(source.match(/\bb0\[/g)?.length, 4, source);
@@ -413,7 +403,7 @@ test("a matrix product that is laid out flat is tiled by its own rows and column
 test("equal graphs give equal plans", () => {
   const make = () => {
     const x = g.input([8, 8], "f32");
-    return compileGraph({ roots: [softmax(matmul(x, x))], inputs: [x] }, jsTarget);
+    return compileGraph({ roots: [softmax(matmul(x, x))], inputs: [x] }, cpuTarget);
   };
   assert.deepEqual(make(), make());
 });

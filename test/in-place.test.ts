@@ -13,18 +13,9 @@ import { compile, ones, setDefaultDevice, type Tensor } from "../src/index.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
+import { cpuTarget as cpu } from "./targets.ts";
 
 const e = g.elementwise;
-const cpu: Target = {
-  language: "js",
-  class: "js",
-  subgroupSize: 0,
-  f16: "native",
-  maxStorageBuffersPerKernel: 64,
-  maxInvocationsPerWorkgroup: 256,
-  maxWorkgroupsPerDimension: 65535,
-  maxBindingBytes: 2 ** 31,
-};
 const gpu: Target = { ...cpu, language: "wgsl", maxStorageBuffersPerKernel: 10, maxBindingBytes: 2 ** 27 };
 const targets: Target[] = [
   cpu,

@@ -12,7 +12,6 @@ import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
 import { planOf, plansKept, structureOf } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import type { Target } from "../src/compiler/plan.ts";
 import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { intern, type Node, toposort } from "../src/graph/node.ts";
@@ -20,17 +19,7 @@ import { isElementwise } from "../src/graph/ops.ts";
 import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";
-
-const target: Target = {
-  language: "js",
-  class: "js",
-  subgroupSize: 0,
-  f16: "native",
-  maxStorageBuffersPerKernel: 64,
-  maxInvocationsPerWorkgroup: 256,
-  maxWorkgroupsPerDimension: 65535,
-  maxBindingBytes: 2 ** 31,
-};
+import { cpuTarget as target } from "./targets.ts";
 
 /** A folder for plans, while `body` runs with it. */
 async function withFolder(body: (folder: string) => Promise<void>, flags: Partial<Flags> = {}): Promise<void> {

@@ -13,8 +13,10 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { convolve } from "../src/tensor/conv.ts";
+import { softmax } from "../src/tensor/reduce.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, testDevice, testKinds } from "./harness.ts";
+import { discreteTarget } from "./targets.ts";
 
 const e = g.elementwise;
 
@@ -253,6 +255,16 @@ test("rows that a workgroup walks together give what they give one by one", asyn
     ),
     { numRuns: 40 },
   );
+});
+
+test("rows of any length are walked once for each reduction, whatever a team's step", () => {
+  for (const length of [500, 1000, 1023, 1024]) {
+    const x = g.input([64, length], "f32");
+    const { programs } = compileGraph({ roots: [softmax(x, -1)], inputs: [x] }, discreteTarget);
+    assert.equal(programs.length, 1);
+    // The maximum, the sum, the quotients.
+    assert.equal(programs[0]!.source.match(/for \(/g)!.length, 3, `${length}`);
+  }
 });
 
 test("a long sum of few results is cut into parts on a GPU, and is the same", async (t) => {

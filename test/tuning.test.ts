@@ -31,17 +31,7 @@ import { matmul } from "../src/tensor/contract.ts";
 import { requestOf, tuneOn } from "../src/tensor/tune.ts";
 import { evaluate } from "./evaluate.ts";
 import { testDevice, virtualDevices } from "./harness.ts";
-
-const gpu: Target = {
-  language: "wgsl",
-  class: "discrete",
-  subgroupSize: 32,
-  f16: "native",
-  maxStorageBuffersPerKernel: 8,
-  maxInvocationsPerWorkgroup: 256,
-  maxWorkgroupsPerDimension: 65535,
-  maxBindingBytes: 2 ** 30,
-};
+import { discreteTarget as gpu } from "./targets.ts";
 
 function product(m: number, k: number, n: number): CompileRequest {
   const [a, b] = [input([m, k], "f32"), input([k, n], "f32")];

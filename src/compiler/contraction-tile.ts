@@ -20,7 +20,7 @@ import {
   signatureOf,
   type WorkgroupTile,
 } from "./schedules.ts";
-import { isGpu, plainBlock, plainTile, powerFor, type Reference, references, type Runs, type Tile } from "./tile.ts";
+import { plainBlock, plainTile, powerFor, type Reference, references, type Runs, type Tile } from "./tile.ts";
 
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;

@@ -266,7 +266,8 @@ class Lowering {
   }
 
   /** The values of a node at some elements; equal elements are computed once. Recursion is bounded by the scheduler's depth. */
-  #lanes(node: Node, lanes: readonly Lane[], root = false): readonly Expr[] {
+  #lanes(node: Node, at: readonly Lane[], root = false): readonly Expr[] {
+    const lanes = isReduction(node.op) ? at.map((lane) => this.#withoutInnerGuard(lane)) : at;
     const keys = lanes.map((lane) => `${lane.indices.map((index) => index.key).join()}?${lane.when?.id ?? ""}`);
     const distinct = new Map<string, number>();
     const unique: Lane[] = [];
@@ -282,6 +283,17 @@ class Lowering {
       this.#memo.set(memoKey, values);
     }
     return keys.map((key) => values[distinct.get(key)!]!);
+  }
+
+  /**
+   * The lane of a reduction for all passes of a loop whose passes only its guard tells apart: so that it is computed once,
+   * before the loop.
+   */
+  #withoutInnerGuard(lane: Lane): Lane {
+    const { indices, when } = lane;
+    if (when === undefined) return lane;
+    const depth = Math.max(0, ...indices.map((index) => this.#builder.scopeOfIndex(index).depth));
+    return when.scope.depth > depth ? { indices, when: undefined } : lane;
   }
 
   #compute(node: Node, lanes: readonly Lane[], root: boolean): readonly Expr[] {
