@@ -50,6 +50,8 @@ test("the package is one module, runs as such, and keeps plans", async () => {
     for (let start = 0; start < 2; start++) {
       assert.equal(await evaluate(program(pathToFileURL(file).href), env), "[3,5]");
     }
+    // As in a page that is not isolated from others.
+    assert.equal(await evaluate(`delete globalThis.SharedArrayBuffer; ${program(pathToFileURL(file).href)}`, env), "[3,5]");
     assert.ok((await readdir(plans)).some((name) => name.endsWith(".plan")), "plans are kept");
   } finally {
     await stop();

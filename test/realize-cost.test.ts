@@ -1,6 +1,6 @@
 /** What eager work costs beside its kernels: submissions, buffers and turns of the event loop. */
 import assert from "node:assert/strict";
-import { nextTurn } from "../src/host/host.ts";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import type { Device, DeviceStats } from "../src/devices/device.ts";
 import { grad, realize, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import * as s from "../src/index.ts";
@@ -62,15 +62,17 @@ onEachDevice("what is realized runs without anybody reading it", (device) =>
     const x = await tensor([1, 2, 3]).realize();
     for (let round = 0; round < 2; round++) {
       await Promise.all([x.mul(2), x.add(3 + round)].map((y) => y.realize())); // kernels compiled, and then
-      const { submissions } = await added(device, async () => {
-        for (const y of [x.mul(2), x.add(3 + round), x.add(3 + round).add(0.5)]) await y.realize();
-        await nextTurn();
-        await nextTurn();
-        if (device.kind === "cpu") return;
-        const reads = await added(device, () => Promise.resolve());
-        assert.equal(reads.submissions, 0, "nothing is left to be submitted");
-      });
-      if (device.kind === "gpu") assert.ok(submissions >= 1, `${submissions} submissions`);
+      await device.sync();
+      const before = device.stats();
+      for (const y of [x.mul(2), x.add(3 + round), x.add(3 + round).add(0.5)]) await y.realize();
+      await nextTurn();
+      await nextTurn();
+      const turned = device.stats();
+      assert.ok(turned.dispatches > before.dispatches);
+      if (device.kind === "cpu") continue;
+      assert.ok(turned.submissions > before.submissions, "something was submitted");
+      await device.sync();
+      assert.equal(device.stats().submissions, turned.submissions, "nothing was left to be submitted");
     }
   }));
 
@@ -95,14 +97,30 @@ onEachDevice("an op and its read are one submission when they follow another", (
     if (device.kind !== "gpu") return;
     const x = await tensor([1, 2, 3]).realize();
     assert.deepEqual([...await x.mul(2).data()], [2, 4, 6]);
-    const { submissions } = await added(device, async () => {
-      for (let i = 0; i < 8; i++) {
-        using y = x.mul(2).add(i);
-        assert.deepEqual([...await y.data()], [2 + i, 4 + i, 6 + i]);
-      }
-    });
-    // Twice as many at most: an op that comes a while after another leaves at once.
-    assert.ok(submissions <= 16, `${submissions} submissions`);
+    let fewest = Infinity;
+    // An op that comes a while after another leaves at once: on a busy machine that may be any of them.
+    for (let attempt = 0; attempt < 20 && fewest > 10; attempt++) {
+      const { submissions } = await added(device, async () => {
+        for (let i = 0; i < 8; i++) {
+          using y = x.mul(2).add(i);
+          assert.deepEqual([...await y.data()], [2 + i, 4 + i, 6 + i]);
+        }
+      });
+      fewest = Math.min(fewest, submissions);
+    }
+    assert.ok(fewest <= 10, `${fewest} submissions of 8 ops and reads`);
+  }));
+
+onEachDevice("constants that were realized and dropped keep no memory", (device) =>
+  on(device, async () => {
+    await device.sync();
+    const { liveBytes } = device.stats();
+    for (let value = 1; value <= 8; value++) await s.full([256, 256], value + 0.5).realize();
+    for (let i = 0; i < 20 && device.stats().liveBytes > liveBytes; i++) {
+      await collectGarbage();
+      await nextTurn();
+    }
+    assert.ok(device.stats().liveBytes <= liveBytes, `${device.stats().liveBytes} bytes, before ${liveBytes}`);
   }));
 
 onEachDevice("disposing frees what was kept for a history that nobody can differentiate through", (device) =>

@@ -2,6 +2,7 @@
 import type { Plan } from "../compiler/plan.ts";
 import type { DeviceClass } from "../compiler/schedules.ts";
 import type { Measured } from "../compiler/tuning.ts";
+import { DeviceError } from "../errors.ts";
 import type { Device, DeviceBuffer, Executable } from "./device.ts";
 import { listenToKernels, timesReported } from "./profile.ts";
 import { WebGpuDevice } from "./webgpu.ts";
@@ -47,12 +48,16 @@ export async function measurePlan(device: Device, plan: Plan): Promise<Measured>
         } finally {
           stop();
         }
-        return Math.max(0, end - begin) / times;
+        if (!(end > begin)) {
+          throw new DeviceError("tune", { got: `no time of ${plan.programs.length} kernels, run ${times} times`, need: "a clock of the device that tells it" });
+        }
+        return (end - begin) / times;
       };
     };
     const once = await timed(1);
-    await once();
-    const milliseconds = await once();
+    await once().catch(() => undefined);
+    // What takes no step of the clock is run as often as may be.
+    const milliseconds = await once().catch(() => 0);
     if (milliseconds >= shortest) return { run: once, release };
     return { run: await timed(Math.min(mostTimes, Math.ceil(shortest / milliseconds))), release };
   } catch (error) {

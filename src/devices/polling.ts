@@ -3,7 +3,8 @@
  * the GPU works; where the GPU is the CPU, that is a core less for the kernels. It looks the function up on
  * `globalThis` at each poll, so that another one can stand in: it spins for a moment after a submission, which is
  * what short work needs, then sleeps a little before each poll, and less and less often polls the longer the work takes.
- * Sleep of less than a millisecond, the shortest timer, stops the thread; it is short against the work that is waited for.
+ * Sleep of less than a millisecond, the shortest timer, stops the thread: it is short against the work that is waited for,
+ * and there is none where the program has set immediates of its own, which would wait, too.
  * Only Dawn's own callbacks, which are native functions, are slowed. The policy is in place while software devices and no others
  * are open: a real GPU is waited for without delay.
  */
@@ -71,11 +72,14 @@ function install(): void {
   if (original !== undefined || immediate === undefined) return;
   const policy: SetImmediate = (callback, ...args) => {
     const since = performance.now() - submitted;
-    if (!active() || eager > 0 || since < spinning || !isNative(callback)) return immediate(callback, ...args);
+    const ours = isNative(callback);
+    if (!ours) othersTurn = true;
+    if (!active() || eager > 0 || since < spinning || !ours) return immediate(callback, ...args);
     const pause = Math.min(longest, Math.max(shortest, patience * since));
-    if (pause >= timer) return setTimeout(callback, pause, ...args);
-    sleep(pause);
-    return immediate(callback, ...args);
+    const alone = !othersTurn;
+    othersTurn = false;
+    if (pause < timer && alone && sleep(pause)) return immediate(callback, ...args);
+    return setTimeout(callback, Math.max(timer, pause), ...args);
   };
   // util.promisify(setImmediate) finds its promise form in a property.
   Object.defineProperties(policy, Object.getOwnPropertyDescriptors(immediate));
@@ -84,14 +88,28 @@ function install(): void {
   host.setImmediate = policy;
 }
 
-const never = new Int32Array(new SharedArrayBuffer(4));
+/** Whether the program has set an immediate since Dawn polled last. */
+let othersTurn = false;
+/** What nobody wakes; null where a thread may not be stopped. */
+let never: Int32Array | null | undefined;
 let slept = 0;
 
-/** Stops the thread for some milliseconds, but once a turn of the event loop, however many instances of Dawn poll in it. */
-function sleep(pause: number): void {
-  if (performance.now() - slept < shortest / 2) return;
-  Atomics.wait(never, 0, 0, pause);
+/**
+ * Stops the thread for some milliseconds, but once a turn of the event loop, however many instances of Dawn poll in it. False
+ * where that cannot be done.
+ */
+function sleep(pause: number): boolean {
+  if (performance.now() - slept < shortest / 2) return true;
+  try {
+    never ??= typeof SharedArrayBuffer === "undefined" ? null : new Int32Array(new SharedArrayBuffer(4));
+    if (never === null) return false;
+    Atomics.wait(never, 0, 0, pause);
+  } catch {
+    never = null;
+    return false;
+  }
   slept = performance.now();
+  return true;
 }
 
 function uninstall(): void {

@@ -67,6 +67,11 @@ export class Recorder {
     this.#work += (flops + bytes) * items;
   }
 
+  /** Notes a copy. */
+  copied(bytes: number): void {
+    this.#work += 2 * bytes;
+  }
+
   /** Everything of a run is recorded. */
   ran(): void {
     const now = performance.now();

@@ -451,7 +451,9 @@ export class WebGpuDevice implements Device {
     if (from === undefined || to === undefined) {
       throw new InternalError("run", { got: "nothing in a slot that is copied", need: "a buffer for each slot used" });
     }
-    if (bytes > 0 && from !== to) this.#recorder.encoder().copyBufferToBuffer(from.memory, start, to.memory, target, bytes);
+    if (bytes === 0 || from === to) return;
+    this.#recorder.encoder().copyBufferToBuffer(from.memory, start, to.memory, target, bytes);
+    this.#recorder.copied(bytes);
   }
 
   #create(bytes: number): GPUBuffer {

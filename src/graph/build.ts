@@ -34,19 +34,19 @@ export function constant(value: number, dtype: DType): Node {
   return intern("const", [], { value: toElement(dtype, value) }, [], dtype, undefined);
 }
 
-/** The constant made last of each of some values: programs use few, again and again. They hold no data. */
-const constants = new Map<number, Node>();
+/** The constant made last of each of some values: programs use few, again and again. Weak, as it may have been given a value. */
+const constants = new Map<number, WeakRef<Node>>();
 const mostConstants = 256;
 
 /** A constant of `shape`. */
 export function full(shape: Shape, value: number, dtype: DType): Node {
   // A map does not tell -0 from 0.
   if (value === 0 || nodesAreWatched()) return broadcastTo(constant(value, dtype), shape);
-  const known = constants.get(value);
+  const known = constants.get(value)?.deref();
   if (known !== undefined && known.dtype === dtype && sameShape(known.shape, shape)) return known;
-  if (known === undefined && constants.size >= mostConstants) constants.clear();
+  if (constants.size >= mostConstants) constants.clear();
   const made = broadcastTo(constant(value, dtype), shape);
-  constants.set(value, made);
+  constants.set(value, new WeakRef(made));
   return made;
 }
 

@@ -107,7 +107,7 @@ export function attendOnline(q: Node, k: Node, v: Node, options: MaskOptions): N
 const manyScores = { full: 2 ** 20, causal: 2 ** 16 };
 
 /** Whether attention of such queries and keys had better not store its scores. */
-export function isLong(q: Node, k: Node, causal: boolean): boolean {
-  if (q.shape.length < 2 || k.shape.length < 2) return false;
+export function isLong(q: Node, k: Node, v: Node, causal: boolean): boolean {
+  if (q.shape.length < 2 || k.shape.length < 2 || v.shape.length < 2) return false;
   return q.shape.at(-2)! * k.shape.at(-2)! >= (causal ? manyScores.causal : manyScores.full);
 }

@@ -206,7 +206,7 @@ export class Tensor implements Pending {
    * halfway cases the even one, beyond ±65504 an infinity: the same bits on every device.
    */
   cast(dtype: DType): Tensor { return new Tensor(build.cast(this.node, dtype)); }
-  /** The same 32 bits as another dtype (not bool). */
+  /** The same 32 bits as another dtype (not bool or f16). */
   bitcast(dtype: DType): Tensor { return new Tensor(build.bitcast(this.node, dtype)); }
 
   // Movement.
@@ -367,7 +367,7 @@ export class Tensor implements Pending {
         need: "one of them: weights that are to be looked at are stored",
       });
     }
-    if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, rest.causal === true) ? "online" : "stored")) === "online") {
+    if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, v.node, rest.causal === true) ? "online" : "stored")) === "online") {
       return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
     }
     const weights = new Tensor(attentionWeights(this.node, k.node, { ...rest, mask: mask?.node }));
@@ -478,7 +478,10 @@ export class Tensor implements Pending {
     if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
     return this.data().then((data) => data[0]!);
   }
-  /** Computes the value now, without reading it. */
+  /**
+   * Computes the value, without reading it. Small ops that follow each other leave for the device together, at the latest
+   * when the event loop turns; `device.sync()` sends them at once.
+   */
   realize(): Promise<this> {
     refuseInTrace("realize");
     return atOnce(() => settledAtOnce([this]) ? Promise.resolve(this) : undefined) ?? realize(this).then(() => this);
