@@ -147,13 +147,20 @@ function exposedCollector(): (() => void) | undefined {
 
 /** Resolves in a later turn of the event loop, so that timers, input and signals get theirs. */
 export function nextTurn(): Promise<void> {
-  return new Promise(inLaterTurn);
+  return new Promise((resolve) => laterTurn(host.setImmediate, resolve));
 }
 
-/** Calls back in a later turn of the event loop. */
+/** The runtime's own, also where something stands in for it later. */
+const { setImmediate: immediate } = host;
+
+/** Calls back in a later turn of the event loop. Nobody waits for that: it is no work of the program's. */
 export function inLaterTurn(callback: () => void): void {
-  if (host.setImmediate !== undefined) {
-    host.setImmediate(() => callback());
+  laterTurn(immediate, callback);
+}
+
+function laterTurn(setImmediate: HostGlobals["setImmediate"], callback: () => void): void {
+  if (setImmediate !== undefined) {
+    setImmediate(() => callback());
     return;
   }
   const channel = new MessageChannel();
