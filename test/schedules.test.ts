@@ -257,6 +257,25 @@ test("rows that a workgroup walks together give what they give one by one", asyn
   );
 });
 
+test("columns of which neighbours are one element of an operand, on either side of a product", async (t) => {
+  const device = await testDevice("gpu");
+  if (device === undefined) return t.skip("no WebGPU adapter");
+  const [m, n, k] = [64, 64, 48];
+  const [a, b] = [g.input([m, k], "f32"), g.input([k, 17], "f32")];
+  // Each column of b four times, from the second one on.
+  const wide = g.slice(g.reshape(g.expand(g.reshape(b, [k, 17, 1]), [k, 17, 4]), [k, 68]), [0, 1], [k, n], [1, 1]);
+  const [rows, columns] = [g.expand(g.reshape(a, [m, 1, k]), [m, n, k]), g.expand(g.reshape(g.permute(wide, [1, 0]), [1, n, k]), [m, n, k])];
+  const data = [wholes(m * k, 1), wholes(k * 17, 2)];
+  for (const product of [e("mul", rows, columns), e("mul", columns, rows)]) {
+    const root = g.reduce("sum", product, [2]);
+    const [expected] = interpret([root], new Map([[a, data[0]!], [b, data[1]!]]));
+    for (const target of [device.target, gpuLike(device)]) {
+      const [actual] = await evaluate(device, { roots: [root], inputs: [a, b] }, data, target);
+      assert.deepEqual(Array.from(actual!, (x) => x + 0), Array.from(expected!, (x) => x + 0));
+    }
+  }
+});
+
 test("rows of any length are walked once for each reduction, whatever a team's step", () => {
   for (const length of [500, 1000, 1023, 1024]) {
     const x = g.input([64, length], "f32");

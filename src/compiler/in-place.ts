@@ -13,11 +13,11 @@ interface Access {
 }
 
 /**
- * Whether every element that is loaded from buffer `from` is one that the same invocation stores to buffer `to` later on:
- * then both may be in one memory. `from` and `to` may be the same buffer.
+ * Whether every element that is loaded from buffer `from` is one that the same invocation stores to buffer `to` later on,
+ * and never before: then both may be in one memory. `from` and `to` may be the same buffer.
  *
- * No element is stored twice. So it is enough that each load has stores that come after it and run over its elements: at
- * the same place in the same pass of a loop, or in a loop that follows.
+ * It is enough that each load has stores that come after it and run over its elements, at the same place in the same pass of
+ * a loop, or in a loop that follows; and that no store comes before a load.
  */
 export function overwritesWhatItRead(ir: KernelIR, from: number, to: number): boolean {
   const loads: Access[] = [];
@@ -37,6 +37,7 @@ export function overwritesWhatItRead(ir: KernelIR, from: number, to: number): bo
   };
   visit(ir.body, [], []);
   if (accumulates || !stores.every((store) => isOneToOne(store, ir.parallel))) return false;
+  if (loads.some((load) => stores.some((store) => !follows(store, load)))) return false;
   return loads.every((load) => {
     const later = stores.filter((store) => follows(store, load));
     return later.some((store) => sameElements(load, store)) || later.some((store) => span(store, later, load));

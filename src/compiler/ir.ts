@@ -50,7 +50,6 @@ export type Statement =
   /** The accumulator becomes the value, of whatever it was before. */
   | { readonly kind: "assign"; readonly accumulator: Accumulator; readonly value: Expr }
   | { readonly kind: "loop"; readonly variable: Variable; readonly body: Scope }
-  /** `accumulate` adds to what the buffer holds. */
   /** Ends the loop around it once the index reaches the limit. */
   | { readonly kind: "stop"; readonly index: Index; readonly limit: number }
   /** Puts an element into workgroup memory, or a whole vector of elements into an array of vectors. */
@@ -62,6 +61,7 @@ export type Statement =
   | { readonly kind: "combine"; readonly accumulators: readonly Accumulator[]; readonly columns: number; readonly array: number }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
+  /** `accumulate` adds to what the buffer holds. */
   | {
     readonly kind: "store";
     readonly buffer: number;

@@ -23,7 +23,7 @@ import { attentionKernel } from "./attention.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
 import { locate, type Memory } from "./location.ts";
 import type { KernelGroup } from "./merge.ts";
-import { placeOf } from "./products.ts";
+import { dependsOn } from "./products.ts";
 import { type Draft, isAttention, isContraction } from "./schedule.ts";
 import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
@@ -67,6 +67,8 @@ class Lowering {
   #team: Variable | undefined;
   /** By dtype and length, the workgroup memory in which invocations combine what they have. */
   readonly #sharedArrays = new Map<string, number>();
+  /** The lane of a subgroup that computes a block together. */
+  #subgroupLane: Variable | undefined;
   /** How a contraction through workgroup memory walks its domain. */
   #staged: StagedDomain | undefined;
   /** How a reduction whose invocations walk the terms together does. */
@@ -131,7 +133,7 @@ class Lowering {
       const start = scale(variableIndex(variable), block);
       return { start, base: atMost(start, extent - block) };
     });
-    const lane = builder.variable("lane", lanes);
+    const lane = this.#subgroupLane = builder.variable("lane", lanes);
     parallel.push(lane);
     // At an edge the last block moves back, and stores only what is its own.
     const own = (axis: number, index: Index) => {
@@ -293,7 +295,9 @@ class Lowering {
     const { indices, when } = lane;
     if (when === undefined) return lane;
     const depth = Math.max(0, ...indices.map((index) => this.#builder.scopeOfIndex(index).depth));
-    return when.scope.depth > depth ? { indices, when: undefined } : lane;
+    if (when.scope.depth <= depth) return lane;
+    const outer = conditions(when).filter((condition) => condition.scope.depth <= depth);
+    return { indices, when: outer.reduce<Expr | undefined>((all, condition) => this.#and(all, condition), undefined) };
   }
 
   #compute(node: Node, lanes: readonly Lane[], root: boolean): readonly Expr[] {
@@ -497,7 +501,8 @@ class Lowering {
    */
   *#outerProduct(product: Node, steps: readonly Lane[], factor: number, { rows, columns }: OuterProduct): Generator<[number, Expr]> {
     const [left, right] = product.src as [Node, Node];
-    const leftIsRow = placeOf(left, steps[0]!.indices) === placeOf(left, steps[1]!.indices);
+    // The first row is that of all lanes, its columns are a lane's own.
+    const leftIsRow = !dependsOn(left, steps[0]!.indices, this.#subgroupLane!);
     const [rowOperand, columnOperand] = leftIsRow ? [left, right] : [right, left];
     const stride = steps.length / factor;
     const count = stride - rows;
@@ -557,6 +562,11 @@ class Lowering {
 function joined(indices: readonly Index[], factors: readonly (readonly number[])[]): Index[] {
   let next = 0;
   return factors.map((lengths) => flatten(indices.slice(next, next += lengths.length), strides(lengths)));
+}
+
+/** What must hold for a guard to hold. */
+function conditions(guard: Expr): readonly Expr[] {
+  return guard.kind === "op" && guard.op === "and" ? guard.args.flatMap(conditions) : [guard];
 }
 
 /** As in `reduce_64x32_exp_add`: what it is, of which shape, made of what. */

@@ -1,6 +1,6 @@
 /** The product under a contraction's sum: where it and its operands are read. */
 import type { Node, ReductionNode } from "../graph/node.ts";
-import type { Index } from "./affine.ts";
+import { eachLeaf, type Index, type Variable } from "./affine.ts";
 import { isMovement, shownAt, sourceIndices } from "./views.ts";
 
 /** The product of a contraction, and its indices at an element of the contraction and at the term `along` of its sum. */
@@ -15,7 +15,11 @@ export function productAt(node: ReductionNode, element: readonly Index[], along:
   return { product, indices };
 }
 
-/** Tells apart the elements of an operand: equal where two indices of the product read the same one. */
-export function placeOf(operand: Node, indices: readonly Index[]): string {
-  return shownAt(operand, indices).indices.map((index) => index.key).join();
+/** Whether which element of an operand is read, at some indices of the product, depends on a variable. */
+export function dependsOn(operand: Node, indices: readonly Index[], variable: Variable): boolean {
+  let depends = false;
+  for (const index of shownAt(operand, indices).indices) {
+    eachLeaf(index, (leaf) => depends ||= leaf.kind === "variable" && leaf.variable === variable);
+  }
+  return depends;
 }

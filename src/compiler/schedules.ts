@@ -91,7 +91,8 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
     case "registerTile":
       return schedule.elements[0] * schedule.elements[1] <= mostElements;
     case "subgroupOuter":
-      return limits.subgroupSize > 0 && limits.subgroupSize * schedule.subgroups <= limits.maxInvocationsPerWorkgroup;
+      return limits.subgroupSize > 0 && limits.subgroupSize * schedule.subgroups <= limits.maxInvocationsPerWorkgroup &&
+        schedule.elements[0] * schedule.elements[1] <= mostElements && schedule.depth <= mostElements;
     case "workgroupTile": {
       const { threads: [m, n], depth, width } = schedule;
       const block = blockOf(schedule);

@@ -2,14 +2,18 @@
  * Elements that are computed from the same data: those of a window, of which each has a part (the gradient of pooling), or
  * neighbours that an upsampling made of one. An invocation that computes all of them loads what they share once.
  */
-import { type Index, type Variable } from "./affine.ts";
+import { size } from "../graph/shape.ts";
+import type { Index, Variable } from "./affine.ts";
 import { eachStatement, type KernelIR } from "./ir.ts";
-import { plainTile, type Tile } from "./tile.ts";
+import type { Target } from "./plan.ts";
+import { isGpu, plainTile, type Tile } from "./tile.ts";
 
 /** An invocation computes no more elements than these. */
 const mostElements = 32;
 /** The longest run of elements along an axis that share what they are made of. */
 const longestRun = 4;
+/** Blocks that keep a GPU busy. */
+const fewestBlocks = 1024;
 
 /** Whether a kernel loads data at quotients of its counters. */
 export function readsInParts(ir: KernelIR): boolean {
@@ -19,7 +23,7 @@ export function readsInParts(ir: KernelIR): boolean {
 }
 
 /** The block of elements that share loads in a kernel that was lowered with plainBlock; undefined if there is none. */
-export function sharedLoads(ir: KernelIR, domain: readonly number[], target: { readonly language: "wgsl" | "js" }): Tile | undefined {
+export function sharedLoads(ir: KernelIR, domain: readonly number[], target: Pick<Target, "language" | "class">): Tile | undefined {
   const runs = new Map<Variable, number>();
   eachLoad(ir, (index) => eachQuotient(index, (variable, by) => runs.set(variable, Math.max(by, runs.get(variable) ?? 1))));
   const axes = ir.parallel.map((variable, axis) => {
@@ -30,7 +34,11 @@ export function sharedLoads(ir: KernelIR, domain: readonly number[], target: { r
   const last = axes.length - 1;
   // Vectors are four elements wide.
   if (target.language === "wgsl" && axes[last] === 1 && domain[last]! % 4 === 0) axes[last] = 4;
-  return axes.reduce((a, b) => a * b, 1) <= mostElements ? { ...plainTile, axes } : undefined;
+  const elements = size(axes);
+  if (elements > mostElements) return undefined;
+  // A GPU wants many invocations, which store neighbours.
+  if (isGpu(target) && (size(domain) / elements < fewestBlocks || axes[last] === 1)) return undefined;
+  return { ...plainTile, axes };
 }
 
 /** Loads of an invocation, an aligned group of four counted as one, for each element that it stores. */

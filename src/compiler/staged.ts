@@ -7,7 +7,7 @@ import { size } from "../graph/shape.ts";
 import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within, zeroIndex } from "./affine.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.ts";
 import type { Staged } from "./tile.ts";
-import { placeOf, productAt } from "./products.ts";
+import { dependsOn, productAt } from "./products.ts";
 
 /** Elements of a vector of WGSL. */
 const width = 4;
@@ -45,7 +45,9 @@ export interface StagedDomain {
   readonly lanes: readonly Lane[];
   readonly rows: readonly BroughtLane[];
   readonly columns: readonly BroughtLane[];
-  /** Lanes that are only for bringing operands. */
+  /** A lane of the first row at any column, which `variable` stands for: it tells what depends on the column. */
+  readonly column: { readonly variable: Variable; readonly lane: number };
+  /** Lanes that are only for bringing operands, and that one. */
   readonly loadedOnly: number;
   /** The invocation's place in the block, in parts. */
   readonly part: readonly [m: Index, n: Index];
@@ -114,7 +116,9 @@ export function stagedDomain(
   const groupOf = (operand: 0 | 1, axis: number) => adjacent[operand] && extents[axis]! % widths[operand] === 0 ? widths[operand] : 1;
   const ofRows = withLanes(brought(local, invocations, height, depth, adjacent[0], widths[0]), (along) => at(along, undefined, groupOf(0, m)));
   const ofColumns = withLanes(brought(local, invocations, breadth, depth, adjacent[1], widths[1]), (along) => at(undefined, along, groupOf(1, n)));
-  return { parallel, lanes, rows: ofRows, columns: ofColumns, loadedOnly: lanes.length - rows * columns, part };
+  const column = { variable: builder.variable("column", breadth), lane: lanes.length };
+  lanes.push({ indices: at(zeroIndex, variableIndex(column.variable)), when: undefined });
+  return { parallel, lanes, rows: ofRows, columns: ofColumns, column, loadedOnly: lanes.length - rows * columns, part };
 }
 
 /**
@@ -149,10 +153,9 @@ export function stagedSums(
   const columnLanes = domain.columns.map(({ lane, k }) => at(lanes[lane]!, k));
   const { product } = rowLanes[0]!;
   const [left, right] = product.src as [Node, Node];
-  // The row operand is the one that does not change along n. At the first term of a slice: what an invocation brings of k and
-  // its place along n may be multiples of one number, of which a quotient is not seen to be the same.
-  const [one, next] = [lanes[0]!, lanes[1]!].map((lane) => placeOf(left, at(lane, zeroIndex).lane.indices));
-  const operands = one === next ? [left, right] as const : [right, left] as const;
+  // The row operand is the one that does not change along n.
+  const leftIsColumn = dependsOn(left, at(lanes[domain.column.lane]!, zeroIndex).lane.indices, domain.column.variable);
+  const operands = leftIsColumn ? [right, left] as const : [left, right] as const;
 
   const staging: Statement[] = [];
   const bring = (operand: Node, of: readonly ReturnType<typeof at>[], places: readonly Brought[], length: number, byVectors: boolean) => {

@@ -212,7 +212,7 @@ function columnBlock(domain: readonly number[], columns: number, terms: number):
   return { runs: [[...domain.keys()]], short: -1, long: 0, threads: [Math.min(16, needed), walkers], columns, depth: 1 };
 }
 
-export function isGpu({ class: of }: Target): boolean {
+export function isGpu({ class: of }: Pick<Target, "class">): boolean {
   return of === "discrete" || of === "integrated";
 }
 
