@@ -116,6 +116,7 @@ for (const [name, loop] of Object.entries(loops)) {
       assert.ok(late.live <= early.live + 2 ** 20, message);
       assert.ok(late.kept <= early.kept + 2 ** 20, message);
       assert.ok(late.heap <= early.heap + 8 * 2 ** 20, message);
-      assert.ok(late.resident <= early.resident + 24 * 2 ** 20, message);
+      // The engine of JavaScript holds more than its heap, and the less of it in use the more files ran in the process before.
+      assert.ok(late.resident <= early.resident + 64 * 2 ** 20, message);
     }));
 }

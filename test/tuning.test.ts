@@ -31,7 +31,9 @@ import { matmul } from "../src/tensor/contract.ts";
 import { requestOf, tuneOn } from "../src/tensor/tune.ts";
 import { evaluate } from "./evaluate.ts";
 import { testDevice, virtualDevices } from "./harness.ts";
-import { discreteTarget as gpu } from "./targets.ts";
+import { discreteTarget } from "./targets.ts";
+
+const gpu: Target = { ...discreteTarget, maxBindingBytes: 2 ** 30 };
 
 function product(m: number, k: number, n: number): CompileRequest {
   const [a, b] = [input([m, k], "f32"), input([k, n], "f32")];

@@ -2,7 +2,7 @@
  * Which schedule of a contraction is the fastest on a device: about a dozen candidates, measured. The compiler knows no
  * devices, so whoever tunes hands in `measure`.
  */
-import { InternalError } from "../errors.ts";
+import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { input, withSources } from "../graph/build.ts";
 import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
@@ -166,7 +166,8 @@ export async function tuneContraction(one: TunedCase, target: Target, measure: M
   const tried: { of: Prepared; measured?: Measured; times: number[]; error?: unknown }[] = [];
   try {
     for (const schedule of candidatesFor(problem, target, first)) {
-      const of = prepare(request, plain, { [signature]: schedule });
+      const of = prepareOrNot(request, plain, { [signature]: schedule });
+      if (of === undefined) continue;
       const key = of.plan.programs.map((program) => program.key).join();
       if (seen.has(key)) continue;
       seen.add(key);
@@ -204,6 +205,16 @@ export async function tuneContraction(one: TunedCase, target: Target, measure: M
 function rate(flops: number, times: readonly number[]): number {
   const least = Math.min(...times);
   return least > 0 && least < Infinity ? flops / least / 1e6 : 0;
+}
+
+/** The same, undefined where the parts of a sum take more memory than the device can bind. */
+function prepareOrNot(...args: Parameters<typeof prepare>): Prepared | undefined {
+  try {
+    return prepare(...args);
+  } catch (error) {
+    if (error instanceof OutOfMemoryError) return undefined;
+    throw error;
+  }
 }
 
 /** Compiles a contraction by some entries. Its parts, which have a signature of their own, are computed by the same schedule. */
