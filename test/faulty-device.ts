@@ -9,6 +9,7 @@ import type {
   Executable,
   OutputRead,
 } from "../src/devices/device.ts";
+import type { PlanFamily } from "../src/devices/family.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { DeviceLostError, OutOfMemoryError } from "../src/errors.ts";
 
@@ -92,9 +93,9 @@ export class FaultyDevice implements Device {
     return result;
   }
 
-  async load(plan: Plan, items?: number): Promise<Executable> {
+  async load(plan: Plan, items?: number, family?: PlanFamily): Promise<Executable> {
     await this.#fault("load")?.();
-    return await this.inner.load(plan, items);
+    return await this.inner.load(plan, items, family);
   }
 
   run(

@@ -252,8 +252,8 @@ function remainderAtom(a: Index, by: number): Index {
 }
 
 /** The smaller of `a` and a constant. */
-export function atMost(a: Index, limit: number): Index {
-  if (a.max <= limit) return a;
+export function atMost(a: Index, limit: number, always = false): Index {
+  if (a.max <= limit && !always) return a;
   return ofAtom({ kind: "min", key: `min(${a.key},${limit})`, of: a, limit });
 }
 

@@ -478,6 +478,7 @@ function renderProgram({ group, ir, overwritten }: ToRender, layout: Layout, tar
     maxWorkgroups: target.maxWorkgroupsPerDimension,
     rollLoops: !(target.rollLoops ?? target.class === "software") ? "no" : group.drafts[0]!.contraction !== undefined ? "partly" : "fully",
     f16: target.f16,
+    guarded: target.varying !== undefined,
     strides,
   });
   const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } } : {};

@@ -69,17 +69,18 @@ export function contractionTile(
   const factors = target.class === "js" ? undefined : factorsOf(ir, domain);
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
+  const varying = new Set(target.varying);
   const known = target.tuned && problemOf(node, inMemory);
   const tuned = known && target.tuned?.[signatureOf(known)];
   const choices: readonly Default[] = [...(tuned === undefined ? [] : [{ schedule: tuned }]), ...defaults[target.class]];
   for (const { schedule, leastBlocks, when } of choices) {
     if (when?.(contraction.problem) === false || !keepsLimits(schedule, target)) continue;
-    const fitted = fit(schedule, contraction, target, leastBlocks !== undefined);
+    const fitted = fit(schedule, contraction, target, leastBlocks !== undefined, varying);
     if (fitted === undefined || fitted.blocks < (leastBlocks ?? 0)) continue;
-    return { tile: { ...fitted.tile, factors }, schedule };
+    return { tile: { ...fitted.tile, factors, varying }, schedule };
   }
   const { domain: walked } = contraction;
-  return { tile: { ...plainBlock(walked.length), factors }, schedule: { kind: "registerTile", elements: [1, 1], parts: 1 } };
+  return { tile: { ...plainBlock(walked.length), factors, varying }, schedule: { kind: "registerTile", elements: [1, 1], parts: 1 } };
 }
 
 /**
@@ -154,10 +155,16 @@ function contractionOf(ir: KernelIR, domain: readonly number[], terms: readonly 
 }
 
 /** A tile by a schedule; undefined where the schedule is for other contractions. `whole`: only where an axis holds a block. */
-function fit(schedule: ContractionSchedule, contraction: Contraction, target: Target, whole: boolean): Fitted | undefined {
+function fit(
+  schedule: ContractionSchedule,
+  contraction: Contraction,
+  target: Target,
+  whole: boolean,
+  varying: ReadonlySet<number>,
+): Fitted | undefined {
   switch (schedule.kind) {
     case "registerTile":
-      return registerTile(schedule, contraction);
+      return registerTile(schedule, contraction, varying);
     case "subgroupOuter":
       return outerProduct(schedule, contraction, target.subgroupSize);
     case "workgroupTile":
@@ -168,7 +175,8 @@ function fit(schedule: ContractionSchedule, contraction: Contraction, target: Ta
 }
 
 /** The two axes along which the operands are reused, so many elements each. */
-function registerTile({ elements }: ContractionSchedule, { domain, pair }: Contraction): Fitted {
+function registerTile({ elements }: ContractionSchedule, { domain, pair }: Contraction, varying: ReadonlySet<number>): Fitted {
+  const blockLength = (extent: number, most: number) => varying.has(extent) ? Math.min(extent, most) : dividingLength(extent, most);
   const factors = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
@@ -286,7 +294,7 @@ function shortBlock(schedule: Gemv, { problem, domain, axes, inner, pair, long, 
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */
-function blockLength(extent: number, most: number): number {
+function dividingLength(extent: number, most: number): number {
   if (extent <= most) return extent;
   for (let length = most; length >= width; length -= width) if (extent % length === 0) return length;
   for (let length = most; length > most / 2; length--) if (extent % length === 0) return length;

@@ -22,6 +22,7 @@ import {
 import { attentionKernel } from "./attention.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "./ir.ts";
 import { locate, type Memory } from "./location.ts";
+import { kernelName } from "./kernel-name.ts";
 import type { KernelGroup } from "./merge.ts";
 import { dependsOn } from "./products.ts";
 import { type Draft, isAttention, isContraction } from "./schedule.ts";
@@ -89,11 +90,11 @@ class Lowering {
       return attentionKernel(this.#builder, attended, this.#memory.targets(attended), this.#tile.attention!, (node, lanes) => this.#lanes(node, lanes));
     }
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
+    const { axes, subgroup, staged, gemv, team, factors, varying } = this.#tile;
     const walked = factors?.flat() ?? domain;
     const and = (a: Expr | undefined, b: Expr | undefined) => this.#and(a, b);
     if (team > 1) this.#team = this.#builder.variable("local", team);
-    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and);
+    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and, varying);
     if (gemv !== undefined) this.#gemv = gemvDomain(this.#builder, walked, gemv, and);
     const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ?? (subgroup !== undefined
       ? this.#subgroupDomain(walked, subgroup)
@@ -131,7 +132,8 @@ class Lowering {
       const variable = builder.variable("i", Math.ceil(extent / block));
       parallel.push(variable);
       const start = scale(variableIndex(variable), block);
-      return { start, base: atMost(start, extent - block) };
+      const varies = block > 1 && runs[axis]!.some((own) => this.#tile.varying.has(domain[own]!));
+      return { start, base: atMost(start, extent - block, varies) };
     });
     const lane = this.#subgroupLane = builder.variable("lane", lanes);
     parallel.push(lane);
@@ -171,7 +173,8 @@ class Lowering {
       parallel.push(local);
       this.#walk = { variable: step, body: builder.openLoop(builder.root, step) };
       const position = add(scale(add(scale(at, walk), variableIndex(step)), walkers), variableIndex(local));
-      if (count % (walk * walkers) !== 0) this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
+      const varies = domain.some((extent) => this.#tile.varying.has(extent));
+      if (count % (walk * walkers) !== 0 || varies) this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
       at = within(position, 0, count - 1);
     }
     const base = scale(at, factor);
@@ -206,7 +209,7 @@ class Lowering {
       const variable = this.#builder.variable("i", Math.ceil(extent / factor));
       parallel.push(variable);
       const start = scale(variableIndex(variable), factor);
-      const base = atMost(start, extent - factor);
+      const base = atMost(start, extent - factor, factor > 1 && extent > factor && this.#tile.varying.has(extent));
       lanes = lanes.flatMap((lane) =>
         Array.from({ length: factor }, (_, i) => {
           const index = addConstant(base, i);
@@ -567,32 +570,4 @@ function joined(indices: readonly Index[], factors: readonly (readonly number[])
 /** What must hold for a guard to hold. */
 function conditions(guard: Expr): readonly Expr[] {
   return guard.kind === "op" && guard.op === "and" ? guard.args.flatMap(conditions) : [guard];
-}
-
-/** As in `reduce_64x32_exp_add`: what it is, of which shape, made of what. */
-function kernelName(group: KernelGroup): string {
-  const draft = group.drafts[group.drafts.length - 1]!;
-  const { root } = draft;
-  const kind = draft.contraction !== undefined
-    ? "contract"
-    : isReduction(root.op)
-    ? "reduce"
-    : draft.variables.some((v) => v.extent > 1 && draft.outer !== undefined && !draft.outer.has(v))
-    ? "row"
-    : root.op === "scatterAdd"
-    ? "scatter"
-    : "map";
-  const shape = (isReduction(root.op) ? root.src[0]!.shape : root.shape).join("x") || "scalar";
-  const names: string[] = [];
-  const stack: Node[] = [root];
-  const seen = new Set<Node>();
-  while (stack.length > 0 && names.length < 4) {
-    const node = stack.pop()!;
-    if (seen.has(node)) continue;
-    seen.add(node);
-    const plain = isMovement(node) || ["const", "iota", "storage", "input", "cast"].includes(node.op);
-    if (!plain && !names.includes(node.op)) names.push(node.op);
-    stack.push(...node.src);
-  }
-  return [kind, shape, ...names].join("_");
 }

@@ -1,7 +1,7 @@
 import type { DType } from "../graph/dtype.ts";
 import type { ContractionSchedule, DeviceClass } from "./schedules.ts";
 
-/** What the compiler must know of the device that will run a plan. Plain data. */
+/** What the compiler must know of the device that will run a plan, and of the plan's family. Plain data. */
 export interface Target {
   readonly language: "wgsl" | "js";
   readonly class: DeviceClass;
@@ -21,6 +21,11 @@ export interface Target {
   readonly maxBindingBytes: number;
   /** Schedules that were found to be the fastest there, by the signatures of contractions; they go before the defaults. */
   readonly tuned?: Readonly<Record<string, ContractionSchedule>>;
+  /**
+   * Lengths in whose place other plans of the family have others: kernels take a form that suits those too, with guards that
+   * they would not need themselves. Values stay the same, to the bit.
+   */
+  readonly varying?: readonly number[];
 }
 
 /** One buffer of a program, in the order of its bindings. */

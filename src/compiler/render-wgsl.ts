@@ -25,13 +25,15 @@ export interface WgslOptions {
    */
   readonly rollLoops: "no" | "partly" | "fully";
   readonly f16: Target["f16"];
+  /** For kernels of varying shapes: bounds that this one does not need are spelled too. */
+  readonly guarded?: boolean;
   /** In a plan for items: bytes from an item's part of each buffer to that of the next. */
   readonly strides?: readonly number[] | undefined;
 }
 
 /** Renders a kernel. Invocations that do not fill one dimension of workgroups go on in the second. */
-export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, f16, strides }: WgslOptions): WgslModule {
-  const renderer = new WgslRenderer(ir, rollLoops, halfStorage[f16], strides);
+export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, f16, guarded = false, strides }: WgslOptions): WgslModule {
+  const renderer = new WgslRenderer(ir, { rollLoops, half: halfStorage[f16], guarded, strides });
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const perGroup = ir.workgroupSize ?? workgroupSize;
   const groups = Math.max(1, Math.ceil(invocations / perGroup));
@@ -50,17 +52,22 @@ class WgslRenderer extends Renderer {
   readonly #vectorStores = new Map<Scope, ReturnType<typeof vectorStores>>();
   readonly #rollLoops: WgslOptions["rollLoops"];
   readonly #half: HalfStorage;
+  readonly #guarded: boolean;
   readonly #strides: readonly number[];
   #vectorCount = 0;
   #special = false;
   #usesHalves = false;
   #subgroups = false;
-  #stops = false;
+  #leaves = false;
 
-  constructor(ir: KernelIR, rollLoops: WgslOptions["rollLoops"], half: HalfStorage, strides: readonly number[] = []) {
+  constructor(
+    ir: KernelIR,
+    { rollLoops, half, guarded, strides = [] }: Pick<WgslOptions, "rollLoops" | "strides"> & { readonly half: HalfStorage; readonly guarded: boolean },
+  ) {
     super(ir);
     this.#rollLoops = rollLoops;
     this.#half = half;
+    this.#guarded = guarded;
     this.#strides = strides;
     this.#vectors = vectorBuffers(ir, this.uses);
   }
@@ -84,7 +91,11 @@ class WgslRenderer extends Renderer {
       this.counters(parallel.slice(0, -1));
     } else {
       this.emit(y > 1 ? `let id = gid.x + gid.y * ${x * workgroupSize}u;` : "let id = gid.x;");
-      if (invocations !== x * y * workgroupSize) this.emit(`if (id >= ${invocations}u) { return; }`);
+      // Workgroups of a size of the kernel's own are always full.
+      if (invocations !== x * y * workgroupSize || (this.#guarded && this.ir.workgroupSize === undefined)) {
+        this.#leaves = true;
+        this.emit(`if (id >= ${invocations}u) { return; }`);
+      }
       this.counters();
     }
     // Where the item's part of each buffer begins.
@@ -100,8 +111,8 @@ class WgslRenderer extends Renderer {
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
       ...(this.#usesHalves && this.#half.enable !== undefined ? [this.#half.enable] : []),
-      // All lanes of a subgroup leave a loop at once, which the compiler of WGSL cannot see.
-      ...(this.#subgroups && this.#stops ? ["diagnostic(off, subgroup_uniformity);"] : []),
+      // All lanes of a subgroup leave a loop, or the kernel, at once, which the compiler of WGSL cannot see.
+      ...(this.#subgroups && this.#leaves ? ["diagnostic(off, subgroup_uniformity);"] : []),
       ...bindings,
       ...shared.map(({ dtype, length, vectors }, i) => {
         const element = dtypes[dtype].storage;
@@ -166,7 +177,7 @@ class WgslRenderer extends Renderer {
   }
 
   protected override loopBound(extent: number): string {
-    if (this.#rollLoops === "no" || extent <= 4 || extent > 32) return `${extent}u`;
+    if (this.#rollLoops === "no" || extent <= 4 || (extent > 32 && !this.#guarded)) return `${extent}u`;
     // Bounds that the driver cannot know: arrays are never empty.
     return this.#rollLoops === "partly" ? `min(${extent}u, arrayLength(&b0) * ${extent}u)` : `${extent}u * min(1u, arrayLength(&b0))`;
   }
@@ -184,14 +195,15 @@ class WgslRenderer extends Renderer {
     let groups = this.#vectorStores.get(scope);
     if (groups === undefined) this.#vectorStores.set(scope, groups = vectorStores(scope.statements, this.#vectors));
     const group = groups.get(statement);
-    if (statement.kind === "stop") this.#stops = true;
+    if (statement.kind === "stop") this.#leaves = true;
     if (statement.kind !== "store" || group === undefined) return super.statement(statement, scope);
     if (group.length === 0) return;
-    const { buffer, index } = statement;
+    const { buffer, index, when } = statement;
     const { dtype } = this.ir.buffers[buffer]!;
     const values = group.map((store) => this.stored(store.value, dtype));
     const vector = dtype === "f16" ? this.#half.toVector(values) : `vec4<${dtypes[dtype].storage}>(${values.join(", ")})`;
-    this.emit(`${this.element(buffer, this.index(vectorElement(index)!.vector))} = ${vector};`);
+    const line = `${this.element(buffer, this.index(vectorElement(index)!.vector))} = ${vector};`;
+    this.emit(when === undefined ? line : `if (${this.text(when)}) { ${line} }`);
   }
 
   protected override bind(expr: Expr): void {
@@ -240,7 +252,8 @@ class WgslRenderer extends Renderer {
       }
       case "broadcast":
         this.#subgroups = true;
-        return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane}u)`;
+        // Without a suffix: a lane is no number that shapes may differ in (see generic.ts).
+        return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane})`;
       case "op": {
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.wgslHelper !== undefined) this.#helpers.add(record.wgslHelper);

@@ -146,7 +146,7 @@ export abstract class Renderer {
       case "within": {
         const { index, low, high } = expr;
         const at = this.signed(this.index(index));
-        const tests = [...(index.min < low ? [`${at} >= ${low}`] : []), ...(index.max >= high ? [`${at} < ${high}`] : [])];
+        const tests = [...(index.min < low ? [`${at} >= ${this.literal(low, "i32")}`] : []), ...(index.max >= high ? [`${at} < ${this.literal(high, "i32")}`] : [])];
         return tests.length === 0 ? "true" : `(${tests.join(" && ")})`;
       }
       default:

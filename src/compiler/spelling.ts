@@ -73,8 +73,8 @@ export function vectorBuffers(ir: KernelIR, uses: ReadonlyMap<Expr, number>): Se
     if (statement.kind === "let" && statement.expr.kind === "load" && uses.has(statement.expr)) {
       reference(statement.expr.buffer, statement.expr.index, `l${statement.expr.when?.id ?? ""}:`);
     } else if (statement.kind === "store") {
-      if (statement.when !== undefined || statement.accumulate) scalar.add(statement.buffer);
-      else reference(statement.buffer, statement.index, "s:");
+      if (statement.accumulate) scalar.add(statement.buffer);
+      else reference(statement.buffer, statement.index, `s${statement.when?.id ?? ""}:`);
     }
   });
   const result = new Set<number>();
@@ -84,14 +84,14 @@ export function vectorBuffers(ir: KernelIR, uses: ReadonlyMap<Expr, number>): Se
   return result;
 }
 
-/** Four stores that fill one vector follow each other in the scope; the last one writes them. */
+/** Four stores that fill one vector, under one guard, follow each other in the scope; the last one writes them. */
 export function vectorStores(statements: readonly Statement[], vectors: ReadonlySet<number>): Map<Statement, readonly (Statement & { kind: "store" })[]> {
   const pending = new Map<string, (Statement & { kind: "store" })[]>();
   const result = new Map<Statement, readonly (Statement & { kind: "store" })[]>();
   for (const statement of statements) {
     if (statement.kind !== "store" || !vectors.has(statement.buffer)) continue;
     const place = vectorElement(statement.index)!;
-    const key = `${statement.buffer}:${place.vector.key}`;
+    const key = `${statement.buffer}:${statement.when?.id ?? ""}:${place.vector.key}`;
     const group = pending.get(key) ?? [];
     pending.set(key, group);
     group[place.element] = statement;

@@ -59,6 +59,7 @@ export function stagedDomain(
   domain: readonly number[],
   { runs, m, n, threads, rows, columns, depth, adjacent, widths }: Staged,
   and: (a: Expr | undefined, b: Expr | undefined) => Expr | undefined,
+  varying: ReadonlySet<number>,
 ): StagedDomain {
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
   const parallel: Variable[] = [];
@@ -69,7 +70,8 @@ export function stagedDomain(
     parallel.push(variable);
     const start = scale(variableIndex(variable), block);
     // At an edge the last block moves back, and stores only what is its own. A block that is longer than the axis stays.
-    return { start, base: extent < block ? start : atMost(start, extent - block) };
+    const varies = block > 1 && runs[axis]!.some((own) => varying.has(domain[own]!));
+    return { start, base: extent < block ? start : atMost(start, extent - block, varies) };
   });
   const invocations = threads[0] * threads[1];
   const local = builder.variable("local", invocations);

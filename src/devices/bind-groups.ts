@@ -47,7 +47,7 @@ export class BindGroups {
   }
 
   #make(slots: readonly (Block<GPUBuffer> | undefined)[], largestBinding: number): GPUBindGroup {
-    const { program, layout } = this.#program;
+    const { program, layout, numbers } = this.#program;
     const written = new Map<Block<GPUBuffer>, boolean>();
     const blocks = program.bindings.map(({ access }, binding) => {
       const slot = this.#slots[binding];
@@ -63,10 +63,10 @@ export class BindGroups {
     const group = this.#device.createBindGroup({
       label: program.name,
       layout,
-      entries: blocks.map(({ memory, bytes }, binding) => ({
-        binding,
-        resource: { buffer: memory, size: Math.min(bytes, largestBinding) },
-      })),
+      entries: [
+        ...blocks.map(({ memory, bytes }, binding) => ({ binding, resource: { buffer: memory, size: Math.min(bytes, largestBinding) } })),
+        ...numbers === undefined ? [] : [{ binding: blocks.length, resource: { buffer: numbers } }],
+      ],
     });
     this.#known.unshift({ blocks, group });
     if (this.#known.length > keptPerDispatch) this.#known.pop();

@@ -1,5 +1,6 @@
 import type { Plan, Target } from "../compiler/plan.ts";
 import type { Words } from "../graph/words.ts";
+import type { PlanFamily } from "./family.ts";
 
 /** Memory on a device. Its bytes are undefined until written. */
 export interface DeviceBuffer {
@@ -83,10 +84,10 @@ export interface Device {
   /** A copy of bytes once all earlier work is done. `offset` and `bytes` are multiples of 4; bytes is the rest by default. */
   read(buffer: DeviceBuffer, offset?: number, bytes?: number): Promise<ArrayBuffer>;
   /**
-   * Compiles a plan's kernels; a plan for items is made ready for as many as `items` of them at once, 1 by default. Rejects
-   * with KernelCompileError, which carries the numbered source.
+   * Compiles a plan's kernels; a plan for items is made ready for as many as `items` of them at once, 1 by default. Where
+   * compiling is costly, plans of one family share kernels. Rejects with KernelCompileError, which carries the numbered source.
    */
-  load(plan: Plan, items?: number): Promise<Executable>;
+  load(plan: Plan, items?: number, family?: PlanFamily): Promise<Executable>;
   /**
    * Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread
    * inputs may be undefined). A plan for items does so for the first `items` of them, 1 by default.

@@ -1,60 +1,78 @@
-import type { Program } from "../compiler/plan.ts";
+import type { Program, ProgramBinding } from "../compiler/plan.ts";
 import { debugLine } from "../debug/log.ts";
 import { numberedSource } from "../debug/listing.ts";
 import { ArgumentError, KernelCompileError } from "../errors.ts";
-import { computeStage } from "./usage.ts";
+import { inLaterTurn } from "../host/host.ts";
+import type { Code, PlanFamily } from "./family.ts";
+import { computeStage, usage } from "./usage.ts";
 
 /** A program that WebGPU has compiled. */
 export interface CompiledProgram {
   readonly program: Program;
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
+  /** The numbers of this program, for a pipeline that serves several; bound behind its buffers. */
+  readonly numbers: GPUBuffer | undefined;
 }
+
+type Compiled = Pick<CompiledProgram, "pipeline" | "layout">;
 
 /** Programs that are kept beyond the executables that use them. */
 const kept = 4096;
 
 /**
  * The compiled programs of one device, by key. Equal programs are compiled once, also when they are asked for at
- * once.
+ * once; those of plans of one family share pipelines where they can.
  */
 export class Pipelines {
   readonly #device: GPUDevice;
   readonly #owner: string;
+  readonly #scope: string;
   readonly #largestGroup: number;
-  readonly #programs = new Map<string, Promise<CompiledProgram>>();
+  readonly #programs = new Cache<CompiledProgram>();
+  readonly #pipelines = new Cache<Compiled>();
   readonly #layouts = new Map<string, { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout }>();
   #compiled = 0;
 
-  constructor(owner: string, device: GPUDevice, largestGroup: number) {
+  /** `scope` names what shares the kernels of a family. */
+  constructor(owner: string, device: GPUDevice, scope: string, largestGroup: number) {
     this.#owner = owner;
     this.#device = device;
+    this.#scope = scope;
     this.#largestGroup = largestGroup;
   }
 
-  /** Distinct programs compiled so far. */
+  /** Distinct pipelines compiled so far. */
   get compiled(): number {
     return this.#compiled;
   }
 
-  /** Rejects with KernelCompileError. */
-  get(program: Program): Promise<CompiledProgram> {
-    const known = this.#programs.get(program.key);
-    if (known !== undefined) return known;
-    const compiling = this.#compile(program);
-    this.#programs.set(program.key, compiling);
-    compiling.catch(() => this.#programs.delete(program.key));
-    if (this.#programs.size > kept) {
-      for (const oldest of this.#programs.keys()) {
-        this.#programs.delete(oldest);
-        break;
-      }
+  /** The programs of a plan. Each rejects with KernelCompileError. */
+  load(programs: readonly Program[], family?: PlanFamily): Promise<CompiledProgram>[] {
+    if (family === undefined) {
+      return programs.map((program) => this.#programs.get(program.key, () => this.#make(program, { source: program.source, values: undefined })));
     }
-    return compiling;
+    const codes = family.meet(this.#scope, programs);
+    const together = new Promise<void>(inLaterTurn);
+    return programs.map((program, i) => this.#programs.get(program.key, () => together.then(() => this.#make(program, codes[i]!()))));
   }
 
-  async #compile(program: Program): Promise<CompiledProgram> {
-    const { name, source } = program;
+  async #make(program: Program, { source, values }: Code): Promise<CompiledProgram> {
+    const numbers = values === undefined ? undefined : this.#uniform(program.name, values);
+    const kinds = bindingKinds(program.bindings, values !== undefined);
+    // Buffers are part of a key, as the source of packed types does not tell them apart from others.
+    const compiled = await this.#pipelines.get(`${kinds}|${source}`, () => this.#compile(program, source, kinds));
+    return { program, ...compiled, numbers };
+  }
+
+  #uniform(label: string, values: Uint32Array<ArrayBuffer>): GPUBuffer {
+    const buffer = this.#device.createBuffer({ label, size: values.byteLength, usage: usage.uniform | usage.copyDestination });
+    this.#device.queue.writeBuffer(buffer, 0, values);
+    return buffer;
+  }
+
+  async #compile(program: Program, source: string, kinds: string): Promise<Compiled> {
+    const { name } = program;
     if (program.language !== "wgsl" || program.bindings.length > this.#largestGroup) {
       throw new ArgumentError("load", {
         got: `kernel ${name} in ${program.language} with ${program.bindings.length} buffers`,
@@ -62,7 +80,7 @@ export class Pipelines {
       });
     }
     debugLine(4, () => `shardwise: ${name}\n${numberedSource(source)}`);
-    const layout = this.#layout(program);
+    const layout = this.#layout(kinds);
     const device = this.#device;
     // The scope takes the module's own error, which would otherwise be reported as an uncaptured one too.
     device.pushErrorScope("validation");
@@ -75,7 +93,7 @@ export class Pipelines {
         compute: { module, entryPoint: "main" },
       });
       this.#compiled++;
-      return { program, pipeline, layout: layout.group };
+      return { pipeline, layout: layout.group };
     } catch (cause) {
       const messages = await compilerMessages(module);
       const said = messages.length > 0
@@ -89,22 +107,45 @@ export class Pipelines {
     }
   }
 
-  #layout(program: Program): { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout } {
-    const key = program.bindings.map(({ access }) => (access === "read" ? "r" : "w")).join("");
-    let layout = this.#layouts.get(key);
+  #layout(kinds: string): { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout } {
+    let layout = this.#layouts.get(kinds);
     if (layout === undefined) {
       const group = this.#device.createBindGroupLayout({
-        label: key,
-        entries: program.bindings.map(({ access }, binding) => ({
-          binding,
-          visibility: computeStage,
-          buffer: { type: access === "read" ? "read-only-storage" : "storage" },
-        })),
+        label: kinds,
+        entries: [...kinds].map((kind, binding) => ({ binding, visibility: computeStage, buffer: { type: bufferTypes[kind as Kind] } })),
       });
-      const pipeline = this.#device.createPipelineLayout({ label: key, bindGroupLayouts: [group] });
-      this.#layouts.set(key, layout = { group, pipeline });
+      const pipeline = this.#device.createPipelineLayout({ label: kinds, bindGroupLayouts: [group] });
+      this.#layouts.set(kinds, layout = { group, pipeline });
     }
     return layout;
+  }
+}
+
+const bufferTypes = { r: "read-only-storage", w: "storage", u: "uniform" } as const;
+type Kind = keyof typeof bufferTypes;
+
+/** The kinds of a kernel's bindings, a letter each, in their order. */
+function bindingKinds(bindings: readonly ProgramBinding[], numbers: boolean): string {
+  return bindings.map(({ access }): Kind => access === "read" ? "r" : "w").join("") + (numbers ? "u" : "");
+}
+
+/** What was made, by key: at once for all that ask for it, and anew after a failure. */
+class Cache<T> {
+  readonly #entries = new Map<string, Promise<T>>();
+
+  get(key: string, make: () => Promise<T>): Promise<T> {
+    const known = this.#entries.get(key);
+    if (known !== undefined) return known;
+    const making = make();
+    this.#entries.set(key, making);
+    making.catch(() => this.#entries.delete(key));
+    if (this.#entries.size > kept) {
+      for (const oldest of this.#entries.keys()) {
+        this.#entries.delete(oldest);
+        break;
+      }
+    }
+    return making;
   }
 }
 

@@ -16,6 +16,7 @@ import type {
   OutputRead,
 } from "./device.ts";
 import { DispatchTimer } from "./dispatch-timer.ts";
+import type { PlanFamily } from "./family.ts";
 import { Lifetime } from "./lifetime.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
 import { markSubmission } from "./polling.ts";
@@ -124,7 +125,9 @@ export class WebGpuDevice implements Device {
     this.#gpu = gpu;
     this.#lifetime = new Lifetime(this.name);
     this.#recorder = new Recorder(device, (kernels) => this.#submitted(kernels));
-    this.#pipelines = new Pipelines(this.name, device, target.maxStorageBuffersPerKernel);
+    // Kernels of the driver of a software adapter take seconds to compile, and serve all its devices.
+    const scope = info.software ? gpu.tuningKey : this.name;
+    this.#pipelines = new Pipelines(this.name, device, scope, target.maxStorageBuffersPerKernel);
     this.#pool = new MemoryPool<GPUBuffer>(this.name, {
       create: (bytes) => this.#create(bytes),
       destroy: (memory) => {
@@ -263,12 +266,12 @@ export class WebGpuDevice implements Device {
     this.#lifetime.rethrow();
   }
 
-  async load(plan: Plan, items = 1): Promise<Executable> {
+  async load(plan: Plan, items = 1, family?: PlanFamily): Promise<Executable> {
     this.#lifetime.require("load");
     requireItems("load", plan, items, Infinity);
     const before = this.#pipelines.compiled;
     markSubmission(); // Compiling waits too; the first moments of it are worth polling for.
-    const outcomes = await Promise.allSettled(plan.programs.map((program) => this.#pipelines.get(program)));
+    const outcomes = await Promise.allSettled(this.#pipelines.load(plan.programs, family));
     this.#lifetime.require("load");
     const programs = outcomes.map((outcome) => {
       if (outcome.status === "rejected") throw outcome.reason;

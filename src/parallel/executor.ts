@@ -132,7 +132,7 @@ export class Executor {
       onEvent: (event) => options.onEvent?.(event),
     });
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
-    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, clipNorm);
+    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({
       fleet: this.fleet,

@@ -1,6 +1,7 @@
 /** The devices in use: what is run on them goes on on the others when one fails. */
 import { abandonDevice } from "../devices/loss.ts";
 import type { Device } from "../devices/device.ts";
+import { PlanFamily } from "../devices/family.ts";
 import {
   AllDevicesLostError,
   DeviceError,
@@ -69,6 +70,8 @@ interface Failure {
 }
 
 export class Fleet {
+  /** Of all plans that its devices run: training, evaluation and prediction share kernels. */
+  readonly family = new PlanFamily();
   readonly #op: string;
   readonly #options: FleetOptions;
   #devices: readonly Device[];

@@ -61,7 +61,7 @@ export class Inference {
   readonly #op: string;
   readonly #fn: (batch: unknown) => unknown;
   readonly #options: InferenceOptions;
-  readonly #plans = new PlanCache<ShardPlan>();
+  readonly #plans: PlanCache<ShardPlan>;
   /** The outputs' structure and merging, by signature of the batch. */
   readonly #merges = new Map<string, {
     readonly tree: OutputTree;
@@ -73,6 +73,7 @@ export class Inference {
     this.#op = op;
     this.#fn = fn;
     this.#options = options;
+    this.#plans = new PlanCache(options.fleet.family);
   }
 
   /**
@@ -154,8 +155,9 @@ export class Inference {
     if (placed.length === 0) placed.push({ device: fleet.devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
     const shards = placed.map(({ device, job }) => ({ device, job: { ...job, offset: first + job.offset } }));
     const parts = new Array<ShardOutputs>(placed.length);
+    const uneven = shards.some(({ job }) => job.rows !== shards[0]!.job.rows);
     const planOf = (shard: Shard) =>
-      this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined);
+      this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined, uneven);
     const prepare = async (device: Device, [shard]: Group) => {
       const prepared = planOf(shard!);
       const loaded = await prepared.plan.on(device);
@@ -182,8 +184,8 @@ export class Inference {
     return parts;
   }
 
-  #planFor(fields: Fields, rows: number, total: number | undefined): ShardPlan {
-    return this.#plans.get(`${rows} ${total} ${fields.signature}`, () => {
+  #planFor(fields: Fields, rows: number, total: number | undefined, uneven: boolean): ShardPlan {
+    return this.#plans.get(`${rows} ${total} ${fields.signature}`, (family) => {
       const traced = traceShard(fields, rows, (batch) => {
         const tree = outputTree(this.#op, this.#fn(batch));
         return { leaves: tree.leaves, roots: packed(tree.leaves) };
@@ -192,12 +194,12 @@ export class Inference {
       const captured = traced.captures.map((capture) => capture.placeholder);
       const { leaves, roots } = traced.result;
       return {
-        plan: new StagedPlan(roots.map((root) => root.node), own, captured),
+        plan: new StagedPlan(roots.map((root) => root.node), own, captured, { family }),
         captures: traced.captures.map(({ tensor }) => ({ tensor })),
         outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
         bytes: roots.map((root) => bytesOf(root.dtype, root.size)),
       };
-    });
+    }, { varying: [rows], uneven });
   }
 }
 

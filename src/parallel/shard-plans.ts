@@ -21,6 +21,7 @@ export class ShardPlans {
   readonly buckets: readonly Bucket[];
   readonly #step: Step;
   readonly #parts: ShardPlansParts;
+  #uneven = false;
 
   constructor(step: Step, parts: ShardPlansParts) {
     this.#step = step;
@@ -37,11 +38,13 @@ export class ShardPlans {
       first: shard.index === 0 && penalty,
       buckets: this.buckets,
       together: placement.together,
+      uneven: this.#uneven,
     });
   }
 
-  /** To be called when no shard of an earlier step is about to be run: gives back what plans have outgrown. */
+  /** To be called with all shards when none of an earlier step is about to be run: gives back what plans have outgrown. */
   async settle(shards: readonly Shard[]): Promise<void> {
+    this.#uneven = shards.some((shard) => shard.rows !== shards[0]!.rows);
     for (const plan of new Set(shards.map((shard) => this.of(shard).plan))) await plan.settle();
   }
 

@@ -5,6 +5,7 @@ import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
+import type { PlanFamily } from "../devices/family.ts";
 import { byteLength } from "../graph/build.ts";
 
 /** A plan that is ready on a device, with buffers for inputs that the host writes anew for each run. */
@@ -64,14 +65,16 @@ async function giveBack(loaded: Loaded): Promise<void> {
 export class SharedPlan {
   readonly request: CompileRequest;
   readonly #written: ReadonlySet<number>;
+  readonly #family: FamilyMember | undefined;
   readonly #plans = new Map<string, Plan>();
   readonly #loaded: Loaded = new Map();
   /** Loaded for fewer items than were asked for since: whoever was given one may still use it. */
   readonly #outgrown: [Device, Promise<LoadedPlan>][] = [];
 
   /** `written` are the positions of inputs that need a buffer of their own, kept from run to run. */
-  constructor(request: CompileRequest, written: readonly number[]) {
+  constructor(request: CompileRequest, written: readonly number[], family?: FamilyMember) {
     this.request = request;
+    this.#family = family;
     this.#written = new Set(written);
     collected.register(this, this.#loaded, this);
   }
@@ -121,13 +124,17 @@ export class SharedPlan {
     const { tuned: _, ...target } = device.target;
     const kind = JSON.stringify([device.info, target]);
     let plan = this.#plans.get(kind);
-    if (plan === undefined) this.#plans.set(kind, plan = planOf(this.request, device.target));
+    if (plan === undefined) {
+      const { varying, known } = this.#family ?? {};
+      const varies = varying !== undefined && target.language === "wgsl" && (known || device.info.software);
+      this.#plans.set(kind, plan = planOf(this.request, varies ? { ...device.target, varying } : device.target));
+    }
     return plan;
   }
 
   async #load(device: Device, items: number): Promise<LoadedPlan> {
     const plan = this.#planFor(device);
-    const executable = await device.load(plan, items);
+    const executable = await device.load(plan, items, this.#family?.family);
     const own = this.request.inputs.flatMap((node, i) => this.#written.has(i) ? [{ node, i }] : []);
     try {
       const buffers = allocAll(device, own.map(({ node, i }) => {
@@ -144,17 +151,33 @@ export class SharedPlan {
   }
 }
 
-/** Plans by key, of which the most recently used are kept. */
+/** What a plan is among those of one computation for different shapes. */
+export interface FamilyMember {
+  readonly family: PlanFamily;
+  /** Lengths that differ from plan to plan; undefined where none are known to. */
+  readonly varying?: readonly number[] | undefined;
+  /**
+   * Whether other plans came before. A device of its own may still see no other length than its share: there, kernels without
+   * guards are worth being compiled. Software adapters, which compile for seconds, share their kernels at once.
+   */
+  readonly known: boolean;
+}
+
+/** Plans of one computation for different shapes, by key; the most recently used are kept. */
 export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }> {
+  readonly #family: PlanFamily;
   readonly #most: number;
   readonly #entries = new Map<string, P>();
 
-  constructor(most = 64) {
+  constructor(family: PlanFamily, most = 64) {
+    this.#family = family;
     this.#most = most;
   }
 
-  get(key: string, make: () => P): P {
-    const entry = this.#entries.get(key) ?? make();
+  /** `varying` are lengths that may differ from plan to plan; they do where there are others, or `uneven` says so. */
+  get(key: string, make: (member: FamilyMember) => P, { varying, uneven = false }: { varying?: readonly number[]; uneven?: boolean } = {}): P {
+    const known = this.#entries.size > 0;
+    const entry = this.#entries.get(key) ?? make({ family: this.#family, varying: known || uneven ? varying : undefined, known });
     this.#entries.delete(key);
     this.#entries.set(key, entry);
     for (const [oldest, old] of this.#entries) {

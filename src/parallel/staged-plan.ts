@@ -7,7 +7,7 @@ import { size } from "../graph/shape.ts";
 import { type Words, wordsFor } from "../graph/words.ts";
 import { combine } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
-import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
+import { allocAll, type FamilyMember, freeAll, inputStride, type LoadedPlan, outputStride, SharedPlan } from "./shared-plan.ts";
 import { cutStages, type Stage } from "./stages.ts";
 import { type HostFields, type Shard, type StepNumbers, writeControl, writeFields } from "./uploads.ts";
 
@@ -23,15 +23,20 @@ interface PlannedStage {
   readonly origins: readonly Origin[];
 }
 
+interface StagedOptions {
+  /** The own inputs that all shards of a batch have in common: the plans are for items then. */
+  readonly common?: readonly Node[] | undefined;
+  readonly family?: FamilyMember;
+}
+
 /**
- * What a shard computes: a graph whose inputs are written for each run (`own`) or bound (`captured`). With `common`, the own
- * inputs that all shards of a batch have in common, its plans are for items: several shards run at once, by the same
- * kernels as one.
+ * What a shard computes: a graph whose inputs are written for each run (`own`) or bound (`captured`). If its plans are for items,
+ * several shards run at once, by the same kernels as one.
  */
 export class StagedPlan {
   readonly stages: readonly PlannedStage[];
 
-  constructor(roots: readonly Node[], own: readonly Node[], captured: readonly Node[], common?: readonly Node[]) {
+  constructor(roots: readonly Node[], own: readonly Node[], captured: readonly Node[], { common, family }: StagedOptions = {}) {
     const origins = new Map<Node, Origin>();
     own.forEach((node, index) => origins.set(node, { kind: "own", index }));
     captured.forEach((node, index) => origins.set(node, { kind: "captured", index }));
@@ -49,7 +54,7 @@ export class StagedPlan {
       const of = inputs.map((node) => origins.get(node)!);
       const written = of.flatMap(({ kind }, i) => kind === "own" || kind === "collective" ? [i] : []);
       const together = forItems ? { common: inputs.flatMap((node, i) => shared.has(node) ? [i] : []) } : {};
-      return { stage, plan: new SharedPlan({ roots: stage.roots, inputs, ...together }, written), origins: of };
+      return { stage, plan: new SharedPlan({ roots: stage.roots, inputs, ...together }, written, family), origins: of };
     });
   }
 

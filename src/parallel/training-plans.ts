@@ -1,6 +1,7 @@
 /** The plans of a training step: of a shard, of a whole step on one device, and of the update. */
 import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { PlanFamily } from "../devices/family.ts";
 import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { concat, full, zeros } from "../tensor/create.ts";
@@ -69,13 +70,17 @@ export class TrainingPlans {
   readonly #rule: UpdateRule;
   readonly #replicas: Replicas;
   readonly #clipNorm: number | undefined;
-  readonly #shards = new PlanCache<ShardPlan>();
-  readonly #wholes = new PlanCache<WholePlan>();
-  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>(8);
-  readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>(16);
+  readonly #shards: PlanCache<ShardPlan>;
+  readonly #wholes: PlanCache<WholePlan>;
+  readonly #updates: PlanCache<{ readonly plan: SharedPlan }>;
+  readonly #folds: PlanCache<{ readonly plan: SharedPlan }>;
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
-  constructor(program: Program, rule: UpdateRule, replicas: Replicas, clipNorm: number | undefined) {
+  constructor(program: Program, rule: UpdateRule, replicas: Replicas, family: PlanFamily, clipNorm: number | undefined) {
+    this.#shards = new PlanCache(family);
+    this.#wholes = new PlanCache(family);
+    this.#updates = new PlanCache(family, 8);
+    this.#folds = new PlanCache(family, 16);
     this.#clipNorm = clipNorm;
     this.#program = program;
     this.#rule = rule;
@@ -92,7 +97,7 @@ export class TrainingPlans {
    */
   shard(
     fields: Fields,
-    { rows, total, first, buckets, together }: {
+    { rows, total, first, buckets, together, uneven }: {
       readonly rows: number;
       /** Undefined where the program does not depend on it. */
       readonly total: number | undefined;
@@ -100,9 +105,11 @@ export class TrainingPlans {
       readonly buckets: readonly Bucket[];
       /** Whether several such shards are to run at once, by the same kernels as one. */
       readonly together: boolean;
+      /** Whether other shards of the step have other numbers of rows. */
+      readonly uneven: boolean;
     },
   ): ShardPlan {
-    return this.#shards.get(`${rows} ${total} ${first} ${together} ${fields.signature}`, () => {
+    return this.#shards.get(`${rows} ${total} ${first} ${together} ${fields.signature}`, (family) => {
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
@@ -127,13 +134,13 @@ export class TrainingPlans {
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
       const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
-      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), common);
+      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), { common, family });
       return { plan, lengths: traced.result.map((x) => x.size), ...after };
-    });
+    }, { varying: [rows], uneven });
   }
 
   whole(fields: Fields): WholePlan {
-    return this.#wholes.get(`${fields.rows} ${fields.signature}`, () => {
+    return this.#wholes.get(`${fields.rows} ${fields.signature}`, (family) => {
       const { flat, length } = this.#replicas;
       const slots = this.#rule.slots.map(() => placeholder([length], "f32"));
       const scalars = placeholder([firstScalars(this.#rule).length], "f32");
@@ -170,9 +177,9 @@ export class TrainingPlans {
         roots: [...roots, ...after.nodes],
         inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
         donate: state.map((_, i) => ({ input: own.length + i, output: i })),
-      }, own.map((_, i) => i));
+      }, own.map((_, i) => i), family);
       return { plan, scoreBytes: byteLength(scores.node), ...after };
-    });
+    }, { varying: [fields.rows] });
   }
 
   /**

@@ -1,13 +1,14 @@
 /** Functions of tensors, traced once and replayed. */
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Plan } from "../compiler/plan.ts";
+import type { Plan, Target } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
+import { PlanFamily } from "../devices/family.ts";
 import { defaultDevice } from "../devices/default.ts";
 import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
-import { size } from "../graph/shape.ts";
+import { type Shape, size } from "../graph/shape.ts";
 import { refuseInTrace } from "./frame.ts";
 import { nextKey } from "./random.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
@@ -34,6 +35,9 @@ export function compile<Arguments extends unknown[], Result>(
   fn: (...args: Arguments) => Result,
 ): (...args: Arguments) => Promise<Result> {
   const traces = new Map<string, CompiledTrace>();
+  const family = new PlanFamily();
+  /** The first trace, and the shapes of its arguments: where later ones differ, kernels are made for any length. */
+  let first: { readonly trace: CompiledTrace; readonly shapes: readonly Shape[] } | undefined;
   return async (...args) => {
     refuseInTrace("compile");
     const flat = flattenTree("compile", args, { statics: true });
@@ -42,7 +46,10 @@ export function compile<Arguments extends unknown[], Result>(
     const signature = `${flat.key};${leaves.map((node) => `${node.dtype}[${node.shape}]`).join()}`;
     let compiled = traces.get(signature);
     if (compiled === undefined) {
-      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments));
+      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), family);
+      const shapes = leaves.map((node) => node.shape);
+      if (first === undefined) first = { trace: compiled, shapes };
+      else compiled.varyAgainst(first.trace, shapes, first.shapes);
       for (const [key, oldest] of traces) {
         if (traces.size < mostSignatures) break;
         traces.delete(key);
@@ -99,8 +106,12 @@ export class CompiledTrace {
   readonly #donations: readonly Donation[];
   readonly #result: FlatTree;
   readonly #loaded = new Map<Device, Promise<Loaded>>();
+  readonly #family: PlanFamily | undefined;
+  /** The trace for shapes that differ from this one's in some lengths: those of this one, and of the other. */
+  #other: { readonly trace: CompiledTrace; readonly own: readonly number[]; readonly others: readonly number[] } | undefined;
 
-  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown) {
+  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, family?: PlanFamily) {
+    this.#family = family;
     const args = flat.leaves.map((leaf) => placeholder(leaf.shape, leaf.dtype));
     const key = placeholder([2], "u32");
     const traced = trace(() => {
@@ -239,12 +250,29 @@ export class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const executable = await device.load(planOf(this.request, device.target));
+      const executable = await device.load(this.#planFor(device.target), 1, this.#family);
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
     loading.catch(() => this.#loaded.delete(device));
     return loading;
+  }
+
+  #planFor(target: Target): Plan {
+    if (this.#other === undefined || target.language === "js") return planOf(this.request, target);
+    const { trace, own, others } = this.#other;
+    // Kernels of which two shapes are known are compiled for all.
+    if (this.#family !== undefined) this.#family.example ??= planOf(trace.request, { ...target, varying: others }).programs;
+    return planOf(this.request, { ...target, varying: own });
+  }
+
+  /** Says for which shapes there is a trace of the same function. */
+  varyAgainst(trace: CompiledTrace, own: readonly Shape[], others: readonly Shape[]): void {
+    if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return;
+    const differing = (of: readonly Shape[], from: readonly Shape[]) =>
+      [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
+    const lengths = { own: differing(own, others), others: differing(others, own) };
+    if (lengths.own.length > 0) this.#other = { trace, ...lengths };
   }
 
   /** Gives back what the devices hold for this trace. */
