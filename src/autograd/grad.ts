@@ -18,8 +18,12 @@ import { flows, pullback } from "./rules.ts";
  */
 export function gradients(outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
   check(outputs, inputs, cotangents);
+  return throughOrder(toposort(outputs), outputs, inputs, cotangents);
+}
+
+/** `order` has the outputs and all nodes between them and the inputs, sources first. */
+function throughOrder(order: readonly Node[], outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
   const wanted = new Set(inputs);
-  const order = toposort(outputs);
   const active = new Set<Node>();
   for (const node of order) {
     if (wanted.has(node) || node.src.some((x, i) => active.has(x) && flows(node, i))) active.add(node);
@@ -74,7 +78,11 @@ function throughRegion(
   const own = region.results.map((result, i) => ({ ...result, again: values[i]! })).filter(({ value }) => again && isInside(value));
   for (const { value, g } of region.results) if (!again || !isInside(value)) accumulate(value, g);
   if (own.length === 0 || readings.length === 0) return;
-  const through = gradients(own.map((result) => result.again), readings.map(({ as }) => as), own.map(({ g }) => g));
+  // Not beyond what the region reads: none of that depends on another reading, and all of the graph may be behind it.
+  const inputs = readings.map(({ as }) => as);
+  const outputs = own.map((result) => result.again);
+  const ends = new Set(inputs);
+  const through = throughOrder(toposort(outputs, (node) => !ends.has(node)), outputs, inputs, own.map(({ g }) => g));
   readings.forEach(({ of }, i) => accumulate(of, through[i]!));
 }
 
