@@ -6,7 +6,7 @@ import { compileGraph } from "../src/compiler/compile.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/generic.ts";
 import type { Program, Target } from "../src/compiler/plan.ts";
 import { PlanFamily } from "../src/devices/family.ts";
-import { compile, type Device, grad, nn, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
+import { compile, type Device, full, grad, nn, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/trace.ts";
 
 import { onEachDevice, testDevice } from "./harness.ts";
@@ -110,6 +110,20 @@ function gradients(width: number): { readonly step: () => (x: Tensor, labels: Te
   ];
   return { step, batch };
 }
+
+onEachDevice("large operands are walked to their end, whatever the shape before", (device) =>
+  on(device, async () => {
+    // Numbers of elements whose products with the numbers of terms are multiples of 2^32.
+    const forward = compile((x: Tensor, w: Tensor) => x.matmul(w));
+    const gradient = compile((x: Tensor, g: Tensor) => x.transpose().matmul(g));
+    for (const rows of [64, 4096]) {
+      const [x, w] = [full([rows, 1024], 1), full([1024, 32], 1)];
+      const found = (await (await forward(x, w)).data()) as Float32Array;
+      assert.ok(found.every((value) => value === 1024), `forward of ${rows}: ${found[0]}`);
+      const sums = (await (await gradient(x, full([rows, 32], 1))).data()) as Float32Array;
+      assert.ok(sums.every((value) => value === rows), `gradient of ${rows}: ${sums[0]}`);
+    }
+  }));
 
 onEachDevice("a shape gives the same bits, whichever shapes were there before", (device) =>
   on(device, () => {

@@ -147,10 +147,13 @@ class Lowering {
     const apart = (indices: readonly Index[]) => indices.flatMap((index, i) => unflatten(index, runs[i]!.map((axis) => domain[axis]!)));
     const ownColumn = (j: number) => addConstant(scale(variableIndex(lane), columns), j);
     const result: Lane[] = [];
+    // Columns that are all there or none share a guard, so that they are stored as a vector.
+    const inGroups = extents[n]! % columns === 0;
     for (let row = 0; row < lanes * rows; row++) {
       for (let j = 0; j < columns; j++) {
         const indices = at(constantIndex(row), ownColumn(j));
-        result.push({ indices: apart(indices), when: this.#and(own(m, indices[m]!), own(n, indices[n]!)) });
+        const guarded = inGroups ? at(constantIndex(row), ownColumn(0)) : indices;
+        result.push({ indices: apart(indices), when: this.#and(own(m, guarded[m]!), own(n, guarded[n]!)) });
       }
     }
     for (let i = 0; i < rows; i++) {

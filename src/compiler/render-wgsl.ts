@@ -177,9 +177,9 @@ class WgslRenderer extends Renderer {
   }
 
   protected override loopBound(extent: number): string {
-    if (this.#rollLoops === "no" || extent <= 4 || (extent > 32 && !this.#guarded)) return `${extent}u`;
-    // Bounds that the driver cannot know: arrays are never empty.
-    return this.#rollLoops === "partly" ? `min(${extent}u, arrayLength(&b0) * ${extent}u)` : `${extent}u * min(1u, arrayLength(&b0))`;
+    if (this.#rollLoops === "no" || extent <= 4 || extent > 32) return `${extent}u`;
+    // Bounds that the driver cannot know: arrays are never empty. No product is beyond 2^32.
+    return this.#rollLoops === "partly" ? `min(${extent}u, min(arrayLength(&b0), 32u) * ${extent}u)` : `${extent}u * min(1u, arrayLength(&b0))`;
   }
 
   protected override combined({ name, dtype, op }: Accumulator, value: string): string {

@@ -58,11 +58,10 @@ export class Pipelines {
   }
 
   async #make(program: Program, { source, values }: Code): Promise<CompiledProgram> {
-    const numbers = values === undefined ? undefined : this.#uniform(program.name, values);
     const kinds = bindingKinds(program.bindings, values !== undefined);
     // Buffers are part of a key, as the source of packed types does not tell them apart from others.
     const compiled = await this.#pipelines.get(`${kinds}|${source}`, () => this.#compile(program, source, kinds));
-    return { program, ...compiled, numbers };
+    return { program, ...compiled, numbers: values && this.#uniform(program.name, values) };
   }
 
   #uniform(label: string, values: Uint32Array<ArrayBuffer>): GPUBuffer {

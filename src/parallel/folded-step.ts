@@ -28,9 +28,9 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
   const shardPlans = new ShardPlans(step, parts);
   const { buckets } = shardPlans;
   const shards = placement.place(step.fields.rows, [device]).map(({ job }) => job);
+  await shardPlans.settle(shards);
   const { plan, assigned, lengths } = shardPlans.of(shards[0]!);
   if (plan.stages.length > 1 || assigned.length > 0 || lengths.length === 1) return undefined;
-  await shardPlans.settle(shards);
   const groups: { readonly group: Group; readonly bound: BoundShards; readonly parameters: number }[] = [];
   for (const group of shardPlans.together(device, shards)) {
     const bound = await shardPlans.prepare(device, group);

@@ -157,7 +157,7 @@ export interface FamilyMember {
   /** Lengths that differ from plan to plan; undefined where none are known to. */
   readonly varying?: readonly number[] | undefined;
   /**
-   * Whether other plans came before. A device of its own may still see no other length than its share: there, kernels without
+   * Whether plans for other lengths came before. A device of its own may still see no other length than its share: there, kernels without
    * guards are worth being compiled. Software adapters, which compile for seconds, share their kernels at once.
    */
   readonly known: boolean;
@@ -167,6 +167,8 @@ export interface FamilyMember {
 export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }> {
   readonly #family: PlanFamily;
   readonly #most: number;
+  /** All that was varying so far. */
+  readonly #lengths = new Set<string>();
   readonly #entries = new Map<string, P>();
 
   constructor(family: PlanFamily, most = 64) {
@@ -176,7 +178,9 @@ export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }
 
   /** `varying` are lengths that may differ from plan to plan; they do where there are others, or `uneven` says so. */
   get(key: string, make: (member: FamilyMember) => P, { varying, uneven = false }: { varying?: readonly number[]; uneven?: boolean } = {}): P {
-    const known = this.#entries.size > 0;
+    const lengths = String(varying);
+    const known = [...this.#lengths].some((others) => others !== lengths);
+    if (varying !== undefined) this.#lengths.add(lengths);
     const entry = this.#entries.get(key) ?? make({ family: this.#family, varying: known || uneven ? varying : undefined, known });
     this.#entries.delete(key);
     this.#entries.set(key, entry);

@@ -36,8 +36,8 @@ export function compile<Arguments extends unknown[], Result>(
 ): (...args: Arguments) => Promise<Result> {
   const traces = new Map<string, CompiledTrace>();
   const family = new PlanFamily();
-  /** The first trace, and the shapes of its arguments: where later ones differ, kernels are made for any length. */
-  let first: { readonly trace: CompiledTrace; readonly shapes: readonly Shape[] } | undefined;
+  /** The first graph, and the shapes of its arguments: where later ones differ, kernels are made for any length. */
+  let first: { readonly request: CompileRequest; readonly shapes: readonly Shape[] } | undefined;
   return async (...args) => {
     refuseInTrace("compile");
     const flat = flattenTree("compile", args, { statics: true });
@@ -48,8 +48,8 @@ export function compile<Arguments extends unknown[], Result>(
     if (compiled === undefined) {
       compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), family);
       const shapes = leaves.map((node) => node.shape);
-      if (first === undefined) first = { trace: compiled, shapes };
-      else compiled.varyAgainst(first.trace, shapes, first.shapes);
+      if (first === undefined) first = { request: compiled.request, shapes };
+      else compiled.varyAgainst(first.request, shapes, first.shapes);
       for (const [key, oldest] of traces) {
         if (traces.size < mostSignatures) break;
         traces.delete(key);
@@ -107,8 +107,8 @@ export class CompiledTrace {
   readonly #result: FlatTree;
   readonly #loaded = new Map<Device, Promise<Loaded>>();
   readonly #family: PlanFamily | undefined;
-  /** The trace for shapes that differ from this one's in some lengths: those of this one, and of the other. */
-  #other: { readonly trace: CompiledTrace; readonly own: readonly number[]; readonly others: readonly number[] } | undefined;
+  /** A graph for shapes that differ from this one's in some lengths: those of this one, and of the other. */
+  #other: { readonly request: CompileRequest; readonly own: readonly number[]; readonly others: readonly number[] } | undefined;
 
   constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, family?: PlanFamily) {
     this.#family = family;
@@ -260,19 +260,19 @@ export class CompiledTrace {
 
   #planFor(target: Target): Plan {
     if (this.#other === undefined || target.language === "js") return planOf(this.request, target);
-    const { trace, own, others } = this.#other;
+    const { request, own, others } = this.#other;
     // Kernels of which two shapes are known are compiled for all.
-    if (this.#family !== undefined) this.#family.example ??= planOf(trace.request, { ...target, varying: others }).programs;
+    if (this.#family !== undefined) this.#family.example ??= planOf(request, { ...target, varying: others }).programs;
     return planOf(this.request, { ...target, varying: own });
   }
 
-  /** Says for which shapes there is a trace of the same function. */
-  varyAgainst(trace: CompiledTrace, own: readonly Shape[], others: readonly Shape[]): void {
+  /** Says for which shapes there is a graph of the same function. */
+  varyAgainst(request: CompileRequest, own: readonly Shape[], others: readonly Shape[]): void {
     if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return;
     const differing = (of: readonly Shape[], from: readonly Shape[]) =>
       [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
     const lengths = { own: differing(own, others), others: differing(others, own) };
-    if (lengths.own.length > 0) this.#other = { trace, ...lengths };
+    if (lengths.own.length > 0) this.#other = { request, ...lengths };
   }
 
   /** Gives back what the devices hold for this trace. */
