@@ -4,8 +4,9 @@ import { test } from "node:test";
 import * as s from "../src/index.ts";
 import { compile, type Device, grad, random, tensor, type Tensor } from "../src/index.ts";
 import { nodeCount } from "../src/graph/node.ts";
+import { copyOf } from "../src/tensor/compile.ts";
 import { isTracing, trace } from "../src/tensor/trace.ts";
-import { assertClose, onEachDevice } from "./harness.ts";
+import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 /** Runs `body` with a default device. */
 async function on(device: Device, body: () => Promise<void>): Promise<void> {
@@ -282,3 +283,15 @@ test("results are like those of the same function called plainly", async () => {
   const x = tensor([[0.1, 0.2], [0.3, -0.4], [0.5, 0.6]]);
   assertClose(await (await compile(f)(x)).data(), await f(x).data());
 });
+
+for (const kind of testKinds) {
+  test(`a copy on a device that is closed rejects, and nothing else does [${kind}]`, async (context) => {
+    const [device] = await virtualDevices(kind, 1) ?? [];
+    if (device === undefined) return context.skip("no adapter");
+    const buffer = device.alloc(16);
+    device.close();
+    await assert.rejects(copyOf(device, buffer, 16), s.DeviceLostError);
+    // What is rejected unseen fails the test once the event loop has turned.
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  });
+}

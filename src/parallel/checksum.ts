@@ -43,7 +43,7 @@ export class Checksummer {
   }
 
   async release(): Promise<void> {
-    (await this.#executable)?.release();
+    (await this.#executable?.catch(() => undefined))?.release();
   }
 }
 

@@ -335,7 +335,10 @@ export async function copyOf(device: Device, buffer: DeviceBuffer, bytes: number
       outputs: [1],
       temporaries: [],
     };
-    ofDevice.set(bytes, loading = device.load(plan));
+    const known = ofDevice;
+    known.set(bytes, loading = device.load(plan));
+    // Handled here, too: when the device is lost meanwhile, what comes before the wait fails as well.
+    loading.catch(() => known.delete(bytes));
   }
   const target = await allocate(device, bytes);
   device.run(await loading, [buffer], [target]);
