@@ -9,7 +9,7 @@ import type { Target } from "../src/compiler/plan.ts";
 import { ArgumentError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
-import { checkpoint, compile, data, grad, nn, optim, random, tensor, Tensor, type Tree } from "../src/index.ts";
+import { checkpoint, compile, data, grad, nn, optim, random, tensor, Tensor, type Tree, where } from "../src/index.ts";
 import { assertClose, onEachDevice, virtualDevices } from "./harness.ts";
 import { discreteTarget } from "./targets.ts";
 
@@ -130,6 +130,25 @@ test("the gradients of a chain of n layers in regions of √n keep about 2 √n 
       assert.ok(few <= 13, `${target.class}: ${few} with checkpoints`);
     }
   }
+});
+
+test("what a region reads may depend on other things that it reads", async () => {
+  const gradient = async (mark: boolean) => {
+    const kept = mark ? checkpoint : <F>(fn: F): F => fn;
+    const x = tensor([0.5, -1.2, 2, 0.3]);
+    const [gx] = grad(kept((a: Tensor) => a.mul(a).mul(a))(x).sum(), [x]);
+    // Captured, and made of the second argument: both ways lead from it to the first.
+    const mask = gx!.greater(1);
+    const loss = kept((a: Tensor, b: Tensor) => {
+      const product = a.mul(b);
+      return where(mask, product, product.mul(5));
+    })(x, gx!).sum();
+    return [...await grad(loss, [x])[0]!.data()];
+  };
+  // 3x³, five times of it where 3x² is not above 1.
+  const expected = [11.25, 12.96, 36, 4.05];
+  assertClose(await gradient(false), expected);
+  assertClose(await gradient(true), expected);
 });
 
 test("any cut of a chain into regions computes each layer at most twice forward", () => {

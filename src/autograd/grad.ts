@@ -21,8 +21,14 @@ export function gradients(outputs: readonly Node[], inputs: readonly Node[], cot
   return throughOrder(toposort(outputs), outputs, inputs, cotangents);
 }
 
-/** `order` has the outputs and all nodes between them and the inputs, sources first. */
-function throughOrder(order: readonly Node[], outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
+/** `order` has the outputs and all nodes between them and the inputs, sources first. Nothing flows on from one of `ends`. */
+function throughOrder(
+  order: readonly Node[],
+  outputs: readonly Node[],
+  inputs: readonly Node[],
+  cotangents?: readonly Node[],
+  ends?: ReadonlySet<Node>,
+): Node[] {
   const wanted = new Set(inputs);
   const active = new Set<Node>();
   for (const node of order) {
@@ -47,6 +53,7 @@ function throughOrder(order: readonly Node[], outputs: readonly Node[], inputs: 
       makeFor(node, true);
       const g = total(list);
       if (wanted.has(node)) result.set(node, cast(g, node.dtype));
+      if (ends?.has(node) === true) continue;
       if (region !== undefined) {
         region.results.push({ value: node.src[0]!, g });
       } else {
@@ -78,11 +85,11 @@ function throughRegion(
   const own = region.results.map((result, i) => ({ ...result, again: values[i]! })).filter(({ value }) => again && isInside(value));
   for (const { value, g } of region.results) if (!again || !isInside(value)) accumulate(value, g);
   if (own.length === 0 || readings.length === 0) return;
-  // Not beyond what the region reads: none of that depends on another reading, and all of the graph may be behind it.
+  // Not beyond what the region reads, of which the rest of the walk gives the gradients: all of the graph may be behind it.
   const inputs = readings.map(({ as }) => as);
   const outputs = own.map((result) => result.again);
   const ends = new Set(inputs);
-  const through = throughOrder(toposort(outputs, (node) => !ends.has(node)), outputs, inputs, own.map(({ g }) => g));
+  const through = throughOrder(toposort(outputs, (node) => !ends.has(node)), outputs, inputs, own.map(({ g }) => g), ends);
   readings.forEach(({ of }, i) => accumulate(of, through[i]!));
 }
 
