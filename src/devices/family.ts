@@ -15,12 +15,19 @@ export interface Code {
 /**
  * Plans of one computation for different shapes. The first shape gets kernels of its own, with all their numbers known to the
  * driver. From the second one on, numbers in which kernels of one form differ are values of a uniform, so that the next
- * shape compiles nothing, or only what is new about it. Plans that are loaded together share kernels from the start.
+ * shape compiles nothing, or only what is new about it. In a family that gathers, plans that are loaded together share kernels
+ * from the start.
  */
 export class PlanFamily {
+  /** Whether kernels wait for what is loaded in the same turn of the event loop. */
+  readonly gathers: boolean;
   readonly #forms = new Map<string, Map<string, Form>>();
   /** Kernels for another shape, which are not loaded: by them it is known in what those of the first varying plan vary. */
   example: readonly Program[] | undefined;
+
+  constructor({ gathers = false } = {}) {
+    this.gathers = gathers;
+  }
 
   /**
    * The kernels of one plan; how each is compiled is to be asked once all plans that are loaded together were given. `scope`

@@ -53,8 +53,9 @@ export class Pipelines {
       return programs.map((program) => this.#programs.get(program.key, () => this.#make(program, { source: program.source, values: undefined })));
     }
     const codes = family.meet(this.#scope, programs);
-    const together = new Promise<void>(inLaterTurn);
-    return programs.map((program, i) => this.#programs.get(program.key, () => together.then(() => this.#make(program, codes[i]!()))));
+    const gathered = family.gathers ? new Promise<void>(inLaterTurn) : undefined;
+    const make = (program: Program, i: number) => this.#make(program, codes[i]!());
+    return programs.map((program, i) => this.#programs.get(program.key, () => gathered?.then(() => make(program, i)) ?? make(program, i)));
   }
 
   async #make(program: Program, { source, values }: Code): Promise<CompiledProgram> {

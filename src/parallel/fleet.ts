@@ -71,7 +71,7 @@ interface Failure {
 
 export class Fleet {
   /** Of all plans that its devices run: training, evaluation and prediction share kernels. */
-  readonly family = new PlanFamily();
+  readonly family = new PlanFamily({ gathers: true });
   readonly #op: string;
   readonly #options: FleetOptions;
   #devices: readonly Device[];
