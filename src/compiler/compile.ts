@@ -248,11 +248,11 @@ function lowerGroup(
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);
-  const probe = (tile: Tile) => lower(group, layout, tile);
+  const probe = (tile: Tile) => lower(group, layout, tile, target.varying);
   if (draft!.contraction === undefined || domain.length === 0) return lowerPlain(probe, domain, target);
   const { tile, schedule } = contractionTile(group, probe, domain, (node) => layout.source(node) !== undefined, target);
   chosen?.set(group, schedule);
-  return lower(group, layout, tile);
+  return probe(tile);
 }
 
 /** The kernel of a group without a contraction: of elements that share what they are made of, if that saves loads. */

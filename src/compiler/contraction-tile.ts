@@ -69,18 +69,17 @@ export function contractionTile(
   const factors = target.class === "js" ? undefined : factorsOf(ir, domain);
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
-  const varying = new Set(target.varying);
   const known = target.tuned && problemOf(node, inMemory);
   const tuned = known && target.tuned?.[signatureOf(known)];
   const choices: readonly Default[] = [...(tuned === undefined ? [] : [{ schedule: tuned }]), ...defaults[target.class]];
   for (const { schedule, leastBlocks, when } of choices) {
     if (when?.(contraction.problem) === false || !keepsLimits(schedule, target)) continue;
-    const fitted = fit(schedule, contraction, target, leastBlocks !== undefined, varying);
+    const fitted = fit(schedule, contraction, target, leastBlocks !== undefined);
     if (fitted === undefined || fitted.blocks < (leastBlocks ?? 0)) continue;
-    return { tile: { ...fitted.tile, factors, varying }, schedule };
+    return { tile: { ...fitted.tile, factors }, schedule };
   }
   const { domain: walked } = contraction;
-  return { tile: { ...plainBlock(walked.length), factors, varying }, schedule: { kind: "registerTile", elements: [1, 1], parts: 1 } };
+  return { tile: { ...plainBlock(walked.length), factors }, schedule: { kind: "registerTile", elements: [1, 1], parts: 1 } };
 }
 
 /**
@@ -155,16 +154,10 @@ function contractionOf(ir: KernelIR, domain: readonly number[], terms: readonly 
 }
 
 /** A tile by a schedule; undefined where the schedule is for other contractions. `whole`: only where an axis holds a block. */
-function fit(
-  schedule: ContractionSchedule,
-  contraction: Contraction,
-  target: Target,
-  whole: boolean,
-  varying: ReadonlySet<number>,
-): Fitted | undefined {
+function fit(schedule: ContractionSchedule, contraction: Contraction, target: Target, whole: boolean): Fitted | undefined {
   switch (schedule.kind) {
     case "registerTile":
-      return registerTile(schedule, contraction, varying);
+      return registerTile(schedule, contraction, target.varying ?? []);
     case "subgroupOuter":
       return outerProduct(schedule, contraction, target.subgroupSize);
     case "workgroupTile":
@@ -175,15 +168,15 @@ function fit(
 }
 
 /** The two axes along which the operands are reused, so many elements each. */
-function registerTile({ elements }: ContractionSchedule, { domain, pair }: Contraction, varying: ReadonlySet<number>): Fitted {
-  const blockLength = (extent: number, most: number) => varying.has(extent) ? Math.min(extent, most) : dividingLength(extent, most);
+function registerTile({ elements }: ContractionSchedule, { domain, pair }: Contraction, varying: readonly number[]): Fitted {
+  const inBlock = (extent: number, most: number) => varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
   const factors = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
-    factors[last] = blockLength(domain[last]!, width);
+    factors[last] = inBlock(domain[last]!, width);
   } else {
-    factors[pair.m] = blockLength(domain[pair.m]!, elements[0]);
-    factors[pair.n] = blockLength(domain[pair.n]!, elements[1]);
+    factors[pair.m] = inBlock(domain[pair.m]!, elements[0]);
+    factors[pair.n] = inBlock(domain[pair.n]!, elements[1]);
   }
   return { tile: { ...plainTile, axes: factors }, blocks: size(domain) / (elements[0] * elements[1]) };
 }
@@ -294,7 +287,7 @@ function shortBlock(schedule: Gemv, { problem, domain, axes, inner, pair, long, 
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */
-function dividingLength(extent: number, most: number): number {
+function blockLength(extent: number, most: number): number {
   if (extent <= most) return extent;
   for (let length = most; length >= width; length -= width) if (extent % length === 0) return length;
   for (let length = most; length > most / 2; length--) if (extent % length === 0) return length;

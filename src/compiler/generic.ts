@@ -81,17 +81,15 @@ export function spellGeneric(source: string, lifted: Lifted, binding: number): s
   return `${body.slice(0, head)}${declaration}${body.slice(head, start)}${values.join("\n")}\n${body.slice(start)}`;
 }
 
-/** The values of a uniform, for a kernel of the form. */
-export function valuesOf(source: string, lifted: Lifted): Uint32Array<ArrayBuffer> {
-  const numbers = numbersIn(source);
+/** What the uniform holds for a kernel with these numbers. */
+export function valuesOf(numbers: Apart["numbers"], lifted: Lifted): Uint32Array<ArrayBuffer> {
   const count = Math.max(...lifted) + 1;
   const words = new Uint32Array(Math.ceil(count / 4) * 4);
   const floats = new Float32Array(words.buffer);
-  numbers.forEach(({ suffix, text }, i) => {
+  numbers.forEach((number, i) => {
     const index = lifted[i]!;
     if (index < 0) return;
-    if (suffix === "f") floats[index] = Number(text);
-    else words[index] = Number(text);
+    (number.endsWith("f") ? floats : words)[index] = Number(number.slice(0, -1));
   });
   return words;
 }

@@ -37,9 +37,9 @@ const walkers = 8;
 /** Terms of a reduction that are written out. */
 const mostUnrolled = 4;
 
-/** Lowers one kernel with the factors of `tile`. */
-export function lower(group: KernelGroup, memory: Memory, tile: Tile): KernelIR {
-  const lowering = new Lowering(group, memory, tile);
+/** Lowers one kernel with the factors of `tile`. Along `varying` lengths blocks are guarded even where they divide them. */
+export function lower(group: KernelGroup, memory: Memory, tile: Tile, varying: readonly number[] = []): KernelIR {
+  const lowering = new Lowering(group, memory, tile, varying);
   return lowering.run();
 }
 
@@ -58,6 +58,7 @@ class Lowering {
   readonly #group: KernelGroup;
   readonly #memory: Memory;
   readonly #tile: Tile;
+  readonly #varying: readonly number[];
   readonly #own: ReadonlySet<Node>;
   readonly #memo = new Map<string, readonly Expr[]>();
   /** Stores of values without rows. */
@@ -75,10 +76,11 @@ class Lowering {
   /** How a reduction whose invocations walk the terms together does. */
   #gemv: GemvDomain | undefined;
 
-  constructor(group: KernelGroup, memory: Memory, tile: Tile) {
+  constructor(group: KernelGroup, memory: Memory, tile: Tile, varying: readonly number[]) {
     this.#group = group;
     this.#memory = memory;
     this.#tile = tile;
+    this.#varying = varying;
     this.#own = new Set(group.drafts.map((draft) => draft.root));
   }
 
@@ -90,11 +92,11 @@ class Lowering {
       return attentionKernel(this.#builder, attended, this.#memory.targets(attended), this.#tile.attention!, (node, lanes) => this.#lanes(node, lanes));
     }
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
-    const { axes, subgroup, staged, gemv, team, factors, varying } = this.#tile;
+    const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
     const walked = factors?.flat() ?? domain;
     const and = (a: Expr | undefined, b: Expr | undefined) => this.#and(a, b);
     if (team > 1) this.#team = this.#builder.variable("local", team);
-    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and, varying);
+    if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and, this.#varying);
     if (gemv !== undefined) this.#gemv = gemvDomain(this.#builder, walked, gemv, and);
     const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ?? (subgroup !== undefined
       ? this.#subgroupDomain(walked, subgroup)
@@ -132,7 +134,7 @@ class Lowering {
       const variable = builder.variable("i", Math.ceil(extent / block));
       parallel.push(variable);
       const start = scale(variableIndex(variable), block);
-      const varies = block > 1 && runs[axis]!.some((own) => this.#tile.varying.has(domain[own]!));
+      const varies = block > 1 && runs[axis]!.some((own) => this.#varying.includes(domain[own]!));
       return { start, base: atMost(start, extent - block, varies) };
     });
     const lane = this.#subgroupLane = builder.variable("lane", lanes);
@@ -176,7 +178,7 @@ class Lowering {
       parallel.push(local);
       this.#walk = { variable: step, body: builder.openLoop(builder.root, step) };
       const position = add(scale(add(scale(at, walk), variableIndex(step)), walkers), variableIndex(local));
-      const varies = domain.some((extent) => this.#tile.varying.has(extent));
+      const varies = domain.some((extent) => this.#varying.includes(extent));
       if (count % (walk * walkers) !== 0 || varies) this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
       at = within(position, 0, count - 1);
     }
@@ -212,7 +214,7 @@ class Lowering {
       const variable = this.#builder.variable("i", Math.ceil(extent / factor));
       parallel.push(variable);
       const start = scale(variableIndex(variable), factor);
-      const base = atMost(start, extent - factor, factor > 1 && extent > factor && this.#tile.varying.has(extent));
+      const base = atMost(start, extent - factor, factor > 1 && extent > factor && this.#varying.includes(extent));
       lanes = lanes.flatMap((lane) =>
         Array.from({ length: factor }, (_, i) => {
           const index = addConstant(base, i);

@@ -59,7 +59,7 @@ export function stagedDomain(
   domain: readonly number[],
   { runs, m, n, threads, rows, columns, depth, adjacent, widths }: Staged,
   and: (a: Expr | undefined, b: Expr | undefined) => Expr | undefined,
-  varying: ReadonlySet<number>,
+  varying: readonly number[],
 ): StagedDomain {
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
   const parallel: Variable[] = [];
@@ -70,7 +70,7 @@ export function stagedDomain(
     parallel.push(variable);
     const start = scale(variableIndex(variable), block);
     // At an edge the last block moves back, and stores only what is its own. A block that is longer than the axis stays.
-    const varies = block > 1 && runs[axis]!.some((own) => varying.has(domain[own]!));
+    const varies = block > 1 && runs[axis]!.some((own) => varying.includes(domain[own]!));
     return { start, base: extent < block ? start : atMost(start, extent - block, varies) };
   });
   const invocations = threads[0] * threads[1];

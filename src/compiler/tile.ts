@@ -30,8 +30,6 @@ export interface Tile {
   readonly factors: readonly (readonly number[])[] | undefined;
   /** How an attention is walked. */
   readonly attention: AttentionBlock | undefined;
-  /** Lengths along which blocks are guarded even where they divide them (see Target). */
-  readonly varying: ReadonlySet<number>;
 }
 
 /**
@@ -128,7 +126,6 @@ export const plainTile: Tile = {
   gemv: undefined,
   factors: undefined,
   attention: undefined,
-  varying: new Set(),
 };
 
 /** As plainTile, with a counter per axis. */
@@ -163,7 +160,6 @@ const width = 4;
 /** Chooses the tile of a kernel without contractions that was lowered with plainTile. */
 export function chooseTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
   const { loads, stores } = references(probe);
-  const plain: Tile = { ...plainTile, varying: new Set(target.varying) };
   const [counter] = probe.parallel;
   const count = size(domain);
   const rowStores = stores.filter((store) => store.loop !== undefined);
@@ -178,13 +174,13 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
     const rowsContiguous = rowStores.length > 0 && rowStores.every((store) => along(store) === 1);
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
-    if (team > 1) return { ...plain, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
+    if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
     const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1;
     if (isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations && longest >= leastWalked) {
-      return { ...plain, gemv: columnBlock(domain, outer, longest) };
+      return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
     }
     return {
-      ...plain,
+      ...plainTile,
       outer,
       row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
@@ -194,7 +190,7 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
   // A few invocations with a vector each would leave a device idle.
   const outer = columns && count >= 256 * width ? vector : 1;
   const blocks = count / (outer * walkSteps * 8);
-  return { ...plain, outer, walk: target.class === "software" && blocks >= fewestBlocks ? walkSteps : 1 };
+  return { ...plainTile, outer, walk: target.class === "software" && blocks >= fewestBlocks ? walkSteps : 1 };
 }
 
 /**

@@ -24,6 +24,7 @@ export class PlanFamily {
   readonly #forms = new Map<string, Map<string, Form>>();
   /** Kernels for another shape, which are not loaded: by them it is known in what those of the first varying plan vary. */
   example: readonly Program[] | undefined;
+  readonly #exampleMet = new Set<string>();
 
   constructor({ gathers = false } = {}) {
     this.gathers = gathers;
@@ -36,14 +37,16 @@ export class PlanFamily {
   meet(scope: string, programs: readonly Program[]): (() => Code)[] {
     let forms = this.#forms.get(scope);
     if (forms === undefined) this.#forms.set(scope, forms = new Map());
-    if (this.example !== undefined) this.#add(forms, this.example);
-    const added = this.#add(forms, programs);
-    return programs.map(({ source, bindings }, i) => () => added[i]!.code(source, bindings.length));
+    if (this.example !== undefined && !this.#exampleMet.has(scope)) {
+      this.#exampleMet.add(scope);
+      this.#add(forms, this.example);
+    }
+    return this.#add(forms, programs);
   }
 
-  #add(forms: Map<string, Form>, programs: readonly Program[]): Form[] {
+  #add(forms: Map<string, Form>, programs: readonly Program[]): (() => Code)[] {
     const counts = new Map<string, number>();
-    return programs.map(({ source }) => {
+    return programs.map(({ source, bindings }) => {
       const { form: text, numbers } = takeApart(source);
       // Two kernels of a plan, of layers of two widths say, differ in more than what the shape of an input changes.
       const count = counts.get(text) ?? 0;
@@ -52,7 +55,8 @@ export class PlanFamily {
       let form = forms.get(key);
       if (form === undefined) forms.set(key, form = new Form(numbers));
       else form.join(numbers);
-      return form;
+      const own = form;
+      return () => own.code(source, numbers, bindings.length);
     });
   }
 }
@@ -80,9 +84,9 @@ class Form {
     });
   }
 
-  code(source: string, binding: number): Code {
+  code(source: string, numbers: readonly string[], binding: number): Code {
     const count = Math.max(-1, ...this.#lifted) + 1;
     if (count === 0 || count > mostLifted) return { source, values: undefined };
-    return { source: spellGeneric(source, this.#lifted, binding), values: valuesOf(source, this.#lifted) };
+    return { source: spellGeneric(source, this.#lifted, binding), values: valuesOf(numbers, this.#lifted) };
   }
 }

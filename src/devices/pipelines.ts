@@ -49,19 +49,19 @@ export class Pipelines {
 
   /** The programs of a plan. Each rejects with KernelCompileError. */
   load(programs: readonly Program[], family?: PlanFamily): Promise<CompiledProgram>[] {
-    if (family === undefined) {
-      return programs.map((program) => this.#programs.get(program.key, () => this.#make(program, { source: program.source, values: undefined })));
-    }
-    const codes = family.meet(this.#scope, programs);
-    const gathered = family.gathers ? new Promise<void>(inLaterTurn) : undefined;
-    const make = (program: Program, i: number) => this.#make(program, codes[i]!());
-    return programs.map((program, i) => this.#programs.get(program.key, () => gathered?.then(() => make(program, i)) ?? make(program, i)));
+    const codes = family?.meet(this.#scope, programs);
+    const gathered = family?.gathers === true ? new Promise<void>(inLaterTurn) : undefined;
+    return programs.map((program, i) =>
+      this.#programs.get(program.key, async () => {
+        if (gathered !== undefined) await gathered;
+        return await this.#make(program, codes?.[i]?.() ?? { source: program.source, values: undefined });
+      })
+    );
   }
 
   async #make(program: Program, { source, values }: Code): Promise<CompiledProgram> {
     const kinds = bindingKinds(program.bindings, values !== undefined);
-    // Buffers are part of a key, as the source of packed types does not tell them apart from others.
-    const compiled = await this.#pipelines.get(`${kinds}|${source}`, () => this.#compile(program, source, kinds));
+    const compiled = await this.#pipelines.get(source, () => this.#compile(program, source, kinds));
     return { program, ...compiled, numbers: values && this.#uniform(program.name, values) };
   }
 

@@ -125,7 +125,7 @@ export class WebGpuDevice implements Device {
     this.#gpu = gpu;
     this.#lifetime = new Lifetime(this.name);
     this.#recorder = new Recorder(device, (kernels) => this.#submitted(kernels));
-    // Kernels of the driver of a software adapter take seconds to compile, and serve all its devices.
+    // The driver of a software adapter compiles for seconds, and what it compiled once serves all its devices.
     const scope = info.software ? gpu.tuningKey : this.name;
     this.#pipelines = new Pipelines(this.name, device, scope, target.maxStorageBuffersPerKernel);
     this.#pool = new MemoryPool<GPUBuffer>(this.name, {

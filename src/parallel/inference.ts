@@ -15,7 +15,7 @@ import { PlanCache } from "./shared-plan.ts";
 import type { Spread } from "./spread.ts";
 import { type Group, ShardRuns, StagedPlan } from "./staged-plan.ts";
 import { collectivesIn } from "./stages.ts";
-import { bindCaptures, type HostFields, type Shard, toHost } from "./uploads.ts";
+import { areUneven, bindCaptures, type HostFields, type Shard, toHost } from "./uploads.ts";
 
 export interface InferenceOptions {
   readonly fleet: Fleet;
@@ -73,7 +73,7 @@ export class Inference {
     this.#op = op;
     this.#fn = fn;
     this.#options = options;
-    this.#plans = new PlanCache(options.fleet.family);
+    this.#plans = new PlanCache({ family: options.fleet.family });
   }
 
   /**
@@ -155,7 +155,7 @@ export class Inference {
     if (placed.length === 0) placed.push({ device: fleet.devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
     const shards = placed.map(({ device, job }) => ({ device, job: { ...job, offset: first + job.offset } }));
     const parts = new Array<ShardOutputs>(placed.length);
-    const uneven = shards.some(({ job }) => job.rows !== shards[0]!.job.rows);
+    const uneven = areUneven(shards.map(({ job }) => job));
     const planOf = (shard: Shard) =>
       this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined, uneven);
     const prepare = async (device: Device, [shard]: Group) => {
@@ -199,7 +199,7 @@ export class Inference {
         outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
         bytes: roots.map((root) => bytesOf(root.dtype, root.size)),
       };
-    }, { varying: [rows], uneven });
+    }, { rows, uneven });
   }
 }
 

@@ -7,7 +7,7 @@ import type { Replicas } from "./replicas.ts";
 import { type BoundShards, type Group, runsTogether } from "./staged-plan.ts";
 import type { Step } from "./step.ts";
 import type { ShardPlan, TrainingPlans } from "./training-plans.ts";
-import { bindCaptures, type Shard } from "./uploads.ts";
+import { areUneven, bindCaptures, type Shard } from "./uploads.ts";
 
 export interface ShardPlansParts {
   readonly plans: TrainingPlans;
@@ -44,7 +44,7 @@ export class ShardPlans {
 
   /** To be called with all shards when none of an earlier step is about to be run: gives back what plans have outgrown. */
   async settle(shards: readonly Shard[]): Promise<void> {
-    this.#uneven = shards.some((shard) => shard.rows !== shards[0]!.rows);
+    this.#uneven = areUneven(shards);
     for (const plan of new Set(shards.map((shard) => this.of(shard).plan))) await plan.settle();
   }
 

@@ -5,7 +5,7 @@ import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
-import type { PlanFamily } from "../devices/family.ts";
+import { PlanFamily } from "../devices/family.ts";
 import { byteLength } from "../graph/build.ts";
 
 /** A plan that is ready on a device, with buffers for inputs that the host writes anew for each run. */
@@ -155,33 +155,38 @@ export class SharedPlan {
 export interface FamilyMember {
   readonly family: PlanFamily;
   /** Lengths that differ from plan to plan; undefined where none are known to. */
-  readonly varying?: readonly number[] | undefined;
+  readonly varying: readonly number[] | undefined;
   /**
-   * Whether plans for other lengths came before. A device of its own may still see no other length than its share: there, kernels without
-   * guards are worth being compiled. Software adapters, which compile for seconds, share their kernels at once.
+   * Whether plans for other lengths came before. A device of its own may still see no other length than its share: there,
+   * kernels without guards are worth being compiled. Software adapters share theirs at once.
    */
   readonly known: boolean;
 }
 
 /** Plans of one computation for different shapes, by key; the most recently used are kept. */
 export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }> {
-  readonly #family: PlanFamily;
   readonly #most: number;
-  /** All that was varying so far. */
-  readonly #lengths = new Set<string>();
+  readonly #family: PlanFamily;
+  /** For how many rows there were plans so far. */
+  readonly #rows = new Set<number>();
   readonly #entries = new Map<string, P>();
 
-  constructor(family: PlanFamily, most = 64) {
-    this.#family = family;
+  /** Of the plans, `most` are kept. */
+  constructor({ most = 64, family = new PlanFamily() }: { readonly most?: number; readonly family?: PlanFamily } = {}) {
     this.#most = most;
+    this.#family = family;
   }
 
-  /** `varying` are lengths that may differ from plan to plan; they do where there are others, or `uneven` says so. */
-  get(key: string, make: (member: FamilyMember) => P, { varying, uneven = false }: { varying?: readonly number[]; uneven?: boolean } = {}): P {
-    const lengths = String(varying);
-    const known = [...this.#lengths].some((others) => others !== lengths);
-    if (varying !== undefined) this.#lengths.add(lengths);
-    const entry = this.#entries.get(key) ?? make({ family: this.#family, varying: known || uneven ? varying : undefined, known });
+  /** `rows` is what the plan is for, where plans differ in that; they do for sure where there were others, or `uneven` says so. */
+  get(
+    key: string,
+    make: (member: FamilyMember) => P,
+    { rows, uneven = false }: { readonly rows?: number; readonly uneven?: boolean } = {},
+  ): P {
+    if (rows !== undefined) this.#rows.add(rows);
+    const known = this.#rows.size > 1;
+    const varying = rows !== undefined && (known || uneven) ? [rows] : undefined;
+    const entry = this.#entries.get(key) ?? make({ family: this.#family, varying, known });
     this.#entries.delete(key);
     this.#entries.set(key, entry);
     for (const [oldest, old] of this.#entries) {

@@ -72,15 +72,13 @@ export class TrainingPlans {
   readonly #clipNorm: number | undefined;
   readonly #shards: PlanCache<ShardPlan>;
   readonly #wholes: PlanCache<WholePlan>;
-  readonly #updates: PlanCache<{ readonly plan: SharedPlan }>;
-  readonly #folds: PlanCache<{ readonly plan: SharedPlan }>;
+  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>({ most: 8 });
+  readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>({ most: 16 });
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
   constructor(program: Program, rule: UpdateRule, replicas: Replicas, family: PlanFamily, clipNorm: number | undefined) {
-    this.#shards = new PlanCache(family);
-    this.#wholes = new PlanCache(family);
-    this.#updates = new PlanCache(family, 8);
-    this.#folds = new PlanCache(family, 16);
+    this.#shards = new PlanCache({ family });
+    this.#wholes = new PlanCache({ family });
     this.#clipNorm = clipNorm;
     this.#program = program;
     this.#rule = rule;
@@ -136,7 +134,7 @@ export class TrainingPlans {
       const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
       const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), { common, family });
       return { plan, lengths: traced.result.map((x) => x.size), ...after };
-    }, { varying: [rows], uneven });
+    }, { rows, uneven });
   }
 
   whole(fields: Fields): WholePlan {
@@ -179,7 +177,7 @@ export class TrainingPlans {
         donate: state.map((_, i) => ({ input: own.length + i, output: i })),
       }, own.map((_, i) => i), family);
       return { plan, scoreBytes: byteLength(scores.node), ...after };
-    }, { varying: [fields.rows] });
+    }, { rows: fields.rows });
   }
 
   /**

@@ -32,6 +32,11 @@ export interface Shard {
   readonly rows: number;
 }
 
+/** Whether shards are of different numbers of rows. */
+export function areUneven(shards: readonly Shard[]): boolean {
+  return shards.some((shard) => shard.rows !== shards[0]!.rows);
+}
+
 /** Writes a shard's rows of one field of a batch. */
 export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shard: Pick<Shard, "offset" | "rows">, at = 0): void {
   const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);

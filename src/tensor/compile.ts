@@ -46,10 +46,10 @@ export function compile<Arguments extends unknown[], Result>(
     const signature = `${flat.key};${leaves.map((node) => `${node.dtype}[${node.shape}]`).join()}`;
     let compiled = traces.get(signature);
     if (compiled === undefined) {
-      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), family);
       const shapes = leaves.map((node) => node.shape);
-      if (first === undefined) first = { request: compiled.request, shapes };
-      else compiled.varyAgainst(first.request, shapes, first.shapes);
+      const others = first && { request: first.request, lengths: differing(shapes, first.shapes) };
+      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), { family, others });
+      first ??= { request: compiled.request, shapes };
       for (const [key, oldest] of traces) {
         if (traces.size < mostSignatures) break;
         traces.delete(key);
@@ -91,6 +91,28 @@ interface Loaded {
   readonly key: DeviceBuffer | undefined;
 }
 
+/** The lengths in which two lists of shapes differ. */
+interface Lengths {
+  readonly own: readonly number[];
+  readonly others: readonly number[];
+}
+
+/** Of what a signature of a function is one. */
+interface ShapesOptions {
+  readonly family?: PlanFamily;
+  /** The graph of another signature, and in what lengths its arguments differ; undefined where not only in those. */
+  readonly others?: { readonly request: CompileRequest; readonly lengths: Lengths | undefined } | undefined;
+}
+
+/** Undefined for shapes that differ in more than lengths, or not at all. */
+function differing(own: readonly Shape[], others: readonly Shape[]): Lengths | undefined {
+  if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return undefined;
+  const lengths = (of: readonly Shape[], from: readonly Shape[]) =>
+    [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
+  const found = { own: lengths(own, others), others: lengths(others, own) };
+  return found.own.length > 0 ? found : undefined;
+}
+
 /** One signature of a compiled function. */
 export class CompiledTrace {
   readonly #argumentCount: number;
@@ -106,12 +128,10 @@ export class CompiledTrace {
   readonly #donations: readonly Donation[];
   readonly #result: FlatTree;
   readonly #loaded = new Map<Device, Promise<Loaded>>();
-  readonly #family: PlanFamily | undefined;
-  /** A graph for shapes that differ from this one's in some lengths: those of this one, and of the other. */
-  #other: { readonly request: CompileRequest; readonly own: readonly number[]; readonly others: readonly number[] } | undefined;
+  readonly #shapes: ShapesOptions;
 
-  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, family?: PlanFamily) {
-    this.#family = family;
+  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, shapes: ShapesOptions = {}) {
+    this.#shapes = shapes;
     const args = flat.leaves.map((leaf) => placeholder(leaf.shape, leaf.dtype));
     const key = placeholder([2], "u32");
     const traced = trace(() => {
@@ -250,7 +270,7 @@ export class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const executable = await device.load(this.#planFor(device.target), 1, this.#family);
+      const executable = await device.load(this.#planFor(device.target), 1, this.#shapes.family);
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
@@ -259,20 +279,12 @@ export class CompiledTrace {
   }
 
   #planFor(target: Target): Plan {
-    if (this.#other === undefined || target.language === "js") return planOf(this.request, target);
-    const { request, own, others } = this.#other;
+    const { family, others } = this.#shapes;
+    if (family === undefined || others?.lengths === undefined || target.language === "js") return planOf(this.request, target);
     // Kernels of which two shapes are known are compiled for all.
-    if (this.#family !== undefined) this.#family.example ??= planOf(request, { ...target, varying: others }).programs;
-    return planOf(this.request, { ...target, varying: own });
-  }
-
-  /** Says for which shapes there is a graph of the same function. */
-  varyAgainst(request: CompileRequest, own: readonly Shape[], others: readonly Shape[]): void {
-    if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return;
-    const differing = (of: readonly Shape[], from: readonly Shape[]) =>
-      [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
-    const lengths = { own: differing(own, others), others: differing(others, own) };
-    if (lengths.own.length > 0) this.#other = { request, ...lengths };
+    const { request, lengths } = others;
+    family.example ??= planOf(request, { ...target, varying: lengths.others }).programs;
+    return planOf(this.request, { ...target, varying: lengths.own });
   }
 
   /** Gives back what the devices hold for this trace. */
