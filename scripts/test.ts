@@ -118,7 +118,7 @@ async function runAsGpu(files: readonly string[], environment: Environment): Pro
   if (environment["SHARDWISE_TEST_DEVICES"] !== "cpu,gpu") return [];
   const asGpu = { ...environment, SHARDWISE_TEST_DEVICES: "gpu", SHARDWISE_TEST_CLASS: "discrete" };
   const outcomes: Outcome[] = [];
-  const own = named("conformance-", "conv.");
+  const own = named("conformance-", "conv.", "generic.");
   if (own.length > 0) outcomes.push(await runNode("Schedules of a discrete GPU", own, asGpu));
   const others = named("conformance-", "schedules.");
   const driver = swiftShaders.find((path) => existsSync(path));

@@ -6,10 +6,11 @@ import { compileGraph } from "../src/compiler/compile.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/generic.ts";
 import type { Program, Target } from "../src/compiler/plan.ts";
 import { PlanFamily } from "../src/devices/family.ts";
-import { compile, type Device, full, grad, nn, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
+import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/trace.ts";
 
-import { onEachDevice, testDevice } from "./harness.ts";
+import { evaluate } from "./evaluate.ts";
+import { onEachDevice, testDevice, virtualDevices } from "./harness.ts";
 import { discreteTarget } from "./targets.ts";
 
 const module = (bound: number, by: number, mean: string, lane: number) => `
@@ -45,7 +46,7 @@ test("lifted numbers are read from a uniform", () => {
     "  if (id >= n0) { return; }",
     "  b1[id] = (e3 / n1) + bitcast<f32>(0x7f800000u) * 1e-7f;",
   ]) assert.ok(generic.split("\n").includes(line), `${line} in ${generic}`);
-  const values = valuesOf(source, lifted);
+  const values = valuesOf(takeApart(source).numbers, lifted);
   assert.deepEqual([values[0], new Float32Array(values.buffer)[1]], [43, 0.75]);
 });
 
@@ -84,6 +85,26 @@ test("lengths that vary are guarded, whether blocks divide them or not", () => {
     assert.notDeepEqual(forms(96, target), forms(83, target));
     assert.deepEqual(forms(96, { ...target, varying: [96] }), forms(83, { ...target, varying: [83] }));
   }
+});
+
+test("blocks at an edge are stored by vectors, under one guard", () => {
+  const target: Target = { ...discreteTarget, class: "software", subgroupSize: 8 };
+  // Both along the rows and along the columns the last block moves back.
+  const x = placeholder([43, 64], "f32");
+  const w = placeholder([64, 72], "f32");
+  const { result } = trace(() => x.matmul(w));
+  const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node, w.node] }, target).programs as readonly [Program];
+  const stores = source.split("\n").filter((line) => /\bb2\[.*\] = /.test(line));
+  assert.ok(stores.length > 0 && stores.every((line) => /^ +if \(.+\) \{ b2\[.*\] = vec4<f32>\(/.test(line)), stores.join("\n"));
+});
+
+onEachDevice("products of subgroups in more workgroups than fit along one dimension", async (device) => {
+  const [x, w] = [placeholder([11, 176, 40], "f32"), placeholder([11, 40, 96], "f32")];
+  const { result } = trace(() => x.matmul(w));
+  const values = (count: number) => Float32Array.from({ length: count }, (_, i) => (i * 7 % 13) - 6);
+  const given = [values(11 * 176 * 40), values(11 * 40 * 96)];
+  const run = (target: Target) => evaluate(device, { roots: [result.node], inputs: [x.node, w.node] }, given, target);
+  assert.deepEqual(await run({ ...device.target, maxWorkgroupsPerDimension: 7 }), await run(device.target));
 });
 
 async function on<T>(device: Device, body: () => Promise<T>): Promise<T> {
@@ -160,3 +181,28 @@ onEachDevice("a shape gives the same bits, whichever shapes were there before", 
       }
     }), { numRuns: device.kind === "gpu" ? 3 : 6 });
   }));
+
+for (const count of [1, 2]) {
+  test(`a trainer on ${count} devices compiles nothing for a new batch size once some were seen`, async (context) => {
+    const devices = await virtualDevices("gpu", count);
+    if (devices === undefined) return context.skip("no GPU: the cpu device compiles in no time");
+    random.seed(5);
+    const model = nn.sequential(nn.linear(20, 44 + count), nn.relu(), nn.linear(44 + count, 7));
+    const train = nn.trainer(model, {
+      loss: (output, batch: { x: Tensor; y: Tensor }) => nn.crossEntropy(output, batch.y),
+      optimizer: optim.sgd({ learningRate: 0.1 }),
+      devices,
+    });
+    const compiled: number[] = [];
+    for (const rows of [64, 53, 47, 48, 50, 43, 106, 61, 122, 59, 38, 76].map((rows) => rows * count)) {
+      const total = () => devices.reduce((sum, device) => sum + device.stats().kernels, 0);
+      const before = total();
+      const x = tensor(Float32Array.from({ length: rows * 20 }, (_, i) => Math.sin(i)), { shape: [rows, 20] });
+      await train.step({ x, y: tensor(Int32Array.from({ length: rows }, (_, i) => i % 7), { shape: [rows] }) });
+      await train.predict(x);
+      compiled.push(total() - before);
+    }
+    const later = compiled.slice(9).reduce((a, b) => a + b);
+    assert.ok(compiled[0]! > 3 * count && later <= compiled[0]! / 4, `kernels compiled for each size: ${compiled}`);
+  });
+}
