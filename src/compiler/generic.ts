@@ -27,7 +27,7 @@ const entry = "fn main(";
 
 /**
  * An integer after a sign of division belongs to the form: drivers turn a division by a number that they know into a
- * multiplication, and for another one take many times as long.
+ * multiplication.
  */
 const pattern = /(?<![\w.])(?:(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(f)|(?<![/%]=? )(\d+)([ui]))\b/g;
 
