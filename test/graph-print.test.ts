@@ -3,7 +3,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { InternalError } from "../src/errors.ts";
 import * as b from "../src/graph/build.ts";
-import { intern } from "../src/graph/node.ts";
+import { makeNode } from "../src/graph/node.ts";
 import { printGraph, toDot } from "../src/graph/print.ts";
 import { verify } from "../src/graph/verify.ts";
 import { randomGraph } from "./random-graph.ts";
@@ -48,16 +48,16 @@ test("verify finds nodes that break the rules", () => {
   const x = b.input([2, 3], "f32");
   const i = b.input([2, 3], "i32");
   const wrong = [
-    intern("add", [x, i], {}, [2, 3], "i32", undefined),
-    intern("exp", [i], {}, [2, 3], "i32", undefined),
-    intern("lt", [x, x], {}, [2, 3], "f32", undefined),
-    intern("sum", [x], { axes: [1] }, [3], "f32", undefined),
-    intern("sum", [x], { axes: [1, 0] }, [], "f32", undefined),
-    intern("permute", [x], { axes: [0, 0] }, [2, 2], "f32", undefined),
-    intern("slice", [x], { start: [0, 2], step: [1, 1] }, [2, 2], "f32", undefined),
-    intern("const", [], { value: 0.1 }, [], "f32", undefined),
-    intern("neg", [x], {}, [2, 3], "f32", 4),
-    intern("gather", [x, x], { axis: 0 }, [2, 3], "f32", undefined),
+    makeNode("add", [x, i], {}, [2, 3], "i32", undefined),
+    makeNode("exp", [i], {}, [2, 3], "i32", undefined),
+    makeNode("lt", [x, x], {}, [2, 3], "f32", undefined),
+    makeNode("sum", [x], { axes: [1] }, [3], "f32", undefined),
+    makeNode("sum", [x], { axes: [1, 0] }, [], "f32", undefined),
+    makeNode("permute", [x], { axes: [0, 0] }, [2, 2], "f32", undefined),
+    makeNode("slice", [x], { start: [0, 2], step: [1, 1] }, [2, 2], "f32", undefined),
+    makeNode("const", [], { value: 0.1 }, [], "f32", undefined),
+    makeNode("neg", [x], {}, [2, 3], "f32", 4),
+    makeNode("gather", [x, x], { axis: 0 }, [2, 3], "f32", undefined),
   ];
   for (const node of wrong) assert.throws(() => verify([b.contiguous(node)]), InternalError, node.op);
 });

@@ -14,7 +14,7 @@ import { planOf, plansKept, structureOf } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
-import { intern, type Node, toposort } from "../src/graph/node.ts";
+import { makeNode, type Node, toposort } from "../src/graph/node.ts";
 import { isElementwise } from "../src/graph/ops.ts";
 import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds } from "./harness.ts";
@@ -55,7 +55,7 @@ function copied({ roots, inputs, donate }: CompileRequest, change: (node: Node, 
   for (const node of toposort(roots, (node) => !inputs.includes(node))) {
     if (now.has(node)) continue;
     const src = node.src.map((source) => now.get(source)!);
-    now.set(node, change(node, src) ?? intern(node.op, src, node.attrs, node.shape, node.dtype, node.device));
+    now.set(node, change(node, src) ?? makeNode(node.op, src, node.attrs, node.shape, node.dtype, node.device));
   }
   return { roots: roots.map((node) => now.get(node)!), inputs: inputs.map((node) => now.get(node)!), ...(donate && { donate }) };
 }
@@ -74,7 +74,7 @@ test("equal graphs are equal in words and have equal plans; a changed one is not
       const changed = copied(original, (node, src) => {
         if (node !== chosen) return undefined;
         if (node.op === "const") return g.constant(node.attrs.value === 1 ? 0 : 1, node.dtype);
-        return intern(node.op === "max" ? "min" : "max", src, {}, node.shape, node.dtype, node.device);
+        return makeNode(node.op === "max" ? "min" : "max", src, {}, node.shape, node.dtype, node.device);
       });
       assert.equal(structureOf(changed) === structureOf(original), chosen === undefined || inputs.includes(chosen));
     }),

@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as s from "../src/index.ts";
 import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
-import { nodeCount } from "../src/graph/node.ts";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { historyLimits } from "../src/tensor/history.ts";
 import { onEachDevice } from "./harness.ts";
+import { countNodes, livingNodes, stopCounting } from "./living-nodes.ts";
 
 /** Runs `body` with a default device. */
 async function on(device: Device, body: () => Promise<void>): Promise<void> {
@@ -27,6 +27,7 @@ async function collect(): Promise<void> {
 }
 
 test("histories that nobody can differentiate by any more are dropped", async () => {
+  countNodes();
   let y = tensor([1]).add(0);
   const sizes: number[] = [];
   for (let i = 0; i < 60; i++) {
@@ -34,9 +35,10 @@ test("histories that nobody can differentiate by any more are dropped", async ()
     await y.realize();
     if (i % 10 === 9) {
       await collect();
-      sizes.push(nodeCount());
+      sizes.push(livingNodes());
     }
   }
+  stopCounting();
   assert.ok(sizes.at(-1)! < sizes[0]! + 1500, `nodes: ${sizes}`);
 });
 
@@ -85,6 +87,7 @@ for (const [name, loop] of Object.entries(loops)) {
     on(device, async () => {
       const x = tensor(Float32Array.from({ length: 160 }, (_, i) => Math.sin(i)), { shape: [16, 10] });
       const t = tensor(Float32Array.from({ length: 16 }, (_, i) => Math.cos(i)), { shape: [16, 1] });
+      countNodes();
       const step = loop(x, t);
       const first = await step();
       // Deno's own WebGPU needs 10 ms and more for every read.
@@ -98,7 +101,7 @@ for (const [name, loop] of Object.entries(loops)) {
           await collect();
           const { liveBytes, pooledBytes } = device.stats();
           const { heapUsed, rss } = process.memoryUsage();
-          seen.nodes = Math.max(seen.nodes, nodeCount());
+          seen.nodes = Math.max(seen.nodes, livingNodes());
           seen.live = Math.max(seen.live, liveBytes);
           seen.kept = Math.max(seen.kept, liveBytes + pooledBytes);
           seen.heap = Math.max(seen.heap, heapUsed);
@@ -108,6 +111,7 @@ for (const [name, loop] of Object.entries(loops)) {
       };
       const early = await most();
       const late = await most();
+      stopCounting();
       const message = JSON.stringify({ early, late });
       assert.ok(await step() < first, "it learns");
       // A history that leads to x is kept up to its limit, so what is there goes up and down.

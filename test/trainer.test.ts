@@ -15,12 +15,12 @@ import * as nn from "../src/nn/nn.ts";
 import { adam, sgd } from "../src/nn/optim/index.ts";
 import { formatSeconds, progressLines } from "../src/nn/progress.ts";
 import { type BatchEvent, type DefaultBatch, trainer } from "../src/nn/trainer.ts";
-import { nodeCount } from "../src/graph/node.ts";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { seed } from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
+import { countNodes, livingNodes, stopCounting } from "./living-nodes.ts";
 
 const cpus = async (count: number) => (await virtualDevices("cpu", count))!;
 
@@ -353,10 +353,11 @@ test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
       }
       return {
         devices: devices.map((device) => device.stats()),
-        nodes: collected ? nodeCount() : 0,
+        nodes: collected ? livingNodes() : 0,
         heap: collected ? heapBytes() : 0,
       };
     };
+    countNodes();
     await after(100);
     const [before, later] = [await after(100), await after(800)];
     later.devices.forEach(({ allocations, liveBytes }, i) => {
@@ -365,6 +366,7 @@ test("1,000 steps leave neither nodes, buffers nor heap behind", async () => {
       assert.ok(liveBytes <= before.devices[i]!.liveBytes, `${before.devices[i]!.liveBytes} bytes became ${liveBytes}`);
     });
     // The collector may lag behind; a leak of one node a step would be 800.
+    stopCounting();
     assert.ok(later.nodes - before.nodes < 400, `${before.nodes} nodes became ${later.nodes}`);
     assert.ok(later.heap - before.heap < 1e6, `${before.heap} bytes became ${later.heap}`);
   }

@@ -1,5 +1,5 @@
 /** Spellings of elementwise nodes, so that a rule reads like its formula. A number stands for a constant of that shape. */
-import { elementwise, full } from "../graph/build.ts";
+import { elementwise, number } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 
@@ -18,7 +18,7 @@ function unary(op: ElementwiseName): (x: Node) => Node {
 }
 
 function operand(x: Operand, like: Node): Node {
-  return typeof x === "number" ? full(like.shape, x, like.dtype) : x;
+  return typeof x === "number" ? number(like.shape, x, like.dtype) : x;
 }
 
 export const add = binary("add");

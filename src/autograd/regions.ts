@@ -53,11 +53,12 @@ export function computedAgain({ number, results }: Region, flows: (node: Node) =
   const cotangents = results.map(({ g }) => g);
   const inside = new Set<Node>();
   const now = new Map<Node, Node>();
+  // What is given and also read from outside is one reading.
   const readings = new Map<Node, Reading>();
   const read = (of: Node): Node => {
-    const as = after(of, cotangents);
-    if (flows(of)) readings.set(of, { of, as });
-    return as;
+    let reading = readings.get(of);
+    if (reading === undefined) readings.set(of, reading = { of, as: after(of, cotangents) });
+    return reading.as;
   };
   const outside = (node: Node): Node => {
     if (!now.has(node)) now.set(node, flows(node) ? read(node) : node);
@@ -74,7 +75,7 @@ export function computedAgain({ number, results }: Region, flows: (node: Node) =
       now.set(node, node.op === "checkpoint" ? renumbered(node, src, inner) : withSources(node, src));
     }
   }
-  return { values: results.map(({ value }) => now.get(value) ?? value), readings: [...readings.values()], inside };
+  return { values: results.map(({ value }) => now.get(value) ?? value), readings: [...readings.values()].filter(({ of }) => flows(of)), inside };
 }
 
 /** A border of a region within the region: its copy is a region of its own. */

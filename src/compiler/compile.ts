@@ -1,7 +1,7 @@
 /** From a graph to a plan: simplify, store operands, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
-import { intern, makeFor, type Node, toposort } from "../graph/node.ts";
+import { makeFor, makeNode, mergingEqual, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { wholeBlocks } from "./attention-operands.ts";
@@ -76,6 +76,11 @@ export function servesItems(roots: readonly Node[], inputs: readonly Node[]): bo
  * Throws OutOfMemoryError for a value larger than the device can bind.
  */
 export function compileGraph(request: CompileRequest, target: Target, observe?: (nodes: PlanNodes) => void): Plan {
+  // What a pass makes of equal parts is one node, too.
+  return mergingEqual(() => compiled(request, target, observe));
+}
+
+function compiled(request: CompileRequest, target: Target, observe: ((nodes: PlanNodes) => void) | undefined): Plan {
   const given = new Set(request.inputs);
   const simplified = wholeBlocks(readHalves(simplify(request.roots, given), given), given, target);
   const split = splitReductions(storeOperands(simplified, given), given, target);
@@ -117,7 +122,7 @@ function keepDonors(roots: readonly Node[], { inputs, donate = [] }: CompileRequ
   return roots.map((root, i) => {
     const stays = donate.some((pair) => pair.output === i && inputs[pair.input] === root);
     if (!donors.has(root) || stays) return root;
-    return intern("contiguous", [root], {}, root.shape, root.dtype, root.device);
+    return makeNode("contiguous", [root], {}, root.shape, root.dtype, root.device);
   });
 }
 
@@ -138,10 +143,10 @@ function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): 
         return node.shape.length === 1 ? contractionOf(now(source), given) : now(source);
       }
       const inPlace = now(source);
-      return intern("contiguous", [inPlace], {}, source.shape, source.dtype, source.device);
+      return makeNode("contiguous", [inPlace], {}, source.shape, source.dtype, source.device);
     });
     if (src.every((source, i) => source === node.src[i])) continue;
-    replaced.set(node, intern(node.op, src, node.attrs, node.shape, node.dtype, node.device));
+    replaced.set(node, makeNode(node.op, src, node.attrs, node.shape, node.dtype, node.device));
   }
   makeFor(undefined);
   return roots.map((root) => contractionOf(now(root), given));

@@ -5,7 +5,7 @@
  */
 import { cast, contiguous, permute, withSources } from "../graph/build.ts";
 import { toElement } from "../graph/dtype.ts";
-import { intern, type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
+import { makeNode, type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
 import { type Shape, size, withoutAxes } from "../graph/shape.ts";
 import { type Look, viewOf } from "./affine-view.ts";
 import { isContraction } from "./schedule.ts";
@@ -51,7 +51,7 @@ function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | unde
   for (; moves(x) && !given.has(x); x = x.src[0]!) above.push(x);
   const [half] = x.src;
   if (x.op !== "cast" || half?.dtype !== "f16" || given.has(x)) return undefined;
-  return above.reduceRight((source, view) => intern(view.op, [source], view.attrs, view.shape, "f16", view.device), half);
+  return above.reduceRight((source, view) => makeNode(view.op, [source], view.attrs, view.shape, "f16", view.device), half);
 }
 
 /** The operand with its outermost padding stored, if there is any. */

@@ -7,9 +7,10 @@
  */
 import { InternalError } from "../errors.ts";
 import { full, withSources } from "../graph/build.ts";
-import { intern, makeFor, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
+import { makeFor, makeNode, mergingEqual, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../graph/node.ts";
 import { isElementwise, isReduction } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import { mergeEqual } from "./equal.ts";
 import type { RewriteRule, Rewriting } from "./rewriting.ts";
 import { elementwiseRule } from "./simplify-elementwise.ts";
 import { movementRule } from "./simplify-movement.ts";
@@ -18,10 +19,14 @@ import { mergeReductions, reductionRule } from "./simplify-reductions.ts";
 import { mergeWindows } from "./simplify-windows.ts";
 
 /**
- * Simplifies `roots`, in their order. Never looks above `inputs`; a root that is an input stays. stopGradient disappears,
- * as do tensors of no elements, which become constants. The result is the same for equal graphs.
+ * Simplifies `roots`, in their order. Equal nodes become one. Never looks above `inputs`; a root that is an input stays.
+ * stopGradient disappears, as do tensors of no elements, which become constants. The result is the same for equal graphs.
  */
 export function simplify(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
+  return mergingEqual(() => simplified(mergeEqual(roots, inputs), inputs));
+}
+
+function simplified(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
   const once = rewrite(roots, inputs, localRule);
   // Whether a reduction has one reader is known only when all else is done.
   if (!mayMerge(once, inputs)) return once;
@@ -127,7 +132,7 @@ class Graph implements Rewriting {
     if (value !== undefined) return full(shape, value, x.dtype);
     const source = this.look(x, "reshape")?.src[0] ?? x;
     if (sameShape(source.shape, shape)) return source;
-    return this.simple(intern("reshape", [source], {}, shape, x.dtype, x.device));
+    return this.simple(makeNode("reshape", [source], {}, shape, x.dtype, x.device));
   }
 
   rank(x: Node): number {

@@ -1,7 +1,7 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { intern, leaf, type Node, nodesAreWatched, type StorageToken, type Windows } from "./node.ts";
+import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type Windows } from "./node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
@@ -26,45 +26,53 @@ export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
       throw new DTypeError(op, { got: values.map((n) => n.dtype).join(" and "), need: "equal dtypes" });
     }
   }
-  return intern(op, src, {}, last.shape, record.gives === "same" ? last.dtype : record.gives, deviceOf(op, src));
+  return makeNode(op, src, {}, last.shape, record.gives === "same" ? last.dtype : record.gives, deviceOf(op, src));
 }
 
 /** A scalar constant; `value` is first made an element of `dtype`. */
 export function constant(value: number, dtype: DType): Node {
-  return intern("const", [], { value: toElement(dtype, value) }, [], dtype, undefined);
+  return makeNode("const", [], { value: toElement(dtype, value) }, [], dtype, undefined);
 }
-
-/** The constant made last of each of some values: programs use few, again and again. Weak, as it may have been given a value. */
-const constants = new Map<number, WeakRef<Node>>();
-const mostConstants = 256;
 
 /** A constant of `shape`. */
 export function full(shape: Shape, value: number, dtype: DType): Node {
-  // A map does not tell -0 from 0.
-  if (value === 0 || nodesAreWatched()) return broadcastTo(constant(value, dtype), shape);
-  const known = constants.get(value)?.deref();
-  if (known !== undefined && known.dtype === dtype && sameShape(known.shape, shape)) return known;
-  if (constants.size >= mostConstants) constants.clear();
-  const made = broadcastTo(constant(value, dtype), shape);
-  constants.set(value, new WeakRef(made));
-  return made;
+  return broadcastTo(constant(value, dtype), shape);
+}
+
+/** The constant made last of each of some numbers: programs compute with few, again and again. */
+const numbers = new Map<number, { readonly value: number; readonly node: Node }>();
+const mostNumbers = 256;
+
+/**
+ * A constant of `shape` to compute with. Equal ones may be one node, which is then the source of several: nothing that can be
+ * differentiated by, as a tensor, may show it.
+ */
+export function number(shape: Shape, value: number, dtype: DType): Node {
+  const known = numbers.get(value);
+  if (known !== undefined && Object.is(known.value, value) && known.node.dtype === dtype && sameShape(known.node.shape, shape)) {
+    return known.node;
+  }
+  if (numbers.size >= mostNumbers) numbers.clear();
+  const node = full(shape, value, dtype);
+  numbers.set(value, { value, node });
+  return node;
 }
 
 /** 0, 1, …, length - 1. */
 export function iota(length: number, dtype: "i32" | "u32" | "f32" = "i32"): Node {
   checkShape("iota", [length]);
-  return intern("iota", [], {}, [length], dtype, undefined);
+  return makeNode("iota", [], {}, [length], dtype, undefined);
 }
 
 let nextSlot = 0;
 /** A new placeholder, equal to no other. */
 export function input(shape: Shape, dtype: DType): Node {
   checkShape("input", shape);
-  return intern("input", [], { slot: nextSlot++ }, shape, dtype, undefined);
+  return makeNode("input", [], { slot: nextSlot++ }, shape, dtype, undefined);
 }
 
 /** The leaf of a storage, of which it shows all elements as `shape`. */
-export function storage(token: StorageToken, shape: Shape, dtype: DType, device: number | undefined): Node {
+export function storage(token: StorageToken, shape: Shape, dtype: DType, device: number | undefined): NodeOf<"storage"> {
   return leaf(token, shape, dtype, device);
 }
 
@@ -73,7 +81,7 @@ export function cast(x: Node, dtype: DType): Node {
   if (x.dtype === dtype) return x;
   // An f16 becomes anything else by way of f32, which holds it.
   if ((x.dtype === "f16" && dtype !== "f32") || (dtype === "f16" && x.dtype !== "f32")) return cast(cast(x, "f32"), dtype);
-  return intern("cast", [x], {}, x.shape, dtype, x.device);
+  return makeNode("cast", [x], {}, x.shape, dtype, x.device);
 }
 
 /** The same bits as another 32-bit dtype. Throws DTypeError for bool. */
@@ -81,7 +89,7 @@ export function bitcast(x: Node, dtype: DType): Node {
   if (x.dtype === dtype) return x;
   requireDType("bitcast", x.dtype, ["f32", "i32", "u32"]);
   requireDType("bitcast", dtype, ["f32", "i32", "u32"]);
-  return intern("bitcast", [x], {}, x.shape, dtype, x.device);
+  return makeNode("bitcast", [x], {}, x.shape, dtype, x.device);
 }
 
 export function reshape(x: Node, shape: Shape): Node {
@@ -94,7 +102,12 @@ export function reshape(x: Node, shape: Shape): Node {
   }
   if (sameShape(shape, x.shape)) return x;
   // Two reshapes are not made one here: a gradient may be asked for by the first.
-  return intern("reshape", [x], {}, shape, x.dtype, x.device);
+  return makeNode("reshape", [x], {}, shape, x.dtype, x.device);
+}
+
+/** The same values as a node of its own, by which can be differentiated apart from `x`. */
+export function another(x: Node): Node {
+  return makeNode("reshape", [x], {}, x.shape, x.dtype, x.device);
 }
 
 /** Output axis i is source axis `axes[i]`. */
@@ -103,7 +116,7 @@ export function permute(x: Node, axes: readonly number[]): Node {
     throw new ShapeError("permute", { got: `axes [${axes}]`, need: `a permutation of 0..${x.shape.length - 1}` });
   }
   if (axes.every((axis, i) => axis === i)) return x;
-  return intern("permute", [x], { axes: [...axes] }, axes.map((axis) => x.shape[axis]!), x.dtype, x.device);
+  return makeNode("permute", [x], { axes: [...axes] }, axes.map((axis) => x.shape[axis]!), x.dtype, x.device);
 }
 
 /** Axes of length 1 repeated to those of `shape`, which has the same rank. */
@@ -116,7 +129,7 @@ export function expand(x: Node, shape: Shape): Node {
     });
   }
   if (sameShape(shape, x.shape)) return x;
-  return intern("expand", [x], {}, shape, x.dtype, x.device);
+  return makeNode("expand", [x], {}, shape, x.dtype, x.device);
 }
 
 /** NumPy broadcasting of one operand: new axes in front, axes of length 1 repeated. */
@@ -136,7 +149,7 @@ export function pad(x: Node, low: readonly number[], high: readonly number[], va
   }
   if (low.every((n) => n === 0) && high.every((n) => n === 0)) return x;
   const shape = x.shape.map((n, axis) => n + low[axis]! + high[axis]!);
-  return intern("pad", [x], { low: [...low], high: [...high], value: toElement(x.dtype, value) }, shape, x.dtype, x.device);
+  return makeNode("pad", [x], { low: [...low], high: [...high], value: toElement(x.dtype, value) }, shape, x.dtype, x.device);
 }
 
 /** Output index i of each axis reads source index `start + i * step`, `count` times; every index read must exist. */
@@ -156,7 +169,7 @@ export function slice(x: Node, start: readonly number[], count: readonly number[
   if (sameShape(count, x.shape) && start.every((n) => n === 0) && step.every((n, axis) => n === 1 || x.shape[axis]! <= 1)) return x;
   // An axis that is empty reads nothing: one spelling for it.
   const first = start.map((n, axis) => count[axis] === 0 ? 0 : n);
-  return intern("slice", [x], { start: first, step: [...step] }, count, x.dtype, x.device);
+  return makeNode("slice", [x], { start: first, step: [...step] }, count, x.dtype, x.device);
 }
 
 /** How many windows of `length` elements, `dilation` apart, one every `stride`, lie within an axis of `extent`; at least 0. */
@@ -170,7 +183,7 @@ export function window(x: Node, windows: Windows): Node {
   const { axis, length, stride, dilation } = windows;
   const count = windowCount(x.shape[axis]!, windows);
   const shape = [...x.shape.map((n, i) => i === axis ? count : n), length];
-  return intern("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
+  return makeNode("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
 }
 
 /** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in node.ts. */
@@ -186,7 +199,7 @@ export function unwindow(x: Node, windows: Windows): Node {
     });
   }
   const shape = x.shape.map((n, i) => i === axis ? length : n);
-  return intern("unwindow", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
+  return makeNode("unwindow", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
 }
 
 function checkWindows(op: string, { axis, length, stride, dilation }: Windows, axes: number): void {
@@ -205,14 +218,14 @@ export function reduce(op: ReductionName, x: Node, axes: readonly number[]): Nod
     throw new ShapeError(op, { got: `axes [${axes}]`, need: `sorted, distinct axes of ${formatShape(x.shape)}` });
   }
   if (axes.length === 0) return x;
-  return intern(op, [x], { axes: [...axes] }, withoutAxes(x.shape, axes), x.dtype, x.device);
+  return makeNode(op, [x], { axes: [...axes] }, withoutAxes(x.shape, axes), x.dtype, x.device);
 }
 
 /** out[i] = x[i with i[axis] := index[i]]. `index` is i32, of x's shape but for `axis`. Out of range gives 0. */
 export function gather(x: Node, index: Node, axis: number): Node {
   requireDType("gather", index.dtype, ["i32"]);
   checkIndexed("gather", x, index, axis);
-  return intern("gather", [x, index], { axis }, index.shape, x.dtype, deviceOf("gather", [x, index]));
+  return makeNode("gather", [x, index], { axis }, index.shape, x.dtype, deviceOf("gather", [x, index]));
 }
 
 /** Zeros with `length` on `axis`, to which values[i] is added at i with i[axis] := index[i]. Out of range is dropped. */
@@ -227,7 +240,7 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
     });
   }
   const shape = values.shape.map((n, i) => i === axis ? length : n);
-  return intern("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
+  return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
 /** What attention is of: see `attention` in node.ts. */
@@ -242,7 +255,7 @@ export interface AttentionOperands {
 export function attention({ q, k, v, bias }: AttentionOperands, diagonal?: number): Node {
   const { batch, e, t } = attentionLengths("attention", { q, k, v, bias });
   const src = bias === undefined ? [q, k, v] : [q, k, v, bias];
-  return intern("attention", src, { diagonal }, [...batch, e + 1, t], "f32", deviceOf("attention", src));
+  return makeNode("attention", src, { diagonal }, [...batch, e + 1, t], "f32", deviceOf("attention", src));
 }
 
 /** What the gradients of an attention are made of: see `attentionGradient` in node.ts. */
@@ -266,7 +279,7 @@ export function attentionGradient(of: "queries" | "keys", operands: AttentionGra
   const src = [q, k, v, norm, g, delta, ...bias === undefined ? [] : [bias]];
   src.forEach((node) => requireDType("attentionGradient", node.dtype, ["f32"]));
   const shape = of === "queries" ? [...batch, d, t] : [...batch, d + e, s];
-  return intern("attentionGradient", src, { of, diagonal }, shape, "f32", deviceOf("attentionGradient", src));
+  return makeNode("attentionGradient", src, { of, diagonal }, shape, "f32", deviceOf("attentionGradient", src));
 }
 
 function attentionLengths(
@@ -292,7 +305,7 @@ function attentionLengths(
 export function argsort(x: Node): Node {
   requireDType("argsort", x.dtype, ["f32", "i32", "u32"]);
   if (x.shape.length === 0) throw new ShapeError("argsort", { got: "a scalar", need: "at least one axis" });
-  return intern("argsort", [x], {}, x.shape, "i32", x.device);
+  return makeNode("argsort", [x], {}, x.shape, "i32", x.device);
 }
 
 /** Operands of one dtype joined on `axis`; the other axes are equal. */
@@ -311,17 +324,16 @@ export function concat(src: readonly Node[], axis: number): Node {
   if (src.length === 1) return first;
   const length = src.reduce((sum, node) => sum + node.shape[axis]!, 0);
   const shape = first.shape.map((n, i) => i === axis ? length : n);
-  return intern("concat", src, { axis }, shape, first.dtype, deviceOf("concat", src));
+  return makeNode("concat", src, { axis }, shape, first.dtype, deviceOf("concat", src));
 }
 
 export function contiguous(x: Node): Node {
   if (x.op === "contiguous" || x.op === "storage" || x.op === "input") return x;
-  return intern("contiguous", [x], {}, x.shape, x.dtype, x.device);
+  return makeNode("contiguous", [x], {}, x.shape, x.dtype, x.device);
 }
 
 export function stopGradient(x: Node): Node {
-  if (x.op === "stopGradient") return x;
-  return intern("stopGradient", [x], {}, x.shape, x.dtype, x.device);
+  return makeNode("stopGradient", [x], {}, x.shape, x.dtype, x.device);
 }
 
 let nextRegion = 0;
@@ -332,45 +344,45 @@ export function newRegion(): number {
 
 /** The same values, at the border of a region; see `checkpoint` in node.ts. */
 export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
-  return intern("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
+  return makeNode("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
 }
 
 /** The same values, of which what is made is computed after `others`; see `after` in node.ts. */
 export function after(x: Node, others: readonly Node[], wait?: number): Node {
-  return intern("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
+  return makeNode("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
 }
 
 /** Elementwise sum, maximum or minimum over the shards of a batch; f32, i32 or u32. */
 export function allReduce(x: Node, how: "sum" | "max" | "min"): Node {
   requireDType("allReduce", x.dtype, ["f32", "i32", "u32"]);
-  return intern("allReduce", [x], { how }, x.shape, x.dtype, x.device);
+  return makeNode("allReduce", [x], { how }, x.shape, x.dtype, x.device);
 }
 
 /** The values of all shards one after another on axis 0, which then has length `total`; f32, i32 or u32. */
 export function allGather(x: Node, total: number): Node {
   requireDType("allGather", x.dtype, ["f32", "i32", "u32"]);
   checkFirstAxis("allGather", x, total, x.shape[0] ?? 0, Infinity);
-  return intern("allGather", [x], { total }, [total, ...x.shape.slice(1)], x.dtype, x.device);
+  return makeNode("allGather", [x], { total }, [total, ...x.shape.slice(1)], x.dtype, x.device);
 }
 
 /** Of the sum over shards, the `rows` of axis 0 that belong to this one; f32, i32 or u32. */
 export function reduceScatter(x: Node, rows: number): Node {
   requireDType("reduceScatter", x.dtype, ["f32", "i32", "u32"]);
   checkFirstAxis("reduceScatter", x, rows, 0, x.shape[0] ?? 0);
-  return intern("reduceScatter", [x], { rows }, [rows, ...x.shape.slice(1)], x.dtype, x.device);
+  return makeNode("reduceScatter", [x], { rows }, [rows, ...x.shape.slice(1)], x.dtype, x.device);
 }
 
 /** The same values on `device`. */
 export function copy(x: Node, device: number): Node {
   if (x.device === device) return x;
-  return intern("copy", [x], { device }, x.shape, x.dtype, device);
+  return makeNode("copy", [x], { device }, x.shape, x.dtype, device);
 }
 
 /** `node` with other sources of the same shapes and dtypes. */
 export function withSources(node: Node, src: readonly Node[]): Node {
   if (src.every((source, i) => source === node.src[i])) return node;
   const device = node.op === "copy" ? node.device : node.op === "after" ? src[0]!.device : deviceOf(node.op, src);
-  return intern(node.op, src, node.attrs, node.shape, node.dtype, device);
+  return makeNode(node.op, src, node.attrs, node.shape, node.dtype, device);
 }
 
 /** Bytes that the values take on a device, in whole words of four. */

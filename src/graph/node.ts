@@ -110,11 +110,12 @@ interface NodeBase {
   readonly dtype: DType;
   /** The device to which the value is bound; undefined where any will do (constants, host data, placeholders). */
   readonly device: number | undefined;
-  /** What an equal one is found by; empty for a leaf of data, which is not looked for. */
-  readonly key: string;
 }
 
-/** One op of the graph. Immutable; structurally equal nodes are one node. */
+/**
+ * One op of the graph. Immutable, and itself: two calls make two nodes, however equal, as each may be a variable by which
+ * something is differentiated. The compiler merges equal ones.
+ */
 export type Node =
   & NodeBase
   & (
@@ -125,34 +126,11 @@ export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
 export type ReductionNode = NodeOf<ReductionName>;
 
 let nextId = 0;
-const table = new Map<string, WeakRef<Node>>();
 
-/** What a node leaves when it is gone. */
-interface Estate {
-  readonly key: string;
-  /** What it read. */
-  readonly storages: readonly StorageToken[];
-}
-
-const collected = new FinalizationRegistry<Estate>(({ key, storages }) => {
-  if (table.get(key)?.deref() === undefined) table.delete(key);
+/** Takes what a node read off the readers of its storages, when it is gone. */
+const collected = new FinalizationRegistry<readonly StorageToken[]>((storages) => {
   for (const storage of storages) storage.readers--;
 });
-
-/** Living entries of the node table; entries of collected nodes go with the next finalization. */
-export function nodeCount(): number {
-  return table.size;
-}
-
-let generation = "";
-
-/**
- * Nodes made of others from now on are not those made before, equal or not: what was computed is computed again. A run
- * that is to be repeated and timed gets a generation of its own; "" is the usual one.
- */
-export function setGeneration(name: string): void {
-  generation = name;
-}
 
 /** On whose behalf nodes are made: of a node that is differentiated (`backward`) or rewritten; of nothing but the caller. */
 export interface Purpose {
@@ -163,11 +141,6 @@ export interface Purpose {
 const callersOwn: Purpose = { node: undefined, backward: false };
 let purpose = callersOwn;
 let watcher: ((node: Node, purpose: Purpose) => void) | undefined;
-
-/** Whether each node that is asked for matters, one that is there already too. */
-export function nodesAreWatched(): boolean {
-  return watcher !== undefined || generation !== "";
-}
 
 /** Calls `watch` with every node that is asked for from now on; undefined ends that. */
 export function watchNodes(watch: typeof watcher): void {
@@ -180,8 +153,26 @@ export function makeFor(node: Node | undefined, backward = false): void {
   if (watcher !== undefined) purpose = node === undefined ? callersOwn : { node, backward };
 }
 
-/** The node of these parts, which is an existing one where there is one. Callers check the parts: see build.ts. */
-export function intern(
+/** While equal nodes are merged: those that there are, by their parts. */
+let merging: Map<string, Node> | undefined;
+
+/**
+ * Runs `body`, in which every node that is made is the one that was made in it of equal parts before, if there is one; inside
+ * another call, that one's `body` counts. What was made outside is not looked for, and what is made inside is not counted
+ * among the readers of storages: it is for rewriting, and no tensor shows it.
+ */
+export function mergingEqual<T>(body: () => T): T {
+  if (merging !== undefined) return body();
+  merging = new Map();
+  try {
+    return body();
+  } finally {
+    merging = undefined;
+  }
+}
+
+/** A node of these parts. Callers check them: see build.ts. */
+export function makeNode(
   op: Op,
   src: readonly Node[],
   attrs: OpAttributes[StructuralName] | Record<never, never>,
@@ -189,46 +180,34 @@ export function intern(
   dtype: DType,
   device: number | undefined,
 ): Node {
-  let key = src.length > 0 ? generation : "";
-  key += `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
-  for (const node of src) key += `${node.id},`;
-  key += attributesKey(attrs);
-  const known = table.get(key)?.deref();
-  if (known !== undefined) {
-    watcher?.(known, purpose);
-    return known;
+  if (merging !== undefined) {
+    const key = keyOf(op, src, attrs, shape, dtype, device);
+    let node = merging.get(key);
+    if (node === undefined) merging.set(key, node = make(op, src, attrs, shape, dtype, device));
+    watcher?.(node, purpose);
+    return node;
   }
-  const node = make(op, src, attrs, shape, dtype, device, key);
-  table.set(key, new WeakRef(node));
-  const storages: StorageToken[] = [];
+  const node = make(op, src, attrs, shape, dtype, device);
+  let storages: StorageToken[] | undefined;
   for (const source of src) {
-    if (source.op === "storage") {
-      source.attrs.storage.readers++;
-      storages.push(source.attrs.storage);
-    }
+    if (source.op !== "storage") continue;
+    source.attrs.storage.readers++;
+    (storages ??= []).push(source.attrs.storage);
   }
-  collected.register(node, { key, storages }, node);
+  if (storages !== undefined) collected.register(node, storages, node);
   watcher?.(node, purpose);
   return node;
 }
 
-/** A leaf of data. There is one for each storage that is made: an equal one is not looked for. */
+/** A leaf of data. There is one for each storage that is made. */
 export function leaf(storage: StorageToken, shape: Shape, dtype: DType, device: number | undefined): NodeOf<"storage"> {
-  const node = make("storage", [], { storage }, shape, dtype, device, "") as NodeOf<"storage">;
+  const node = make("storage", [], { storage }, shape, dtype, device) as NodeOf<"storage">;
   watcher?.(node, purpose);
   return node;
 }
 
-function make(
-  op: Op,
-  src: readonly Node[],
-  attrs: Node["attrs"],
-  shape: Shape,
-  dtype: DType,
-  device: number | undefined,
-  key: string,
-): Node {
-  return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device, key }) as Node;
+function make(op: Op, src: readonly Node[], attrs: Node["attrs"], shape: Shape, dtype: DType, device: number | undefined): Node {
+  return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device }) as Node;
 }
 
 /** A list that nobody can change. */
@@ -239,8 +218,20 @@ function kept<T>(list: readonly T[]): readonly T[] {
 /** Does now what else happens when a node is collected, which nobody can reach any more. */
 export function release(node: Node): void {
   if (!collected.unregister(node)) return;
-  table.delete(node.key);
   for (const source of node.src) if (source.op === "storage") source.attrs.storage.readers--;
+}
+
+function keyOf(
+  op: Op,
+  src: readonly Node[],
+  attrs: object,
+  shape: Shape,
+  dtype: DType,
+  device: number | undefined,
+): string {
+  let key = `${op}|${dtype}|${shape.join()}|${device ?? ""}|`;
+  for (const node of src) key += `${node.id},`;
+  return key + attributesKey(attrs);
 }
 
 function attributesKey(attrs: object): string {

@@ -1,4 +1,5 @@
 /** Losses and metrics as numerators and denominators, so that the shards of a batch combine exactly. */
+import { areEqual } from "../compiler/equal.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
@@ -60,7 +61,7 @@ export class Loss {
   plus(other: Loss): Loss {
     const terms = [...this.terms];
     for (const term of other.terms) {
-      const at = terms.findIndex((known) => known.count === term.count || known.count.node === term.count.node);
+      const at = terms.findIndex((known) => areEqual(known.count.node, term.count.node));
       if (at === -1) terms.push(term);
       else terms[at] = merged(terms[at]!, term);
     }

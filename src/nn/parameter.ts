@@ -8,7 +8,6 @@ import { size } from "../graph/shape.ts";
 import { fromHost } from "../tensor/create.ts";
 import { storageOf, valueOf } from "../tensor/record.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { where } from "../tensor/where.ts";
 
 const roles = new WeakMap<Tensor, "parameter" | "buffer">();
 
@@ -45,14 +44,10 @@ function mark(tensor: Tensor, role: "parameter" | "buffer"): Tensor {
   return tensor;
 }
 
-/**
- * A tensor of the same value whose node is no other tensor's. Equal nodes are one node, so two biases of zeros would
- * else be the same variable, and each would get the gradient of both.
- */
+/** A tensor of the same value with no history. */
 function ownLeaf(value: Tensor): Tensor {
   const host = hostValue(value.node);
-  if (host !== undefined) return fromHost(host, value.shape, value.dtype, value.device);
-  return where(fromHost(Uint8Array.of(1), [], "bool"), value.detach(), value.dtype === "bool" ? false : 0);
+  return host === undefined ? value.detach() : fromHost(host, value.shape, value.dtype, value.device);
 }
 
 /** A copy of the value where the host has it already, or knows it as a constant. */

@@ -2,6 +2,7 @@
  * What the executor computes of a batch: a loss and metrics as sums and counts, packed so that a shard is
  * read once.
  */
+import { mergeEqual } from "../compiler/equal.ts";
 import { ArgumentError, DecompositionError } from "../errors.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
@@ -32,15 +33,16 @@ export interface Scored {
 /** A function of a batch (a tree of tensors) that knows nothing of shards. */
 export type Program = (batch: unknown) => Scored;
 
-/** Terms of a loss that share one denominator, added up; a gradient is kept for each such group. */
+/** Terms of a loss with equal denominators, added up; a gradient is kept for each such group. */
 export function groupsOf(loss: ShardLoss): Ratio[] {
   const groups = new Map<Node, { sum: Tensor; count: Tensor }>();
-  for (const { sum, count, weight } of loss.terms) {
+  const counts = mergeEqual(loss.terms.map(({ count }) => count.node), new Set());
+  loss.terms.forEach(({ sum, count, weight }, i) => {
     const part = weight === 1 ? sum : sum.mul(weight);
-    const group = groups.get(count.node);
-    if (group === undefined) groups.set(count.node, { sum: part, count });
+    const group = groups.get(counts[i]!);
+    if (group === undefined) groups.set(counts[i]!, { sum: part, count });
     else group.sum = group.sum.add(part);
-  }
+  });
   return [...groups.values()];
 }
 

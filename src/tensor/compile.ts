@@ -8,11 +8,11 @@ import { defaultDevice } from "../devices/default.ts";
 import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
-import { type Shape, size } from "../graph/shape.ts";
+import { sameShape, type Shape, size } from "../graph/shape.ts";
 import { refuseInTrace } from "./frame.ts";
 import { nextKey } from "./random.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
-import { requireConcrete, storageOf, valueOf } from "./record.ts";
+import { requireConcrete, sharedLeaf, storageOf, valueOf } from "./record.ts";
 import { mayOverwrite } from "./runtime.ts";
 import { allocate, Storage } from "./storage.ts";
 import { realizeNow, Tensor } from "./tensor.ts";
@@ -153,7 +153,8 @@ export class CompiledTrace {
     ];
     const inputOf = new Map(this.#inputs.map((node, index) => [node, index]));
     const rootOf = new Map<Node, number>();
-    const sourceOf = (node: Node): Source => {
+    const sourceOf = (of: Node): Source => {
+      const node = shown(of);
       const input = inputOf.get(node);
       if (input !== undefined) return { kind: "input", index: input };
       if (!rootOf.has(node)) rootOf.set(node, rootOf.size);
@@ -258,8 +259,15 @@ export class CompiledTrace {
         : storageOf(valueOf(overwritten.node)!).overwrite(device);
       return leafOf(storage, root.shape, root.dtype, id);
     });
-    const passed = given.map((tensor) => valueOf(tensor.node));
-    const pick = ({ kind, index }: Source): Node => kind === "root" ? values[index]! : passed[index]!;
+    const passed = given.map((tensor) => valueOf(tensor.node)!);
+    const taken = new Set<Node>();
+    // Every tensor is a variable of its own, also where several show one value.
+    const pick = ({ kind, index }: Source): Node => {
+      const leaf = (kind === "root" ? values : passed)[index]!;
+      if (kind === "input" || taken.has(leaf)) return sharedLeaf(leaf);
+      taken.add(leaf);
+      return leaf;
+    };
     const results = this.#results.map((source) => new Tensor(pick(source), true));
     const assigned = this.#assignments.map(({ source }) => pick(source));
     this.#assignments.forEach(({ target }, i) => (typeof target === "number" ? own[target]! : target).bind(assigned[i]!));
@@ -298,6 +306,13 @@ export class CompiledTrace {
     }
     this.#loaded.clear();
   }
+}
+
+/** The node of which another only is the same value. */
+function shown(node: Node): Node {
+  let x = node;
+  while (x.op === "stopGradient" || (x.op === "reshape" && sameShape(x.shape, x.src[0]!.shape))) x = x.src[0]!;
+  return x;
 }
 
 /** Throws TraceError when a graph reads a placeholder of another trace, or moves between devices. */

@@ -38,7 +38,7 @@ export function meet(op: string, operands: readonly NodeOperand[], dtype: DType 
 
 function spread(x: NodeOperand, shape: Shape, dtype: DType): Node {
   if (typeof x === "object") return build.broadcastTo(build.cast(x, dtype), shape);
-  return build.full(shape, Number(x), dtype);
+  return build.number(shape, Number(x), dtype);
 }
 
 /** An elementwise op on operands that meet, in a dtype that the op takes. Throws DTypeError, ShapeError. */

@@ -4,6 +4,7 @@ import * as build from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
+import { recordOf } from "./record.ts";
 
 /** A tensor, as a trace sees it. */
 export interface Handle {
@@ -47,8 +48,17 @@ export class Frame {
   /** What a tensor from outside is in this trace. */
   valueOf(handle: Handle): Node {
     let node = this.assignments.get(handle) ?? this.captures.get(handle);
-    if (node === undefined) this.captures.set(handle, node = build.input(handle.shape, handle.dtype));
+    if (node === undefined) {
+      this.captures.set(handle, node = build.input(handle.shape, handle.dtype));
+      recordOf(node).shown = true;
+    }
     return node;
+  }
+
+  /** A tensor from outside is this node from now on. */
+  assign(handle: Handle, node: Node): void {
+    this.assignments.set(handle, node);
+    recordOf(node).shown = true;
   }
 }
 

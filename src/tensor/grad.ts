@@ -15,6 +15,13 @@ function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[],
   return gradients(unrolled.outputs, unrolled.wanted, cotangents);
 }
 
+/** Tensors of nodes, each of which is a variable of its own: one cotangent may be that of several. */
+function siblings(nodes: readonly Node[]): Tensor[] {
+  const seen = new Set<Node>();
+  const repeated = new Set(nodes.filter((node) => seen.size === seen.add(node).size));
+  return nodes.map((node) => new Tensor(repeated.has(node) ? build.another(node) : node));
+}
+
 /**
  * The gradient of a scalar by every tensor of a tree, as a tree of the same form; zeros for those on which it does
  * not depend. The inputs may be any tensors that it was computed from, also by way of values that were read since.
@@ -29,7 +36,7 @@ function gradientTree(loss: Tensor, inputs: unknown): unknown {
   if (!isTensor(loss)) throw new ArgumentError("grad", { got: typeof loss, need: "a Tensor as loss (of a Loss, its mean)" });
   const flat = flattenTree("grad", inputs);
   const nodes = pullBack("grad", [loss.node], flat.leaves.map((leaf) => leaf.node));
-  return flat.rebuild(nodes.map((node) => new Tensor(node)));
+  return flat.rebuild(siblings(nodes));
 }
 
 /** A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. */
@@ -57,7 +64,7 @@ export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotange
   const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
   const cotangents = matching("vjp", "cotangent", cotangent, outputs.leaves);
   const nodes = pullBack("vjp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node), cotangents);
-  return [value, inputs.rebuild(nodes.map((node) => new Tensor(node)))];
+  return [value, inputs.rebuild(siblings(nodes))];
 }
 
 /**
@@ -79,7 +86,7 @@ export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangent
   const forward = back.length === 0
     ? dummies.map((node) => build.full(node.shape, 0, "f32"))
     : gradients(back, dummies, directions).map((node) => withoutDummies(node, dummies));
-  return [value, outputs.rebuild(forward.map((node, i) => new Tensor(build.cast(node, outputs.leaves[i]!.dtype))))];
+  return [value, outputs.rebuild(siblings(forward.map((node, i) => build.cast(node, outputs.leaves[i]!.dtype))))];
 }
 
 /** The nodes of a tree that has a tensor like each of `leaves`. */

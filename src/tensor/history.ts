@@ -7,7 +7,7 @@ import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, release, toposort } from "../graph/node.ts";
-import { type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
+import { type History, type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
 /**
@@ -34,11 +34,10 @@ export function settleHistory(leaf: Leaf): void {
   if (history?.origin === undefined || history.nodes >= 0) return;
   const { own, nodes, bytes, lost } = measure(history.origin);
   if (nodes > historyLimits.nodes || bytes > historyLimits.bytes) {
-    lost.add(new WeakSet(everythingBefore(history.origin.src)));
-    record.history = { ...history, origin: undefined, nodes: 0, bytes: 0, lost: [...lost] };
+    record.history = { ...history, origin: undefined, nodes: 0, bytes: 0, lost: [...lost, ...heldBefore(history.origin)] };
     return;
   }
-  record.history = { ...history, nodes, bytes };
+  record.history = { ...history, nodes, bytes, lost };
   const reference = new WeakRef(leaf);
   remembered.add(reference);
   for (const source of history.origin.src) if (source.op === "storage") recordOf(source).heir = reference;
@@ -75,16 +74,27 @@ function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
 /** Whether a tensor may show `node` or something behind it. Looks no further than constants. */
 function leadsToTensor(node: Node): boolean {
   let x = node;
-  while (x.src.length === 1 && recordOf(x).handles.count === 0) x = x.src[0]!;
-  return x.src.length > 0 || recordOf(x).handles.count > 0 || originOf(x) !== undefined;
+  while (x.src.length === 1 && !isHeld(x)) x = x.src[0]!;
+  return x.src.length > 0 || isHeld(x) || originOf(x) !== undefined;
+}
+
+/** Whether a tensor shows `node`, or the leaf of its value. */
+function isHeld(node: Node): boolean {
+  const { handles, leaf } = recordOf(node);
+  return handles.count > 0 || (leaf !== undefined && recordOf(leaf).handles.count > 0);
+}
+
+/** What a tensor shows of all that `origin` was computed from. */
+function heldBefore(origin: Node): WeakRef<Node>[] {
+  return everythingBefore(origin.src).filter(isHeld).map((node) => new WeakRef(node));
 }
 
 /** What `origin` keeps alive: the nodes behind it up to leaves, and the longest of the histories of those. */
-function measure(origin: Node): { own: number; nodes: number; bytes: number; lost: Set<WeakSet<Node>> } {
+function measure(origin: Node): { own: number; nodes: number; bytes: number; lost: History["lost"] } {
   const order = toposort([origin]);
   let bytes = 0;
   const older = { nodes: 0, bytes: 0 };
-  const lost = new Set<WeakSet<Node>>();
+  const lists = new Set<History["lost"]>();
   for (const node of order) {
     const value = valueOf(node);
     if (value !== undefined) bytes += storageOf(value).bytes;
@@ -92,9 +102,21 @@ function measure(origin: Node): { own: number; nodes: number; bytes: number; los
     if (history === undefined) continue;
     older.nodes = Math.max(older.nodes, history.nodes);
     older.bytes = Math.max(older.bytes, history.bytes);
-    for (const set of history.lost) lost.add(set);
+    if (history.lost.length > 0) lists.add(history.lost);
   }
-  return { own: order.length, nodes: order.length + older.nodes, bytes: bytes + older.bytes, lost };
+  return { own: order.length, nodes: order.length + older.nodes, bytes: bytes + older.bytes, lost: joined([...lists]) };
+}
+
+/** Lists of what was lost as one, without what no tensor shows any more. */
+function joined(lists: readonly History["lost"][]): History["lost"] {
+  const known = new Set<Node>();
+  const lost = lists.flat().filter((reference) => {
+    const node = reference.deref();
+    if (node === undefined || known.has(node) || !isHeld(node)) return false;
+    known.add(node);
+    return true;
+  });
+  return lists.length === 1 && lost.length === lists[0]!.length ? lists[0]! : lost;
 }
 
 const worthPruning = 1000;
@@ -129,7 +151,7 @@ function prune(): void {
     } else if (origin !== undefined) {
       record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
     }
-    if (record.handles.count > 0) useful.add(node);
+    if (isHeld(node)) useful.add(node);
   }
   counted = 0;
   remaining = useful.size;
@@ -239,8 +261,10 @@ function viewed(node: Node): Node {
 function refuseLost(op: string, node: Node, wanted: readonly Node[]): void {
   const lost = node.op === "storage" ? knownRecord(node)?.history?.lost ?? [] : [];
   if (lost.length === 0) return;
-  const isLost = (goal: Node | undefined) => goal !== undefined && lost.some((set) => set.has(goal));
-  if (!wanted.some((goal) => isLost(goal) || isLost(valueOf(goal)) || isLost(originOf(goal)))) return;
+  const gone = new Set(lost.map((reference) => reference.deref()));
+  const isLost = (goal: Node | undefined) => goal !== undefined && gone.has(goal);
+  const wasLost = (goal: Node) => isLost(goal) || isLost(valueOf(goal)) || isLost(originOf(goal));
+  if (!wanted.some((goal) => wasLost(goal) || wasLost(viewed(goal)))) return;
   throw new GradientError(op, {
     got: `a way to an input through the history of a computed tensor, which was dropped beyond ${historyLimits.nodes} nodes ` +
       `or ${historyLimits.bytes} bytes`,

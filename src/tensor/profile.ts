@@ -4,7 +4,6 @@ import type { Device, DeviceStats } from "../devices/device.ts";
 import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../devices/profile.ts";
 import { openDevices } from "../devices/registry.ts";
 import { ArgumentError } from "../errors.ts";
-import { setGeneration } from "../graph/node.ts";
 import { refuseInTrace } from "./frame.ts";
 import { isTensor, realize, type Tensor } from "./tensor.ts";
 
@@ -120,8 +119,6 @@ export class Profile implements Work {
   }
 }
 
-let nextGeneration = 1;
-
 /**
  * Runs a function of tensors, synchronous or not, and times every kernel that any device runs meanwhile; tensors that it
  * returns, alone or in arrays and records, are computed. Every run computes anew, also what an earlier one has computed.
@@ -165,14 +162,9 @@ export async function profile(fn: () => unknown, options: ProfileOptions = {}): 
   });
 }
 
-/** One run, in which no node is one of an earlier run. */
+/** One run. What it makes is its own: nothing of an earlier run is found again. */
 async function once(fn: () => unknown): Promise<void> {
-  setGeneration(`profile ${nextGeneration++}|`);
-  try {
-    await realize(...tensorsIn(await fn()));
-  } finally {
-    setGeneration("");
-  }
+  await realize(...tensorsIn(await fn()));
 }
 
 function tensorsIn(value: unknown): Tensor[] {

@@ -63,7 +63,7 @@ export async function deviceFor(node: Node): Promise<Device> {
 
 /** A leaf for data, as the value of `node`. */
 export function leafFor(node: Node, storage: Storage): Leaf {
-  return leafOf(storage, node.shape, node.dtype, node.device) as Leaf;
+  return leafOf(storage, node.shape, node.dtype, node.device);
 }
 
 /**

@@ -1,6 +1,6 @@
 /** What is known of a node besides its parts: its value once there is one, its age, and who holds it. */
 import { TraceError } from "../errors.ts";
-import { type Node, type NodeOf, toposort } from "../graph/node.ts";
+import { leaf as leafOf, type Node, type NodeOf, toposort } from "../graph/node.ts";
 import { Storage } from "./storage.ts";
 
 /** The leaf of data that exists. */
@@ -13,6 +13,8 @@ export interface HandleCount {
 
 export interface NodeRecord {
   readonly handles: HandleCount;
+  /** Whether it was a tensor's node, of a tensor that may be gone: another one gets a node of its own. */
+  shown: boolean;
   /** Nodes reachable through sources, counted once for each way: an upper bound. */
   length: number;
   /** Whether a node was made from this one, for a tensor. */
@@ -37,8 +39,8 @@ export interface History {
   /** Nodes and bytes that `origin` keeps alive; -1 until they are counted. */
   readonly nodes: number;
   readonly bytes: number;
-  /** Where the history was cut for its length: what it led to. */
-  readonly lost: readonly WeakSet<Node>[];
+  /** What tensors show of all to which the history led before it was cut for its length, here or further back. */
+  readonly lost: readonly WeakRef<Node>[];
 }
 
 const records = new WeakMap<Node, NodeRecord>();
@@ -76,6 +78,7 @@ function enter(node: Node): NodeRecord {
   }
   const record: NodeRecord = {
     handles: { count: 0 },
+    shown: false,
     length: Math.min(length, longest),
     consumed: false,
     symbolic,
@@ -99,6 +102,11 @@ export function storageOf(leaf: Leaf): Storage {
   const { storage } = leaf.attrs;
   if (!(storage instanceof Storage)) throw new TypeError("a storage node of another library");
   return storage;
+}
+
+/** A leaf of its own for the data of another, with no history. */
+export function sharedLeaf(leaf: Leaf): Leaf {
+  return leafOf(storageOf(leaf).share(), leaf.shape, leaf.dtype, leaf.device);
 }
 
 /** Nodes that must be computed for `roots`, sources first, and the nodes with values that they start from. */

@@ -20,7 +20,7 @@ import { nested, type NestedArray, show } from "./nested.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { compute, computeAtOnce, exclusively, locate, mayRunAtOnce, readNode } from "./realize.ts";
-import { type HandleCount, recordOf, requireConcrete, valueOf } from "./record.ts";
+import { type HandleCount, recordOf, requireConcrete, sharedLeaf, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
 import { windows, type WindowsOptions } from "./windows.ts";
 
@@ -48,6 +48,13 @@ export interface AttentionOptions {
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, ReduceOptions, WindowsOptions };
 type ReduceOptions = r.ReduceOptions;
 
+/** The tensor of which another one shows a part, and the nodes of that part, by what stands for the tensor's value. */
+interface Alias {
+  readonly base: Tensor;
+  readonly offset: number;
+  readonly parts: WeakMap<object, WeakRef<Node>>;
+}
+
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
 
 /**
@@ -62,16 +69,23 @@ export class Tensor implements Pending {
   #node: Node;
   #frame: Frame | undefined;
   #handles: HandleCount;
-  #alias: { readonly base: Tensor; readonly offset: number } | undefined;
+  #alias: Alias | undefined;
   #disposed = false;
+  /** Stands for the value: another one with every value that the handle is made to show. */
+  #version: object = {};
 
-  /** @internal A handle on a node. With `outside` it belongs to no trace, even when made inside one. */
-  constructor(node: Node, outside = false) {
+  /**
+   * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
+   * a variable. With `outside` it is on that node in any case, and belongs to no trace, even when made inside one.
+   */
+  constructor(given: Node, outside = false) {
+    const node = outside || !recordOf(given).shown ? given : build.another(given);
     this.shape = node.shape;
     this.dtype = node.dtype;
     this.#node = node;
     this.#frame = outside ? undefined : currentFrame();
     const record = recordOf(node);
+    record.shown = true;
     this.#handles = record.handles;
     this.#handles.count++;
     dropped.register(this, this.#handles, this);
@@ -104,19 +118,30 @@ export class Tensor implements Pending {
     if (this.#disposed) {
       throw new ArgumentError("tensor", { got: "a tensor that was disposed of", need: "a tensor in use" });
     }
-    if (this.#alias !== undefined) {
-      const { base, offset } = this.#alias;
-      return build.reshape(build.slice(base.node, [offset], [this.size], [1]), this.shape);
-    }
+    if (this.#alias !== undefined) return this.#partOf(this.#alias);
     if (foreign && !recordOf(this.#node).symbolic) return frame.valueOf(this);
     // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input
     // gives.
     if (frame === undefined) this.settle();
     return this.#node;
   }
+  /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
+  #partOf({ base, offset, parts }: Alias): Node {
+    const whole = base.node;
+    const of = currentFrame() === undefined ? base.#version : whole;
+    // Weak, as it may be the last to keep alive what the base's value was computed from.
+    let part = parts.get(of)?.deref();
+    if (part === undefined) {
+      part = build.reshape(build.slice(whole, [offset], [this.size], [1]), this.shape);
+      if (part === whole) part = build.another(whole);
+      recordOf(part).shown = true;
+      parts.set(of, new WeakRef(part));
+    }
+    return part;
+  }
   /** The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
-    return this.#alias;
+    return this.#alias && { base: this.#alias.base, offset: this.#alias.offset };
   }
   /** @internal Whether the value is still to be computed. */
   get isPending(): boolean {
@@ -398,12 +423,11 @@ export class Tensor implements Pending {
     if (node.dtype !== this.dtype) throw new DTypeError("assign", { got: node.dtype, need: this.dtype });
     const frame = currentFrame();
     if (frame !== undefined && this.#frame !== frame) {
-      frame.assignments.set(this, node);
+      frame.assign(this, build.stopGradient(node));
       return this;
     }
     if (frame === undefined) requireConcrete("assign", node);
-    const plain = node.op === "storage" && recordOf(node).history === undefined;
-    this.bind(plain ? node : build.stopGradient(node));
+    this.bind(node.op === "storage" ? sharedLeaf(node) : build.stopGradient(node));
     if (frame === undefined && this.isPending) backlog.assigned(this);
     return this;
   }
@@ -418,15 +442,22 @@ export class Tensor implements Pending {
       });
     }
     this.#release();
-    this.#alias = { base, offset };
+    this.#alias = { base, offset, parts: new WeakMap() };
   }
 
-  /** @internal The handle shows another node. */
+  /** @internal The handle shows another value. */
   bind(node: Node): void {
+    this.#version = {};
+    this.#show(node);
+  }
+
+  #show(node: Node): void {
     if (this.#alias === undefined) this.#release();
     this.#alias = undefined;
     this.#node = node;
-    this.#handles = recordOf(node).handles;
+    const record = recordOf(node);
+    record.shown = true;
+    this.#handles = record.handles;
     this.#handles.count++;
     dropped.register(this, this.#handles, this);
   }
@@ -447,7 +478,7 @@ export class Tensor implements Pending {
     const leaf = valueOf(this.#node);
     if (leaf === undefined || leaf === this.#node) return;
     settleHistory(leaf);
-    this.bind(leaf);
+    this.#show(leaf);
   }
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
