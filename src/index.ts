@@ -11,11 +11,11 @@ export {
   type NestedArray,
   type Operand,
   type PoolOptions,
-  realize,
   type ReduceOptions,
   Tensor,
   type WindowsOptions,
 } from "./tensor/tensor.ts";
+export { realize } from "./tensor/evaluate.ts";
 export type { Padding, PerAxis } from "./tensor/windows.ts";
 export {
   arange,

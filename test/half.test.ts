@@ -15,7 +15,8 @@ import { size } from "../src/graph/shape.ts";
 import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 import { arange, concat, full, ones, stack, tensor, where } from "../src/index.ts";
 import { explain } from "../src/tensor/explain.ts";
-import { realize, type Tensor } from "../src/tensor/tensor.ts";
+import { realize } from "../src/tensor/evaluate.ts";
+import type { Tensor } from "../src/tensor/tensor.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevice, testKinds } from "./harness.ts";
 

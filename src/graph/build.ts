@@ -380,7 +380,11 @@ export function copy(x: Node, device: number): Node {
 
 /** `node` with other sources of the same shapes and dtypes. */
 export function withSources(node: Node, src: readonly Node[]): Node {
-  if (src.every((source, i) => source === node.src[i])) return node;
+  return src.every((source, i) => source === node.src[i]) ? node : madeAgain(node, src);
+}
+
+/** Another node like `node`, of other sources of the same shapes and dtypes. */
+export function madeAgain(node: Node, src: readonly Node[]): Node {
   const device = node.op === "copy" ? node.device : node.op === "after" ? src[0]!.device : deviceOf(node.op, src);
   return makeNode(node.op, src, node.attrs, node.shape, node.dtype, device);
 }

@@ -9,13 +9,14 @@ import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { sameShape, type Shape, size } from "../graph/shape.ts";
+import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 import { nextKey } from "./random.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
 import { requireConcrete, sharedLeaf, storageOf, valueOf } from "./record.ts";
 import { mayOverwrite } from "./runtime.ts";
 import { allocate, Storage } from "./storage.ts";
-import { realizeNow, Tensor } from "./tensor.ts";
+import { Tensor } from "./tensor.ts";
 import { placeholder, refusePromise, trace } from "./trace.ts";
 import { type FlatTree, flattenTree } from "./tree.ts";
 

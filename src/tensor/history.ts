@@ -7,7 +7,7 @@ import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, release, toposort } from "../graph/node.ts";
-import { type History, type Leaf, knownRecord, recordOf, storageOf, valueOf } from "./record.ts";
+import { type Leaf, knownRecord, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
 /**
@@ -22,7 +22,7 @@ export const historyLimits = { nodes: 5000, bytes: 256 * 2 ** 20 };
  */
 export function remember(leaf: Leaf, origin: Node): void {
   const flows = origin.op !== "stopGradient" && isFloat(origin.dtype) && origin.src.length > 0;
-  recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: [] };
+  recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: undefined };
 }
 
 /**
@@ -32,17 +32,30 @@ export function settleHistory(leaf: Leaf): void {
   const record = recordOf(leaf);
   const { history } = record;
   if (history?.origin === undefined || history.nodes >= 0) return;
-  const { own, nodes, bytes, lost } = measure(history.origin);
-  if (nodes > historyLimits.nodes || bytes > historyLimits.bytes) {
-    record.history = { ...history, origin: undefined, nodes: 0, bytes: 0, lost: [...lost, ...heldBefore(history.origin)] };
-    return;
+  let { own, nodes, bytes } = measure(history.origin);
+  if (isLong({ nodes, bytes })) {
+    // What came about before the values that it was computed from goes first.
+    for (const node of toposort([history.origin])) if (originOf(node) !== undefined) cut(node as Leaf);
+    ({ own, nodes, bytes } = measure(history.origin));
   }
-  record.history = { ...history, nodes, bytes, lost };
+  record.history = { ...history, nodes, bytes };
+  if (isLong({ nodes, bytes })) return cut(leaf);
   const reference = new WeakRef(leaf);
   remembered.add(reference);
   for (const source of history.origin.src) if (source.op === "storage") recordOf(source).heir = reference;
   counted += own;
   if (counted > Math.max(worthPruning, remaining)) prune();
+}
+
+function isLong({ nodes, bytes }: { readonly nodes: number; readonly bytes: number }): boolean {
+  return nodes > historyLimits.nodes || bytes > historyLimits.bytes;
+}
+
+/** Forgets how the value of `leaf` came about, but not what cannot be differentiated by any more. */
+function cut(leaf: Leaf): void {
+  const record = recordOf(leaf);
+  const { origin } = record.history!;
+  record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0, lost: lostWith(origin!) };
 }
 
 /**
@@ -84,17 +97,24 @@ function isHeld(node: Node): boolean {
   return handles.count > 0 || (leaf !== undefined && recordOf(leaf).handles.count > 0);
 }
 
-/** What a tensor shows of all that `origin` was computed from. */
-function heldBefore(origin: Node): WeakRef<Node>[] {
-  return everythingBefore(origin.src).filter(isHeld).map((node) => new WeakRef(node));
+/** What tensors show of all that `origin` was computed from, also of what was forgotten before. */
+function lostWith(origin: Node): Lost {
+  const nodes = new Set<Node>();
+  for (const node of everythingBefore(origin.src)) {
+    if (isHeld(node)) nodes.add(node);
+    for (const reference of knownRecord(node)?.history?.lost?.references ?? []) {
+      const older = reference.deref();
+      if (older !== undefined && isHeld(older)) nodes.add(older);
+    }
+  }
+  return { nodes: new WeakSet(nodes), references: [...nodes].map((node) => new WeakRef(node)) };
 }
 
 /** What `origin` keeps alive: the nodes behind it up to leaves, and the longest of the histories of those. */
-function measure(origin: Node): { own: number; nodes: number; bytes: number; lost: History["lost"] } {
+function measure(origin: Node): { own: number; nodes: number; bytes: number } {
   const order = toposort([origin]);
   let bytes = 0;
   const older = { nodes: 0, bytes: 0 };
-  const lists = new Set<History["lost"]>();
   for (const node of order) {
     const value = valueOf(node);
     if (value !== undefined) bytes += storageOf(value).bytes;
@@ -102,21 +122,8 @@ function measure(origin: Node): { own: number; nodes: number; bytes: number; los
     if (history === undefined) continue;
     older.nodes = Math.max(older.nodes, history.nodes);
     older.bytes = Math.max(older.bytes, history.bytes);
-    if (history.lost.length > 0) lists.add(history.lost);
   }
-  return { own: order.length, nodes: order.length + older.nodes, bytes: bytes + older.bytes, lost: joined([...lists]) };
-}
-
-/** Lists of what was lost as one, without what no tensor shows any more. */
-function joined(lists: readonly History["lost"][]): History["lost"] {
-  const known = new Set<Node>();
-  const lost = lists.flat().filter((reference) => {
-    const node = reference.deref();
-    if (node === undefined || known.has(node) || !isHeld(node)) return false;
-    known.add(node);
-    return true;
-  });
-  return lists.length === 1 && lost.length === lists[0]!.length ? lists[0]! : lost;
+  return { own: order.length, nodes: order.length + older.nodes, bytes: bytes + older.bytes };
 }
 
 const worthPruning = 1000;
@@ -137,12 +144,17 @@ function prune(): void {
     else remembered.delete(reference);
   }
   const useful = new Set<Node>();
+  /** What has something useful behind it, and is no leaf of which a tensor shows just that value. */
+  const leading = new Set<Node>();
   const order = everythingBefore(leaves);
   for (const node of order) {
     const record = recordOf(node);
     const origin = originOf(node);
-    const sources = origin === undefined ? node.src : [origin];
-    if (sources.some((source) => useful.has(source))) {
+    const leads = origin === undefined
+      ? node.src.some((source) => useful.has(source))
+      : leading.has(origin) || recordOf(origin).handles.count > 0;
+    if (leads) {
+      leading.add(node);
       useful.add(node);
       if (origin !== undefined) {
         const { nodes, bytes } = measure(origin);
@@ -259,10 +271,9 @@ function viewed(node: Node): Node {
 }
 
 function refuseLost(op: string, node: Node, wanted: readonly Node[]): void {
-  const lost = node.op === "storage" ? knownRecord(node)?.history?.lost ?? [] : [];
-  if (lost.length === 0) return;
-  const gone = new Set(lost.map((reference) => reference.deref()));
-  const isLost = (goal: Node | undefined) => goal !== undefined && gone.has(goal);
+  const lost = node.op === "storage" ? knownRecord(node)?.history?.lost?.nodes : undefined;
+  if (lost === undefined) return;
+  const isLost = (goal: Node | undefined) => goal !== undefined && lost.has(goal);
   const wasLost = (goal: Node) => isLost(goal) || isLost(valueOf(goal)) || isLost(originOf(goal));
   if (!wanted.some((goal) => wasLost(goal) || wasLost(viewed(goal)))) return;
   throw new GradientError(op, {

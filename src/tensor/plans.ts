@@ -1,7 +1,9 @@
 /** Compiled plans of eager graphs, found again by the structure of the graph. */
 import { planOf } from "../compiler/cache.ts";
+import type { CompileRequest } from "../compiler/compile.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
-import { input, reshape, slice, withSources } from "../graph/build.ts";
+import { PlanFamily } from "../devices/family.ts";
+import { input, madeAgain, reshape, slice } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type NodeOf, toposort } from "../graph/node.ts";
 import { toWords } from "../graph/words.ts";
@@ -143,24 +145,75 @@ function canonical(roots: readonly Node[], order: readonly Node[], isGiven: (nod
   return { key: parts.join(";"), given, constants };
 }
 
+/** The plan of the graph, made again of placeholders in place of what is given: what is kept of it holds no data. */
 async function load(device: Device, roots: readonly Node[], graph: Canonical, lifted: readonly boolean[]): Promise<Executable> {
-  const given = new Set(graph.given);
   const now = new Map<Node, Node>();
-  const inputs: Node[] = [];
+  const inputs = graph.given.map((node) => {
+    const placeholder = input(node.shape, node.dtype);
+    now.set(node, placeholder);
+    return placeholder;
+  });
   for (const [dtype, constants] of byDType(graph.constants, lifted)) {
     const packed = input([constants.length], dtype);
     inputs.push(packed);
     constants.forEach((node, i) => now.set(node, reshape(slice(packed, [i], [1], [1]), [])));
   }
   // A copy that is left here is of a value that may be on any device, this one too.
-  for (const node of toposort(roots, (node) => !given.has(node))) {
-    if (given.has(node) || now.has(node)) continue;
-    const sources = node.src.map((source) => now.get(source) ?? source);
-    const rebuilt = node.op === "copy" ? sources[0]! : withSources(node, sources);
-    if (rebuilt !== node) now.set(node, rebuilt);
+  for (const node of toposort(roots, (node) => !now.has(node))) {
+    if (now.has(node)) continue;
+    const sources = node.src.map((source) => now.get(source)!);
+    now.set(node, node.op === "copy" ? sources[0]! : madeAgain(node, sources));
   }
-  const request = { roots: roots.map((root) => now.get(root) ?? root), inputs: [...graph.given, ...inputs] };
-  return await device.load(planOf(request, device.target));
+  return await loadOfForm(device, { roots: roots.map((root) => now.get(root)!), inputs });
+}
+
+/** Graphs that differ in lengths only: from the second one on their kernels are made for any. */
+interface Form {
+  readonly family: PlanFamily;
+  readonly first: CompileRequest;
+}
+
+const forms = new WeakMap<Device, Map<string, Form>>();
+const mostForms = 256;
+
+async function loadOfForm(device: Device, request: CompileRequest): Promise<Executable> {
+  const { target } = device;
+  if (target.language === "js") return await device.load(planOf(request, target));
+  let known = forms.get(device);
+  if (known === undefined) forms.set(device, known = new Map());
+  const order = toposort(request.roots);
+  const key = formOf(request.roots, order);
+  let form = known.get(key);
+  const lengths = form && differing(order, toposort(form.first.roots));
+  if (form === undefined) {
+    for (const oldest of known.keys()) {
+      if (known.size < mostForms) break;
+      known.delete(oldest);
+    }
+    known.set(key, form = { family: new PlanFamily(), first: request });
+  }
+  if (lengths === undefined) return await device.load(planOf(request, target), 1, form.family);
+  form.family.example ??= planOf(form.first, { ...target, varying: lengths.others }).programs;
+  return await device.load(planOf(request, { ...target, varying: lengths.own }), 1, form.family);
+}
+
+/** A graph without its lengths: equal for graphs of the same ops on the same axes. */
+function formOf(roots: readonly Node[], order: readonly Node[]): string {
+  const numbers = new Map(order.map((node, i) => [node, i]));
+  const parts = order.map((node) => {
+    const sources = node.src.map((source) => numbers.get(source)).join();
+    const axes = "axis" in node.attrs ? node.attrs.axis : "axes" in node.attrs ? node.attrs.axes.join() : "";
+    return `${node.op}|${node.dtype}|${node.shape.length}|${sources}|${axes}`;
+  });
+  return [...parts, roots.map((root) => numbers.get(root)).join()].join(";");
+}
+
+/** The lengths in which two graphs of one form differ; undefined where they do not. */
+function differing(own: readonly Node[], others: readonly Node[]): { own: number[]; others: number[] } | undefined {
+  const lengths = (of: readonly Node[], from: readonly Node[]) =>
+    [...new Set(of.flatMap(({ shape }, i) => shape.filter((length, axis) => length !== from[i]!.shape[axis])))];
+  const found = { own: lengths(own, others), others: lengths(others, own) };
+  return found.own.length > 0 ? found : undefined;
 }
 
 /** Lifted constants by dtype. */

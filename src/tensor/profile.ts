@@ -4,8 +4,9 @@ import type { Device, DeviceStats } from "../devices/device.ts";
 import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../devices/profile.ts";
 import { openDevices } from "../devices/registry.ts";
 import { ArgumentError } from "../errors.ts";
+import { realize } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
-import { isTensor, realize, type Tensor } from "./tensor.ts";
+import { isTensor, type Tensor } from "./tensor.ts";
 
 export interface ProfileOptions {
   /** How often the function is run and timed; 1 by default. Short kernels need many: clocks of GPUs have coarse steps. */

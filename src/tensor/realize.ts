@@ -10,7 +10,7 @@ import { size } from "../graph/shape.ts";
 import { nextTurn } from "../host/host.ts";
 import { remember } from "./history.ts";
 import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
-import { type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { type Chunk, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
 import { allocate, allocateAtOnce, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
@@ -42,9 +42,14 @@ export function exclusively<T>(work: () => Promise<T>): Promise<T> {
   return next;
 }
 
+/** Whether nothing was asked for that is not done. */
+export function isIdle(): boolean {
+  return underWay === 0;
+}
+
 /** Whether a call may do its work at once: nothing was asked for before it, and the event loop has had its turn. */
 export function mayRunAtOnce(): boolean {
-  return underWay === 0 && performance.now() - lastTurn <= longestStretch;
+  return isIdle() && performance.now() - lastTurn <= longestStretch;
 }
 
 /** The open device with an id that a node carries. Throws DeviceError when it was closed or lost. */
@@ -72,6 +77,41 @@ export function leafFor(node: Node, storage: Storage): Leaf {
  */
 export async function compute(roots: readonly Node[]): Promise<void> {
   for (const root of roots) requireConcrete("realize", root);
+  await fulfil(roots);
+  await computeAll(roots);
+}
+
+/** Leaves that stand for nodes from now on, and get their values when these are computed, together. */
+export function promise(nodes: readonly Node[]): Leaf[] {
+  const chunk: Chunk = { nodes };
+  return nodes.map((node) => {
+    const leaf = leafFor(node, Storage.promised(node.dtype, size(node.shape)));
+    recordOf(leaf).due = chunk;
+    recordOf(node).leaf = leaf;
+    remember(leaf, node);
+    return leaf;
+  });
+}
+
+/** Computes what is due behind `roots`, chunk by chunk, the oldest first. Also what failed before. */
+async function fulfil(roots: readonly Node[]): Promise<void> {
+  const chunksBehind = (nodes: readonly Node[]) => {
+    const leaves = pendingOrder(nodes).filter(isDue);
+    return [...new Set(leaves.map((leaf) => recordOf(leaf).due!))];
+  };
+  const stack = chunksBehind(roots);
+  for (let chunk = stack.at(-1); chunk !== undefined; chunk = stack.at(-1)) {
+    const before = chunksBehind(chunk.nodes);
+    if (before.length > 0) {
+      stack.push(...before);
+      continue;
+    }
+    await computeAll(chunk.nodes);
+    stack.pop();
+  }
+}
+
+async function computeAll(roots: readonly Node[]): Promise<void> {
   const order = pendingOrder(roots);
   const isCut = (node: Node): node is NodeOf<"copy"> =>
     node.op === "copy" && valueOf(node) === undefined && node.src[0]!.device !== undefined;
@@ -101,6 +141,7 @@ export function computeAtOnce(roots: readonly Node[]): boolean {
   let device: Device | undefined;
   for (const root of roots) {
     requireConcrete("realize", root);
+    if (isDue(root)) return false;
     if (valueOf(root) !== undefined || wanted.includes(root)) continue;
     const own = root.device === undefined ? knownDefaultDevice() : deviceById(root.device);
     if (own === undefined || own.isLost || (device !== undefined && own !== device)) return false;
@@ -123,10 +164,14 @@ async function transfer(copy: NodeOf<"copy">): Promise<void> {
 
 /** Makes `storage` the value of `node`. */
 function settle(node: Node, storage: Storage): void {
-  const leaf = leafFor(node, storage);
   const record = recordOf(node);
-  record.leaf = leaf;
-  remember(leaf, node);
+  if (record.leaf !== undefined && isDue(record.leaf)) {
+    storageOf(record.leaf).fulfil(storage);
+    recordOf(record.leaf).due = undefined;
+    return;
+  }
+  record.leaf = leafFor(node, storage);
+  remember(record.leaf, node);
 }
 
 /** Values of nodes that need no transfer. */
@@ -160,7 +205,7 @@ export function locate(node: Node): { storage: Storage; offset: number } | undef
   let offset = 0;
   for (;;) {
     const leaf = valueOf(x);
-    if (leaf !== undefined) return { storage: storageOf(leaf), offset };
+    if (leaf !== undefined) return isDue(leaf) ? undefined : { storage: storageOf(leaf), offset };
     if (x.op === "slice") {
       const from = x.src[0]!.shape;
       const whole = from.every((n, axis) => axis === 0 || n === x.shape[axis]) && from.length > 0;

@@ -15,12 +15,12 @@ export interface NodeRecord {
   readonly handles: HandleCount;
   /** Whether it was a tensor's node, of a tensor that may be gone: another one gets a node of its own. */
   shown: boolean;
-  /** Nodes reachable through sources, counted once for each way: an upper bound. */
-  length: number;
   /** Whether a node was made from this one, for a tensor. */
   consumed: boolean;
   /** Whether it depends on a placeholder, so that it has no value outside plans. */
   readonly symbolic: boolean;
+  /** Of a leaf whose value is still to be computed: with what it is. */
+  due: Chunk | undefined;
   /** Whether a plan computed it and did not keep it. */
   computed: boolean;
   /** Its value. */
@@ -31,6 +31,11 @@ export interface NodeRecord {
   heir: WeakRef<Leaf> | undefined;
 }
 
+/** Nodes that are computed together, although nobody may read them. */
+export interface Chunk {
+  readonly nodes: readonly Node[];
+}
+
 /** How the value of a leaf came about. */
 export interface History {
   /** The node, for differentiation through it; undefined where nothing flows through, or where the history was cut. */
@@ -39,12 +44,17 @@ export interface History {
   /** Nodes and bytes that `origin` keeps alive; -1 until they are counted. */
   readonly nodes: number;
   readonly bytes: number;
-  /** What tensors show of all to which the history led before it was cut for its length, here or further back. */
-  readonly lost: readonly WeakRef<Node>[];
+  /** To what it led before it was cut here for its length. */
+  readonly lost: Lost | undefined;
+}
+
+/** What tensors show of all that was behind a cut, here or further back: by these nobody can differentiate any more. */
+export interface Lost {
+  readonly nodes: WeakSet<Node>;
+  readonly references: readonly WeakRef<Node>[];
 }
 
 const records = new WeakMap<Node, NodeRecord>();
-const longest = 2 ** 40;
 
 /** The record of a node, made with those of its sources at the first call. */
 export function recordOf(node: Node): NodeRecord {
@@ -68,20 +78,18 @@ function enlist(root: Node): NodeRecord {
 function enter(node: Node): NodeRecord {
   const known = records.get(node);
   if (known !== undefined) return known;
-  let length = node.src.length === 0 ? 0 : 1;
   let symbolic = node.op === "input";
   for (const source of node.src) {
     const record = records.get(source)!;
     record.consumed = true;
-    length += record.length;
     symbolic ||= record.symbolic;
   }
   const record: NodeRecord = {
     handles: { count: 0 },
     shown: false,
-    length: Math.min(length, longest),
     consumed: false,
     symbolic,
+    due: undefined,
     computed: false,
     leaf: undefined,
     history: undefined,
@@ -91,7 +99,12 @@ function enter(node: Node): NodeRecord {
   return record;
 }
 
-/** The leaf that holds a node's value, where it exists. */
+/** Whether a node is a leaf whose value is still to be computed. */
+export function isDue(node: Node): boolean {
+  return node.op === "storage" && records.get(node)?.due !== undefined;
+}
+
+/** The leaf that holds a node's value, where it exists, or is due. */
 export function valueOf(node: Node): Leaf | undefined {
   if (node.op === "storage") return node;
   const leaf = records.get(node)?.leaf;

@@ -9,7 +9,8 @@ import { bytesOf } from "../graph/words.ts";
 import { compute, exclusively } from "./realize.ts";
 import { storageOf, valueOf } from "./record.ts";
 import { Storage } from "./storage.ts";
-import { realizeNow, Tensor } from "./tensor.ts";
+import { Tensor } from "./tensor.ts";
+import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 
 /**

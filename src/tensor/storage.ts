@@ -36,9 +36,23 @@ export class Storage implements StorageToken {
   readonly count: number;
   #memory: Memory | undefined;
 
-  private constructor(dtype: DType, count: number, memory: Memory) {
+  private constructor(dtype: DType, count: number, memory: Memory | undefined) {
     this.dtype = dtype;
     this.count = count;
+    this.#memory = memory;
+    if (memory !== undefined) collected.register(this, memory, this);
+  }
+
+  /** Of data that is still to be computed. */
+  static promised(dtype: DType, count: number): Storage {
+    return new Storage(dtype, count, undefined);
+  }
+
+  /** Takes over the data of another storage, as what was promised. */
+  fulfil(storage: Storage): void {
+    const memory = storage.#content("fulfil");
+    memory.owners++;
+    storage.free();
     this.#memory = memory;
     collected.register(this, memory, this);
   }

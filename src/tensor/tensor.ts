@@ -12,15 +12,16 @@ import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import * as e from "./elementwise.ts";
-import { currentFrame, type Frame, refuseInTrace } from "./frame.ts";
+import { currentFrame, type Frame } from "./frame.ts";
+import { readTensor, realize } from "./evaluate.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
 import { nested, type NestedArray, show } from "./nested.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
-import { compute, computeAtOnce, exclusively, locate, mayRunAtOnce, readNode } from "./realize.ts";
-import { type HandleCount, recordOf, requireConcrete, sharedLeaf, valueOf } from "./record.ts";
+import { locate } from "./realize.ts";
+import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
 import { windows, type WindowsOptions } from "./windows.ts";
 
@@ -89,7 +90,7 @@ export class Tensor implements Pending {
     this.#handles = record.handles;
     this.#handles.count++;
     dropped.register(this, this.#handles, this);
-    if (this.#frame === undefined) backlog.notice(this, node, record);
+    if (this.#frame === undefined) backlog.notice(this, node);
   }
 
   get rank(): number {
@@ -122,7 +123,10 @@ export class Tensor implements Pending {
     if (foreign && !recordOf(this.#node).symbolic) return frame.valueOf(this);
     // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input
     // gives.
-    if (frame === undefined) this.settle();
+    if (frame === undefined) {
+      backlog.using(this);
+      this.settle();
+    }
     return this.#node;
   }
   /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
@@ -145,7 +149,7 @@ export class Tensor implements Pending {
   }
   /** @internal Whether the value is still to be computed. */
   get isPending(): boolean {
-    return !this.#disposed && this.#alias === undefined && valueOf(this.#node) === undefined;
+    return !this.#disposed && this.#alias === undefined && (valueOf(this.#node) === undefined || isDue(this.#node));
   }
 
   // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
@@ -416,6 +420,7 @@ export class Tensor implements Pending {
    * it. Inside a trace the assignment happens when the compiled function runs. Throws ShapeError, DTypeError.
    */
   assign(value: Operand): this {
+    if (currentFrame() === undefined) backlog.assigning(this);
     const node = value instanceof Tensor ? value.node : build.full(this.shape, Number(value), this.dtype);
     if (!sameShape(node.shape, this.shape)) {
       throw new ShapeError("assign", { got: formatShape(node.shape), need: formatShape(this.shape) });
@@ -427,7 +432,7 @@ export class Tensor implements Pending {
       return this;
     }
     if (frame === undefined) requireConcrete("assign", node);
-    this.bind(node.op === "storage" ? sharedLeaf(node) : build.stopGradient(node));
+    this.bind(node.op === "storage" && !isDue(node) ? sharedLeaf(node) : build.stopGradient(node));
     if (frame === undefined && this.isPending) backlog.assigned(this);
     return this;
   }
@@ -477,28 +482,19 @@ export class Tensor implements Pending {
     if (this.#disposed || this.#alias !== undefined) return;
     const leaf = valueOf(this.#node);
     if (leaf === undefined || leaf === this.#node) return;
+    this.promise(leaf);
+  }
+
+  /** @internal The handle shows the leaf of its node, which has its value now or will have it. */
+  promise(leaf: Leaf): void {
+    if (this.#disposed || this.#alias !== undefined) return;
     settleHistory(leaf);
     this.#show(leaf);
   }
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
   data(): Promise<HostArray> {
-    refuseInTrace("data");
-    const { node } = this;
-    const found = locate(node);
-    if (found?.storage.host !== undefined) return readNode(node);
-    const known = () => locate(node) !== undefined;
-    return atOnce(() => {
-      if (!known() && !computeAtOnce([node])) return undefined;
-      this.settle();
-      return readNode(node);
-    }) ?? exclusively(async () => {
-      if (!known()) {
-        await computeWithAssigned([this], [node]);
-        this.settle();
-      }
-      return { values: readNode(node) };
-    }).then(({ values }) => values);
+    return readTensor(this);
   }
   /** The values as nested arrays; a scalar is a number, or a boolean. */
   array(): Promise<NestedArray> {
@@ -514,8 +510,7 @@ export class Tensor implements Pending {
    * when the event loop turns; `device.sync()` sends them at once.
    */
   realize(): Promise<this> {
-    refuseInTrace("realize");
-    return atOnce(() => settledAtOnce([this]) ? Promise.resolve(this) : undefined) ?? realize(this).then(() => this);
+    return realize(this).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -557,65 +552,6 @@ export class Tensor implements Pending {
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
-
-/**
- * Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a
- * trace.
- */
-export function realize(...tensors: readonly Tensor[]): Promise<void> {
-  refuseInTrace("realize");
-  return atOnce(() => settledAtOnce(tensors) ? Promise.resolve() : undefined) ?? exclusively(() => realizeNow(tensors));
-}
-
-/** @internal `realize`, to be called inside `exclusively`. */
-export async function realizeNow(tensors: readonly Tensor[]): Promise<void> {
-  const handles = tensors.map(holder);
-  await computeWithAssigned(handles, handles.map((handle) => handle.node));
-  for (const handle of handles) handle.settle();
-}
-
-/** `realizeNow` where that needs nothing to be waited for; else does nothing and returns false. */
-function settledAtOnce(tensors: readonly Tensor[]): boolean {
-  const handles = tensors.map(holder);
-  if (!computeAtOnce(handles.map((handle) => handle.node))) return false;
-  for (const handle of handles) handle.settle();
-  return true;
-}
-
-/** The tensor that has what `tensor` shows. */
-function holder(tensor: Tensor): Tensor {
-  return tensor.alias?.base ?? tensor;
-}
-
-/**
- * What `work` gives if it may be done now, before the call returns: nothing that was asked for earlier is under way, and
- * no assignment waits to be computed with it. Undefined where not, or where `work` says so; what it throws, the promise
- * rejects with.
- */
-function atOnce<T>(work: () => Promise<T> | undefined): Promise<T> | undefined {
-  if (!mayRunAtOnce() || backlog.hasAssigned) return undefined;
-  try {
-    return work();
-  } catch (error) {
-    return Promise.reject(error);
-  }
-}
-
-/**
- * Computes nodes, and with them whatever was assigned since: state is not computed again with everything that reads
- * it.
- */
-async function computeWithAssigned(handles: readonly Pending[], nodes: readonly Node[]): Promise<void> {
-  const assigned = backlog.takeAssigned().filter((handle) => !handles.includes(handle));
-  await compute([...nodes, ...assigned.map((handle) => handle.node)]);
-  for (const handle of assigned) handle.settle();
-}
-
-backlog.realizeAll = (handles) => exclusively(async () => {
-  const pending = handles.filter((handle) => handle.isPending);
-  await computeWithAssigned(pending, pending.map((handle) => handle.node));
-  for (const handle of pending) handle.settle();
-});
 
 /** An operand as the ops on nodes take it. Throws ArgumentError for anything but a tensor, a number or a boolean. */
 export function operand(op: string, x: Operand): e.NodeOperand {
