@@ -77,6 +77,7 @@ const domains: { readonly [op: string]: readonly (readonly [number, number])[] }
   sub: [[-2, 2], [-2, 2]],
   mul: [[-2, 2], [-2, 2]],
   div: [[-2, 2], [0.5, 2]],
+  frem: [[2.1, 2.9], [0.95, 1.01]],
   pow: [[0.4, 2], [-2, 3]],
   max: [[-1, 1], [1.1, 2]],
   min: [[-1, 1], [1.1, 2]],

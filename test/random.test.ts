@@ -165,3 +165,33 @@ test("arguments that make no sense are refused", () => {
   assert.throws(() => random.bernoulli([2], NaN), ArgumentError);
   assert.throws(() => random.integers([2], { high: 0 }), ArgumentError);
 });
+
+onEachDevice("uniforms are finite, not below low, and below high, for any bounds", async (device) => {
+  setDefaultDevice(device);
+  random.seed(7);
+  const bounds = [
+    [0, 1], [-1, 1], [-3e38, 3e38], [-3.4028234e38, 3.4028234e38], [0, 3.4028234e38], [1, 1 + 2 ** -23], [1, 1 + 2 ** -22], [16777215, 16777216],
+    [1e8, 1e8 + 16], [-1e8 - 8, -1e8], [0, 0.1], [0.1, 0.3], [-0.1, 0.1], [-0.3, -0.1], [1e-30, 3e-30], [-1e-3, 1e30], [100, 100.00002], [0, 1e-37], [-7, 0],
+  ] as const;
+  const drawn = bounds.map(([low, high]) => random.uniform([20000], { low, high }));
+  for (const [i, [low, high]] of bounds.entries()) {
+    const data = Array.from(await drawn[i]!.data());
+    const [least, most] = data.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity] as [number, number]);
+    assert.ok(least >= low && most < high, `${low} to ${high}: drew ${least} to ${most}`);
+    const mean = data.reduce((total, x) => total + x / data.length, 0);
+    // Where there are but two or three numbers to draw, they are not spread evenly.
+    if (high - low > 1e-6 * Math.abs(high)) assert.ok(Math.abs((mean - low) / (high - low) - 0.5) < 0.02 || high < 1e-30, `${low} to ${high}: mean ${mean}`);
+  }
+  // No f32 but `low` is, or none at all.
+  assert.deepEqual(await random.uniform([3], { low: 5, high: 5 }).array(), [5, 5, 5]);
+  assert.deepEqual(await random.uniform([3], { low: 1, high: 1 + 1e-12 }).array(), [1, 1, 1]);
+  const between = Number((await random.uniform([1], { low: 0.1, high: 0.1 + 1e-12 }).data())[0]);
+  assert.ok(between < 0.1 + 1e-12 && between > 0.0999999);
+  setDefaultDevice(undefined);
+});
+
+test("uniforms of bounds beyond f32 are refused", () => {
+  for (const bounds of [{ high: 1e39 }, { low: -1e39 }, { high: Infinity }, { low: NaN }, { low: 2, high: 1 }]) {
+    assert.throws(() => random.uniform([1], bounds), ArgumentError);
+  }
+});

@@ -8,7 +8,7 @@
  *    Where a NaN takes part, the cotangent may vanish.
  *  - sqrt at 0: 0, so that the gradient of a vector's norm at the zero vector is 0.
  *  - pow: d/dx of x^0 is 0, also at x = 0; d/dy of 0^y is 0.
- *  - atan2 at the origin: 0.
+ *  - atan2 at the origin: 0. Remainders where they jump: as beside it.
  *  - where: the operand not selected gets exactly 0, whatever its value.
  */
 import {
@@ -27,9 +27,11 @@ import {
 } from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
+import { powersOfTwo } from "../graph/powers.ts";
 import { attentionAdjoint, attentionGradientAdjoint } from "./attention.ts";
 import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
 import {
+  abs,
   add,
   and,
   cos,
@@ -39,9 +41,12 @@ import {
   exp,
   less,
   log,
+  max,
+  min,
   mul,
   neg,
   pow,
+  round,
   sign,
   sin,
   sinh,
@@ -97,20 +102,29 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   cos: [(g, _, x) => neg(mul(g, sin(x)))],
   // y = tan x: dx = g (1 + y²)
   tan: [(g, y) => mul(g, add(square(y), 1))],
-  // y = asin x: dx = g / √(1 - x²)
-  asin: [(g, _, x) => div(g, sqrt(sub(1, square(x))))],
+  // y = asin x: dx = g / √(1 - x²), as (1 - x)(1 + x), which near ±1 loses nothing
+  asin: [(g, _, x) => div(g, sqrt(mul(sub(1, x), add(x, 1))))],
   // y = acos x: dx = -g / √(1 - x²)
-  acos: [(g, _, x) => neg(div(g, sqrt(sub(1, square(x)))))],
-  // y = atan x: dx = g / (1 + x²)
-  atan: [(g, _, x) => div(g, add(square(x), 1))],
+  acos: [(g, _, x) => neg(div(g, sqrt(mul(sub(1, x), add(x, 1)))))],
+  // y = atan x: dx = g / (1 + x²); beyond 1, with u = 1/x, g u u / (1 + u²), as x² exceeds the range before g / x² is nothing
+  atan: [(g, _, x) => {
+    const outer = less(1, abs(x));
+    const u = where(outer, div(1, where(outer, x, 1)), x);
+    const inner = div(where(outer, mul(g, u), g), add(square(u), 1));
+    return where(outer, mul(inner, u), inner);
+  }],
   // y = sinh x: dx = g cosh x
   sinh: [(g, _, x) => mul(g, cosh(x))],
   // y = cosh x: dx = g sinh x
   cosh: [(g, _, x) => mul(g, sinh(x))],
   // y = tanh x: dx = g (1 - y²)
   tanh: [(g, y) => mul(g, sub(1, square(y)))],
-  // y = erf x: dx = g 2/√π exp(-x²)
-  erf: [(g, _, x) => mul(g, mul(exp(neg(square(x))), 2 / Math.sqrt(Math.PI)))],
+  // y = erf x: dx = g 2/√π exp(-x²), from 16 on 0; there x is not in it, as the next derivative would be 0·∞
+  erf: [(g, _, x) => {
+    const far = less(16, abs(x));
+    const density = mul(exp(neg(square(where(far, 0, x)))), 2 / Math.sqrt(Math.PI));
+    return mul(g, where(far, 0, density));
+  }],
   floor: "none",
   ceil: "none",
   trunc: "none",
@@ -130,6 +144,8 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   div: [(g, _, _a, b) => div(g, b), (g, y, _a, b) => neg(mul(div(g, b), y))],
   idiv: "none",
   irem: "none",
+  // y = a - b n with n = trunc(a / b): da = g, db = -g n. Whatever a / b rounds to, (a - y) / b is next to n.
+  frem: [(g) => g, (g, y, a, b) => neg(mul(g, round(div(sub(a, y), b))))],
   pow: [
     // y = aᵇ: da = g b aᵇ⁻¹. At a = b = 0 the exponent is 0 instead of -1, which gives 0·1 and not 0·∞.
     (g, _, a, b) => {
@@ -148,8 +164,8 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   min: [(g, _, a, b) => share(g, less(a, b), equal(a, b)), (g, _, a, b) => share(g, less(b, a), equal(a, b))],
   // y = atan2(a, b): da = g b / (a² + b²), db = -g a / (a² + b²)
   atan2: [
-    (g, _, a, b) => mul(g, div(b, squaredRadius(a, b))),
-    (g, _, a, b) => neg(mul(g, div(a, squaredRadius(a, b)))),
+    (g, _, a, b) => overSquaredRadius(g, b, a, b),
+    (g, _, a, b) => neg(overSquaredRadius(g, a, a, b)),
   ],
   and: "none",
   or: "none",
@@ -229,10 +245,16 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   copy: [(g, _, x) => x.device === undefined ? g : copy(g, x.device)],
 };
 
-/** a² + b², but 1 at the origin. */
-function squaredRadius(a: Node, b: Node): Node {
-  const radius = add(square(a), square(b));
-  return where(equal(radius, 0), 1, radius);
+/**
+ * g x / (a² + b²), where x is a or b; 0 at the origin. Computed of operands that are scaled to about 1: for any s it is
+ * g s (s x) / ((s a)² + (s b)²), so that no gradient need flow through s. Infinite ones count as 2^40, beside which all else
+ * is nothing.
+ */
+function overSquaredRadius(g: Node, x: Node, a: Node, b: Node): Node {
+  const { inverse } = powersOfTwo(max(abs(a), abs(b)));
+  const scaled = (n: Node) => max(min(mul(n, inverse), 2 ** 40), -(2 ** 40));
+  const radius = add(square(scaled(a)), square(scaled(b)));
+  return mul(mul(g, inverse), div(scaled(x), where(equal(radius, 0), 1, radius)));
 }
 
 // Parameters of type never make every rule fit one type, without a cast of the table.

@@ -255,11 +255,27 @@ class WgslRenderer extends Renderer {
         // Without a suffix: a lane is no number that shapes may differ in (see generic.ts).
         return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane})`;
       case "op": {
+        const vanishing = this.#vanishing(expr);
+        if (vanishing !== undefined) return vanishing;
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.wgslHelper !== undefined) this.#helpers.add(record.wgslHelper);
         return record.wgsl(expr.args.map((arg) => this.text(arg)), expr.args[expr.args.length - 1]!.dtype);
       }
     }
+  }
+
+  /** What drivers make 0 without a look at x: x * 0, x - x and 0 / x, which may be NaN, are told by x's bits. */
+  #vanishing({ op, args, dtype }: Expr & { readonly kind: "op" }): string | undefined {
+    if (dtype !== "f32" || args.length !== 2) return undefined;
+    const [a, b] = args as readonly [Expr, Expr];
+    const zero = (x: Expr) => x.kind === "constant" && x.value === 0;
+    const spelled = (helper: "nothing" | "zeroOver", name: string, x: Expr) => {
+      this.#helpers.add(helper);
+      return `${name}(${this.text(x)})`;
+    };
+    if (op === "mul" && (zero(a) || zero(b))) return spelled("nothing", "sw_nothing", zero(a) ? b : a);
+    if (op === "sub" && a === b) return spelled("nothing", "sw_nothing", a);
+    return op === "div" && zero(a) ? spelled("zeroOver", "sw_zero_over", b) : undefined;
   }
 
   /** The vector that holds an element of an array of vectors, loaded once for all four, and the element's place in it. */

@@ -47,28 +47,37 @@ function floatFunction(
 export type ElementwiseName =
   | "neg" | "abs" | "sign" | "sqrt" | "exp" | "expm1" | "log" | "log1p" | "sin" | "cos" | "tan" | "asin"
   | "acos" | "atan" | "sinh" | "cosh" | "tanh" | "erf" | "floor" | "ceil" | "trunc" | "round" | "relu"
-  | "not" | "bitNot" | "add" | "sub" | "mul" | "div" | "idiv" | "irem" | "pow" | "max" | "min" | "atan2"
+  | "not" | "bitNot" | "add" | "sub" | "mul" | "div" | "idiv" | "irem" | "frem" | "pow" | "max" | "min" | "atan2"
   | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "threefry";
 
 export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   neg: { arity: 1, takes: signed, gives: "same", f64: (x) => -x, js: (x) => `(-${x[0]})`, wgsl: (x) => `(-${x[0]})` },
   abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs") },
-  sign: { arity: 1, takes: signed, gives: "same", f64: Math.sign, js: call("Math.sign"), wgsl: call("sign") },
+  sign: {
+    arity: 1,
+    takes: signed,
+    gives: "same",
+    f64: Math.sign,
+    js: call("Math.sign"),
+    wgsl: (x, dtype) => dtype === "f32" ? `sw_sign(${x[0]})` : `sign(${x[0]})`,
+    wgslHelper: "sign",
+  },
   sqrt: { arity: 1, takes: float, gives: "same", f64: Math.sqrt, js: call("Math.sqrt"), wgsl: call("sqrt") },
   exp: floatFunction(Math.exp, "exp"),
   expm1: { ...floatFunction(Math.expm1, "expm1"), wgsl: call("sw_expm1"), wgslHelper: "expm1" },
-  log: floatFunction(Math.log, "log"),
+  log: { ...floatFunction(Math.log, "log"), wgsl: call("sw_log"), wgslHelper: "log" },
   log1p: { ...floatFunction(Math.log1p, "log1p"), wgsl: call("sw_log1p"), wgslHelper: "log1p" },
-  sin: floatFunction(Math.sin, "sin"),
-  cos: floatFunction(Math.cos, "cos"),
-  tan: floatFunction(Math.tan, "tan"),
+  // Large arguments are reduced by our own arithmetic: WGSL promises nothing beyond π, and drivers go wrong.
+  sin: { ...floatFunction(Math.sin, "sin"), wgsl: (x) => `sin(sw_turn(${x[0]}))`, wgslHelper: "turn" },
+  cos: { ...floatFunction(Math.cos, "cos"), wgsl: (x) => `cos(sw_turn(${x[0]}))`, wgslHelper: "turn" },
+  tan: { ...floatFunction(Math.tan, "tan"), wgsl: (x) => `tan(sw_turn(${x[0]}))`, wgslHelper: "turn" },
   // Drivers are off by up to 4e-4, so WGSL gets its own.
   asin: { ...floatFunction(Math.asin, "asin"), wgsl: call("sw_asin"), wgslHelper: "asin" },
   acos: { ...floatFunction(Math.acos, "acos"), wgsl: call("sw_acos"), wgslHelper: "acos" },
   atan: floatFunction(Math.atan, "atan"),
   // A difference of exponentials is nothing near 0.
   sinh: { ...floatFunction(Math.sinh, "sinh"), wgsl: call("sw_sinh"), wgslHelper: "sinh" },
-  cosh: floatFunction(Math.cosh, "cosh"),
+  cosh: { ...floatFunction(Math.cosh, "cosh"), wgsl: call("sw_cosh"), wgslHelper: "cosh" },
   // Drivers lose tanh's relative accuracy near 0 and return NaN far out, so WGSL gets its own.
   tanh: { ...floatFunction(Math.tanh, "tanh"), wgsl: call("sw_tanh"), wgslHelper: "tanh" },
   erf: {
@@ -131,6 +140,17 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => b === 0 ? 0 : a % b,
     js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} % ${x[1]})`,
     wgsl: (x, dtype) => `select(${x[0]} % select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
+  },
+  /** The exact remainder of a / b truncated, with the sign of the dividend, as C's fmod; NaN where b is 0 or a infinite. */
+  frem: {
+    arity: 2,
+    takes: float,
+    gives: "same",
+    f64: (a, b) => a % b,
+    js: infix("%"),
+    wgsl: call("sw_frem"),
+    wgslHelper: "frem",
+    heavy: true,
   },
   pow: {
     arity: 2,

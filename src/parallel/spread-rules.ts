@@ -48,6 +48,7 @@ const onPartial: {
   bitNot: "none",
   idiv: "none",
   irem: "none",
+  frem: "none",
   pow: "none",
   max: "none",
   min: "none",

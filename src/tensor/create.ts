@@ -2,7 +2,7 @@
 import type { Device } from "../devices/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { type DType, dtypes, type HostArray, isDType } from "../graph/dtype.ts";
+import { type DType, dtypes, holds, type HostArray, isDType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
@@ -113,20 +113,28 @@ export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
 }
 
 /**
- * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by
- * default i32 where start and step are whole, else f32.
+ * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by default f32
+ * where start or step is a fraction, else the first of i32, u32 and f32 that holds all numbers (f32 rounds them). Throws
+ * ArgumentError where a dtype of integers that is asked for does not hold them.
  */
 export function arange(end: number, options?: CreateOptions & { readonly start?: number; readonly step?: number }): Tensor {
   const { start = 0, step = 1 } = options ?? {};
   if (![start, end, step].every(Number.isFinite) || step === 0) {
     throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
   }
-  const whole = Number.isInteger(start) && Number.isInteger(step);
-  const dtype = requireDTypeName("arange", options?.dtype) ?? (whole ? "i32" : "f32");
-  if (dtype === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
-  if (dtype === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16");
   const count = Math.max(0, Math.ceil((end - start) / step));
+  const last = count === 0 ? start : start + (count - 1) * step;
+  const whole = Number.isInteger(start) && Number.isInteger(step);
+  const fits = (integer: DType) => count === 0 || (whole && holds(integer, start) && holds(integer, last));
+  const asked = requireDTypeName("arange", options?.dtype);
+  if (asked === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
+  if (asked === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16");
+  if ((asked === "i32" || asked === "u32") && !fits(asked)) {
+    throw new ArgumentError("arange", { got: `${start} to ${last} by ${step} as ${asked}`, need: `whole numbers from ${dtypes[asked].least} to ${dtypes[asked].most}` });
+  }
+  const dtype = asked ?? (!whole ? "f32" : fits("i32") ? "i32" : fits("u32") ? "u32" : "f32");
   const steps = build.iota(count, dtype);
+  // Integers wrap, so that a step backwards or beyond their range leads to where it should.
   const scaled = step === 1 ? steps : build.elementwise("mul", steps, build.full([count], step, dtype));
   const node = start === 0 ? scaled : build.elementwise("add", scaled, build.full([count], start, dtype));
   return placed("arange", node, options?.device);

@@ -2,7 +2,8 @@
  * Elementwise ops on nodes, with NumPy broadcasting and promotion.  Two tensors: bool < u32 < i32 < f16 < f32, the higher
  * dtype wins. A JS number or boolean takes the tensor's dtype where that holds its value (so `i32.add(1)` is i32),
  * else the tensor becomes f32 (`i32.add(0.5)` is f32). Where an op is arithmetic, a bool counts as an i32 and an f16 as an
- * f32. An op of floats (exp, div, pow) makes integers f32 first.
+ * f32. An op of floats (exp, div, pow) makes integers f32 first. How an integer compares with a number outside its dtype is
+ * decided exactly, and so are the larger and the smaller of an integer and a whole number: see bounds.ts.
  */
 import { ArgumentError, DTypeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
@@ -10,6 +11,7 @@ import { computed, type DType, holds, isFloat, promote } from "../graph/dtype.ts
 import type { Node } from "../graph/node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../graph/ops.ts";
 import { broadcastShapes, type Shape } from "../graph/shape.ts";
+import { isWithinAll, wholeComparison } from "./bounds.ts";
 
 /** An operand of an elementwise op. */
 export type NodeOperand = Node | number | boolean;
@@ -43,7 +45,20 @@ function spread(x: NodeOperand, shape: Shape, dtype: DType): Node {
 
 /** An elementwise op on operands that meet, in a dtype that the op takes. Throws DTypeError, ShapeError. */
 export function apply(op: ElementwiseName, ...operands: NodeOperand[]): Node {
-  return build.elementwise(op, ...meet(op, operands, legal(op, commonDType(operands))));
+  return exactly(op, operands) ?? build.elementwise(op, ...meet(op, operands, legal(op, commonDType(operands))));
+}
+
+/** What a comparison of integers with a number that they do not hold comes to, or the larger or smaller of the two. */
+function exactly(op: ElementwiseName, [a, b]: readonly NodeOperand[]): Node | undefined {
+  const [x, value, turned] = typeof b === "number" ? [a, b, false] : [b, a, true];
+  if (typeof x !== "object" || typeof value !== "number" || isFloat(x.dtype)) return undefined;
+  const dtype = computed(x.dtype);
+  if (dtype === "f32" || holds(dtype, value)) return undefined;
+  if (op === "max" || op === "min") return isWithinAll(op, value, dtype) ? build.cast(x, dtype) : undefined;
+  if (op !== "lt" && op !== "le" && op !== "eq" && op !== "ne") return undefined;
+  const comparison = wholeComparison(op, value, dtype, turned);
+  if (typeof comparison === "boolean") return build.full(x.shape, Number(comparison), "bool");
+  return apply(comparison.op, ...turned ? [comparison.value, x] : [x, comparison.value]);
 }
 
 /** The dtype in which `op` can take operands of `dtype`: bool may become i32, all others may become f32. */
@@ -77,36 +92,39 @@ export function truth(x: Node): Node {
   return build.cast(x, "bool");
 }
 
-/** The quotient rounded toward minus infinity, as Python's `//`. Integer division by 0 gives 0. */
+/**
+ * The quotient rounded toward minus infinity, as Python's `//`: the n of which a - n b is the remainder that `mod` gives, also
+ * where a / b rounds up to the next whole number. Integer division by 0 gives 0; of floats, a / 0 is what `div` makes of it.
+ */
 export function floorDiv(a: NodeOperand, b: NodeOperand): Node {
   const [x, y] = arithmetic("floorDiv", a, b);
-  if (x.dtype === "f32") return build.elementwise("floor", build.elementwise("div", x, y));
+  if (x.dtype === "f32") {
+    const remainder = build.elementwise("frem", x, y);
+    const truncated = build.elementwise("round", div(sub(x, remainder), y));
+    return where(equal(y, 0), div(x, y), sub(truncated, build.cast(signsDiffer(remainder, y), "f32")));
+  }
   const quotient = build.elementwise("idiv", x, y);
   if (x.dtype === "u32") return quotient;
-  return build.elementwise("sub", quotient, build.cast(signsDiffer(x, y), "i32"));
+  return build.elementwise("sub", quotient, build.cast(signsDiffer(build.elementwise("irem", x, y), y), "i32"));
 }
 
-/** The remainder with the sign of the divisor, as Python's `%`: a - floor(a / b) * b. An integer divisor 0 gives 0. */
+/**
+ * The remainder with the sign of the divisor, as Python's `%`: a - floor(a / b) * b, exactly. An integer divisor 0 gives 0, one
+ * of floats NaN, and so does an infinite a. Of floats it stays below a finite b in magnitude: -1e-10 mod 1 is the number next
+ * to 1. Where b is infinite it is a, or b where their signs differ.
+ */
 export function mod(a: NodeOperand, b: NodeOperand): Node {
   const [x, y] = arithmetic("mod", a, b);
-  if (x.dtype === "f32") {
-    const whole = build.elementwise("floor", build.elementwise("div", x, y));
-    return build.elementwise("sub", x, build.elementwise("mul", whole, y));
-  }
-  const remainder = build.elementwise("irem", x, y);
+  const remainder = build.elementwise(x.dtype === "f32" ? "frem" : "irem", x, y);
   if (x.dtype === "u32") return remainder;
-  return build.elementwise("where", signsDiffer(x, y), build.elementwise("add", remainder, y), remainder);
+  const raised = where(signsDiffer(remainder, y), add(remainder, y), remainder);
+  // What rounds to b is made the next number: b less half of its last place.
+  return x.dtype === "f32" ? mul(raised, where(equal(raised, y), 1 - 2 ** -24, 1)) : raised;
 }
 
-/** Where truncated division of i32 leaves a remainder whose sign is not the divisor's. */
-function signsDiffer(x: Node, y: Node): Node {
-  const remainder = build.elementwise("irem", x, y);
-  const negative = (n: Node) => build.elementwise("lt", n, like(n, 0));
-  return build.elementwise(
-    "and",
-    build.elementwise("ne", remainder, like(remainder, 0)),
-    build.elementwise("xor", negative(remainder), negative(y)),
-  );
+/** Where the remainder of truncated division is not 0 and its sign not that of the divisor. */
+function signsDiffer(remainder: Node, y: Node): Node {
+  return logical("and", notEqual(remainder, 0), logical("xor", less(remainder, 0), less(y, 0)));
 }
 
 function arithmetic(op: string, a: NodeOperand, b: NodeOperand): [Node, Node] {
@@ -115,11 +133,14 @@ function arithmetic(op: string, a: NodeOperand, b: NodeOperand): [Node, Node] {
   return [x!, y!];
 }
 
-/** Powers of a tensor by a small whole JS number are products, exact for integers; others are f32. */
+/**
+ * Powers of a tensor by a small whole JS number are products, exact for integers; others are f32. Negative ones are products of
+ * 1 / x, which like their gradients stay in range where x^n would not.
+ */
 export function pow(x: NodeOperand, exponent: NodeOperand): Node {
   if (typeof x === "object" && typeof exponent === "number" && Number.isInteger(exponent) && Math.abs(exponent) <= 8) {
     if (exponent >= 0) return wholePower(x, exponent);
-    return div(1, wholePower(build.cast(x, "f32"), -exponent));
+    return wholePower(div(1, build.cast(x, "f32")), -exponent);
   }
   return apply("pow", x, exponent);
 }
@@ -182,6 +203,12 @@ export function isNaN(x: Node): Node {
 export function isFinite(x: Node): Node {
   if (!isFloat(x.dtype)) return build.full(x.shape, 1, "bool");
   return less(magnitudeBits(x), build.full(x.shape, 0x7f800000, "u32"));
+}
+
+/** Infinite, told by the bits. */
+export function isInfinite(x: Node): Node {
+  if (!isFloat(x.dtype)) return build.full(x.shape, 0, "bool");
+  return equal(magnitudeBits(x), build.full(x.shape, 0x7f800000, "u32"));
 }
 
 function magnitudeBits(x: Node): Node {

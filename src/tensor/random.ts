@@ -98,7 +98,9 @@ function uniformOf(bits: Node): Node {
 
 /** Box and Muller (1958), from a uniform in (0, 1] and an angle. */
 function normalOf(key: Key, counters: Counters): Node {
-  const radius = apply("sqrt", mul(apply("log", sub(1, uniformOf(bitsOf(key, counters)))), -2));
+  // A driver's logarithm of 1 may be above 0, of which there is no root.
+  const logarithm = apply("min", apply("log", sub(1, uniformOf(bitsOf(key, counters)))), 0);
+  const radius = apply("sqrt", mul(logarithm, -2));
   const angle = mul(uniformOf(bitsOf(key, counters, 1)), 2 * Math.PI);
   return mul(radius, apply("cos", angle));
 }
@@ -114,7 +116,10 @@ export function bits(shape: Shape): Tensor {
   return new Tensor(bitsOf(drawKey(), counters));
 }
 
-/** f32 in [low, high), [0, 1) by default. */
+/**
+ * f32 in [low, high), [0, 1) by default, in steps of (high - low) / 2^24; where they are equal, or no f32 is between them, the
+ * one below. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
+ */
 export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor {
   const counters = drawShape("random.uniform", shape);
   return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), options));
@@ -122,11 +127,33 @@ export function uniform(shape: Shape, options: { readonly low?: number; readonly
 
 function scaled(unit: Node, options: { readonly low?: number; readonly high?: number }): Node {
   const { low = 0, high = 1 } = options;
-  if (!Number.isFinite(low) || !Number.isFinite(high) || low > high) {
-    throw new ArgumentError("random.uniform", { got: `low ${low}, high ${high}`, need: "finite numbers, low <= high" });
+  if (!Number.isFinite(Math.fround(low)) || !Number.isFinite(Math.fround(high)) || low > high) {
+    throw new ArgumentError("random.uniform", { got: `low ${low}, high ${high}`, need: "finite f32 numbers, low <= high" });
   }
-  const wide = high - low === 1 ? unit : mul(unit, high - low);
-  return low === 0 ? wide : add(wide, low);
+  // The first and the last f32 that may be drawn.
+  const last = below(high);
+  const first = Math.min(Math.fround(low) < low ? -below(-Math.fround(low)) : Math.fround(low), low === high ? Infinity : last);
+  const width = Math.fround(high - low);
+  const wide = width === 1 ? unit : mul(unit, width);
+  const drawn = Number.isFinite(width)
+    ? first === 0 ? wide : add(wide, first)
+    : add(mul(sub(1, unit), first), mul(unit, last)); // Of opposite signs, which takes 1 - unit: it is an f32.
+  if (low === high) return build.full(unit.shape, first, "f32");
+  // Rounding may reach `high`, by one step or in two.
+  const most = 1 - 2 ** -24;
+  const reaches = Math.max(Math.fround(Math.fround(most * width) + first), Math.fround(most * width + first));
+  return reaches <= last ? drawn : apply("min", drawn, last);
+}
+
+/** The largest f32 below a number. */
+function below(value: number): number {
+  const rounded = Math.fround(value);
+  if (rounded < value) return rounded;
+  if (rounded === 0) return -(2 ** -149);
+  const word = new DataView(new ArrayBuffer(4));
+  word.setFloat32(0, rounded);
+  word.setUint32(0, word.getUint32(0) + (rounded > 0 ? -1 : 1));
+  return word.getFloat32(0);
 }
 
 /** f32 of mean 0 and variance 1. */

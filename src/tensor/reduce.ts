@@ -8,7 +8,8 @@ import { computed } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, resolveAxes, resolveAxis, size, withOnes, withoutAxes } from "../graph/shape.ts";
 import type { ReductionName } from "../graph/ops.ts";
-import { add, apply, div, equal, isFinite, less, square, sub, truth, where } from "./elementwise.ts";
+import { powersOfTwo } from "../graph/powers.ts";
+import { add, apply, div, equal, isFinite, isInfinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
 
 export interface ReduceOptions {
   /** The axes that are reduced; all by default. Negative ones count from the end. */
@@ -41,7 +42,7 @@ function countOf(x: Node, axes: readonly number[]): number {
 
 /**
  * The mean of squared distances from the mean, in two passes: the one-pass formula cancels. `correction` is taken off
- * the count (1 gives the unbiased estimate of a sample); by default 0.
+ * the count (1 gives the unbiased estimate of a sample); by default 0. Infinite where the sum of the squares is.
  */
 export function variance(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
   const axes = resolveAxes("var", options.axis, x.shape.length);
@@ -56,17 +57,32 @@ function safeSqrt(x: Node): Node {
   return where(positive, apply("sqrt", where(positive, x, 1)), where(equal(x, 0), 0, x));
 }
 
-/** The square root of the variance; its gradient is 0 where it is 0. */
-export function standardDeviation(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
-  return safeSqrt(variance(x, options));
+/** Values whose squares are in f32's range, and the power of two, of the reduced shape, by which they were divided. */
+function scaled(op: string, x: Node, options: ReduceOptions): { values: Node; power: Node } {
+  const values = build.cast(x, "f32");
+  const axes = resolveAxes(op, options.axis, x.shape.length);
+  const { power, inverse } = powersOfTwo(reduce("amax", apply("abs", values), { axis: axes, keepDims: true }));
+  return {
+    values: mul(values, inverse),
+    power: options.keepDims === true ? power : build.reshape(power, withoutAxes(x.shape, axes)),
+  };
 }
 
-/** The Euclidean norm (2), the sum of magnitudes (1) or the largest magnitude (Infinity). The gradient at 0 is 0. */
+/** The square root of the variance, also where that is beyond f32; its gradient is 0 where it is 0. */
+export function standardDeviation(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
+  const { values, power } = scaled("std", x, options);
+  return mul(power, safeSqrt(variance(values, options)));
+}
+
+/**
+ * The Euclidean norm (2), the sum of magnitudes (1) or the largest magnitude (Infinity). The gradient at 0 is 0. Squares may
+ * be beyond f32: [3e20, 4e20] has norm 5e20, for which the largest element is looked for first.
+ */
 export function norm(x: Node, options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity | undefined }): Node {
-  const values = build.cast(x, "f32");
-  if (options.ord === 1) return sum(apply("abs", values), options);
-  if (options.ord === Infinity) return reduce("amax", apply("abs", values), options);
-  return safeSqrt(sum(square(values), options));
+  if (options.ord === 1) return sum(apply("abs", build.cast(x, "f32")), options);
+  if (options.ord === Infinity) return reduce("amax", apply("abs", build.cast(x, "f32")), options);
+  const { values, power } = scaled("norm", x, options);
+  return mul(power, safeSqrt(sum(square(values), options)));
 }
 
 /** Whether all, or any, elements are not 0. */
@@ -109,12 +125,19 @@ function shift(x: Node, axis: number | readonly number[] | undefined): Node {
   return where(isFinite(most), most, 0);
 }
 
-/** log(sum(exp(x))), with the largest element taken out so that no exponent is positive. */
+/**
+ * log(sum(exp(x))), with the largest element taken out so that no exponent is positive. A row whose largest element is infinite
+ * gives that, and no gradient: no finite change of an element changes it.
+ */
 export function logSumExp(x: Node, options: ReduceOptions): Node {
   const values = build.cast(x, "f32");
-  const most = shift(values, options.axis);
   const axes = resolveAxes("logSumExp", options.axis, x.shape.length);
-  const logs = add(apply("log", sum(apply("exp", sub(values, most)), { axis: axes, keepDims: true })), most);
+  const most = build.stopGradient(reduce("amax", values, { axis: axes, keepDims: true }));
+  const infinite = isInfinite(most);
+  // Infinite rows are not looked at: their gradient would be 0·∞.
+  const finite = where(infinite, 0, most);
+  const total = sum(apply("exp", sub(where(infinite, 0, values), finite)), { axis: axes, keepDims: true });
+  const logs = where(infinite, most, add(apply("log", total), finite));
   return options.keepDims === true ? logs : build.reshape(logs, withoutAxes(x.shape, axes));
 }
 
