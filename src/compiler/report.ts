@@ -4,6 +4,7 @@ import { numberedSource } from "../debug/listing.ts";
 import { debugLine } from "../debug/log.ts";
 import type { Node } from "../graph/node.ts";
 import { printGraph, toDot } from "../graph/print.ts";
+import { makeFolder } from "../host/files.ts";
 import { syncFiles } from "../host/host.ts";
 import type { Plan } from "./plan.ts";
 
@@ -29,7 +30,7 @@ export function report(given: readonly Node[], simplified: readonly Node[], plan
   const files = syncFiles();
   if (files === undefined) return;
   const folder = `${dump}/plan-${String(dumped++).padStart(4, "0")}`;
-  files.mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   files.writeFileSync(`${folder}/graph.dot`, toDot(given));
   files.writeFileSync(`${folder}/simplified.dot`, toDot(simplified));
   files.writeFileSync(`${folder}/plan.txt`, `${printPlan(plan)}\n`);

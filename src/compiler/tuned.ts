@@ -3,7 +3,8 @@
  * digest, so that processes may share them; a damaged one, or one of another generation, counts for nothing and is made
  * again.
  */
-import { digest, makePrivateFolder, syncFiles, writeFile } from "../host/host.ts";
+import { makePrivateFolder, replaceFile } from "../host/files.ts";
+import { digest, syncFiles } from "../host/host.ts";
 import { planFolder } from "./cache.ts";
 import { type ContractionSchedule, isSchedule } from "./schedules.ts";
 
@@ -57,8 +58,9 @@ async function addNow(adapter: string, { schedules, best }: TunedTable, before: 
   const path = pathFor(adapter);
   if (path === undefined) return table;
   const body = JSON.stringify(table);
-  await makePrivateFolder(path.slice(0, path.lastIndexOf("/")));
-  await writeFile(path, `${digest(body)}\n${body}`);
+  makePrivateFolder(path.slice(0, path.lastIndexOf("/")));
+  // Measured in minutes, not to be lost.
+  await replaceFile(path, `${digest(body)}\n${body}`, { durable: true });
   return table;
 }
 

@@ -1,4 +1,5 @@
-import { onExit, processId, syncFiles } from "../host/host.ts";
+import { makeFolder } from "../host/files.ts";
+import { onExit, paths, processId, stderrLine, syncFiles } from "../host/host.ts";
 import { flags } from "./flags.ts";
 
 /**
@@ -20,6 +21,8 @@ interface TraceEvent {
 const writtenAtOnce = 512;
 
 let file: string | undefined;
+/** Whether the file could not be written: what goes on is the program, not its trace. */
+let failed = false;
 let pending: string[] = [];
 const tracks = new Map<string, number>();
 
@@ -70,9 +73,20 @@ export function traced<T>(track: string, name: string, body: () => T): T {
 
 /** Writes what is still in memory; happens by itself when the process ends. */
 export function flushTrace(): void {
-  if (file === undefined || pending.length === 0) return;
-  syncFiles()?.appendFileSync(file, pending.join(""));
+  const text = pending.join("");
   pending = [];
+  if (file !== undefined && text !== "") attempt(file, (path) => syncFiles()?.appendFileSync(path, text));
+}
+
+/** Writes, unless that failed before; a trace that cannot be written is told of once. */
+function attempt(path: string, writing: (path: string) => void): void {
+  if (failed) return;
+  try {
+    writing(path);
+  } catch (error) {
+    failed = true;
+    stderrLine(`shardwise: no trace, ${path} cannot be written (${error instanceof Error ? error.message : String(error)})`);
+  }
 }
 
 function trackNumber(track: string): number {
@@ -107,9 +121,13 @@ function begin(path: string): void {
   const first = file === undefined;
   flushTrace();
   file = path;
-  const folder = path.replace(/[^/\\]*$/, "");
-  if (folder !== "") syncFiles()?.mkdirSync(folder, { recursive: true });
-  syncFiles()?.writeFileSync(path, "[\n");
+  failed = false;
+  attempt(path, () => {
+    const files = syncFiles();
+    if (files === undefined) return;
+    makeFolder(paths().dirname(path));
+    files.writeFileSync(path, "[\n");
+  });
   for (const [name, tid] of tracks) append(trackName(name, tid));
   if (first) onExit(flushTrace);
 }
