@@ -2,15 +2,29 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import fs from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  realpath,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { flags, readFlags, setFlags } from "../src/debug/flags.ts";
+import { compileGraph } from "../src/compiler/compile.ts";
+import { readFlags, setFlags } from "../src/debug/flags.ts";
 import { flushTrace, traceSpan } from "../src/debug/trace.ts";
 import { ArgumentError, DTypeError, FileError, ShapeError, ShardwiseError } from "../src/errors.ts";
+import * as g from "../src/graph/build.ts";
 import { makeFolder } from "../src/host/files.ts";
 import { platform, runtime } from "../src/host/host.ts";
 import { data, io, nn, optim } from "../src/nn/index.ts";
@@ -19,6 +33,7 @@ import { tensor, zeros } from "../src/tensor/create.ts";
 import * as random from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { onEachDevice, testKinds, virtualDevices } from "./harness.ts";
+import { cpuTarget } from "./targets.ts";
 
 const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data());
 const valuesOf = async (model: nn.Module): Promise<number[][]> =>
@@ -341,22 +356,45 @@ test("what a killed process left is removed by the next save to its path, what a
     assert.deepEqual((await partials()).sort(), mine.sort());
   }));
 
-test("a trace that cannot be written stops no program", async () => {
-  const before = flags();
+test("a trace or a dump that cannot be written stops no program", async () => {
+  const x = g.input([3], "f32");
+  const request = { roots: [g.elementwise("exp", x)], inputs: [x] };
   await withFolder(async (folder) => {
     await writeFile(join(folder, "file"), "");
-    const bad = [join(folder, "file/x.json"), folder, ...platform === "linux" ? ["/proc/shardwise/below/x.json"] : []];
-    for (const trace of [...bad, join(folder, "made/x.json")]) {
-      setFlags({ ...readFlags(() => undefined), trace });
+    const bad = [join(folder, "file/x"), ...platform === "linux" ? ["/proc/shardwise/below/x"] : []];
+    for (const path of [...bad, join(folder, "made/x")]) {
+      setFlags({ ...readFlags(() => undefined), trace: `${path}.json`, dump: path });
       for (let i = 0; i < 2000; i++) traceSpan("track", "span", i, i + 1);
       flushTrace();
+      for (let i = 0; i < 2; i++) compileGraph(request, cpuTarget);
     }
-    const events = JSON.parse(
-      `${(await readFile(join(folder, "made/x.json"), "utf8")).replace(/,\n$/, "")}]`,
-    ) as unknown[];
+    const text = await readFile(join(folder, "made/x.json"), "utf8");
+    const events = JSON.parse(`${text.replace(/,\n$/, "")}]`) as unknown[];
     assert.ok(events.length >= 2000);
-  }).finally(() => setFlags(before));
+    assert.equal((await readdir(join(folder, "made/x"))).length, 2);
+  }).finally(() => setFlags(undefined));
 });
+
+test("of a file beyond all limits of one call, what is wanted is read alone", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "large.safetensors");
+    const [large, end] = [2 ** 32 + 2 ** 20, 2 ** 32 + 2 ** 20 + 8];
+    const json = JSON.stringify({
+      large: { dtype: "F32", shape: [large / 4], data_offsets: [0, large] },
+      small: { dtype: "F32", shape: [2], data_offsets: [large, end] },
+    });
+    const head = new Uint8Array(8 + json.length);
+    new DataView(head.buffer).setBigUint64(0, BigInt(json.length), true);
+    head.set(new TextEncoder().encode(json), 8);
+    await writeFile(path, head);
+    // Without content: it takes no room.
+    await truncate(path, head.length + end);
+    assert.deepEqual(await numbers((await io.load(path, { only: ["small"] }))["small"]!), [0, 0]);
+    await assert.rejects(
+      () => io.load(path, { only: [] }).then(() => truncate(path, head.length + end - 1)).then(() => io.load(path)),
+      ArgumentError,
+    );
+  }));
 
 test("some tensors of a file alone, and into a module that does not have all of them", () =>
   withFolder(async (folder) => {

@@ -1,6 +1,7 @@
 import { makeFolder } from "../host/files.ts";
-import { onExit, paths, processId, stderrLine, syncFiles } from "../host/host.ts";
+import { onExit, paths, processId, syncFiles } from "../host/host.ts";
 import { flags } from "./flags.ts";
+import { writeAsked } from "./log.ts";
 
 /**
  * A Chrome trace (chrome://tracing, Perfetto) of what ran when. The file is a JSON array that is appended to; the
@@ -21,8 +22,6 @@ interface TraceEvent {
 const writtenAtOnce = 512;
 
 let file: string | undefined;
-/** Whether the file could not be written: what goes on is the program, not its trace. */
-let failed = false;
 let pending: string[] = [];
 const tracks = new Map<string, number>();
 
@@ -75,18 +74,9 @@ export function traced<T>(track: string, name: string, body: () => T): T {
 export function flushTrace(): void {
   const text = pending.join("");
   pending = [];
-  if (file !== undefined && text !== "") attempt(file, (path) => syncFiles()?.appendFileSync(path, text));
-}
-
-/** Writes, unless that failed before; a trace that cannot be written is told of once. */
-function attempt(path: string, writing: (path: string) => void): void {
-  if (failed) return;
-  try {
-    writing(path);
-  } catch (error) {
-    failed = true;
-    stderrLine(`shardwise: no trace, ${path} cannot be written (${error instanceof Error ? error.message : String(error)})`);
-  }
+  if (file === undefined || text === "") return;
+  const path = file;
+  writeAsked("trace", path, () => syncFiles()?.appendFileSync(path, text));
 }
 
 function trackNumber(track: string): number {
@@ -121,8 +111,7 @@ function begin(path: string): void {
   const first = file === undefined;
   flushTrace();
   file = path;
-  failed = false;
-  attempt(path, () => {
+  writeAsked("trace", path, () => {
     const files = syncFiles();
     if (files === undefined) return;
     makeFolder(paths().dirname(path));

@@ -81,6 +81,7 @@ async function writeAll(handle: FileHandle, data: Uint8Array): Promise<void> {
 
 /** Where a system cannot do this, a crash of the machine may bring back the old content, which is whole too. */
 async function syncFolder(path: string): Promise<void> {
+  if (!mayUseFolder(path, { write: false })) return;
   const handle = await fileSystem().promises.open(path, "r").catch(() => undefined);
   await handle?.sync().catch(() => undefined);
   await handle?.close().catch(() => undefined);

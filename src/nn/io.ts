@@ -133,8 +133,13 @@ async function pieces(what: Savable, { metadata }: SaveOptions): Promise<Uint8Ar
   const state = what instanceof Module ? what.stateDict() : what;
   const reading = Object.entries(state).map(async ([name, tensor]): Promise<[string, Values]> => {
     if (!isTensor(tensor)) throw new ArgumentError(op, { got: `${name}: ${typeof tensor}`, need: "a tensor" });
+    // Read by the given handle, so that it has what is computed for this; by another the data lives on if that is disposed.
     const own = tensor.detach();
-    return [name, { dtype: own.dtype, shape: own.shape, values: await own.data() }];
+    try {
+      return [name, { dtype: own.dtype, shape: own.shape, values: await tensor.data() }];
+    } finally {
+      own.dispose();
+    }
   });
   return writeTensors(new Map(await Promise.all(reading)), kept);
 }
