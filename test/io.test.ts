@@ -253,7 +253,7 @@ test("what cannot be a file is refused at once, and harmed in no way", () =>
     if (platform === "linux") {
       // Nothing can be made there, not even below folders that would have to be made first.
       await refused("/proc/shardwise/below/x", "ENOENT");
-      await assert.rejects(() => io.save("/proc/version", state), FileError);
+      await assert.rejects(() => io.save("/proc/version", state), FileError, "a file that may only be read");
       await assert.rejects(() => io.save("/dev/null", state), FileError);
       assert.ok((await stat("/dev/null")).isCharacterDevice());
       assert.throws(() => makeFolder("/proc/shardwise/below"), /ENOENT/);
@@ -318,6 +318,21 @@ test("two processes save to one path: every reader finds one whole file", () =>
     assert.deepEqual(await codes, [0, 0]);
     assert.deepEqual(await readdir(folder), ["x.safetensors"]);
   }));
+
+if (runtime === "deno") {
+  test("a folder that may be read and written is all that a save needs to be allowed", () =>
+    withFolder(async (folder) => {
+      const project = fileURLToPath(new URL("..", import.meta.url));
+      const rights = ["--no-prompt", `--allow-read=${project},${folder}`, `--allow-write=${folder}`];
+      const path = join(folder, "a/x.safetensors");
+      const child = spawn(process.execPath, ["run", "--no-check", ...rights, program, path, "2", "5"], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      assert.equal(await ended(child), 0);
+      assert.equal(await valueIn(path), 5);
+      assert.deepEqual(await readdir(join(folder, "a")), ["x.safetensors"]);
+    }));
+}
 
 test("what a killed process left is removed by the next save to its path, what a running one writes is not", () =>
   withFolder(async (folder) => {

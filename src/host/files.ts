@@ -36,13 +36,14 @@ export async function replaceFile(
   content: string | readonly Uint8Array[],
   options: { readonly durable: boolean },
 ): Promise<void> {
-  const { promises, constants } = fileSystem();
+  const { promises } = fileSystem();
   const target = placeOf(path);
   const folder = paths().dirname(target);
   const old = await promises.stat(target).catch(() => undefined);
   if (old !== undefined) {
     requireFile(target, old);
-    await promises.access(target, constants.W_OK);
+    // To replace a file that may not be written to would be allowed by its folder, but not meant.
+    await (await promises.open(target, "r+")).close();
   }
   makeFolder(folder);
   if (options.durable) await removePartials(folder, paths().basename(target));

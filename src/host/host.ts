@@ -26,13 +26,11 @@ export interface FileStatus {
 export interface FileSystem {
   readonly promises: {
     open(path: string, flags: string, mode?: number): Promise<FileHandle>;
-    access(path: string, mode: number): Promise<void>;
     rename(from: string, to: string): Promise<void>;
     rm(path: string, options: { recursive: true; force: true }): Promise<void>;
     readdir(path: string): Promise<string[]>;
     stat(path: string): Promise<FileStatus>;
   };
-  readonly constants: { readonly W_OK: number };
   readFileSync(path: string, encoding: "utf8"): string;
   appendFileSync(path: string, data: string): void;
   writeFileSync(path: string, data: string): void;
@@ -72,7 +70,7 @@ type Permission =
   | { readonly name: "env"; readonly variable: string }
   | { readonly name: "read" | "write"; readonly path: string }
   | { readonly name: "run" }
-  | { readonly name: "sys"; readonly kind: "hostname" };
+  | { readonly name: "sys"; readonly kind: "hostname" | "systemMemoryInfo" };
 
 interface HostGlobals {
   readonly Deno?: { readonly permissions: { querySync(query: Permission): { readonly state: string } } };
@@ -206,9 +204,12 @@ function laterTurn(setImmediate: HostGlobals["setImmediate"], callback: () => vo
   channel.port2.postMessage(0);
 }
 
-/** Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser. */
+/**
+ * Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser, and where it may not
+ * be asked (Deno without `--allow-sys`).
+ */
 export function memoryBytes(): number | undefined {
-  const os = builtin<OperatingSystem>("node:os");
+  const os = isGranted({ name: "sys", kind: "systemMemoryInfo" }) ? builtin<OperatingSystem>("node:os") : undefined;
   if (os === undefined) return undefined;
   const machine = os.totalmem();
   const container = hostProcess?.constrainedMemory?.() ?? 0;
@@ -283,9 +284,10 @@ export function isRunning(pid: number): boolean | undefined {
 /** Tells processes that share their ids with this one from those of other machines and containers. */
 export function processSpace(): string {
   const os = isGranted({ name: "sys", kind: "hostname" }) ? builtin<OperatingSystem>("node:os") : undefined;
+  const link = "/proc/self/ns/pid";
   let space = "";
   try {
-    if (platform === "linux") space = builtin<FileSystem>("node:fs")?.readlinkSync("/proc/self/ns/pid") ?? "";
+    if (platform === "linux" && mayUseFolder(link, { write: false })) space = fileSystem().readlinkSync(link);
   } catch {
     // Deno gives such links only to those who may do anything.
   }
