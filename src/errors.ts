@@ -31,6 +31,17 @@ export class ShapeError extends ShardwiseError {}
 export class DTypeError extends ShardwiseError {}
 /** An argument outside its legal values. */
 export class ArgumentError extends ShardwiseError {}
+/** A file that cannot be read or written; `cause` is what the runtime said. */
+export class FileError extends ShardwiseError {
+  /** The system's name of the reason, such as ENOENT; undefined where it gave none. */
+  readonly code: string | undefined;
+
+  constructor(op: string, complaint: Complaint) {
+    super(op, complaint);
+    const { code } = Object(complaint.cause) as { readonly code?: unknown };
+    this.code = typeof code === "string" ? code : undefined;
+  }
+}
 /** A missing, unsuitable, closed or mixed-up device. */
 export class DeviceError extends ShardwiseError {}
 /** A device that was lost; its buffers are gone. */

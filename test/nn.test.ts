@@ -1,11 +1,8 @@
-/** Modules: what their fields declare, their forward and backward values, their state, and saving it. */
+/** Modules: what their fields declare, their forward and backward values, their state. */
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
 import { ArgumentError, DTypeError, ShapeError } from "../src/errors.ts";
-import { io, nn, optim } from "../src/nn/index.ts";
+import { nn, optim } from "../src/nn/index.ts";
 import { tensor, zeros } from "../src/tensor/create.ts";
 import { grad } from "../src/tensor/grad.ts";
 import * as random from "../src/tensor/random.ts";
@@ -271,92 +268,4 @@ onEachDevice("to moves a module", async (device) => {
   assert.equal(model.to(device), model);
   assert.ok(model.parameters().every((parameter) => parameter.device === device));
   assert.deepEqual(await model.forward(tensor([[1, 2]], { device })).array(), [[6]]);
-});
-
-test("what is saved is loaded: every dtype, any name, scalars and empty tensors", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "shardwise-"));
-  try {
-    const path = join(folder, "x.safetensors");
-    const tensors = {
-      floats: tensor([[1.5, -0, 3e-40], [Infinity, -Infinity, NaN]]),
-      'flags "π"': tensor([true, false, true]),
-      ints: tensor([-1, 2147483647], { dtype: "i32" }),
-      words: tensor([4294967295], { dtype: "u32" }),
-      scalar: tensor(7),
-      empty: zeros([0, 3]),
-    };
-    await io.save(path, tensors, { metadata: { made: "by a test" } });
-    const loaded = await io.load(path);
-    assert.deepEqual(Object.keys(loaded).sort(), Object.keys(tensors).sort());
-    for (const [name, x] of Object.entries(tensors)) {
-      assert.deepEqual([loaded[name]!.shape, loaded[name]!.dtype], [x.shape, x.dtype], name);
-      assert.deepEqual(await numbers(loaded[name]!), await numbers(x), name);
-    }
-    const model = new Everything();
-    await io.save(path, model);
-    random.seed(1);
-    const other = await io.loadInto(new Everything(), path);
-    assert.deepEqual(await numbers(other.first.weight), await numbers(model.first.weight));
-    await assert.rejects(() => io.loadInto(nn.linear(2, 2), path), ArgumentError);
-    await writeFile(path, "not a model");
-    await assert.rejects(() => io.load(path), ArgumentError);
-    await assert.rejects(() => io.load(join(folder, "absent")));
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-});
-
-/** A file with this header and so many bytes of data. */
-function file(header: unknown, bytes: Uint8Array = new Uint8Array(0)): Uint8Array {
-  const json = new TextEncoder().encode(typeof header === "string" ? header : JSON.stringify(header));
-  const result = new Uint8Array(8 + json.length + bytes.length);
-  new DataView(result.buffer).setBigUint64(0, BigInt(json.length), true);
-  result.set(json, 8);
-  result.set(bytes, 8 + json.length);
-  return result;
-}
-
-test("smaller dtypes of other programs are widened exactly", async () => {
-  const bytes = new Uint8Array(11);
-  const view = new DataView(bytes.buffer);
-  view.setUint16(0, 0x3e00, true); // 1.5 in binary16
-  view.setUint16(2, 0x8001, true); // -2^-24
-  view.setUint16(4, 0x7c00, true); // Infinity
-  view.setUint16(6, 0xbfc0, true); // -1.5 in bfloat16
-  view.setInt16(8, -2, true);
-  view.setUint8(10, 200);
-  const loaded = io.decode(file({
-    half: { dtype: "F16", shape: [3], data_offsets: [0, 6] },
-    brain: { dtype: "BF16", shape: [1], data_offsets: [6, 8] },
-    short: { dtype: "I16", shape: [1], data_offsets: [8, 10] },
-    byte: { dtype: "U8", shape: [], data_offsets: [10, 11] },
-  }, bytes));
-  assert.deepEqual(await numbers(loaded["half"]!), [1.5, -(2 ** -24), Infinity]);
-  assert.deepEqual(await numbers(loaded["brain"]!), [-1.5]);
-  assert.deepEqual([loaded["short"]!.dtype, ...await numbers(loaded["short"]!)], ["i32", -2]);
-  assert.deepEqual([loaded["byte"]!.dtype, loaded["byte"]!.shape.length, ...await numbers(loaded["byte"]!)], [
-    "i32",
-    0,
-    200,
-  ]);
-});
-
-test("files that are not well-formed are refused", () => {
-  const four = new Uint8Array(4);
-  const entry = (changes: object) => file({ x: { dtype: "F32", shape: [1], data_offsets: [0, 4], ...changes } }, four);
-  assert.equal(io.decode(entry({}))["x"]!.size, 1);
-  assert.throws(() => io.decode(new Uint8Array(3)), ArgumentError);
-  assert.throws(() => io.decode(entry({}).subarray(0, 20)), ArgumentError);
-  assert.throws(() => io.decode(file("{")), ArgumentError);
-  assert.throws(() => io.decode(file([])), ArgumentError);
-  assert.throws(() => io.decode(entry({ dtype: "F64", data_offsets: [0, 8] })), DTypeError);
-  assert.throws(() => io.decode(entry({ shape: [2] })), ShapeError);
-  assert.throws(() => io.decode(entry({ shape: [-1] })), ArgumentError);
-  assert.throws(() => io.decode(entry({ shape: "1" })), ArgumentError);
-  assert.throws(() => io.decode(entry({ data_offsets: [4, 0] })), ArgumentError);
-  assert.throws(
-    () => io.decode(file({ x: { dtype: "F32", shape: [1], data_offsets: [4, 8] } }, new Uint8Array(8))),
-    /no gap/,
-  );
-  assert.throws(() => io.decode(file({}, four)), ArgumentError);
 });

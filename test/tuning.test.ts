@@ -165,6 +165,14 @@ test("tables are kept by adapter, added to, and made again when they are damaged
     assert.deepEqual(readTuned("one"), emptyTable);
   }));
 
+test("where no table can be kept, what was tuned is known to this process", () =>
+  withFolder(async (folder) => {
+    await writeFile(join(folder, "file"), "");
+    setFlags({ ...readFlags(() => undefined), cache: join(folder, "file/below") });
+    const a = registerTile(4);
+    assert.deepEqual(await addTuned("one", { schedules: { a }, best: 7 }), { schedules: { a }, best: 7 });
+  }));
+
 test("a table is whole at any time, while several processes write it", () =>
   withFolder(async (folder) => {
     const writers = ["a", "b"].map((name) => added(folder, name));

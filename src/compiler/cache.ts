@@ -5,18 +5,8 @@
  */
 import { flags } from "../debug/flags.ts";
 import { type Node, toposort } from "../graph/node.ts";
-import {
-  cacheFolder,
-  digest,
-  listFolder,
-  makePrivateFolder,
-  mayUseFolder,
-  modified,
-  pathOfUrl,
-  removeFile,
-  syncFiles,
-  writeFile,
-} from "../host/host.ts";
+import { listFolder, makePrivateFolder, modified, removeFile, removePartials, replaceFile } from "../host/files.ts";
+import { cacheFolder, digest, mayUseFolder, pathOfUrl, syncFiles } from "../host/host.ts";
 import { compileGraph, type CompileRequest } from "./compile.ts";
 import type { Plan, Program, Target } from "./plan.ts";
 
@@ -153,7 +143,7 @@ function keep(path: string, plan: Plan): void {
   const folder = path.slice(0, path.lastIndexOf("/"));
   // A plan that cannot be kept is compiled again by the next process.
   writing = writing.then(() => makePrivateFolder(folder))
-    .then(() => writeFile(path, `${digest(body)}\n${body}`))
+    .then(() => replaceFile(path, `${digest(body)}\n${body}`, { durable: false }))
     .then(() => prune(folder))
     .catch(() => undefined);
 }
@@ -166,11 +156,12 @@ export async function plansKept(): Promise<void> {
   await writing;
 }
 
-/** Once for each folder and process: of too many files, those that were written first go. */
+/** Once for each folder and process: what was left half written goes, and of too many files those that were written first. */
 async function prune(folder: string): Promise<void> {
   if (pruned.has(folder)) return;
   pruned.add(folder);
-  const names = (await listFolder(folder)).filter((name) => /\.plan(\.\d+\.partial)?$/.test(name));
+  await removePartials(folder);
+  const names = (await listFolder(folder)).filter((name) => name.endsWith(".plan"));
   if (names.length <= mostFiles) return;
   const files = await Promise.all(names.map(async (name) => {
     const path = `${folder}/${name}`;

@@ -1,9 +1,10 @@
 /** What the compiler shows of its work: DEBUG=3 plans, DEBUG=4 sources, DEBUG=5 graphs, and DUMP=folder for all of it. */
 import { flags } from "../debug/flags.ts";
 import { numberedSource } from "../debug/listing.ts";
-import { debugLine } from "../debug/log.ts";
+import { debugLine, writeAsked } from "../debug/log.ts";
 import type { Node } from "../graph/node.ts";
 import { printGraph, toDot } from "../graph/print.ts";
+import { makeFolder } from "../host/files.ts";
 import { syncFiles } from "../host/host.ts";
 import type { Plan } from "./plan.ts";
 
@@ -29,11 +30,13 @@ export function report(given: readonly Node[], simplified: readonly Node[], plan
   const files = syncFiles();
   if (files === undefined) return;
   const folder = `${dump}/plan-${String(dumped++).padStart(4, "0")}`;
-  files.mkdirSync(folder, { recursive: true });
-  files.writeFileSync(`${folder}/graph.dot`, toDot(given));
-  files.writeFileSync(`${folder}/simplified.dot`, toDot(simplified));
-  files.writeFileSync(`${folder}/plan.txt`, `${printPlan(plan)}\n`);
-  plan.programs.forEach((program, i) => {
-    files.writeFileSync(`${folder}/${i}-${program.name}.${program.language}`, program.source);
+  writeAsked("dump", dump, () => {
+    makeFolder(folder);
+    files.writeFileSync(`${folder}/graph.dot`, toDot(given));
+    files.writeFileSync(`${folder}/simplified.dot`, toDot(simplified));
+    files.writeFileSync(`${folder}/plan.txt`, `${printPlan(plan)}\n`);
+    plan.programs.forEach((program, i) => {
+      files.writeFileSync(`${folder}/${i}-${program.name}.${program.language}`, program.source);
+    });
   });
 }

@@ -3,7 +3,8 @@
  * digest, so that processes may share them; a damaged one, or one of another generation, counts for nothing and is made
  * again.
  */
-import { digest, makePrivateFolder, syncFiles, writeFile } from "../host/host.ts";
+import { makePrivateFolder, replaceFile } from "../host/files.ts";
+import { digest, stderrLine, syncFiles } from "../host/host.ts";
 import { planFolder } from "./cache.ts";
 import { type ContractionSchedule, isSchedule } from "./schedules.ts";
 
@@ -37,8 +38,8 @@ export function readTuned(adapter: string): TunedTable {
 }
 
 /**
- * Adds to the table of an adapter what was tuned, and gives all of it; what other processes added meanwhile stays. Kept only
- * in this process where there is no folder for it.
+ * Adds to the table of an adapter what was tuned, and gives all of it; what other processes added before stays. Kept only
+ * in this process where there is no folder for it, or none that can be written, which is told of.
  */
 export function addTuned(adapter: string, added: TunedTable, before: TunedTable = emptyTable): Promise<TunedTable> {
   const adding = writing.then(() => addNow(adapter, added, before));
@@ -57,8 +58,13 @@ async function addNow(adapter: string, { schedules, best }: TunedTable, before: 
   const path = pathFor(adapter);
   if (path === undefined) return table;
   const body = JSON.stringify(table);
-  await makePrivateFolder(path.slice(0, path.lastIndexOf("/")));
-  await writeFile(path, `${digest(body)}\n${body}`);
+  try {
+    makePrivateFolder(path.slice(0, path.lastIndexOf("/")));
+    // Measured in minutes, not to be lost.
+    await replaceFile(path, `${digest(body)}\n${body}`, { durable: true });
+  } catch (error) {
+    stderrLine(`shardwise: ${path} cannot be written, what was tuned ends with this process (${String(error)})`);
+  }
   return table;
 }
 

@@ -1,5 +1,7 @@
-import { onExit, processId, syncFiles } from "../host/host.ts";
+import { makeFolder } from "../host/files.ts";
+import { onExit, paths, processId, syncFiles } from "../host/host.ts";
 import { flags } from "./flags.ts";
+import { writeAsked } from "./log.ts";
 
 /**
  * A Chrome trace (chrome://tracing, Perfetto) of what ran when. The file is a JSON array that is appended to; the
@@ -70,9 +72,11 @@ export function traced<T>(track: string, name: string, body: () => T): T {
 
 /** Writes what is still in memory; happens by itself when the process ends. */
 export function flushTrace(): void {
-  if (file === undefined || pending.length === 0) return;
-  syncFiles()?.appendFileSync(file, pending.join(""));
+  const text = pending.join("");
   pending = [];
+  if (file === undefined || text === "") return;
+  const path = file;
+  writeAsked("trace", path, () => syncFiles()?.appendFileSync(path, text));
 }
 
 function trackNumber(track: string): number {
@@ -107,9 +111,12 @@ function begin(path: string): void {
   const first = file === undefined;
   flushTrace();
   file = path;
-  const folder = path.replace(/[^/\\]*$/, "");
-  if (folder !== "") syncFiles()?.mkdirSync(folder, { recursive: true });
-  syncFiles()?.writeFileSync(path, "[\n");
+  writeAsked("trace", path, () => {
+    const files = syncFiles();
+    if (files === undefined) return;
+    makeFolder(paths().dirname(path));
+    files.writeFileSync(path, "[\n");
+  });
   for (const [name, tid] of tracks) append(trackName(name, tid));
   if (first) onExit(flushTrace);
 }

@@ -3,26 +3,55 @@
 /** Where the library runs. */
 export type Runtime = "node" | "deno" | "browser";
 
+/** A file that is open, of `node:fs`. */
+export interface FileHandle {
+  read(into: Uint8Array, offset: number, length: number, position: number): Promise<{ readonly bytesRead: number }>;
+  write(data: Uint8Array, offset: number, length: number): Promise<{ readonly bytesWritten: number }>;
+  readFile(): Promise<Uint8Array<ArrayBuffer>>;
+  stat(): Promise<FileStatus>;
+  chmod(mode: number): Promise<void>;
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface FileStatus {
+  readonly size: number;
+  readonly mode: number;
+  readonly mtimeMs: number;
+  isFile(): boolean;
+  isDirectory(): boolean;
+}
+
 /** The part of `node:fs` (Deno has it too) that the library uses. */
-interface FileSystem {
+export interface FileSystem {
   readonly promises: {
-    readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
-    writeFile(path: string, data: string | Uint8Array): Promise<void>;
+    open(path: string, flags: string, mode?: number): Promise<FileHandle>;
     rename(from: string, to: string): Promise<void>;
-    mkdir(path: string, options: { recursive: true; mode?: number }): Promise<unknown>;
     rm(path: string, options: { recursive: true; force: true }): Promise<void>;
     readdir(path: string): Promise<string[]>;
-    stat(path: string): Promise<{ readonly mtimeMs: number }>;
+    stat(path: string): Promise<FileStatus>;
   };
   readFileSync(path: string, encoding: "utf8"): string;
   appendFileSync(path: string, data: string): void;
   writeFileSync(path: string, data: string): void;
-  mkdirSync(path: string, options: { recursive: true }): unknown;
+  mkdirSync(path: string, options: { mode?: number }): unknown;
   readdirSync(path: string): string[];
+  readlinkSync(path: string): string;
+  realpathSync(path: string): string;
+  statSync(path: string): FileStatus;
+}
+
+/** The part of `node:path` that the library uses. */
+interface Paths {
+  basename(path: string): string;
+  dirname(path: string): string;
+  join(...parts: string[]): string;
+  resolve(path: string): string;
 }
 
 interface OperatingSystem {
   totalmem(): number;
+  hostname(): string;
 }
 
 interface HostProcess {
@@ -34,16 +63,17 @@ interface HostProcess {
   getBuiltinModule?(name: string): unknown;
   constrainedMemory?(): number;
   once(event: "exit", listener: () => void): unknown;
+  kill(pid: number, signal: 0): unknown;
 }
 
+type Permission =
+  | { readonly name: "env"; readonly variable: string }
+  | { readonly name: "read" | "write"; readonly path: string }
+  | { readonly name: "run" }
+  | { readonly name: "sys"; readonly kind: "hostname" | "systemMemoryInfo" };
+
 interface HostGlobals {
-  readonly Deno?: {
-    readonly permissions: {
-      querySync(
-        query: { name: "env"; variable: string } | { name: "read" | "write"; path: string },
-      ): { readonly state: string };
-    };
-  };
+  readonly Deno?: { readonly permissions: { querySync(query: Permission): { readonly state: string } } };
   readonly process?: HostProcess;
   readonly setImmediate?: (callback: () => void) => unknown;
   readonly gc?: () => void;
@@ -100,9 +130,12 @@ export function withEnvironment<T>(
 let environmentTurn: Promise<void> = Promise.resolve();
 
 function mayUseEnvironment(variable: string): boolean {
+  return isGranted({ name: "env", variable });
+}
+
+function isGranted(permission: Permission): boolean {
   // Asking first keeps Deno from stopping the program with a permission prompt.
-  return host.Deno === undefined ||
-    host.Deno.permissions.querySync({ name: "env", variable }).state === "granted";
+  return host.Deno === undefined || host.Deno.permissions.querySync(permission).state === "granted";
 }
 
 /** Writes one line to the standard error stream (the console in a browser). */
@@ -171,43 +204,16 @@ function laterTurn(setImmediate: HostGlobals["setImmediate"], callback: () => vo
   channel.port2.postMessage(0);
 }
 
-/** Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser. */
+/**
+ * Bytes of memory that this process may use: the machine's, or its container's; undefined in a browser, and where it may not
+ * be asked (Deno without `--allow-sys`).
+ */
 export function memoryBytes(): number | undefined {
-  const os = builtin<OperatingSystem>("node:os");
+  const os = isGranted({ name: "sys", kind: "systemMemoryInfo" }) ? builtin<OperatingSystem>("node:os") : undefined;
   if (os === undefined) return undefined;
   const machine = os.totalmem();
   const container = hostProcess?.constrainedMemory?.() ?? 0;
   return container > 0 && container < machine ? container : machine;
-}
-
-/** The bytes of a file. Rejects as the runtime does when it cannot be read. */
-export function readFile(path: string): Promise<Uint8Array<ArrayBuffer>> {
-  return files("readFile").promises.readFile(path);
-}
-
-/** Replaces a file, and makes its folder where needed. A reader sees the old content or the new, never a part. */
-export async function writeFile(path: string, data: string | Uint8Array): Promise<void> {
-  const { promises } = files("writeFile");
-  const folder = path.replace(/[^/\\]*$/, "");
-  if (folder !== "") await promises.mkdir(folder, { recursive: true });
-  const partial = `${path}.${processId}.partial`;
-  try {
-    await promises.writeFile(partial, data);
-    await promises.rename(partial, path);
-  } catch (error) {
-    await promises.rm(partial, { recursive: true, force: true });
-    throw error;
-  }
-}
-
-/** Makes a folder and those above it. */
-export async function makeFolder(path: string): Promise<void> {
-  await files("makeFolder").promises.mkdir(path, { recursive: true });
-}
-
-/** Makes a folder that only this user may enter, and those above it; one that is there stays as it is. */
-export async function makePrivateFolder(path: string): Promise<void> {
-  await files("makePrivateFolder").promises.mkdir(path, { recursive: true, mode: 0o700 });
 }
 
 /** The path of a `file:` URL; undefined for any other. */
@@ -215,21 +221,6 @@ export function pathOfUrl(url: string): string | undefined {
   if (!url.startsWith("file://")) return undefined;
   const path = decodeURIComponent(url.slice("file://".length));
   return platform === "win32" ? path.replace(/^\//, "") : path;
-}
-
-/** Names in a folder. */
-export function listFolder(path: string): Promise<string[]> {
-  return files("listFolder").promises.readdir(path);
-}
-
-/** When a file was last written, in milliseconds since 1970. */
-export async function modified(path: string): Promise<number> {
-  return (await files("modified").promises.stat(path)).mtimeMs;
-}
-
-/** Removes a file or a folder with all that is in it; does nothing where there is none. */
-export async function removeFile(path: string): Promise<void> {
-  await files("removeFile").promises.rm(path, { recursive: true, force: true });
 }
 
 /**
@@ -245,8 +236,7 @@ export function cacheFolder(): string | undefined {
 /** Whether files in a folder can be read (and written), without asking anybody. */
 export function mayUseFolder(path: string, options: { readonly write: boolean }): boolean {
   if (builtin("node:fs") === undefined) return false;
-  const names = options.write ? ["read", "write"] as const : ["read"] as const;
-  return host.Deno === undefined || names.every((name) => host.Deno?.permissions.querySync({ name, path }).state === "granted");
+  return isGranted({ name: "read", path }) && (!options.write || isGranted({ name: "write", path }));
 }
 
 /** SHA-256 of a text, in hexadecimal digits; undefined in a browser. */
@@ -260,15 +250,48 @@ export function digest(text: string): string | undefined {
 
 /** Files while the program waits, for debug output and for facts of the system. Undefined in a browser. */
 export function syncFiles():
-  | Pick<FileSystem, "readFileSync" | "readdirSync" | "writeFileSync" | "appendFileSync" | "mkdirSync">
+  | Pick<FileSystem, "readFileSync" | "readdirSync" | "writeFileSync" | "appendFileSync">
   | undefined {
   return builtin<FileSystem>("node:fs");
 }
 
-function files(op: string): FileSystem {
-  const fs = builtin<FileSystem>("node:fs");
-  if (fs === undefined) throw new Error(`${op}: this runtime has no file system`);
-  return fs;
+/** All of the above. Throws where the runtime has no file system, as a browser. */
+export function fileSystem(): FileSystem {
+  return required<FileSystem>("node:fs");
+}
+
+export function paths(): Paths {
+  return required<Paths>("node:path");
+}
+
+function required<T>(name: string): T {
+  const found = builtin<T>(name);
+  if (found === undefined) throw new Error("this runtime has no file system");
+  return found;
+}
+
+/** Whether a process of this machine is running; undefined where that may not be asked (Deno without `--allow-run`). */
+export function isRunning(pid: number): boolean | undefined {
+  if (hostProcess === undefined || !isGranted({ name: "run" })) return undefined;
+  try {
+    hostProcess.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as { readonly code?: unknown }).code !== "ESRCH";
+  }
+}
+
+/** Tells processes that share their ids with this one from those of other machines and containers. */
+export function processSpace(): string {
+  const os = isGranted({ name: "sys", kind: "hostname" }) ? builtin<OperatingSystem>("node:os") : undefined;
+  const link = "/proc/self/ns/pid";
+  let space = "";
+  try {
+    if (platform === "linux" && mayUseFolder(link, { write: false })) space = fileSystem().readlinkSync(link);
+  } catch {
+    // Deno gives such links only to those who may do anything.
+  }
+  return `${os?.hostname()}|${space}`;
 }
 
 function builtin<T>(name: string): T | undefined {

@@ -1,187 +1,204 @@
-/** Tensors in files of the safetensors format: an 8-byte little-endian header length, a JSON header, then the bytes. */
-import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
-import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
-import { halfValues } from "../graph/half.ts";
-import { formatShape, type Shape, size } from "../graph/shape.ts";
-import { toWords, type Words } from "../graph/words.ts";
-import { readFile, writeFile } from "../host/host.ts";
-import { tensor } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { Module } from "./module.ts";
+/** Tensors in files of the safetensors format. */
+import { ArgumentError, FileError, ShardwiseError } from "../errors.ts";
+import { placeOf, replaceFile, withFile } from "../host/files.ts";
+import { fromHost } from "../tensor/create.ts";
+import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { Module, requirePaths } from "./module.ts";
+import {
+  type Entry,
+  headerBytes,
+  lengthBytes,
+  readHeader,
+  readTensor,
+  requireReader,
+  type Values,
+  writeTensors,
+} from "./safetensors.ts";
 
 /** Named tensors, or a module for its `stateDict()`. */
 export type Savable = Module | Readonly<Record<string, Tensor>>;
 
-interface Entry {
-  readonly dtype: string;
-  readonly shape: Shape;
-  readonly data_offsets: readonly [number, number];
+export interface SaveOptions {
+  /** Strings that are kept with the tensors. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** Longer headers are refused, as the reference implementation does. */
-const maxHeaderBytes = 100_000_000;
+export interface LoadOptions {
+  /** The names of the tensors to read; all others are passed over. Default all. */
+  readonly only?: readonly string[];
+}
 
-/** What each dtype is called in the format; a bool takes one byte there. */
-const spelled = { f32: "F32", f16: "F16", i32: "I32", u32: "U32", bool: "BOOL" } as const satisfies Record<DType, string>;
+export interface LoadIntoOptions {
+  /** What tensors of the file are that the module does not have. Default `refuse`; with `ignore` they are not read. */
+  readonly unexpected?: "refuse" | "ignore";
+}
+
+/** The last save to each file, until it is done. */
+const saves = new Map<string, Promise<unknown>>();
 
 /**
- * How the format's dtypes are read; without `at`, as they lie there. What 32 bits cannot hold is refused rather than
- * rounded.
+ * Writes named tensors, or a module's state, to a file, as they are when this is called, and makes its folder where needed.
+ * The file has all of the new content or all of the old, at every time and for every reader; calls for one path take effect in
+ * their order, and of several processes the last one to complete. Resolves when the content is on disk. A save that fails
+ * leaves the old file; what one left that was killed goes with the next save to this path.
+ * Throws ArgumentError for what is no tensor, for a tensor named `__metadata__` and for metadata that are no strings. Rejects
+ * with FileError for what cannot be written: in a folder that cannot be made, where the path is a folder, without permission
+ * or room.
  */
-const readers: Record<string, { bytes: number; dtype: DType; at?: (view: DataView, offset: number) => number }> = {
-  F32: { bytes: 4, dtype: "f32" },
-  F16: { bytes: 2, dtype: "f16", at: (view, offset) => halfValues()[view.getUint16(offset, true)]! },
-  BF16: { bytes: 2, dtype: "f32", at: (view, offset) => bfloatToNumber(view.getUint16(offset, true)) },
-  I32: { bytes: 4, dtype: "i32" },
-  I16: { bytes: 2, dtype: "i32", at: (view, offset) => view.getInt16(offset, true) },
-  I8: { bytes: 1, dtype: "i32", at: (view, offset) => view.getInt8(offset) },
-  U32: { bytes: 4, dtype: "u32" },
-  U16: { bytes: 2, dtype: "i32", at: (view, offset) => view.getUint16(offset, true) },
-  U8: { bytes: 1, dtype: "i32", at: (view, offset) => view.getUint8(offset) },
-  BOOL: { bytes: 1, dtype: "bool", at: (view, offset) => view.getUint8(offset) !== 0 ? 1 : 0 },
-};
-
-/** Writes named tensors, or a module's state, to a file. `metadata` are strings kept with them. */
-export async function save(
-  path: string,
-  what: Savable,
-  options: { readonly metadata?: Readonly<Record<string, string>> } = {},
-): Promise<void> {
-  await writeFile(path, await encode(what, options));
-}
-
-/**
- * Reads the named tensors of a file. F16 stays f16; BF16 becomes f32, and 8- and 16-bit integers i32.
- * Throws ArgumentError for a file that is not well-formed, DTypeError for 64-bit elements. Rejects when it cannot be
- * read.
- */
-export async function load(path: string): Promise<Record<string, Tensor>> {
-  return decode(await readFile(path), path);
-}
-
-/** Loads a file into a module, whose paths, shapes and dtypes must be those of the file; see `Module.loadStateDict`. */
-export async function loadInto<M extends Module>(module: M, path: string): Promise<M> {
-  return module.loadStateDict(await load(path));
-}
-
-/** The bytes of a file with these tensors. */
-export async function encode(
-  what: Savable,
-  options: { readonly metadata?: Readonly<Record<string, string>> } = {},
-): Promise<Uint8Array<ArrayBuffer>> {
-  const state = what instanceof Module ? what.stateDict() : what;
-  // Long elements first, so that all of them are aligned; by name, so that equal states give equal files.
-  const bytesOfElement = (name: string) => readers[spelled[state[name]!.dtype]]!.bytes;
-  const names = Object.keys(state).sort((a, b) => bytesOfElement(b) - bytesOfElement(a) || (a < b ? -1 : 1));
-  if (names.includes("__metadata__")) {
-    throw new ArgumentError("io.save", {
-      got: "a tensor named __metadata__",
-      need: "another name, as the format uses this one",
-    });
+export async function save(path: string, what: Savable, options: SaveOptions = {}): Promise<void> {
+  const op = "io.save";
+  requirePath(op, path);
+  const content = pieces(what, options);
+  const place = placeOf(path);
+  const before = saves.get(place);
+  const replaced = Promise.all([content, before]).then(([content]) => replaceFile(place, content, { durable: true }));
+  // Also after one that failed early, the next waits for those before it.
+  const done = Promise.allSettled([before, replaced]);
+  saves.set(place, done);
+  try {
+    await replaced;
+  } catch (error) {
+    throw asFileError(op, path, error);
+  } finally {
+    if (saves.get(place) === done) saves.delete(place);
   }
-  const arrays = await Promise.all(names.map(async (name) => inFile(state[name]!.dtype, await state[name]!.data())));
-  const header: Record<string, unknown> = {};
-  if (options.metadata !== undefined) header["__metadata__"] = options.metadata;
-  let bytes = 0;
-  names.forEach((name, i) => {
-    const { dtype, shape } = state[name]!;
-    header[name] = { dtype: spelled[dtype], shape, data_offsets: [bytes, bytes + arrays[i]!.byteLength] };
-    bytes += arrays[i]!.byteLength;
+}
+
+/**
+ * Reads the named tensors of a file, exactly: F32, F16, I32, U32 and BOOL as they are; BF16, F8_E5M2, F8_E4M3 and F8_E8M0 as
+ * f32; I8, U8, I16 and U16 as i32; I64 as i32 and U64 as u32. Only F64 is rounded, to the nearest f32 (infinite beyond its
+ * range).
+ * Throws ArgumentError for a file that is not well-formed and for a name of `only` that it does not have, DTypeError (with the
+ * tensor's name) for an I64 or U64 that 32 bits do not hold and for other types, unless `only` passes them over; ShapeError
+ * for a tensor of other bytes than its shape says. Rejects with FileError when it cannot be read.
+ */
+export async function load(path: string, options: LoadOptions = {}): Promise<Record<string, Tensor>> {
+  return await loadChosen(path, (names) => chosen(names, options, path));
+}
+
+/**
+ * Loads a file into a module, whose paths, shapes and dtypes must be those of the file, except for what `unexpected: "ignore"`
+ * allows; see `Module.loadStateDict`. Errors as there and in `load`. The module is unchanged where this rejects.
+ */
+export async function loadInto<M extends Module>(module: M, path: string, options: LoadIntoOptions = {}): Promise<M> {
+  const { unexpected = "refuse" } = options;
+  if (unexpected !== "refuse" && unexpected !== "ignore") {
+    throw new ArgumentError("io.loadInto", { got: `unexpected: ${String(unexpected)}`, need: "refuse or ignore" });
+  }
+  const own = Object.keys(module.stateDict());
+  const state = await loadChosen(path, (names) => {
+    const wanted = new Set(own);
+    requirePaths(own, unexpected === "refuse" ? names : names.filter((name) => wanted.has(name)));
+    return own;
   });
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  const headerBytes = Math.ceil(json.length / 8) * 8;
-  const file = new Uint8Array(8 + headerBytes + bytes);
-  new DataView(file.buffer).setBigUint64(0, BigInt(headerBytes), true);
-  file.set(json, 8);
-  file.fill(0x20, 8 + json.length, 8 + headerBytes);
-  let offset = 8 + headerBytes;
-  for (const array of arrays) {
-    file.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), offset);
-    offset += array.byteLength;
+  return module.loadStateDict(state);
+}
+
+/** The bytes of a file with these tensors, as they are when this is called. Errors as in `save`. */
+export async function encode(what: Savable, options: SaveOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+  const parts = await pieces(what, options);
+  const file = new Uint8Array(parts.reduce((bytes, part) => bytes + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    file.set(part, offset);
+    offset += part.length;
   }
   return file;
 }
 
-/** Values as they lie in a file: as on a device, but a bool takes one byte, and nothing is filled up. */
-function inFile(dtype: DType, values: HostArray): HostArray | Words {
-  return dtype === "bool" ? values : toWords(dtype, values).subarray(0, values.length);
-}
-
 /** The tensors in the bytes of a file; `name` is what errors call it. Errors as in `load`. */
-export function decode(file: Uint8Array, name = "the file"): Record<string, Tensor> {
-  const refuse = (got: string, need: string) => new ArgumentError("io.load", { got: `${name}: ${got}`, need });
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  if (file.length < 8) throw refuse(`${file.length} bytes`, "a safetensors file of at least 8");
-  const headerBytes = Number(view.getBigUint64(0, true));
-  if (headerBytes > maxHeaderBytes || 8 + headerBytes > file.length) {
-    throw refuse(`a header of ${headerBytes} bytes in a file of ${file.length}`, "a safetensors file that is whole");
-  }
-  const header = readHeader(file.subarray(8, 8 + headerBytes), refuse);
-  const body = 8 + headerBytes;
-  const entries = [...header].sort(([, a], [, b]) =>
-    a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1]
-  );
-  let end = 0;
-  for (const [path, { dtype, shape, data_offsets: [from, to] }] of entries) {
-    const reader = readers[dtype];
-    if (reader === undefined) {
-      throw new DTypeError("io.load", { got: `${name}: ${path} of ${dtype}`, need: Object.keys(readers).join(", ") });
-    }
-    if (to - from !== size(shape) * reader.bytes) {
-      throw new ShapeError("io.load", {
-        got: `${name}: ${path} ${formatShape(shape)} of ${dtype} in ${to - from} bytes`,
-        need: `${size(shape) * reader.bytes} bytes`,
-      });
-    }
-    if (from !== end) throw refuse(`${path} at byte ${from}`, `no gap and no overlap: byte ${end}`);
-    end = to;
-  }
-  if (body + end !== file.length) {
-    throw refuse(`${file.length - body} bytes of data`, `the ${end} bytes that the header tells of`);
-  }
-  const result: Record<string, Tensor> = {};
-  for (const [path, { dtype, shape, data_offsets: [from] }] of header) {
-    const reader = readers[dtype]!;
-    const data: HostArray = new dtypes[reader.dtype].array(size(shape));
-    const start = body + from;
-    // The format is little-endian, as every platform with WebGPU is: four-byte elements are copied as they are.
-    if (reader.at === undefined) new Uint8Array(data.buffer).set(file.subarray(start, start + data.byteLength));
-    else for (let i = 0; i < data.length; i++) data[i] = reader.at(view, start + i * reader.bytes);
-    result[path] = tensor(data, { shape, dtype: reader.dtype });
-  }
-  return result;
+export function decode(file: Uint8Array, name = "the file", options: LoadOptions = {}): Record<string, Tensor> {
+  const end = lengthBytes + headerBytes(file.subarray(0, lengthBytes), file.length, name);
+  const entries = readHeader(file.subarray(lengthBytes, end), file.length, name);
+  const wanted = chosen([...entries.keys()], options, name);
+  return Object.fromEntries(wanted.map((path) => {
+    const entry = entries.get(path)!;
+    // A copy; `slice` of a Buffer is none.
+    const bytes = new Uint8Array(file.subarray(entry.from, entry.to));
+    return [path, tensorOf(readTensor(path, entry, bytes, name))];
+  }));
 }
 
-function readHeader(bytes: Uint8Array, refuse: (got: string, need: string) => ArgumentError): Map<string, Entry> {
-  let header: unknown;
+/** The content of a file. All tensors are read at once, and kept from changes by handles of their own. */
+async function pieces(what: Savable, { metadata }: SaveOptions): Promise<Uint8Array[]> {
+  const op = "io.save";
+  for (const [name, value] of Object.entries(metadata ?? {})) {
+    if (typeof value === "string") continue;
+    throw new ArgumentError(op, { got: `metadata with ${name}: ${typeof value}`, need: "strings" });
+  }
+  const kept = metadata === undefined ? undefined : Object.fromEntries(Object.entries(metadata));
+  if (typeof what !== "object" || what === null) {
+    throw new ArgumentError(op, { got: typeof what, need: "a module or tensors by name" });
+  }
+  const state = what instanceof Module ? what.stateDict() : what;
+  const reading = Object.entries(state).map(async ([name, tensor]): Promise<[string, Values]> => {
+    if (!isTensor(tensor)) throw new ArgumentError(op, { got: `${name}: ${typeof tensor}`, need: "a tensor" });
+    // Read by the given handle, so that it has what is computed for this; by another the data lives on if that is disposed.
+    const own = tensor.detach();
+    try {
+      return [name, { dtype: own.dtype, shape: own.shape, values: await tensor.data() }];
+    } finally {
+      own.dispose();
+    }
+  });
+  return writeTensors(new Map(await Promise.all(reading)), kept);
+}
+
+async function loadChosen(
+  path: string,
+  choose: (names: readonly string[]) => readonly string[],
+): Promise<Record<string, Tensor>> {
+  const op = "io.load";
+  requirePath(op, path);
   try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (cause) {
-    throw refuse(`a header that is not JSON (${String(cause)})`, "a safetensors file");
+    return await withFile(path, async ({ bytes, read }) => {
+      const length = headerBytes(await read(0, Math.min(bytes, lengthBytes)), bytes, path);
+      const entries = readHeader(await read(lengthBytes, length), bytes, path);
+      const wanted = choose([...entries.keys()]).map((name): [string, Entry] => [name, entries.get(name)!]);
+      for (const [name, { type }] of wanted) requireReader(name, type, path);
+      const tensors: [string, Tensor][] = [];
+      for (const [name, entry] of wanted) {
+        tensors.push([name, tensorOf(readTensor(name, entry, await read(entry.from, entry.to - entry.from), path))]);
+      }
+      // Not assigned by name: __proto__ is one.
+      return Object.fromEntries(tensors);
+    });
+  } catch (error) {
+    throw asFileError(op, path, error);
   }
-  if (typeof header !== "object" || header === null || Array.isArray(header)) {
-    throw refuse("a header that is no record", "a safetensors file");
-  }
-  const entries = new Map<string, Entry>();
-  for (const [path, entry] of Object.entries(header)) {
-    if (path === "__metadata__") continue;
-    if (!isEntry(entry)) throw refuse(`${path}: ${JSON.stringify(entry)}`, "dtype, shape and data_offsets");
-    entries.set(path, entry);
-  }
-  return entries;
 }
 
-function isEntry(value: unknown): value is Entry {
-  const entry = value as Partial<Entry> | null;
-  const counts = (list: unknown): list is number[] =>
-    Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
-  return typeof entry === "object" && entry !== null && typeof entry.dtype === "string" && counts(entry.shape) &&
-    counts(entry.data_offsets) && entry.data_offsets.length === 2 && entry.data_offsets[0] <= entry.data_offsets[1];
+function chosen(names: readonly string[], { only }: LoadOptions, file: string): readonly string[] {
+  if (only === undefined) return names;
+  if (!Array.isArray(only)) {
+    throw new ArgumentError("io.load", { got: `only: ${typeof only}`, need: "a list of names" });
+  }
+  const there = new Set(names);
+  const missing = only.filter((name) => !there.has(name));
+  if (missing.length > 0) {
+    throw new ArgumentError("io.load", { got: `${file}: without [${missing}]`, need: "names of its tensors" });
+  }
+  return [...new Set(only)];
 }
 
-/** The upper half of an f32. */
-function bfloatToNumber(bits: number): number {
-  const word = new DataView(new ArrayBuffer(4));
-  word.setUint32(0, bits << 16 >>> 0);
-  return word.getFloat32(0);
+function tensorOf({ dtype, shape, values }: Values): Tensor {
+  return fromHost(values, shape, dtype);
+}
+
+function requirePath(op: string, path: unknown): void {
+  if (typeof path === "string" && path !== "") return;
+  throw new ArgumentError(op, {
+    got: `the path ${path === "" ? '""' : String(path)}`,
+    need: "the path of a file, as a string",
+  });
+}
+
+/** What the system says of a file. Errors of shardwise stay. */
+function asFileError(op: string, path: string, cause: unknown): unknown {
+  if (cause instanceof ShardwiseError) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  const need = op === "io.save"
+    ? "a file that can be written, in a folder that can be made"
+    : "a file that can be read";
+  return new FileError(op, { got: `${path} (${message})`, need, cause });
 }

@@ -66,15 +66,7 @@ export abstract class Module {
   loadStateDict(state: Readonly<Record<string, Tensor>>): this {
     const op = "loadStateDict";
     const own = walk(this).tensors;
-    const missing = own.map(([path]) => path).filter((path) => !Object.hasOwn(state, path));
-    const paths = new Set(own.map(([path]) => path));
-    const unexpected = Object.keys(state).filter((path) => !paths.has(path));
-    if (missing.length > 0 || unexpected.length > 0) {
-      throw new ArgumentError(op, {
-        got: `a state without [${missing}] and with unexpected [${unexpected}]`,
-        need: "exactly the paths of stateDict()",
-      });
-    }
+    requirePaths(own.map(([path]) => path), Object.keys(state));
     for (const [path, tensor] of own) {
       const value = state[path]!;
       if (!sameShape(value.shape, tensor.shape)) {
@@ -97,6 +89,18 @@ export abstract class Module {
     }
     return this;
   }
+}
+
+/** @internal Throws ArgumentError unless the paths of a state are those that a module has. */
+export function requirePaths(own: readonly string[], given: readonly string[]): void {
+  const [wanted, there] = [new Set(own), new Set(given)];
+  const missing = own.filter((path) => !there.has(path));
+  const unexpected = given.filter((path) => !wanted.has(path));
+  if (missing.length === 0 && unexpected.length === 0) return;
+  throw new ArgumentError("loadStateDict", {
+    got: `a state without [${missing}] and with unexpected [${unexpected}]`,
+    need: "exactly the paths of stateDict()",
+  });
 }
 
 /** A module of one tensor to one tensor, as `sequential` chains them. */

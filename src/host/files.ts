@@ -1,0 +1,233 @@
+/**
+ * Files that are replaced as a whole: what is new is written beside them, under a name of its own, and takes the old one's
+ * place when it is complete. Also reading parts of a file, and making folders.
+ */
+import {
+  digest,
+  type FileHandle,
+  type FileStatus,
+  fileSystem,
+  isRunning,
+  mayUseFolder,
+  paths,
+  processId,
+  processSpace,
+} from "./host.ts";
+
+/** Bytes that are read or written in one call: systems have limits below the size of large files. */
+const mostAtOnce = 2 ** 26;
+/** Milliseconds since the last write after which nobody is believed to write on, whoever that was. */
+const longestPause = 3_600_000;
+
+/** Names end so while they are written: a digest that stands for the space of process ids, the process, a number. */
+const partialEnd = /\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$/;
+/** Longer names are replaced by a digest: a name has at most 255 bytes. */
+const longestStem = 200;
+
+/**
+ * Replaces a file, and makes its folder where needed. A reader sees the old content or the new, never a part, also when
+ * several replace it at once, in one process or many; the last to complete stays. Where that fails, the old content is
+ * still there and nothing else. Links are followed, and a file keeps its mode. With `durable` the content is on disk before it
+ * takes the old one's place, and what writers left there that ended too early is removed.
+ * Rejects as the runtime does, and for what is there and no file.
+ */
+export async function replaceFile(
+  path: string,
+  content: string | readonly Uint8Array[],
+  options: { readonly durable: boolean },
+): Promise<void> {
+  const { promises } = fileSystem();
+  const target = placeOf(path);
+  const folder = paths().dirname(target);
+  const old = await promises.stat(target).catch(() => undefined);
+  if (old !== undefined) {
+    requireFile(target, old);
+    // To replace a file that may not be written to would be allowed by its folder, but not meant.
+    await (await promises.open(target, "r+")).close();
+  }
+  makeFolder(folder);
+  if (options.durable) await removePartials(folder, paths().basename(target));
+  const partial = partialOf(target);
+  try {
+    const handle = await promises.open(partial, "wx", old === undefined ? 0o666 : old.mode & 0o777);
+    try {
+      // What the process masks is missing else. File systems without modes refuse this.
+      if (old !== undefined) await handle.chmod(old.mode & 0o777).catch(() => undefined);
+      for (const piece of typeof content === "string" ? [new TextEncoder().encode(content)] : content) {
+        await writeAll(handle, piece);
+      }
+      if (options.durable) await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await promises.rename(partial, target);
+  } catch (error) {
+    await promises.rm(partial, { recursive: true, force: true }).catch(() => undefined);
+    throw error;
+  }
+  if (options.durable) await syncFolder(folder);
+}
+
+function requireFile(path: string, status: FileStatus): void {
+  if (status.isFile()) return;
+  const [code, what] = status.isDirectory() ? ["EISDIR", "a folder"] : ["EINVAL", "no regular file"];
+  throw Object.assign(new Error(`${code}: ${path} is ${what}`), { code });
+}
+
+async function writeAll(handle: FileHandle, data: Uint8Array): Promise<void> {
+  for (let done = 0; done < data.length;) {
+    done += (await handle.write(data, done, Math.min(mostAtOnce, data.length - done))).bytesWritten;
+  }
+}
+
+/** Where a system cannot do this, a crash of the machine may bring back the old content, which is whole too. */
+async function syncFolder(path: string): Promise<void> {
+  if (!mayUseFolder(path, { write: false })) return;
+  const handle = await fileSystem().promises.open(path, "r").catch(() => undefined);
+  await handle?.sync().catch(() => undefined);
+  await handle?.close().catch(() => undefined);
+}
+
+/** The file that a path means at this time: absolute, links followed as far as there is something. */
+export function placeOf(path: string): string {
+  const { basename, dirname, join, resolve } = paths();
+  const whole = resolve(path);
+  if (!mayUseFolder(whole, { write: false })) return whole;
+  const missing: string[] = [];
+  for (let at = whole; at !== dirname(at); at = dirname(at)) {
+    try {
+      return join(fileSystem().realpathSync(at), ...missing);
+    } catch {
+      missing.unshift(basename(at));
+    }
+  }
+  return whole;
+}
+
+function partialOf(path: string): string {
+  const { basename, dirname, join } = paths();
+  const number = crypto.getRandomValues(new Uint32Array(1))[0]!.toString(16).padStart(8, "0");
+  return join(dirname(path), `${stemOf(basename(path))}.${ownSpace()}-${processId}-${number}.partial`);
+}
+
+function stemOf(name: string): string {
+  return new TextEncoder().encode(name).length > longestStem ? digest(name)! : name;
+}
+
+let space: string | undefined;
+
+function ownSpace(): string {
+  return space ??= digest(processSpace())!.slice(0, 8);
+}
+
+/**
+ * Removes what `replaceFile` left half written in a folder, for one name or for all, where its process is gone; of processes
+ * that cannot be seen from here, what was not written to for an hour. Does nothing where it may not.
+ */
+export async function removePartials(folder: string, name?: string): Promise<void> {
+  if (!mayUseFolder(folder, { write: true })) return;
+  const stem = name === undefined ? undefined : stemOf(name);
+  for (const found of await listFolder(folder).catch(() => [])) {
+    const [end, itsSpace, pid] = partialEnd.exec(found) ?? [];
+    if (end === undefined || (stem !== undefined && found !== stem + end)) continue;
+    const path = paths().join(folder, found);
+    const ended = itsSpace === ownSpace() && isRunning(Number(pid)) === false;
+    if (ended || Date.now() - await modified(path).catch(() => Infinity) > longestPause) {
+      await removeFile(path).catch(() => undefined);
+    }
+  }
+}
+
+/** A file from which parts are read. */
+export interface OpenFile {
+  readonly bytes: number;
+  /** Its bytes from a position. Rejects where it ends before. */
+  read(from: number, count: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/**
+ * Calls `body` with a file, which is closed afterwards. What is read is of one file, also when another replaces it meanwhile.
+ * Rejects as the runtime does when it cannot be read.
+ */
+export async function withFile<T>(path: string, body: (file: OpenFile) => Promise<T>): Promise<T> {
+  const handle = await fileSystem().promises.open(path, "r");
+  try {
+    const status = await handle.stat();
+    if (status.isFile()) {
+      return await body({
+        bytes: status.size,
+        read: (from, count) => readPart(handle, from, count),
+      });
+    }
+    // A pipe has no size and no positions.
+    const whole = await handle.readFile();
+    const read = (from: number, count: number) => Promise.resolve(new Uint8Array(whole.subarray(from, from + count)));
+    return await body({ bytes: whole.length, read });
+  } finally {
+    await handle.close();
+  }
+}
+
+async function readPart(handle: FileHandle, from: number, count: number): Promise<Uint8Array<ArrayBuffer>> {
+  const into = new Uint8Array(count);
+  for (let done = 0; done < count;) {
+    const { bytesRead } = await handle.read(into, done, Math.min(mostAtOnce, count - done), from + done);
+    if (bytesRead === 0) throw new Error(`the file became shorter than ${from + count} bytes while it was read`);
+    done += bytesRead;
+  }
+  return into;
+}
+
+/**
+ * Makes a folder and those above it, with a mode; one that is there stays as it is. Throws as the runtime does. Node's own
+ * recursive `mkdir` does not return below a folder in which none can be made, such as /proc.
+ */
+export function makeFolder(path: string, mode = 0o777): void {
+  if (makeOne(path, mode)) return;
+  const above = paths().dirname(path);
+  if (above !== path) makeFolder(above, mode);
+  if (!makeOne(path, mode)) {
+    throw Object.assign(new Error(`ENOENT: the folder ${path} cannot be made`), { code: "ENOENT" });
+  }
+}
+
+/** Whether the folder is there now; false where one above it is missing. */
+function makeOne(path: string, mode: number): boolean {
+  try {
+    fileSystem().mkdirSync(path, { mode });
+    return true;
+  } catch (error) {
+    const { code } = error as { readonly code?: unknown };
+    if (code === "ENOENT") return false;
+    if (code === "EEXIST" || isFolder(path)) return true;
+    throw error;
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return fileSystem().statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+/** Makes a folder that only this user may enter, and those above it; one that is there stays as it is. */
+export function makePrivateFolder(path: string): void {
+  makeFolder(path, 0o700);
+}
+
+/** Names in a folder. */
+export function listFolder(path: string): Promise<string[]> {
+  return fileSystem().promises.readdir(path);
+}
+
+/** When a file was last written, in milliseconds since 1970. */
+export async function modified(path: string): Promise<number> {
+  return (await fileSystem().promises.stat(path)).mtimeMs;
+}
+
+/** Removes a file or a folder with all that is in it; does nothing where there is none. */
+export async function removeFile(path: string): Promise<void> {
+  await fileSystem().promises.rm(path, { recursive: true, force: true });
+}
