@@ -109,12 +109,23 @@ function shift(x: Node, axis: number | readonly number[] | undefined): Node {
   return where(isFinite(most), most, 0);
 }
 
+/**
+ * log(sum(exp(x - most))), axes kept. One of the largest elements is the 1 of log1p: so the log keeps its digits where all
+ * others are far away, and it vanishes.
+ */
+function logOfSum(x: Node, most: Node, axis: number | readonly number[] | undefined): Node {
+  const over = { axis, keepDims: true };
+  const largest = build.cast(equal(x, most), "f32");
+  const others = sum(sub(apply("exp", sub(x, most)), largest), over);
+  return apply("log1p", add(others, sub(sum(largest, over), 1)));
+}
+
 /** log(sum(exp(x))), with the largest element taken out so that no exponent is positive. */
 export function logSumExp(x: Node, options: ReduceOptions): Node {
   const values = build.cast(x, "f32");
-  const most = shift(values, options.axis);
   const axes = resolveAxes("logSumExp", options.axis, x.shape.length);
-  const logs = add(apply("log", sum(apply("exp", sub(values, most)), { axis: axes, keepDims: true })), most);
+  const most = shift(values, axes);
+  const logs = add(logOfSum(values, most, axes), most);
   return options.keepDims === true ? logs : build.reshape(logs, withoutAxes(x.shape, axes));
 }
 
@@ -128,7 +139,6 @@ export function softmax(x: Node, axis: number): Node {
 /** log(softmax(x)), without ever taking the log of a small quotient. */
 export function logSoftmax(x: Node, axis: number): Node {
   const values = build.cast(x, "f32");
-  const shifted = sub(values, shift(values, axis));
-  return sub(shifted, apply("log", sum(apply("exp", shifted), { axis, keepDims: true })));
+  const most = shift(values, axis);
+  return sub(sub(values, most), logOfSum(values, most, axis));
 }
-
