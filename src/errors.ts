@@ -71,6 +71,16 @@ export class GradientError extends ShardwiseError {}
 export class DecompositionError extends ShardwiseError {}
 /** A loss that became NaN or infinite. */
 export class NonFiniteLossError extends ShardwiseError {}
+/** A gradient that became NaN or infinite, though the loss was finite. */
+export class NonFiniteGradientError extends NonFiniteLossError {
+  /** The name of the first parameter whose gradient it is; its position, where it has none. */
+  readonly parameter: string;
+
+  constructor(op: string, complaint: Complaint & { readonly parameter: string }) {
+    super(op, complaint);
+    this.parameter = complaint.parameter;
+  }
+}
 /** Replicas whose parameters differ. */
 export class ReplicaMismatchError extends ShardwiseError {}
 /** A broken invariant of shardwise itself: please report it. */

@@ -6,6 +6,7 @@ import { nullDevice } from "../src/devices/null.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn } from "../src/nn/index.ts";
 import { checkCounts } from "../src/nn/loss.ts";
+import { compile } from "../src/tensor/compile.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { grad } from "../src/tensor/grad.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
@@ -79,6 +80,191 @@ onEachDevice("a row of weight 0 contributes nothing, even when its loss is infin
   const prediction = tensor([[1], [3e30]], { device });
   const loss = nn.mse(prediction, tensor([[0], [0]], { device }), { weights: tensor([1, 0], { device }) });
   assert.equal(await number(loss.mean), 1);
+});
+
+/** What a row that does not count may hold; its targets hold the same, or a label that there is not. */
+const poisons = [[NaN, NaN], [Infinity, -Infinity], [3e38, -3e38], [0, NaN]] as const;
+
+/** Losses and metrics of [4, 2] values whose row 2 does not count, and the same of the other rows. */
+const masked: readonly {
+  readonly name: string;
+  readonly of: (x: Tensor, y: Tensor, options: { weights?: Tensor; ignore?: number }) => nn.Loss | nn.Metric;
+  /** Targets of the rows; by default values like the predictions. */
+  readonly labels?: readonly number[];
+}[] = [
+  { name: "mse", of: nn.mse },
+  { name: "binaryCrossEntropy", of: nn.binaryCrossEntropy },
+  { name: "crossEntropy of probabilities", of: nn.crossEntropy },
+  { name: "crossEntropy of smoothed probabilities", of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }) },
+  { name: "crossEntropy", of: nn.crossEntropy, labels: [0, 1, 7, 1] },
+  { name: "crossEntropy with smoothing", of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }), labels: [0, 1, -3, 1] },
+  { name: "meanAbsoluteError", of: nn.meanAbsoluteError },
+  { name: "binaryAccuracy", of: nn.binaryAccuracy },
+  { name: "accuracy", of: nn.accuracy, labels: [0, 1, 7, 1] },
+  { name: "accuracy of probabilities", of: nn.accuracy },
+  { name: "topKAccuracy", of: (x, y, o) => nn.topKAccuracy(x, y, { ...o, k: 1 }), labels: [0, 1, 7, 1] },
+];
+
+onEachDevice("a row that does not count contributes nothing, whatever it holds, forward and backward", async (device) => {
+  const values = [[1, -2], [0.5, 3], [0, 0], [-1, 2]];
+  const targets = [[0.25, 0.75], [1, 0], [0, 0], [0.5, 0.5]];
+  const counting = (rows: readonly (readonly number[])[]) => rows.filter((_, row) => row !== 2);
+  for (const { name, of, labels } of masked) {
+    for (const poison of poisons) {
+      const x = tensor(values.map((row, i) => i === 2 ? [...poison] : row), { device });
+      const y = labels === undefined
+        ? tensor(targets.map((row, i) => i === 2 ? [...poison].reverse() : row), { device })
+        : tensor(labels, { device, dtype: "i32" });
+      const weights = tensor([2, 1, 0, 3], { device });
+      const options = labels === undefined
+        ? [{ weights }]
+        : [{ weights }, { ignore: labels[2]! }, { weights: weights.add(1), ignore: labels[2]! }];
+      for (const option of options) {
+        const loss = (x: Tensor, y: Tensor) => {
+          const { sum, count } = of(x, y, option);
+          return [sum, count, ...grad(sum, [x])] as const;
+        };
+        const isLoss = of(x, y, option) instanceof nn.Loss;
+        const z = tensor(counting(values), { device });
+        const few = option.weights === undefined ? {} : { weights: option.weights.gather(tensor([0, 1, 3], { device, dtype: "i32" }), { axis: 0 }) };
+        const expected = of(
+          z,
+          labels === undefined ? tensor(counting(targets), { device }) : tensor([0, 1, 1], { device, dtype: "i32" }),
+          few,
+        );
+        const message = `${name} with ${poison} and ${Object.keys(option)}`;
+        const wanted = [await number(expected.sum), await number(expected.count)];
+        const both = (x: Tensor, y: Tensor) => isLoss ? loss(x, y) : [of(x, y, option).sum, of(x, y, option).count] as const;
+        for (const [sum, count, gradient] of [both(x, y), await compile(both)(x, y)]) {
+          assertClose([await number(sum), await number(count)], wanted, { message });
+          if (gradient === undefined) continue;
+          const rest = await numbers(grad(expected.sum, [z])[0]!);
+          assertClose(await numbers(gradient), [...rest.slice(0, 4), 0, 0, ...rest.slice(4)], { message });
+        }
+      }
+    }
+  }
+});
+
+onEachDevice("tokens and elements of weight 0 contribute nothing either", async (device) => {
+  const x = tensor([[1, NaN], [Infinity, 4]], { device });
+  const weights = tensor([[1, 0], [0, 1]], { device });
+  const squares = nn.mse(x, tensor([[0, 1], [NaN, 1]], { device }), { weights });
+  assert.equal(await number(squares.mean), 5);
+  assert.deepEqual(await numbers(grad(squares.sum, [x])[0]!), [2, 0, 0, 6]);
+  const logits = tensor([[[0, 0], [NaN, NaN]], [[Infinity, NaN], [0, 0]]], { device });
+  const labels = tensor([[0, 5], [-1, 1]], { device, dtype: "i32" });
+  const loss = nn.crossEntropy(logits, labels, { weights });
+  assertClose([await number(loss.mean)], [Math.LN2]);
+  assertClose(await numbers(grad(loss.mean, [logits])[0]!), [-0.25, 0.25, 0, 0, 0, 0, 0.25, -0.25]);
+  // The issue's case.
+  const prediction = tensor([0, 1, 1, 0], { device });
+  const error = nn.mse(prediction, tensor([0, 1, NaN, 2], { device }), { weights: tensor([1, 1, 0, 1], { device }) });
+  assertClose([await number(error.sum)], [4]);
+  assertClose(await numbers(grad(error.mean, [prediction])[0]!), [0, 0, 0, -4 / 3]);
+});
+
+/** Cross-entropy of two classes in float64: log(1 + exp(z1 - z0)) for label 0. */
+const twoClasses = (z0: number, z1: number) => {
+  const d = z1 - z0;
+  return d > 0 ? d + Math.log1p(Math.exp(-d)) : Math.log1p(Math.exp(d));
+};
+const logistic = (x: number) => 1 / (1 + Math.exp(-x));
+
+onEachDevice("losses keep their digits, far from 0 and where they are small, and so do their gradients", async (device) => {
+  const relative = { rtol: 3e-6, atol: 0 };
+  for (const offset of [0, 1000, -1e9, 1e9]) {
+    for (const gap of Math.abs(offset) > 1e6 ? [0, 128] : [0, 1, 5, 12, 20, 60]) {
+      for (const sign of [1, -1]) {
+        const [z0, z1] = [offset + sign * gap, offset];
+        const loss = twoClasses(z0, z1);
+        // exp(-128) is 0 in f32.
+        const expected = loss < 1e-38 ? 0 : loss;
+        const slope = Math.abs(gap) > 100 && sign > 0 ? 0 : -logistic(z1 - z0);
+        const message = `logits ${z0}, ${z1}`;
+        const x = tensor([[z0, z1]], { device });
+        const labels = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }));
+        assertClose([await number(labels.mean)], [expected], { ...relative, message });
+        assertClose(await numbers(grad(labels.mean, [x])[0]!), [slope, -slope], { ...relative, message });
+        const dense = nn.crossEntropy(x, tensor([[1, 0]], { device }));
+        assertClose([await number(dense.mean)], [expected], { ...relative, message });
+        assertClose(await numbers(grad(dense.mean, [x])[0]!), [slope, -slope], { atol: 2e-7, message });
+        const smooth = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }), { labelSmoothing: 0.1 });
+        assertClose([await number(smooth.mean)], [0.95 * loss + 0.05 * twoClasses(z1, z0)], { ...relative, message });
+        assertClose(await numbers(x.logSoftmax({ axis: -1 })), [-expected, -twoClasses(z1, z0)].map((v) => Math.abs(v) < 1e-38 ? 0 : v), { ...relative, message });
+        if (offset !== 0) continue;
+        for (const yes of [true, false]) {
+          const z = tensor([yes ? z0 : -z0], { device });
+          const binary = nn.binaryCrossEntropy(z, tensor([yes], { device }));
+          assertClose([await number(binary.mean)], [expected], { ...relative, message });
+          assertClose(await numbers(grad(binary.mean, [z])[0]!), [yes ? slope : -slope], { ...relative, message });
+        }
+      }
+    }
+  }
+  const many = tensor([Array.from({ length: 100 }, (_, i) => i === 3 ? 15 : 0)], { device });
+  const small = nn.crossEntropy(many, tensor([3], { device, dtype: "i32" }));
+  assertClose([await number(small.mean)], [Math.log1p(99 * Math.exp(-15))], relative);
+  assertClose(await numbers(many.sub(15).logSumExp({ axis: -1 })), [Math.log1p(99 * Math.exp(-15))], relative);
+});
+
+onEachDevice("an infinite logit is certainty", async (device) => {
+  const one = async (logits: number[], label: number) => {
+    const x = tensor([logits], { device });
+    const labels = tensor([label], { device, dtype: "i32" });
+    const hot = tensor([logits.map((_, i) => i === label ? 1 : 0)], { device });
+    const losses = [nn.crossEntropy(x, labels), nn.crossEntropy(x, hot)];
+    const results = await Promise.all(losses.map((loss) => number(loss.mean)));
+    assert.deepEqual(results[0], results[1]);
+    if (results[0] === 0) {
+      for (const loss of losses) {
+        assert.deepEqual((await numbers(grad(loss.mean, [x])[0]!)).map(Math.abs), logits.map(() => 0));
+      }
+    }
+    return results[0];
+  };
+  assert.equal(await one([Infinity, 0], 0), 0);
+  assert.equal(await one([Infinity, 100, -3], 0), 0);
+  assert.equal(await one([Infinity, -Infinity], 0), 0);
+  assert.equal(await one([-Infinity, 2], 1), 0);
+  assert.equal(await one([Infinity, 0], 1), Infinity);
+  assert.equal(await one([-Infinity, 2], 0), Infinity);
+  assertClose([(await one([Infinity, 0, Infinity], 0))!], [Math.LN2]);
+  assert.equal(await one([NaN, 0], 0), NaN);
+  assert.equal(await one([-Infinity, -Infinity], 0), NaN);
+  const binary = async (logit: number, target: number) => {
+    const z = tensor([logit], { device });
+    const loss = nn.binaryCrossEntropy(z, tensor([target], { device })).mean;
+    return [await number(loss), Math.abs((await numbers(grad(loss, [z])[0]!))[0]!)];
+  };
+  assert.deepEqual(await binary(Infinity, 1), [0, 0]);
+  assert.deepEqual(await binary(-Infinity, 0), [0, 0]);
+  assert.deepEqual(await binary(Infinity, 0), [Infinity, 1]);
+  assert.deepEqual(await binary(-Infinity, 1), [Infinity, 1]);
+  assert.deepEqual(await binary(NaN, 1), [NaN, NaN]);
+  // Of the targets: -z, also where the logit agrees with them.
+  const y = tensor([1, 0, 0.25], { device });
+  assertClose(await numbers(grad(nn.binaryCrossEntropy(tensor([2, -3, 1], { device }), y).sum, [y])[0]!), [-2, 3, -1]);
+});
+
+onEachDevice("a NaN is never right", async (device) => {
+  const nan = tensor([[NaN, NaN], [0, NaN], [NaN, 0]], { device });
+  for (const label of [0, 1]) {
+    const labels = tensor([label, label, label], { device, dtype: "i32" });
+    assert.equal(await number(nn.accuracy(nan, labels).sum), 0);
+    assert.equal(await number(nn.topKAccuracy(nan, labels, { k: 1 }).sum), 0);
+    // Of two, one that is known is the second at worst.
+    assert.equal(await number(nn.topKAccuracy(nan, labels, { k: 2 }).sum), 1);
+    assert.equal(await number(nn.topKAccuracy(nan, labels, { k: 9 }).sum), 1);
+  }
+  assert.equal(await number(nn.accuracy(nan, nan).sum), 0);
+  assert.equal(await number(nn.accuracy(tensor([[1, 2]], { device }), tensor([[NaN, NaN]], { device })).sum), 0);
+  for (const target of [0, 1, NaN]) {
+    assert.equal(await number(nn.binaryAccuracy(tensor([NaN], { device }), tensor([target], { device })).sum), 0);
+  }
+  assert.equal(await number(nn.binaryAccuracy(tensor([-1], { device }), tensor([NaN], { device })).sum), 0);
+  assert.equal(await number(nn.binaryAccuracy(tensor([NaN], { device }), tensor([false], { device })).sum), 0);
+  assert.equal(await number(nn.meanAbsoluteError(tensor([NaN], { device }), tensor([0], { device })).mean), NaN);
 });
 
 onEachDevice("binaryCrossEntropy agrees with PyTorch, far out and at 0", async (device) => {

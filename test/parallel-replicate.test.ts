@@ -65,6 +65,18 @@ test("declared means are combined by weight, sums are added, and what has no row
   }
 });
 
+test("a row of weight 0 contributes nothing to a declared mean, whatever it holds", async () => {
+  for (const kind of testKinds) {
+    for (const count of [1, 2]) {
+      const devices = await virtualDevices(kind, count);
+      if (devices === undefined) continue;
+      const run = replicate(({ x, weights }: { x: Tensor; weights: Tensor }) => mean(x, { weights }), devices);
+      const x = tensor([[1, 2], [NaN, Infinity], [3, -Infinity], [5, 6]]);
+      assertClose(await (await run({ x, weights: tensor([1, 0, 0, 3]) })).data(), [4, 5]);
+    }
+  }
+});
+
 test("tokens: rows inside a longer axis stay in order", async () => {
   for (const count of [1, 3]) {
     const run = replicate((x: Tensor) => x.reshape([x.shape[0]! * 2, 2]).mul(2), await cpus(count));

@@ -33,7 +33,7 @@ function pathFor(request: CompileRequest, target: Target): string | undefined {
   const folder = planFolder();
   if (folder === undefined) return undefined;
   const given = new Set(request.inputs);
-  const order = toposort(request.roots, (node) => !given.has(node));
+  const order = toposort(rootsOf(request), (node) => !given.has(node));
   const source = order.length < fewestNodes ? undefined : compilerDigest();
   if (source === undefined) return undefined;
   const { noFuse, validate } = flags();
@@ -50,9 +50,10 @@ export function planFolder(): string | undefined {
 }
 
 /** A request in words: equal for requests that `compileGraph` makes equal plans of. */
-export function structureOf({ inputs, roots, donate = [], common }: CompileRequest): string {
+export function structureOf(request: CompileRequest): string {
+  const { inputs, roots, donate = [], common, watch } = request;
   const given = new Set(inputs);
-  const order = toposort(roots, (node) => !given.has(node));
+  const order = toposort(rootsOf(request), (node) => !given.has(node));
   const numbers = new Map<Node, number>();
   const devices = new Map<number | undefined, number>();
   const regions = new Map<number, number>();
@@ -78,7 +79,13 @@ export function structureOf({ inputs, roots, donate = [], common }: CompileReque
     `roots ${roots.map(numberOf)}`,
     `donate ${donate.map(({ input, output }) => `${input}>${output}`)}`,
     `common ${common ?? "-"}`,
+    ...(watch === undefined ? [] : [`watch ${watch.values.map(({ node, number, each }) => `${numberOf(node)}:${number}${each ? "+" : ""}`)} ${watch.boundary} ${watch.faults}`]),
   ].join("\n");
+}
+
+/** All values that kernels are made for. */
+function rootsOf({ roots, watch }: CompileRequest): readonly Node[] {
+  return watch === undefined ? roots : [...roots, ...watch.values.map(({ node }) => node)];
 }
 
 let ofCompiler: { readonly digest: string | undefined } | undefined;

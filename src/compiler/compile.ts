@@ -27,6 +27,7 @@ import { splitReductions } from "./split.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "./shared-loads.ts";
 import { attentionBlock, chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile.ts";
 import { takeWaits, type Waits } from "./waits.ts";
+import { type Watch, watchable, watchedParts } from "./watch.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {
@@ -38,6 +39,8 @@ export interface CompileRequest {
   readonly donate?: readonly { readonly input: number; readonly output: number }[];
   /** Asks for a plan for items (see Plan): the positions of the inputs that all items have in common. */
   readonly common?: readonly number[];
+  /** Values that kernels look at as they store them. */
+  readonly watch?: Watch;
 }
 
 /** The schedule of a contraction. */
@@ -82,13 +85,20 @@ export function compileGraph(request: CompileRequest, target: Target, observe?: 
 
 function compiled(request: CompileRequest, target: Target, observe: ((nodes: PlanNodes) => void) | undefined): Plan {
   const given = new Set(request.inputs);
-  const simplified = wholeBlocks(readHalves(simplify(request.roots, given), given), given, target);
+  const { watch } = request;
+  // What is watched is stored as roots are, but has no memory outside of the plan.
+  const wanted = [...request.roots, ...watch?.values.map(({ node }) => node) ?? []];
+  const simplified = wholeBlocks(readHalves(simplify(wanted, given), given), given, target);
   const split = splitReductions(storeOperands(simplified, given), given, target);
-  const { roots, waits } = takeWaits(keepDonors(materializeOperands(split, given), request), given);
-  checkLeaves(roots, given);
+  const { roots: all, waits } = takeWaits(keepDonors(materializeOperands(split, given), request), given);
+  const roots = all.slice(0, request.roots.length);
+  const seen = all.slice(roots.length).map((node) => watchable(node, given));
+  checkLeaves([...roots, ...seen], given);
   const donate = request.donate ?? [];
   const common = request.common && new Set(request.common.map((input) => request.inputs[input]!));
-  const { groups, stored } = kernels(roots, given, waits, target);
+  const parts = watchedParts(seen.map((node, i) => ({ ...watch!.values[i]!, node })));
+  const watched = watch && { values: new Set(parts.keys()), faults: request.inputs[watch.faults]! };
+  const { groups, stored } = kernels([...roots, ...seen], given, waits, watched, target);
   const ordered = donorsLast(groups, new Set(donate.flatMap((pair) => [...writtenParts(roots[pair.output]!)])));
 
   // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
@@ -96,7 +106,7 @@ function compiled(request: CompileRequest, target: Target, observe: ((nodes: Pla
   const inMemory = new Set([...given, ...stored]);
   const whole = new Set(stored.filter((node) => node.op === "argsort").map((node) => node.src[0]!));
   for (;;) {
-    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common });
+    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common, watch: watch && { ...watch, parts } });
     const chosen = new Map<KernelGroup, ContractionSchedule>();
     const lowered = ordered.map((group) => lowerGroup(group, layout, target, chosen));
     const hazards = donate.filter((pair) =>
@@ -178,6 +188,7 @@ function kernels(
   roots: readonly Node[],
   given: ReadonlySet<Node>,
   waits: Waits,
+  watched: { readonly values: ReadonlySet<Node>; readonly faults: Node } | undefined,
   target: Target,
 ): { groups: KernelGroup[]; stored: Node[] } {
   const extra = new Set<Node>();
@@ -185,9 +196,9 @@ function kernels(
   for (;;) {
     const fuse = !flags().noFuse;
     const plan = schedule({ roots, given, stored: extra, fuse });
-    const tooWide = widestNode(plan, given, maxBuffers);
+    const tooWide = widestNode(plan, given, watched?.values ?? new Set(), maxBuffers);
     if (tooWide === undefined) {
-      const groups = fuse ? mergeKernels(plan, { given, roots, maxBuffers, waits }) : plan.drafts.map((draft) => ({ drafts: [draft] }));
+      const groups = mergeKernels(plan, { given, roots, maxBuffers, waits, watched, join: fuse });
       return { groups, stored: plan.drafts.map((draft) => draft.root) };
     }
     extra.add(tooWide);
@@ -195,10 +206,11 @@ function kernels(
 }
 
 /** In a kernel that would bind too many buffers, the inner node that takes most of them off it; undefined if all fit. */
-function widestNode(plan: Schedule, given: ReadonlySet<Node>, maxBuffers: number): Node | undefined {
+function widestNode(plan: Schedule, given: ReadonlySet<Node>, watched: ReadonlySet<Node>, most: number): Node | undefined {
   const inMemory = new Set(plan.drafts.map((draft) => draft.root));
   for (const draft of plan.drafts) {
     if (draft.root.op === "concat") continue;
+    const maxBuffers = watched.has(draft.root) ? most - 1 : most;
     const isLeaf = (node: Node) => node !== draft.root && (given.has(node) || inMemory.has(node));
     const order = toposort([draft.root], (node) => !isLeaf(node));
     const leaves = order.filter(isLeaf);
@@ -281,6 +293,7 @@ function overwritesTooEarly(
   slot: number,
   inMemory: ReadonlySet<Node>,
 ): boolean {
+  if (root === old) return false;
   const parts = writtenParts(root);
   const writes = groups.map((group) => group.drafts.some((draft) => parts.has(draft.root)));
   for (let i = writes.indexOf(true); i < groups.length; i++) {

@@ -69,7 +69,9 @@ export type Statement =
     readonly value: Expr;
     readonly when: Expr | undefined;
     readonly accumulate: boolean;
-  };
+  }
+  /** A u32 of the buffer becomes the value where that is larger, whichever invocations do so at once. Seldom, so by atomics. */
+  | { readonly kind: "mark"; readonly buffer: number; readonly place: number; readonly value: Expr; readonly when: Expr };
 
 export interface Scope {
   readonly depth: number;

@@ -9,11 +9,21 @@ export interface Location {
   readonly strides: readonly number[];
 }
 
+/** Where faults of a watched value go: see watch.ts. */
+export interface Marks {
+  readonly slot: number;
+  readonly number: number;
+  readonly each: boolean;
+  readonly boundary: number;
+}
+
 export interface Memory {
   /** Where a node can be read, if it is in memory. */
   readonly source: (node: Node) => Location | undefined;
   /** Where a kernel's value goes; several places for one that is wanted in several. */
   readonly targets: (node: Node) => readonly Location[];
+  /** Where it is noted that a value is not finite, if it is watched; one for each place among the watched ones. */
+  readonly marks: (node: Node) => readonly Marks[];
 }
 
 export function locate(location: Location, indices: readonly Index[]): Index {

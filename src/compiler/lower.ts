@@ -30,6 +30,7 @@ import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./staged.ts";
 import type { OuterProduct, Tile } from "./tile.ts";
 import { isMovement, sourceIndices } from "./views.ts";
+import { markFaults } from "./watch.ts";
 
 /** Invocations that walk a block side by side: a subgroup of the software adapters. */
 const walkers = 8;
@@ -267,6 +268,8 @@ class Lowering {
         statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
       });
     }
+    const marks = this.#memory.marks(root);
+    if (marks.length > 0) statements.push(...markFaults(this.#builder, root, marks, stored, values.slice(0, stored.length)));
   }
 
   /** Lanes at the end that an invocation only loads operands for. */

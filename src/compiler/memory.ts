@@ -2,7 +2,8 @@
 import { byteLength } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { size, strides } from "../graph/shape.ts";
-import type { Location } from "./location.ts";
+import type { Location, Marks } from "./location.ts";
+import type { Watch, Watched } from "./watch.ts";
 
 /** One slot while the plan is made. */
 export interface SlotDraft {
@@ -24,6 +25,7 @@ export interface Layout {
   readonly copies: readonly { readonly from: number; readonly to: number; readonly bytes: number }[];
   readonly source: (node: Node) => Location | undefined;
   readonly targets: (node: Node) => readonly Location[];
+  readonly marks: (node: Node) => readonly Marks[];
 }
 
 export interface LayoutRequest {
@@ -38,12 +40,14 @@ export interface LayoutRequest {
   readonly copied: ReadonlySet<number>;
   /** For a plan for items: the inputs that all have in common. */
   readonly common?: ReadonlySet<Node> | undefined;
+  /** Watched values as they are stored, and where their faults go. */
+  readonly watch?: (Omit<Watch, "values"> & { readonly parts: ReadonlyMap<Node, readonly Watched[]> }) | undefined;
 }
 
 /** Parts of items begin where vectors may. */
 const itemBytes = 16;
 
-export function layOut({ inputs, roots, stored, whole: apart, donate, copied, common }: LayoutRequest): Layout {
+export function layOut({ inputs, roots, stored, whole: apart, donate, copied, common, watch }: LayoutRequest): Layout {
   const slots: SlotDraft[] = [];
   const slot = (node: Node, role: SlotDraft["role"]) => {
     // Temporaries are rounded up, so that more of them fit each other.
@@ -119,6 +123,11 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied, co
     copies,
     source: (node) => sources.get(node),
     targets: (node) => targets.get(node) ?? [],
+    marks: (node) => {
+      if (watch === undefined) return [];
+      const { parts, faults, boundary } = watch;
+      return (parts.get(node) ?? []).map(({ number, each }) => ({ slot: inputSlots[faults]!, number, each, boundary }));
+    },
   };
 }
 

@@ -29,15 +29,22 @@ function hasRows(draft: Draft): boolean {
 /** Joins drafts into kernels; `maxBuffers` bounds what one of them may bind. Sources come before their readers. */
 export function mergeKernels(
   schedule: Schedule,
-  { given, roots, maxBuffers, waits }: {
+  { given, roots, maxBuffers, waits, watched, join }: {
     readonly given: ReadonlySet<Node>;
     readonly roots: readonly Node[];
     readonly maxBuffers: number;
     readonly waits: Waits;
+    /** The values that are watched, and where their faults go. */
+    readonly watched?: { readonly values: ReadonlySet<Node>; readonly faults: Node } | undefined;
+    /** False: every draft stays a kernel of its own. */
+    readonly join: boolean;
   },
 ): KernelGroup[] {
   const { drafts, accesses } = schedule;
   const waited = waitedFor(schedule, given, waits);
+  if (watched !== undefined) {
+    for (const { draft } of accesses.get(watched.faults) ?? []) waited.set(draft, new Set([...waited.get(draft) ?? [], ...watched.values]));
+  }
   const draftOf = new Map<Node, Draft>(drafts.map((draft) => [draft.root, draft]));
   const reads = new Map<Draft, Set<Node>>(drafts.map((draft) => [draft, new Set<Node>()]));
   const computes = new Map<Draft, Set<Node>>(drafts.map((draft) => [draft, new Set<Node>()]));
@@ -46,6 +53,8 @@ export function mergeKernels(
       (draftOf.has(node) || given.has(node) ? reads : computes).get(access.draft)!.add(node);
     }
   }
+  const marks = (of: KernelGroup) => watched !== undefined && of.drafts.some((draft) => watched.values.has(draft.root));
+  const asks = (of: KernelGroup) => watched !== undefined && of.drafts.some((draft) => reads.get(draft)!.has(watched.faults));
   const group = new Map<Draft, KernelGroup>(drafts.map((draft) => [draft, { drafts: [draft] }]));
   const sources = (of: KernelGroup): Set<KernelGroup> => {
     const result = new Set<KernelGroup>();
@@ -72,7 +81,10 @@ export function mergeKernels(
   };
   const buffers = (kernels: readonly Draft[]): number => {
     const all = new Set<Node>(kernels.map((draft) => draft.root));
-    for (const draft of kernels) for (const node of reads.get(draft)!) all.add(node);
+    for (const draft of kernels) {
+      for (const node of reads.get(draft)!) all.add(node);
+      if (watched?.values.has(draft.root)) all.add(watched.faults);
+    }
     return all.size;
   };
   const mergeable = (draft: Draft) =>
@@ -81,7 +93,7 @@ export function mergeKernels(
 
   for (let j = 1; j < drafts.length; j++) {
     const later = drafts[j]!;
-    if (!mergeable(later)) continue;
+    if (!join || !mergeable(later)) continue;
     const domain = outerExtents(later);
     const count = domain.reduce((a, b) => a * b, 1);
     // Near kernels are the likely partners; a bound keeps long plans linear.
@@ -90,6 +102,8 @@ export function mergeKernels(
       const a = group.get(earlier)!;
       const b = group.get(later)!;
       if (a === b || !mergeable(earlier)) continue;
+      // What is noted is known when all of it is, so after the kernel.
+      if ((marks(a) && asks(b)) || (asks(a) && marks(b))) continue;
       const extents = outerExtents(earlier);
       if (extents.length !== domain.length || extents.some((n, axis) => n !== domain[axis])) continue;
       if (buffers([...a.drafts, ...b.drafts]) > maxBuffers) continue;

@@ -80,6 +80,10 @@ class JsRenderer extends Renderer {
     return refuseShared();
   }
 
+  protected override mark(buffer: number, place: number, value: string): string {
+    return `b${buffer}[${place}] = Math.max(b${buffer}[${place}], ${value});`;
+  }
+
   protected override literal(value: number, dtype: DType): string {
     if (dtype === "bool") return value !== 0 ? "true" : "false";
     if (dtype === "f16") return `${toHalfBits(value)}`;

@@ -6,7 +6,7 @@ import { wgslHelpers } from "../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../graph/ops.ts";
 import { divide, type Index } from "./affine.ts";
 import { type HalfStorage, halfStorage } from "./half-storage.ts";
-import type { Accumulator, Expr, KernelIR, Scope, Statement } from "./ir.ts";
+import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "./ir.ts";
 import type { Target } from "./plan.ts";
 import { Renderer } from "./render.ts";
 import { vectorBuffers, vectorElement, vectorStores } from "./spelling.ts";
@@ -54,6 +54,8 @@ class WgslRenderer extends Renderer {
   readonly #half: HalfStorage;
   readonly #guarded: boolean;
   readonly #strides: readonly number[];
+  /** Buffers of u32 that many invocations mark. */
+  readonly #marked = new Set<number>();
   #vectorCount = 0;
   #special = false;
   #usesHalves = false;
@@ -70,6 +72,7 @@ class WgslRenderer extends Renderer {
     this.#guarded = guarded;
     this.#strides = strides;
     this.#vectors = vectorBuffers(ir, this.uses);
+    eachStatement(ir.body, (statement) => statement.kind === "mark" && this.#marked.add(statement.buffer));
   }
 
   module(invocations: number, workgroupSize: number, x: number, y: number): string {
@@ -137,6 +140,7 @@ class WgslRenderer extends Renderer {
       this.#usesHalves = true;
       return vector ? this.#half.vector : access === "readWrite" ? this.#half.written : this.#half.scalar;
     }
+    if (this.#marked.has(buffer)) return "atomic<u32>";
     return vector ? `vec4<${dtypes[dtype].storage}>` : dtypes[dtype].storage;
   }
 
@@ -324,6 +328,10 @@ class WgslRenderer extends Renderer {
 
   protected override barrier(): void {
     this.emit("workgroupBarrier();");
+  }
+
+  protected override mark(buffer: number, place: number, value: string): string {
+    return `atomicMax(&b${buffer}[${this.#ofItem(buffer, `${place}u`)}], ${value});`;
   }
 
   protected override literal(value: number, dtype: DType): string {

@@ -39,6 +39,8 @@ export abstract class Renderer {
   protected abstract stage(array: number, index: Index, values: readonly string[]): void;
   protected abstract combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void;
   protected abstract barrier(): void;
+  /** The statement that makes an element of a buffer the larger of itself and a value. */
+  protected abstract mark(buffer: number, place: number, value: string): string;
   /** An index where it is compared, so signed. */
   protected abstract signed(index: string): string;
 
@@ -112,6 +114,9 @@ export abstract class Renderer {
         break;
       case "barrier":
         this.barrier();
+        break;
+      case "mark":
+        this.emit(`if (${this.text(statement.when)}) { ${this.mark(statement.buffer, statement.place, this.text(statement.value))} }`);
         break;
       case "store": {
         const index = this.index(statement.index);

@@ -19,6 +19,10 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
     if (statement.kind === "update" || statement.kind === "assign") need(statement.value, scope);
     if (statement.kind === "stage") for (const value of statement.values) need(value, scope);
     if (statement.kind === "stop" || statement.kind === "stage") needValues(statement.index, ir, need, scope);
+    if (statement.kind === "mark") {
+      need(statement.value, scope);
+      need(statement.when, scope);
+    }
     if (statement.kind === "store") {
       need(statement.value, scope);
       need(statement.when, scope);

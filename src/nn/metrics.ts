@@ -5,7 +5,7 @@ import { arange } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
 import { type Loss, Metric } from "./loss.ts";
-import { readLabels, requireAlike, type RowOptions, weightedElements, weightedRows } from "./rows.ts";
+import { readLabels, requireAlike, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 
 export interface AccuracyOptions extends RowOptions {
   /** Rows with this label do not count. Integer labels only. */
@@ -13,18 +13,29 @@ export interface AccuracyOptions extends RowOptions {
 }
 
 /**
- * Share of rows whose largest logit (the first of equal ones) is the label's; of probabilities, the likeliest class.
- * Shapes, weights and errors as in `crossEntropy`.
+ * Share of rows whose largest logit (the first of equal ones) is the label's; of probabilities, the likeliest class. A row
+ * with a NaN has no largest one, and is wrong. Shapes, weights and errors as in `crossEntropy`.
  */
 export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions = {}): Metric {
   const op = "nn.accuracy";
   const target = readLabels(op, logits, labels, options.ignore);
-  const classes = target.kind === "classes" ? target.labels : target.probabilities.argmax({ axis: -1 });
-  const right = logits.argmax({ axis: -1 }).equal(classes).cast("f32");
-  return new Metric(weightedRows(op, right, options.weights, target.kind === "classes" ? target.counted : undefined));
+  const counted = target.kind === "classes" ? target.counted : undefined;
+  const classes = target.kind === "classes" ? target.labels : likeliest(target.probabilities);
+  // Where both are unknown, nothing is right.
+  const first = likeliest(logits);
+  const right = first.equal(classes).and(first.greaterEqual(0)).cast("f32");
+  return new Metric(rowsOf(op, right.shape, options.weights, counted).mean(right));
 }
 
-/** Share of rows whose label is among the `k` largest logits; ties count as among them. Integer labels only. */
+/** The position of the largest element of each row; -1 where one is NaN. */
+function likeliest(x: Tensor): Tensor {
+  return where(x.isNaN().any({ axis: -1 }), -1, x.argmax({ axis: -1 }));
+}
+
+/**
+ * Share of rows whose label is among the `k` largest logits; ties count as among them. A logit that is NaN is no hit where
+ * it is the label's, and counts as larger where it is another's. Integer labels only.
+ */
 export function topKAccuracy(
   logits: Tensor,
   labels: Tensor,
@@ -39,27 +50,31 @@ export function topKAccuracy(
   }
   const hit = arange(logits.shape.at(-1)!, { dtype: "i32" }).equal(target.labels.unsqueeze(-1));
   const picked = where(hit, logits, 0).sum({ axis: -1, keepDims: true });
-  const above = logits.greater(picked).cast("f32").sum({ axis: -1 });
-  const right = above.less(k).and(hit.any({ axis: -1 })).cast("f32");
-  return new Metric(weightedRows(op, right, weights, target.counted));
+  const unknown = logits.isNaN();
+  const above = logits.greater(picked).or(unknown).cast("f32").sum({ axis: -1 });
+  const right = above.less(k).and(hit.and(unknown.not()).any({ axis: -1 })).cast("f32");
+  return new Metric(rowsOf(op, right.shape, weights, target.counted).mean(right));
 }
 
 /**
  * Share of yes/no targets (bool, or numbers that mean yes above 0.5) that `logits` of the same shape get right: yes
- * above 0.
+ * above 0. A NaN, in either, is wrong.
  */
 export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.binaryAccuracy";
   requireAlike(op, logits, targets);
   const yes = targets.dtype === "bool" ? targets : targets.greater(0.5);
-  return new Metric(weightedElements(op, logits.greater(0).equal(yes).cast("f32"), options.weights));
+  const unknown = logits.isNaN().or(targets.isNaN());
+  const right = logits.greater(0).equal(yes).and(unknown.not()).cast("f32");
+  return new Metric(rowsOfElements(op, right.shape, options.weights).mean(right));
 }
 
 /** Mean of |prediction - target|, of equal shapes; weights as in `mse`. */
 export function meanAbsoluteError(prediction: Tensor, target: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.meanAbsoluteError";
   requireAlike(op, prediction, target);
-  return new Metric(weightedElements(op, prediction.sub(target).abs(), options.weights));
+  const rows = rowsOfElements(op, prediction.shape, options.weights);
+  return new Metric(rows.mean(rows.keep(prediction).sub(rows.keep(target)).abs()));
 }
 
 /** A loss of one term, reported as a metric. Throws ArgumentError for a loss of several terms. */

@@ -11,26 +11,55 @@ import type { Ratio } from "./loss.ts";
 export interface RowOptions {
   /**
    * How much each row counts: as long as the leading axes, or as the first of them (one weight a sequence, for its
-   * tokens). A row of weight 0 contributes nothing, whatever its values. Not negative.
+   * tokens). A row of weight 0 contributes nothing, forward or backward, whatever it holds: NaN, infinities or a label
+   * outside the classes. Not negative.
    */
   readonly weights?: Tensor;
 }
 
+/** The rows that a loss or a metric averages over. */
+export interface Rows {
+  /**
+   * `x` [rows..., ...] with 0 in the rows that do not count. To be taken before any arithmetic: what such a row holds may be
+   * NaN, and a cotangent of 0 that meets an infinite derivative is NaN too.
+   */
+  keep(x: Tensor): Tensor;
+  /** The weighted mean of `values`, as numerator and denominator. */
+  mean(values: Tensor): Ratio;
+}
+
 /**
- * The weighted mean of `values` (f32, one a row) as numerator and denominator; only rows where `counted` is true count.
- * Throws ShapeError when weights do not fit.
+ * Rows of a shape, of which those count whose weight is not 0 and for which `counted` is true. Their values are f32, one a
+ * row. Throws ShapeError when weights do not fit.
  */
-export function weightedRows(op: string, values: Tensor, weights: Tensor | undefined, counted?: Tensor): Ratio {
-  if (weights === undefined && counted === undefined) {
-    return { sum: values.sum(), count: full([], size(values.shape)) };
-  }
-  if (weights === undefined) {
-    return { sum: where(counted!, values, 0).sum(), count: counted!.cast("f32").sum() };
-  }
-  const own = spread(op, weights, values.shape);
-  const kept = counted === undefined ? own : where(counted, own, 0);
-  // A select, not a product alone: 0 times an infinite loss is NaN.
-  return { sum: where(kept.notEqual(0), values.mul(kept), 0).sum(), count: kept.sum() };
+export function rowsOf(op: string, shape: Shape, weights: Tensor | undefined, counted?: Tensor): Rows {
+  const given = weights === undefined ? undefined : spread(op, weights, shape);
+  const own = given === undefined || counted === undefined ? given : where(counted, given, 0);
+  const kept = own?.notEqual(0) ?? counted;
+  if (kept === undefined) return { keep: (x) => x, mean: (values) => ({ sum: values.sum(), count: full([], size(shape)) }) };
+  const factors = own ?? kept.cast("f32");
+  return {
+    keep: (x) => where(alongRows(kept, x.rank), x, 0),
+    mean: (values) => ({
+      sum: where(kept, own === undefined ? values : values.mul(own), 0).sum(),
+      count: factors.sum(),
+    }),
+  };
+}
+
+/**
+ * The same for values [rows..., elements...], whose mean runs over all elements. With weights, the axes that they cover are
+ * the rows, and a row's value is the mean over its elements.
+ */
+export function rowsOfElements(op: string, shape: Shape, weights: Tensor | undefined): Rows {
+  const rank = Math.min(shape.length, weights?.rank ?? 1);
+  const axis = shape.map((_, i) => i).slice(rank);
+  const elements = size(shape.slice(rank));
+  const rows = rowsOf(op, shape.slice(0, rank), weights);
+  return {
+    keep: (x) => rows.keep(x),
+    mean: (values) => rows.mean(axis.length === 0 ? values : values.sum({ axis }).mul(1 / Math.max(1, elements))),
+  };
 }
 
 /** Labels as the losses and metrics of classes take them. */
@@ -71,19 +100,6 @@ export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: n
   return { kind: "classes", labels: classes, counted: ignore === undefined ? undefined : classes.notEqual(ignore) };
 }
 
-/**
- * The mean over all elements of `values` [rows..., elements...] as numerator and denominator. With weights, the axes
- * that
- * they cover are the rows, and a row's value is the mean over its elements.
- */
-export function weightedElements(op: string, values: Tensor, weights: Tensor | undefined): Ratio {
-  const rank = Math.min(values.rank, weights?.rank ?? 1);
-  const axis = values.shape.map((_, i) => i).slice(rank);
-  const elements = size(values.shape.slice(rank));
-  const rows = axis.length === 0 ? values : values.sum({ axis }).mul(1 / Math.max(1, elements));
-  return weightedRows(op, rows, weights);
-}
-
 /** Throws ShapeError unless the shapes are equal, DTypeError unless the prediction is of floats. */
 export function requireAlike(op: string, prediction: Tensor, target: Tensor): void {
   if (!sameShape(prediction.shape, target.shape)) {
@@ -108,6 +124,10 @@ function spread(op: string, weights: Tensor, shape: Shape): Tensor {
     });
   }
   const values = weights.dtype === "f32" ? weights : weights.cast("f32");
-  const ones = new Array<number>(shape.length - weights.rank).fill(1);
-  return values.reshape([...weights.shape, ...ones]).broadcastTo(shape);
+  return alongRows(values, shape.length).broadcastTo(shape);
+}
+
+/** A value of each row [rows...], with axes of length 1 behind up to `rank`. */
+function alongRows(x: Tensor, rank: number): Tensor {
+  return x.rank === rank ? x : x.reshape([...x.shape, ...new Array<number>(rank - x.rank).fill(1)]);
 }

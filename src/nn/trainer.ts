@@ -231,7 +231,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   /**
    * One training step, in training mode; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
-   * over rows, NonFiniteLossError for a loss that is NaN or infinite (the weights stay), ReplicaMismatchError
+   * over rows, NonFiniteLossError for a loss that is NaN or infinite and NonFiniteGradientError for such a gradient (the
+   * weights and the optimizer's state stay as they were before the step), ReplicaMismatchError
    * when devices disagree, AllDevicesLostError when no device is left (the model then has the last weights that the
    * host knows).
    */
@@ -341,13 +342,15 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
 
   async #open(): Promise<Engine> {
     const { optimizer, seed = currentSeed() } = this.#options;
-    const parameters = this.model.parameters();
+    const named = this.model.namedParameters();
+    const parameters = Object.values(named);
     const program: Program = (batch) => this.#score(batch as B, parameters);
     const { devices = [await defaultDevice()], checkEvery = 100, ...options } = this.#options;
     const executor = new Executor({
       ...options,
       devices,
       parameters,
+      names: Object.keys(named),
       rule: optimizer,
       learningRate: typeof optimizer.learningRate === "function"
         ? (step) => learningRateAt(optimizer, step)

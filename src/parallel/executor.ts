@@ -2,11 +2,12 @@
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
  * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
-import { AllDevicesLostError, ArgumentError, NonFiniteLossError, ShardwiseError } from "../errors.ts";
+import { AllDevicesLostError, ArgumentError, NonFiniteGradientError, NonFiniteLossError, ShardwiseError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
+import { faultyParameter } from "./faults.ts";
 import { foldedStep } from "./folded-step.ts";
 import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
@@ -26,7 +27,7 @@ import { Snapshot } from "./snapshot.ts";
 import { Statistics } from "./statistics.ts";
 import type { Step } from "./step.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
-import type { State, UpdateRule } from "./update.ts";
+import { inPlace, type State, type UpdateRule } from "./update.ts";
 import { bindCaptures, requireSeed, toHost, writeControl, writeRows } from "./uploads.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
@@ -34,6 +35,8 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly devices: readonly Device[];
   /** What is trained: distinct f32 tensors. They become views of the first device's copy. */
   readonly parameters: readonly Tensor[];
+  /** Their names, for messages. */
+  readonly names?: readonly string[] | undefined;
   readonly rule: UpdateRule;
   /** The learning rate of an update, the first being 1. A number when it is always the same. */
   readonly learningRate: number | ((update: number) => number);
@@ -147,7 +150,7 @@ export class Executor {
 
   /**
    * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the
-   * loss is NaN or infinite; then this step and those enqueued after it change nothing and reject in the same
+   * loss is NaN or infinite, with NonFiniteGradientError when the loss is finite and the gradient is not; then this step and those enqueued after it change nothing and reject in the same
    * way, until `recover` is called. Rejects with ShapeError for a batch whose tensors differ in their rows,
    * DecompositionError for a loss that is no sum over rows, AllDevicesLostError when no device is left.
    */
@@ -166,7 +169,7 @@ export class Executor {
     this.#joining.push(device);
   }
 
-  /** Lets training go on after a loss that was not finite, from the weights of before it. */
+  /** Lets training go on after a loss or a gradient that was not finite, from the weights of before it. */
   async recover(): Promise<void> {
     if (this.#failure === undefined) return;
     await this.settled();
@@ -313,12 +316,12 @@ export class Executor {
   /** A batch without rows. */
   #onNone(step: Step): Begun {
     const scores = new Array<number>(scoreLength(step.layout)).fill(0);
-    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#judge(step, scores))) };
+    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#counted(step, this.#judge(step, scores)))) };
   }
 
   /**
-   * One device: forward, backward and update are one plan, which leaves the state as it was where the loss is
-   * not finite.
+   * One device: forward, backward and update are one plan, which leaves the state as it was where the loss or the gradient
+   * is not finite.
    */
   async #onOne(step: Step): Promise<Begun> {
     const { replicas, fleet } = this;
@@ -336,7 +339,8 @@ export class Executor {
     const enqueued = performance.now();
     const scores = device.alloc(prepared.scoreBytes);
     const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
-    const buffers = [...state.slots, state.scalars, state.parameters];
+    const buffers = inPlace(state);
+    const faults = new Uint32Array(2);
     const numbers = new Float32Array(scoreLength(step.layout));
     const copy = this.#memoryForCopy(step);
     const statistics = copy === undefined ? [] : prepared.assigned.map(({ tensor }) => this.statistics.copyOf(tensor));
@@ -346,6 +350,7 @@ export class Executor {
       [...buffers, scores, ...assigned],
       [
         { output: buffers.length, into: numbers },
+        { output: buffers.indexOf(state.faults), into: faults },
         ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
         ...statistics.map(({ words }, i) => ({ output: buffers.length + 1 + i, into: words })),
       ],
@@ -359,7 +364,7 @@ export class Executor {
     read.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await read;
-      const judged = this.#judge(step, Array.from(numbers));
+      const judged = this.#counted(step, this.#judge(step, Array.from(numbers), faults));
       if (copy !== undefined) this.#snapshot.keep(copy, step.number, statistics);
       const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
@@ -378,13 +383,14 @@ export class Executor {
     const state = await this.#claim();
     const start = performance.now();
     const copy = this.#memoryForCopy(step);
-    const enqueued = prepared.run(state, copy);
+    const faults = new Uint32Array(2);
+    const enqueued = prepared.run(state, faults, copy);
     const scatter = performance.now() - start;
     const read = fleet.timed(device, enqueued);
     read.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await read;
-      const judged = this.#judge(step, await enqueued);
+      const judged = this.#counted(step, this.#judge(step, await enqueued, faults));
       if (copy !== undefined) this.#snapshot.keep(copy, step.number);
       const phases = { ...noPhases, scatter, wait: performance.now() - start - scatter };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
@@ -422,7 +428,9 @@ export class Executor {
       judged = this.#judge(step, scores);
       return judged.updated;
     };
-    const enqueued = this.#sharded.run(step, judge, this.#copies(step, 1)).then(async (result) => {
+    const refuse = (parameter: number) => this.#refuseGradient(step, judged!.scores, parameter);
+    const enqueued = this.#sharded.run(step, { judge, refuse, copy: this.#copies(step, 1) }).then(async (result) => {
+      this.#counted(step, judged!);
       if (checkEvery > 0 && step.number % checkEvery === 0) {
         const sums = new Map<Device, string[]>();
         await fleet.eachAsync(step.number, "update", async (device) => {
@@ -461,10 +469,14 @@ export class Executor {
     return snapshotEvery > 0 && step.number % snapshotEvery === 0;
   }
 
-  /** Judges the scores of a step. Throws NonFiniteLossError. */
-  #judge(step: Step, numbers: readonly number[]): Judged {
+  /** Judges the scores of a step, and the faults of its gradient where a device has found them. Throws NonFiniteLossError. */
+  #judge(step: Step, numbers: readonly number[], faults?: Uint32Array): Judged {
     if (this.#failure !== undefined) throw this.#failure;
     const scores = readScores(step.layout, numbers);
+    if (faults !== undefined && isFiniteLoss(scores)) {
+      const parameter = faultyParameter(this.replicas, faults);
+      if (parameter !== undefined) this.#refuseGradient(step, scores, parameter);
+    }
     if (!isFiniteLoss(scores)) {
       this.#failure = new NonFiniteLossError(op, {
         got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${
@@ -475,10 +487,25 @@ export class Executor {
       });
       throw this.#failure;
     }
-    const updated = step.fields.rows > 0 && counted(scores);
-    if (updated) this.#updates++;
+    return { scores, updated: step.fields.rows > 0 && counted(scores) };
+  }
+
+  #refuseGradient(step: Step, scores: Scores, position: number): never {
+    const parameter = this.#options.names?.[position] ?? String(position);
+    this.#failure = new NonFiniteGradientError(op, {
+      parameter,
+      got: `a gradient of parameter ${parameter} that is not finite at step ${step.number}, where the loss is ${lossOf(scores)}`,
+      need: "a finite gradient (the weights and the optimizer's state are those of before the step): look for a function " +
+        "whose derivative is infinite or NaN there, and for NaN in inputs whose rows do not count",
+    });
+    throw this.#failure;
+  }
+
+  /** Takes account of a step that is not refused. */
+  #counted(step: Step, judged: Judged): Judged {
+    if (judged.updated) this.#updates++;
     else this.#sayNothingCounted(step);
-    return { scores, updated };
+    return judged;
   }
 
   #outcome(

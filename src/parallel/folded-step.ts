@@ -10,16 +10,16 @@ import { allocAll, freeAll, outputStride } from "./shared-plan.ts";
 import { type BoundShards, type Group, ShardRuns } from "./staged-plan.ts";
 import type { Step } from "./step.ts";
 import { totalsLength } from "./training-plans.ts";
-import type { State } from "./update.ts";
+import { inPlace, type State } from "./update.ts";
 import { writeControl } from "./uploads.ts";
 
 /** A step that is ready to be enqueued. */
 export interface FoldedStep {
   /**
    * Enqueues all of it; `state` is the first device's, claimed, and is updated in place. Reads the new parameters into `copy`.
-   * Resolves to the scores of the whole batch.
+   * Reads the state's faults into `faults`. Resolves to the scores of the whole batch.
    */
-  run(state: State<DeviceBuffer>, copy: Float32Array | undefined): Promise<readonly number[]>;
+  run(state: State<DeviceBuffer>, faults: Uint32Array, copy: Float32Array | undefined): Promise<readonly number[]>;
 }
 
 /** Undefined where the host has a part in the step: for collectives, and for tensors that the model assigns to. */
@@ -44,7 +44,7 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
   const fold = await plans.fold(ofGroups, buckets, summed).plan.on(device);
   const update = await plans.update(summed).plan.on(device);
 
-  const run = async (state: State<DeviceBuffer>, copy: Float32Array | undefined): Promise<readonly number[]> => {
+  const run: FoldedStep["run"] = async (state, faults, copy) => {
     const runs = new ShardRuns(step.fields, { ...step, step: step.number });
     const length = scoreLength(step.layout);
     const scores = shards.map(() => new Float32Array(length));
@@ -69,10 +69,13 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
         return own;
       });
       const { plan } = fold.executable;
-      const [sums, totals] = hold(plan.outputs.map((slot) => plan.slots[slot]!.bytes));
-      device.run(fold.executable, outputs, [sums!, totals!]);
-      const buffers = [...state.slots, state.scalars, state.parameters];
-      const copied = copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }];
+      const [sums, totals] = hold(plan.outputs.slice(0, 2).map((slot) => plan.slots[slot]!.bytes));
+      device.run(fold.executable, [...outputs, state.faults], [sums!, totals!, state.faults]);
+      const buffers = inPlace(state);
+      const copied = [
+        { output: buffers.indexOf(state.faults), into: faults },
+        ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
+      ];
       reads.push(...device.runAndRead(update.executable, [control!, sums!, totals!, ...buffers], buffers, copied));
       replicas.wrote();
     } finally {

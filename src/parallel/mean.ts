@@ -3,6 +3,7 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { formatShape } from "../graph/shape.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { where } from "../tensor/where.ts";
 
 /** The sum over a shard's rows and what it is to be divided by, in an output of a replicated function. */
 export class RowMean {
@@ -17,8 +18,8 @@ export class RowMean {
 
 /**
  * Declares the mean of `x` [rows, ...] over axis 0 as an output of a function given to `parallel.replicate`;
- * with `weights` [rows] the weighted mean. Throws ShapeError when the shapes do not fit, DTypeError unless
- * `x` is f32.
+ * with `weights` [rows] the weighted mean, to which a row of weight 0 contributes nothing, whatever it holds.
+ * Throws ShapeError when the shapes do not fit, DTypeError unless `x` is f32.
  */
 export function mean(x: Tensor, options: { readonly weights?: Tensor } = {}): RowMean {
   const { weights } = options;
@@ -35,5 +36,6 @@ export function mean(x: Tensor, options: { readonly weights?: Tensor } = {}): Ro
   }
   const factors = weights.cast("f32");
   const aligned = factors.reshape([x.shape[0]!, ...new Array<number>(x.rank - 1).fill(1)]);
-  return new RowMean(x.mul(aligned).sum({ axis: 0 }), factors.sum());
+  // Selected before the product: 0 times NaN is NaN.
+  return new RowMean(where(aligned.notEqual(0), x, 0).mul(aligned).sum({ axis: 0 }), factors.sum());
 }

@@ -30,24 +30,28 @@ interface Replica extends Omit<State<DeviceBuffer>, "parameters"> {
   copy: DeviceBuffer | undefined;
 }
 
+const noFaults = new Uint32Array(2);
+
 /** Elements that kernels load and store at one time, from positions that are multiples of it. */
 const lanes = 4;
 
 /**
  * Positions of parameters in one vector: those of odd sizes come last, so that the others begin where kernels can load
- * them four elements at a time.
+ * them four elements at a time. The first of those begins at `boundary`.
  */
-function sideBySide(sizes: readonly number[]): { offsets: number[]; used: number } {
+function sideBySide(sizes: readonly number[]): { offsets: number[]; used: number; boundary: number } {
   const offsets = new Array<number>(sizes.length).fill(0);
   let used = 0;
+  let boundary = 0;
   for (const even of [true, false]) {
+    boundary = used;
     sizes.forEach((size, i) => {
       if ((size % lanes === 0) !== even) return;
       offsets[i] = used;
       used += size;
     });
   }
-  return { offsets, used };
+  return { offsets, used, boundary };
 }
 
 export class Replicas {
@@ -55,6 +59,8 @@ export class Replicas {
   readonly used: number;
   /** Elements of the vector that holds them: a few zeros follow. */
   readonly length: number;
+  /** Before and behind this element, parameters lie in their own order. */
+  readonly boundary: number;
   readonly #op: string;
   readonly #parameters: readonly Tensor[];
   readonly #offsets: readonly number[];
@@ -83,7 +89,8 @@ export class Replicas {
         throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
       }
     }
-    const { offsets, used } = sideBySide(parameters.map((parameter) => parameter.size));
+    const { offsets, used, boundary } = sideBySide(parameters.map((parameter) => parameter.size));
+    this.boundary = boundary;
     this.used = used;
     this.length = lanes * Math.ceil(used / lanes);
     this.#op = op;
@@ -113,6 +120,16 @@ export class Replicas {
       .filter((i) => this.#offsets[i]! >= start && this.#offsets[i]! < end)
       .sort((a, b) => this.#offsets[a]! - this.#offsets[b]!)
       .map((i) => this.#parameters[i]!);
+  }
+
+  /** The elements of `flat` that each parameter has. */
+  get ranges(): readonly Bucket[] {
+    return this.#parameters.map(({ size }, i) => ({ start: this.#offsets[i]!, end: this.#offsets[i]! + size }));
+  }
+
+  /** The position of the parameter that an element of `flat` belongs to. */
+  parameterAt(element: number): number {
+    return this.ranges.findIndex(({ start, end }) => element >= start && element < end);
   }
 
   /** Whether a tensor is one of the parameters. */
@@ -198,8 +215,8 @@ export class Replicas {
 
   /** The state on a device other than the first, to be updated in place. */
   state(device: Device): State<DeviceBuffer> {
-    const { slots, scalars, copy } = this.#replicas.get(device)!;
-    return { slots, scalars, parameters: copy! };
+    const { slots, scalars, faults, copy } = this.#replicas.get(device)!;
+    return { slots, scalars, faults, parameters: copy! };
   }
 
   /**
@@ -212,8 +229,8 @@ export class Replicas {
     if (!this.#isCurrent() || !mayOverwrite(flat, device) || flat.node.op !== "storage") return undefined;
     const parameters = storageOf(flat.node).present(device);
     if (parameters === undefined) return undefined;
-    const { slots, scalars } = this.#replicas.get(device)!;
-    return { slots, scalars, parameters };
+    const { slots, scalars, faults } = this.#replicas.get(device)!;
+    return { slots, scalars, faults, parameters };
   }
 
   /** Brings the parameters to the first device, apart from tensors that need them as they are now. */
@@ -239,9 +256,12 @@ export class Replicas {
     return tensor === this.#flat ? this.#replicas.get(device)?.copy : undefined;
   }
 
-  /** Lets updates happen again after a loss that was not finite. */
+  /** Lets updates happen again after a loss or a gradient that was not finite. */
   heal(): void {
-    for (const [device, { scalars }] of this.#replicas) device.write(scalars, Float32Array.of(1), 0);
+    for (const [device, { scalars, faults }] of this.#replicas) {
+      device.write(scalars, Float32Array.of(1), 0);
+      device.write(faults, noFaults);
+    }
   }
 
   /** Checksums of a device's state, in the order parameters, slots; of equal text where the bits are equal. */
@@ -326,7 +346,7 @@ export class Replicas {
 
   #allocate(device: Device): void {
     const buffers: DeviceBuffer[] = [];
-    const hold = (values: Float32Array): DeviceBuffer => {
+    const hold = (values: Float32Array | Uint32Array): DeviceBuffer => {
       const buffer = device.alloc(Math.max(4, values.byteLength));
       device.write(buffer, values);
       buffers.push(buffer);
@@ -336,6 +356,7 @@ export class Replicas {
     const zeros = new Float32Array(this.length);
     this.#replicas.set(device, {
       scalars: hold(firstScalars(this.#rule)),
+      faults: hold(noFaults),
       slots: this.#rule.slots.map(() => hold(zeros)),
       copy: device === this.#devices[0] ? undefined : hold(zeros),
     });

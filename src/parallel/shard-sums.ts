@@ -5,17 +5,25 @@
  */
 import { elementwise, full } from "../graph/build.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { flushedAdd, smallestNormal, type Vectors } from "./vectors.ts";
+import { flushedAdd, largestOf, smallestNormal, type Vectors } from "./vectors.ts";
 
 /** Elements that are added at one time: few enough to stay in the cache over all shards. */
 const block = 4096;
 
-/** Adds `n` elements of each of the `parts`, which are among `vectors`, into the first one. The others are overwritten. */
-export function sumShards(vectors: Vectors, parts: readonly Float32Array[], n: number): void {
+/**
+ * Adds `n` elements of each of the `parts`, which are among `vectors`, into the first one. The others are overwritten. Returns
+ * the bits of the largest magnitude among the sums.
+ */
+export function sumShards(vectors: Vectors, parts: readonly Float32Array[], n: number): number {
+  if (parts.length === 1) return largestOf(parts[0]!.subarray(0, n));
+  let largest = 0;
   for (let begin = 0; begin < n; begin += block) {
     const length = Math.min(block, n - begin);
-    eachPair(parts.length, (left, right) => vectors.add(parts[left]!, begin, parts[right]!, begin, length));
+    let last = 0;
+    eachPair(parts.length, (left, right) => last = vectors.add(parts[left]!, begin, parts[right]!, begin, length));
+    largest = Math.max(largest, last);
   }
+  return largest;
 }
 
 /** The same of a few numbers, anew. */
@@ -39,7 +47,10 @@ export function sumOfTensors(parts: readonly Tensor[]): Tensor {
   return new Tensor(sums[0]!);
 }
 
-/** The pairs of the tree over `count` leaves, in the order in which they are added: each right one to its left one. */
+/**
+ * The pairs of the tree over `count` leaves, in the order in which they are added: each right one to its left one. The last
+ * one makes the whole.
+ */
 function eachPair(count: number, add: (left: number, right: number) => void): void {
   for (let stride = 1; stride < count; stride *= 2) {
     for (let left = 0; left + stride < count; left += 2 * stride) add(left, left + stride);

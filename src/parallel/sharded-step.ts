@@ -7,6 +7,7 @@ import type { Device } from "../devices/device.ts";
 import { InternalError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
+import { GradientCheck } from "./faults.ts";
 import type { Fleet } from "./fleet.ts";
 import type { Placement } from "./placement.ts";
 import type { Replicas } from "./replicas.ts";
@@ -19,8 +20,9 @@ import { ShardRuns } from "./staged-plan.ts";
 import type { Statistics } from "./statistics.ts";
 import type { Step } from "./step.ts";
 import { totalsLength, type TrainingPlans } from "./training-plans.ts";
+import { inPlace } from "./update.ts";
 import { writeControl } from "./uploads.ts";
-import { Vectors } from "./vectors.ts";
+import { largestOf, Vectors } from "./vectors.ts";
 
 /** Milliseconds of the host in a step. */
 export interface Phases {
@@ -47,6 +49,12 @@ export interface ShardedResult {
 interface Landing {
   readonly scores: Float32Array;
   readonly buckets: readonly Float32Array[];
+}
+
+interface ShardedRun {
+  readonly judge: (scores: readonly number[]) => boolean;
+  readonly refuse: (parameter: number) => never;
+  readonly copy: boolean;
 }
 
 interface HostMemory {
@@ -77,10 +85,11 @@ export class ShardedSteps {
 
   /**
    * Runs a step of at least one row until its update is enqueued on all devices. `judge` is told the scores as soon as
-   * they are known and says whether the weights are to be updated; what it throws ends the step. With `copy`, the host
-   * gets a copy of the new parameters.
+   * they are known and says whether the weights are to be updated. `refuse` is told the position of the first parameter
+   * whose gradient is not finite, before anything is updated. What they throw ends the step. With `copy`, the host gets a
+   * copy of the new parameters.
    */
-  async run(step: Step, judge: (scores: readonly number[]) => boolean, copy: boolean): Promise<ShardedResult> {
+  async run(step: Step, { judge, refuse, copy }: ShardedRun): Promise<ShardedResult> {
     const { fleet, placement, plans, replicas, statistics } = this.#options;
     const clock = new Clock();
     const own = (tensor: Tensor, device: Device) => replicas.own(tensor, device) ?? statistics.own(tensor, device);
@@ -101,13 +110,19 @@ export class ShardedSteps {
     const scored = new Set<number>();
     let judged = false;
     let updating = false;
+    let counts: readonly number[] = [];
+    const check = new GradientCheck(replicas);
     const reduceWhenThere = (b: number) => {
       if (!updating || arrived[b]!.size < shards.length) return;
       const { start, end } = buckets[b]!;
       const size = end - start;
       const { groups } = step.layout;
       const parts = landings.map((landing) => landing.buckets[b]!);
-      clock.time("reduce", () => sumShards(vectors, parts, groups * size));
+      clock.time("reduce", () => {
+        check.note(sumShards(vectors, parts, groups * size));
+        // Of the penalty there is one gradient, with nothing to be added to it.
+        if (parts[0]!.length > groups * size) check.note(largestOf(parts[0]!.subarray(groups * size)));
+      });
       clock.time("broadcast", () =>
         fleet.each(step.number, "update", (device) => {
           const sums = updates.get(device)!.written[1]!;
@@ -125,6 +140,7 @@ export class ShardedSteps {
       updating = judge([...totals, ...sumOf(all).slice(totals.length)]);
       judged = true;
       if (!updating) return;
+      counts = [...totals.subarray(0, step.layout.groups)];
       fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.written[2]!, totals));
       buckets.forEach((_, b) => reduceWhenThere(b));
     };
@@ -187,6 +203,9 @@ export class ShardedSteps {
     for (const [device, span] of spans) placement.measured(device, span.rows, span.end - span.start);
     let copied: Promise<void> | undefined;
     if (updating) {
+      const sums = buckets.map((bucket, b) => ({ ...bucket, sums: landings[0]!.buckets[b]! }));
+      const faulty = check.faulty(sums, counts, step.penalty);
+      if (faulty !== undefined) refuse(faulty);
       while (replicas.claim() === undefined) {
         await this.#options.ready();
         await fleet.attempt(fleet.devices[0]!, step.number, "update", () => replicas.makeWritable());
@@ -214,7 +233,7 @@ export class ShardedSteps {
       if (own === undefined) {
         throw new InternalError("train", { got: "parameters in use elsewhere", need: "ones to be written in place" });
       }
-      const buffers = [...own.slots, own.scalars, own.parameters];
+      const buffers = inPlace(own);
       if (first && copy) {
         const into = snapshot.memory(replicas.length);
         const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [

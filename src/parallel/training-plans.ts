@@ -2,13 +2,14 @@
 import { ArgumentError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { PlanFamily } from "../devices/family.ts";
-import { byteLength } from "../graph/build.ts";
+import type { Watch } from "../compiler/watch.ts";
+import { broadcastTo, byteLength, elementwise, input } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { concat, full, zeros } from "../tensor/create.ts";
 import { grad } from "../tensor/grad.ts";
 import { adopt, replaceBuffer } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { placeholder, trace } from "../tensor/trace.ts";
+import { type Capture, placeholder, trace } from "../tensor/trace.ts";
 import { where } from "../tensor/where.ts";
 import type { Bucket } from "./buckets.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
@@ -18,7 +19,7 @@ import { control, controlScalar, type ShardTrace, traceShard } from "./shard-tra
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
 import { sumOfTensors } from "./shard-sums.ts";
 import { StagedPlan } from "./staged-plan.ts";
-import { firstScalars, type State, updated, type UpdateRule } from "./update.ts";
+import { firstScalars, inPlace, type State, updated, type UpdateRule } from "./update.ts";
 
 /** A traced computation and what it takes and gives besides the batch. */
 export interface Prepared {
@@ -40,8 +41,8 @@ export interface ShardPlan extends Prepared {
 }
 
 /**
- * A whole step. Inputs: the fields, control, slots, scalars, parameters, captures. Outputs: slots, scalars
- * and parameters in place; the scores; then the assigned tensors.
+ * A whole step. Inputs: the fields, control, the state (as `inPlace` has it), captures. Outputs: the state in place; the
+ * scores; then the assigned tensors.
  */
 export interface WholePlan extends Prepared {
   readonly plan: SharedPlan;
@@ -142,6 +143,7 @@ export class TrainingPlans {
       const { flat, length } = this.#replicas;
       const slots = this.#rule.slots.map(() => placeholder([length], "f32"));
       const scalars = placeholder([firstScalars(this.#rule).length], "f32");
+      const faults = placeholder([2], "u32");
       const traced = traceShard(fields, fields.rows, (batch, inputs) => {
         const { loss, metrics } = this.#program(batch);
         const groups = groupsOf(loss);
@@ -155,26 +157,32 @@ export class TrainingPlans {
             ? full([], true)
             : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
         };
-        const state: State<Tensor> = { parameters: flat, slots, scalars };
+        const state: State<Tensor> = { parameters: flat, slots, scalars, faults };
         const parameters = this.#replicas.within({ start: 0, end: length });
         const gradients = meanGradient(groups, loss.penalty, parameters).map((part) => part.reshape([part.size]));
         const gradient = concat([...gradients, zeros([length - this.#replicas.used])], { axis: 0 });
         const rate = controlScalar(inputs, control.learningRate);
         const next = updated(this.#rule, state, gradient, rate, { guard, clipNorm: this.#clipNorm });
-        return { next, scores: packScores(groups, loss.penalty, metrics) };
+        return { next, gradients, scores: packScores(groups, loss.penalty, metrics) };
       });
       const own = ownInputs(traced);
-      const { next, scores } = traced.result;
+      const { next, gradients, scores } = traced.result;
       // The parameters are captured like any tensor of the model; here they are state.
       const parameters = traced.captures.find((capture) => capture.tensor === flat)!;
-      const captures = traced.captures.filter((capture) => capture !== parameters);
-      const after = this.#effects(traced, captures);
-      const state = [...slots.map((slot) => slot.node), scalars.node, parameters.placeholder];
-      const roots = [...next.slots, next.scalars, next.parameters, scores].map((x) => x.node);
+      const read = new Set(traced.captures.map((capture) => capture.tensor));
+      const written = [...traced.assignments.keys()].filter((tensor) => !read.has(tensor));
+      const captures = [
+        ...traced.captures.filter((capture) => capture !== parameters),
+        ...written.map((tensor) => ({ tensor, placeholder: input(tensor.shape, tensor.dtype) })),
+      ];
+      const after = this.#effects(traced, captures, next.apply);
+      const state = [...inPlace({ slots, scalars, faults, parameters: flat }).slice(0, -1).map((x) => x.node), parameters.placeholder];
+      const roots = [...inPlace(next), scores].map((x) => x.node);
       const plan = new SharedPlan({
         roots: [...roots, ...after.nodes],
         inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
         donate: state.map((_, i) => ({ input: own.length + i, output: i })),
+        watch: this.#watch(gradients, own.length + slots.length + 1),
       }, own.map((_, i) => i), family);
       return { plan, scoreBytes: byteLength(scores.node), ...after };
     }, { rows: fields.rows });
@@ -182,8 +190,8 @@ export class TrainingPlans {
 
   /**
    * The update of a replica from sums over all shards. Inputs: control; sums [groups' and the penalty's, length]; totals, the
-   * first of the scores; slots, scalars, parameters. Outputs: the last three, in place, as they were where the totals are
-   * not finite or count nothing.
+   * first of the scores; the state. Outputs: the state in place, as it was where the totals are not finite or count nothing,
+   * or the state has faults.
    */
   update({ groups, penalty }: Summed): { readonly plan: SharedPlan } {
     return this.#updates.get(`${groups} ${penalty}`, () => {
@@ -195,6 +203,7 @@ export class TrainingPlans {
         parameters: placeholder([length], "f32"),
         slots: this.#rule.slots.map(() => placeholder([length], "f32")),
         scalars: placeholder([firstScalars(this.#rule).length], "f32"),
+        faults: placeholder([2], "u32"),
       };
       const traced = trace(() => {
         const row = (i: number) => sums.slice({ axis: 0, start: i, end: i + 1 }).reshape([length]);
@@ -213,8 +222,8 @@ export class TrainingPlans {
         return updated(this.#rule, state, gradient, rate, { clipNorm: this.#clipNorm, guard });
       });
       const next = traced.result;
-      const inputs = [controls, sums, totals, ...state.slots, state.scalars, state.parameters].map((x) => x.node);
-      const roots = [...next.slots, next.scalars, next.parameters].map((x) => x.node);
+      const inputs = [controls, sums, totals, ...inPlace(state)].map((x) => x.node);
+      const roots = inPlace(next).map((x) => x.node);
       return {
         plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [0, 1, 2]),
       };
@@ -223,7 +232,8 @@ export class TrainingPlans {
 
   /**
    * The sums over all shards on the device that has run them. Inputs: for each group of shards that ran together its outputs,
-   * scores and buckets, one shard's after the other's. Outputs: sums and totals, as the update takes them.
+   * scores and buckets, one shard's after the other's; then the state's faults. Outputs: sums and totals, as the update takes
+   * them, and the faults in place.
    */
   fold(runs: readonly ShardOutputs[], buckets: readonly Bucket[], { groups, penalty }: Summed): { readonly plan: SharedPlan } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
@@ -238,19 +248,46 @@ export class TrainingPlans {
                 .slice({ axis: 1, start, end: start + count }).reshape([count]))
           );
         const totals = sumOfTensors(parts(0, 0, totalsLength(groups)));
-        const inOrder = [...buckets.entries()].sort(([, a], [, b]) => a.start - b.start);
         const rows = Array.from({ length: groups + (penalty ? 1 : 0) }, (_, row) =>
-          inOrder.map(([b, { start, end }]) =>
-            sumOfTensors(parts(b + 1, row * (end - start), end - start, row === groups))
-          ));
-        return [concat(rows.flat(), { axis: 0 }), totals];
+          inBucketOrder(buckets).map((bucket) => {
+            const size = bucket.end - bucket.start;
+            return sumOfTensors(parts(buckets.indexOf(bucket) + 1, row * size, size, row === groups));
+          }));
+        return { rows, outputs: [concat(rows.flat(), { axis: 0 }), totals] };
       });
-      return { plan: new SharedPlan({ roots: traced.result.map((x) => x.node), inputs: inputs.flat().map((x) => x.node) }, []) };
+      const { rows, outputs } = traced.result;
+      const faults = placeholder([2], "u32");
+      const given = inputs.flat();
+      const plan = new SharedPlan({
+        roots: [...outputs, faults].map((x) => x.node),
+        inputs: [...given, faults].map((x) => x.node),
+        donate: [{ input: given.length, output: outputs.length }],
+        watch: {
+          values: rows.flatMap((row) => inBucketOrder(buckets).map(({ start }, i) => ({ node: row[i]!.node, number: start, each: true }))),
+          boundary: this.#replicas.boundary,
+          faults: given.length,
+        },
+      }, []);
+      return { plan };
     });
   }
 
-  /** Captures to bind, and tensors assigned to while the model ran: buffers such as running statistics. */
-  #effects(traced: ShardTrace<unknown>, captures: readonly { readonly tensor: Tensor }[]) {
+  /** Watches the gradients of all parameters, in the order in which they lie side by side; each has its first element's number. */
+  #watch(gradients: readonly Tensor[], faults: number): Watch {
+    let offset = 0;
+    const values = gradients.map(({ node, size }) => {
+      const value = { node, number: offset, each: false };
+      offset += size;
+      return value;
+    });
+    return { values, boundary: this.#replicas.boundary, faults };
+  }
+
+  /**
+   * Captures to bind, and tensors assigned to while the model ran: buffers such as running statistics. They keep their
+   * values where `apply` is false.
+   */
+  #effects(traced: ShardTrace<unknown>, captures: readonly Capture[], apply?: Tensor) {
     const entries = [...traced.assignments];
     for (const [tensor] of entries) {
       if (tensor === this.#replicas.flat || this.#replicas.has(tensor)) {
@@ -262,10 +299,18 @@ export class TrainingPlans {
     }
     return {
       captures: captures.map(({ tensor }) => ({ tensor })),
-      nodes: entries.map(([, node]) => node),
+      nodes: entries.map(([tensor, node]) => {
+        const old = captures.find((capture) => capture.tensor === tensor);
+        return apply === undefined || old === undefined ? node : elementwise("where", broadcastTo(apply.node, node.shape), node, old.placeholder);
+      }),
       assigned: entries.map(([tensor, node]) => ({ tensor, bytes: Math.max(4, byteLength(node)) })),
     };
   }
+}
+
+/** Buckets as they lie side by side. */
+function inBucketOrder(buckets: readonly Bucket[]): Bucket[] {
+  return [...buckets].sort((a, b) => a.start - b.start);
 }
 
 /** Shows the new values of assigned tensors, which are in these buffers of a device. */

@@ -11,8 +11,11 @@ const pageBytes = 65536;
 const mostBytes = 4 * 2 ** 30 - pageBytes;
 
 interface Loops {
-  /** dst[i] = flushedAdd(dst[i], src[i]), over `bytes` bytes (a multiple of 16, not 0). */
-  add(dst: number, src: number, bytes: number): void;
+  /**
+   * dst[i] = flushedAdd(dst[i], src[i]), over `bytes` bytes (a multiple of 16, not 0). Returns the bits of the largest
+   * magnitude that came of it.
+   */
+  add(dst: number, src: number, bytes: number): number;
 }
 
 /** f32 numbers nearer to 0 are subnormal. */
@@ -23,8 +26,25 @@ export function flushedAdd(a: number, b: number): number {
   return flushed(Math.fround(flushed(a) + flushed(b)));
 }
 
+/** Bits of an f32 that is infinite; those of NaN are larger, of all other magnitudes smaller. */
+export const infinityBits = 0x7f800000;
+
+/** The bits of an f32 without its sign: in the order of magnitudes. */
+export function magnitudeBits(bits: number): number {
+  return bits & 0x7fffffff;
+}
+
+const [float, word] = ((buffer) => [new Float32Array(buffer), new Uint32Array(buffer)] as const)(new ArrayBuffer(4));
+
 function flushed(x: number): number {
   return Math.abs(x) < smallestNormal ? 0 : x;
+}
+
+/** Bits of the largest magnitude among some numbers. */
+export function largestOf(values: Float32Array): number {
+  let largest = 0;
+  for (const value of new Uint32Array(values.buffer, values.byteOffset, values.length)) largest = Math.max(largest, magnitudeBits(value));
+  return largest;
 }
 
 /** Vectors of given lengths side by side in one memory. */
@@ -46,11 +66,18 @@ export class Vectors {
       : lengths.map((length, i) => new Float32Array(memory.buffer, starts[i], length));
   }
 
-  /** Adds `n` elements of `source` to those of `target` by flushedAdd; both are of these vectors, each from its own position. */
-  add(target: Float32Array, at: number, source: Float32Array, from: number, n: number): void {
+  /**
+   * Adds `n` elements of `source` to those of `target` by flushedAdd; both are of these vectors, each from its own position.
+   * Returns the bits of the largest magnitude that came of it.
+   */
+  add(target: Float32Array, at: number, source: Float32Array, from: number, n: number): number {
     const fast = this.#loops === undefined ? 0 : n - n % lanes;
-    if (fast > 0) this.#loops!.add(target.byteOffset + 4 * at, source.byteOffset + 4 * from, 4 * fast);
-    for (let i = fast; i < n; i++) target[at + i] = flushedAdd(target[at + i]!, source[from + i]!);
+    let largest = fast > 0 ? this.#loops!.add(target.byteOffset + 4 * at, source.byteOffset + 4 * from, 4 * fast) : 0;
+    for (let i = fast; i < n; i++) {
+      float[0] = target[at + i] = flushedAdd(target[at + i]!, source[from + i]!);
+      largest = Math.max(largest, magnitudeBits(word[0]!));
+    }
+    return largest;
   }
 }
 
@@ -88,24 +115,36 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
   const store = [0xfd, ...leb(0x0b), 4, 0];
   const splat = [0xfd, ...leb(0x13)];
   const add = [0xfd, ...leb(0xe4)];
+  const abs = [0xfd, ...leb(0xe0)];
+  const larger = [0xfd, ...leb(0xb9)];
+  /** Local 4 and itself with its 32-bit parts in another order: what is larger. */
+  const fold = (order: readonly number[]) => {
+    return [...get(4), ...get(4), ...get(4), 0xfd, 0x0d, ...order.flatMap((part) => [0, 1, 2, 3].map((byte) => 4 * part + byte)), ...larger, 0x21, 4];
+  };
   const least = [0x43, ...new Uint8Array(Float32Array.of(smallestNormal).buffer), ...splat];
   // x and not |x| < least, by way of local 3.
-  const flushed = [0x22, 3, ...get(3), 0xfd, ...leb(0xe0), ...least, 0xfd, ...leb(0x43), 0xfd, ...leb(0x4f)];
+  const flushed = [0x22, 3, ...get(3), ...abs, ...least, 0xfd, ...leb(0x43), 0xfd, ...leb(0x4f)];
   // Local += 16 for both pointers; the bytes left -= 16, and around again while there are some.
   const advance = (local: number) => [...get(local), 0x41, 16, 0x6a, 0x21, local];
   const next = [...advance(0), ...advance(1), ...get(2), 0x41, 16, 0x6b, 0x22, 2, 0x0d, 0];
   const code = (...body: readonly (readonly number[])[]) => {
     const instructions = [0x03, 0x40, ...body.flat(), ...next, 0x0b];
-    const whole = [...vector([[1, v128]]), ...instructions, 0x0b];
+    const largest = [...fold([2, 3, 0, 1]), ...fold([1, 0, 3, 2]), ...get(4), 0xfd, 0x1b, 0];
+    const whole = [...vector([[2, v128]]), ...instructions, ...largest, 0x0b];
     return [...leb(whole.length), ...whole];
   };
   return Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
-    ...section(1, [[0x60, 3, i32, i32, i32, 0]]),
+    ...section(1, [[0x60, 3, i32, i32, i32, 1, i32]]),
     ...section(2, [[...name("host"), ...name("memory"), 2, 0, 1]]),
     ...section(3, [[0]]),
     ...section(7, [[...name("add"), 0, 0]]),
-    ...section(10, [code(get(0), get(0), load, flushed, get(1), load, flushed, add, flushed, store)]),
+    ...section(10, [
+      code(
+        ...[get(0), get(0), load, flushed, get(1), load, flushed, add, flushed, [0x22, 3], store],
+        ...[get(4), get(3), abs, larger, [0x21, 4]],
+      ),
+    ]),
   ]);
 }
 

@@ -126,6 +126,17 @@ function shift(x: Node, axis: number | readonly number[] | undefined): Node {
 }
 
 /**
+ * log(sum(exp(x - most))), axes kept. One of the largest elements is the 1 of log1p: so the log keeps its digits where all
+ * others are far away, and it vanishes.
+ */
+function logOfSum(x: Node, most: Node, axis: number | readonly number[] | undefined): Node {
+  const over = { axis, keepDims: true };
+  const largest = build.cast(equal(x, most), "f32");
+  const others = sum(sub(apply("exp", sub(x, most)), largest), over);
+  return apply("log1p", add(others, sub(sum(largest, over), 1)));
+}
+
+/**
  * log(sum(exp(x))), with the largest element taken out so that no exponent is positive. A row whose largest element is infinite
  * gives that, and no gradient: no finite change of an element changes it.
  */
@@ -136,8 +147,7 @@ export function logSumExp(x: Node, options: ReduceOptions): Node {
   const infinite = isInfinite(most);
   // Infinite rows are not looked at: their gradient would be 0·∞.
   const finite = where(infinite, 0, most);
-  const total = sum(apply("exp", sub(where(infinite, 0, values), finite)), { axis: axes, keepDims: true });
-  const logs = where(infinite, most, add(apply("log", total), finite));
+  const logs = where(infinite, most, add(logOfSum(where(infinite, 0, values), finite, axes), finite));
   return options.keepDims === true ? logs : build.reshape(logs, withoutAxes(x.shape, axes));
 }
 
@@ -151,7 +161,6 @@ export function softmax(x: Node, axis: number): Node {
 /** log(softmax(x)), without ever taking the log of a small quotient. */
 export function logSoftmax(x: Node, axis: number): Node {
   const values = build.cast(x, "f32");
-  const shifted = sub(values, shift(values, axis));
-  return sub(shifted, apply("log", sum(apply("exp", shifted), { axis, keepDims: true })));
+  const most = shift(values, axis);
+  return sub(sub(values, most), logOfSum(values, most, axis));
 }
-
