@@ -61,6 +61,9 @@ const onPartial: {
   le: "none",
   eq: "none",
   ne: "none",
+  heed: "none",
+  weigh: "none",
+  gated: "none",
   threefry: "none",
 };
 

@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import * as activation from "./activation.ts";
-import { attendOnline, attentionWeights, isLong } from "./attention.ts";
+import { attendOnline, attendStored, isLong } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
@@ -370,8 +370,8 @@ export class Tensor implements Pending {
     if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, v.node, rest.causal === true) ? "online" : "stored")) === "online") {
       return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
     }
-    const weights = new Tensor(attentionWeights(this.node, k.node, { ...rest, mask: mask?.node }));
-    return (onWeights === undefined ? weights : onWeights(weights)).matmul(v);
+    const changed = onWeights && ((weights: Node) => onWeights(new Tensor(weights)).node);
+    return new Tensor(attendStored(this.node, k.node, v.node, { ...rest, mask: mask?.node }, changed));
   }
 
   // Where and when.
