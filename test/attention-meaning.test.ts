@@ -2,9 +2,8 @@
  * One op, one meaning: every way to compute attention (scores stored, online, weights looked at), for every kind of mask, below
  * and above the size from which scores are not stored, forward and backward, against one reference.
  */
-import assert from "node:assert/strict";
 import type { Device } from "../src/devices/device.ts";
-import { type AttentionOptions, compile, explain, grad, nn, tensor, type Tensor } from "../src/index.ts";
+import { type AttentionOptions, compile, tensor, type Tensor, vjp } from "../src/index.ts";
 import { attention, type Attended, type Gradients, type Matrix } from "./attention-reference.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
@@ -91,16 +90,18 @@ function operandsOf({ mask, poison, size: [t, s] }: Case): Attended {
 type Inputs = [q: Tensor, k: Tensor, v: Tensor, g: Tensor, mask?: Tensor];
 
 function inputsOf(device: Device, { q, k, v, g, mask }: Attended): Inputs {
-  const on = (matrix: Matrix | readonly (readonly boolean[])[]) => tensor(matrix.flat() as number[], { device }).reshape([matrix.length, matrix[0]!.length]);
-  return [q, k, v, g, ...mask === undefined ? [] : [on(mask)]].map((x) => Array.isArray(x) ? on(x as Matrix) : x) as Inputs;
+  const on = (matrix: readonly (readonly (number | boolean)[])[]) =>
+    tensor(matrix.flat() as number[], { device }).reshape([matrix.length, matrix[0]!.length]);
+  return [on(q), on(k), on(v), on(g), ...mask === undefined ? [] : [on(mask)] as const];
 }
 
 /** The result and its gradients by q, k, v and a mask of numbers. */
 function evaluated(form: Form, causal: boolean | undefined) {
   return (q: Tensor, k: Tensor, v: Tensor, g: Tensor, mask?: Tensor): Tensor[] => {
     const options: AttentionOptions = { ...optionsOf[form], scale, causal: causal === true, ...(mask === undefined ? {} : { mask }) };
-    const y = q.scaledDotProductAttention(k, v, options);
-    return [y, ...grad(y, [q, k, v, ...mask?.dtype === "f32" ? [mask] : []], { cotangents: g })];
+    const fn = (own: Tensor[]) => own[0]!.scaledDotProductAttention(own[1]!, own[2]!, own[3] === undefined ? options : { ...options, mask: own[3] });
+    const [y, gradients] = vjp(fn, [q, k, v, ...mask?.dtype === "f32" ? [mask] : []], g);
+    return [y, ...gradients];
   };
 }
 
@@ -118,31 +119,50 @@ async function holds(actual: readonly Tensor[], expected: Gradients, message: st
 
 const described = ({ form, mask, poison, size }: Case) => `${form}, mask ${mask}, ${poison}, [${size}]`;
 
-async function check(device: Device, one: Case): Promise<void> {
-  const operands = operandsOf(one);
-  await holds(evaluated(one.form, operands.causal)(...inputsOf(device, operands)), attention(operands), described(one));
-}
+const forms = ["stored", "online", "onWeights"] as const;
 
-onEachDevice("attention means one thing, for each form, mask, and what is not a number where it is hidden", async (device) => {
-  for (const mask of Object.keys(masks)) {
-    for (const form of ["stored", "online", "onWeights"] as const) {
-      for (const poison of Object.keys(poisons)) {
-        // More keys than queries, so that the first query sees some of them; and more queries than keys.
-        for (const size of device.kind === "cpu" ? [[5, 7], [9, 6]] as const : [[5, 7]] as const) await check(device, { form, mask, poison, size });
+/** Every mask with every poison, by a function that is compiled once for those that differ in numbers alone. */
+async function table(device: Device, cases: readonly string[], sizes: readonly Case["size"][], isCompiled: boolean): Promise<void> {
+  for (const form of forms) {
+    for (const causal of [false, true]) {
+      const fn = evaluated(form, causal);
+      const run = isCompiled ? compile(fn) : fn;
+      for (const mask of cases.filter((name) => (masks[name]!.causal === true) === causal)) {
+        for (const [poison, size] of Object.keys(poisons).flatMap((name) => sizes.map((size) => [name, size] as const))) {
+          const one = { form, mask, poison, size };
+          const operands = operandsOf(one);
+          await holds(await run(...inputsOf(device, operands)), attention(operands), described(one));
+        }
       }
     }
   }
+}
+
+// More keys than queries, so that the first query sees some of them when masked causally; and more queries than keys.
+const small = [[5, 7], [9, 6]] as const;
+
+onEachDevice("attention means one thing, for each form and mask, whatever is where it is hidden", async (device) => {
+  await table(device, Object.keys(masks), device.kind === "cpu" ? small : small.slice(0, 1), true);
 });
 
-onEachDevice("compiled, attention means the same", async (device) => {
-  for (const mask of ["none", "bool, causal", "-Infinity"]) {
-    for (const form of ["stored", "online", "onWeights"] as const) {
-      const step = compile(evaluated(form, masks[mask]!.causal));
-      for (const poison of Object.keys(poisons)) {
-        const one: Case = { form, mask, poison, size: [6, 8] };
-        const operands = operandsOf(one);
-        await holds(await step(...inputsOf(device, operands) as [Tensor, Tensor, Tensor, Tensor]), attention(operands), described(one));
-      }
+onEachDevice("as it is called, too", async (device) => {
+  await table(device, device.kind === "cpu" ? Object.keys(masks) : ["bool, causal", "-Infinity"], small.slice(0, 1), false);
+});
+
+onEachDevice("on both sides of the size from which scores are not stored", async (device) => {
+  const sides: Record<string, readonly Case["size"][]> = {
+    "bool": [[1023, 1024], [1024, 1024]],
+    "-1e9": [[1023, 1024], [1024, 1024]],
+    "finfo.min": [[1024, 1024]],
+    "near 1e9": [[1024, 1024]],
+    "bool, causal": [[255, 256], [256, 256]],
+    "-Infinity, causal": [[256, 256]],
+  };
+  for (const [mask, sizes] of Object.entries(sides)) {
+    for (const size of sizes) {
+      const one: Case = { form: "default", mask, poison: "a key and a value that are not numbers", size };
+      const operands = operandsOf(mask.includes("1e9") || mask === "finfo.min" ? { ...one, poison: "nothing" } : one);
+      await holds(evaluated(one.form, operands.causal)(...inputsOf(device, operands)), attention(operands), described(one));
     }
   }
 });

@@ -57,9 +57,9 @@ export function attention(operands: Attended): Gradients {
     });
     // NaN, if one is.
     const most = scores.reduce((a, b) => Math.max(a, b), -Infinity);
-    if (most === -Infinity) continue;
-    const powers = scores.map((score) => Math.exp(score - most));
-    const total = powers.reduce((a, b) => a + b, 0);
+    // A score of -Infinity has weight 0, even if there is no other.
+    const powers = scores.map((score) => most === -Infinity ? 0 : Math.exp(score - most));
+    const total = most === -Infinity ? 1 : powers.reduce((a, b) => a + b, 0);
     const p = powers.map((power) => power / total);
     seen.forEach((j, n) => v[j]!.forEach((value, f) => result.y[i]![f]! += p[n]! * value));
     const a = seen.map((j) => dot(g[i]!, v[j]!));

@@ -5,7 +5,7 @@ import type { Node } from "../graph/node.ts";
 import { hidden } from "../graph/ops.ts";
 import { broadcastShapes, formatShape, sameShape, size } from "../graph/shape.ts";
 import { matmul } from "./contract.ts";
-import { add, apply, div, equal, isFinite, less, lessEqual, logical, mul, sub, where } from "./elementwise.ts";
+import { add, apply, div, equal, less, lessEqual, logical, mul, sub, where } from "./elementwise.ts";
 import { sliceAxis, transpose, unsqueeze } from "./movement.ts";
 import { reduce, sum } from "./reduce.ts";
 
@@ -86,7 +86,8 @@ export function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, on
 function seenSoftmax(scores: Node, seen: Node | undefined): Node {
   const masked = seen === undefined ? scores : where(seen, scores, -Infinity);
   const most = build.stopGradient(reduce("amax", masked, { axis: -1, keepDims: true }));
-  const exponentials = apply("exp", sub(masked, where(isFinite(most), most, 0)));
+  // -Infinity less itself is no number; of another that is not finite, the row is to be none either.
+  const exponentials = apply("exp", sub(masked, where(less(most, hidden), 0, most)));
   const total = sum(exponentials, { axis: -1, keepDims: true });
   const weights = div(exponentials, where(equal(total, 0), 1, total));
   // A row that sees NaN is NaN throughout.
