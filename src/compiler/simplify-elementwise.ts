@@ -240,7 +240,10 @@ function gatedProduct(node: Node, graph: Rewriting): Node {
   const [test, weight] = [seen, w].map((source) => graph.look(source, "expand")?.src[0] ?? source) as [Node, Node];
   const shape = test.shape.map((n, axis) => Math.max(n, weight.shape[axis]!));
   const [a, b] = [test, weight].map((source) => graph.simple(expand(source, shape))) as [Node, Node];
-  const marked = graph.simple(elementwise("where", a, b, full(shape, hidden, "f32")));
+  // Weights of which those that are not seen are another value already: without that value, which others may not want stored.
+  const [own, chosen] = graph.operands(graph.look(b, "reshape")?.src[0] ?? b, "where") ?? [];
+  const weights = own !== undefined && graph.reshape(own, shape) === a ? graph.reshape(chosen!, shape) : b;
+  const marked = graph.simple(elementwise("where", a, weights, full(shape, hidden, "f32")));
   return graph.simple(elementwise("gated", graph.simple(expand(marked, node.shape)), x));
 }
 
