@@ -89,7 +89,8 @@ function seenSoftmax(scores: Node, seen: Node | undefined): Node {
   // -Infinity less itself is no number; of another that is not finite, the row is to be none either.
   const exponentials = apply("exp", sub(masked, where(less(most, hidden), 0, most)));
   const total = sum(exponentials, { axis: -1, keepDims: true });
-  const weights = div(exponentials, where(equal(total, 0), 1, total));
+  // A sum of nothing divides 0, and may be any number but 0.
+  const weights = div(exponentials, add(total, build.stopGradient(build.cast(equal(total, 0), "f32"))));
   // A row that sees NaN is NaN throughout.
   return seen === undefined ? weights : where(seen, weights, 0);
 }
