@@ -3,7 +3,7 @@
  * and above the size from which scores are not stored, forward and backward, against one reference.
  */
 import type { Device } from "../src/devices/device.ts";
-import { type AttentionOptions, compile, tensor, type Tensor, vjp } from "../src/index.ts";
+import { type AttentionOptions, compile, grad, tensor, type Tensor, vjp } from "../src/index.ts";
 import { attention, type Attended, type Gradients, type Matrix } from "./attention-reference.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
@@ -150,19 +150,66 @@ onEachDevice("as it is called, too", async (device) => {
 });
 
 onEachDevice("on both sides of the size from which scores are not stored", async (device) => {
-  const sides: Record<string, readonly Case["size"][]> = {
-    "bool": [[1023, 1024], [1024, 1024]],
-    "-1e9": [[1023, 1024], [1024, 1024]],
-    "finfo.min": [[1024, 1024]],
-    "near 1e9": [[1024, 1024]],
-    "bool, causal": [[255, 256], [256, 256]],
-    "-Infinity, causal": [[256, 256]],
+  const sides: readonly Pick<Case, "mask" | "poison" | "size">[] = [
+    { mask: "bool", poison: "a key and a value that are not numbers", size: [1024, 1023] },
+    { mask: "-1e9", poison: "nothing", size: [1024, 1024] },
+    { mask: "bool, causal", poison: "a key and a value that are not numbers", size: [255, 256] },
+    { mask: "-Infinity, causal", poison: "a key and a value that are not numbers", size: [256, 256] },
+  ];
+  for (const part of sides) {
+    const one: Case = { form: "default", ...part };
+    const operands = operandsOf(one);
+    const run = compile(evaluated(one.form, operands.causal));
+    await holds(await run(...inputsOf(device, operands)), attention(operands), described(one));
+  }
+});
+
+/** Of Σ c (dq, dk, dv) by q, k, v, g and a mask of numbers, in differences of the reference. */
+function secondByDifferences(operands: Attended, c: Pick<Gradients, "dq" | "dk" | "dv">): number[][] {
+  const exact: Attended = { ...operands, round: (x) => x };
+  const inner = () => {
+    const first = attention(exact);
+    return (["dq", "dk", "dv"] as const).reduce((sum, name) => sum + first[name].flat().reduce((own, x, i) => own + x * c[name].flat()[i]!, 0), 0);
   };
-  for (const [mask, sizes] of Object.entries(sides)) {
-    for (const size of sizes) {
-      const one: Case = { form: "default", mask, poison: "a key and a value that are not numbers", size };
-      const operands = operandsOf(mask.includes("1e9") || mask === "finfo.min" ? { ...one, poison: "nothing" } : one);
-      await holds(evaluated(one.form, operands.causal)(...inputsOf(device, operands)), attention(operands), described(one));
+  const { q, k, v, g, mask } = exact;
+  const step = 1e-5;
+  return [q, k, v, g, ...typeof mask?.[0]![0] === "number" ? [mask as Matrix] : []].map((matrix) =>
+    (matrix as number[][]).flatMap((row) =>
+      row.map((x, f) => {
+        const at = (value: number) => {
+          row[f] = value;
+          return inner();
+        };
+        const slope = Number.isFinite(x) ? (at(x + step) - at(x - step)) / (2 * step) : 0;
+        row[f] = x;
+        return slope;
+      })
+    )
+  );
+}
+
+onEachDevice("second gradients are those of the same meaning, and free of what nobody sees", async (device) => {
+  const hiddenKey = "a key and a value that are not numbers";
+  const cases = [["none", "nothing"], ["causal", "nothing"], ["number, causal", "nothing"], ["bool", hiddenKey], ["-Infinity", hiddenKey]] as const;
+  // They are many kernels, which drivers compile slowly.
+  for (const [mask, poison] of device.kind === "cpu" ? cases : cases.slice(4)) {
+    const size = [4, 5] as const;
+    const operands = operandsOf({ form: "stored", mask, poison, size });
+    const c = { dq: noise(size[0], d, 6), dk: noise(size[1], d, 7), dv: noise(size[1], e, 8) };
+    const expected = secondByDifferences(operands, c);
+    const [, , , cotangent] = inputsOf(device, operands);
+    const weights = [c.dq, c.dk, c.dv].map((own) => tensor(own.flat(), { device }).reshape([own.length, own[0]!.length]));
+    for (const form of forms) {
+      const second = compile((q: Tensor, k: Tensor, v: Tensor, g: Tensor, added?: Tensor) => {
+        const [, ...first] = evaluated(form, operands.causal)(q, k, v, g, added);
+        const total = weights.map((own, i) => first[i]!.mul(own).sum()).reduce((a, b) => a.add(b));
+        return grad(total, [q, k, v, g, ...added?.dtype === "f32" ? [added] : []]);
+      });
+      const [q, k, v, , added] = inputsOf(device, operands);
+      const actual = await second(q, k, v, cotangent, added);
+      for (const [i, x] of actual.entries()) {
+        assertClose(await x.data(), expected[i]!, { atol: 2e-5, rtol: 2e-4, message: `${described({ form, mask, poison, size })}: operand ${i}` });
+      }
     }
   }
 });
