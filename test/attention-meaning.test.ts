@@ -2,8 +2,9 @@
  * One op, one meaning: every way to compute attention (scores stored, online, weights looked at), for every kind of mask, below
  * and above the size from which scores are not stored, forward and backward, against one reference.
  */
+import assert from "node:assert/strict";
 import type { Device } from "../src/devices/device.ts";
-import { type AttentionOptions, compile, grad, tensor, type Tensor, vjp } from "../src/index.ts";
+import { type AttentionOptions, compile, explain, grad, tensor, type Tensor, vjp } from "../src/index.ts";
 import { attention, type Attended, type Gradients, type Matrix } from "./attention-reference.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
@@ -211,5 +212,18 @@ onEachDevice("second gradients are those of the same meaning, and free of what n
         assertClose(await x.data(), expected[i]!, { atol: 2e-5, rtol: 2e-4, message: `${described({ form, mask, poison, size })}: operand ${i}` });
       }
     }
+  }
+});
+
+onEachDevice("a mask costs no kernel, forward or backward", async (device) => {
+  const [q, k, v, g] = inputsOf(device, operandsOf({ form: "stored", mask: "none", poison: "nothing", size: [64, 48] }));
+  const kernels = async (form: Form, mask: string) => {
+    const [, , , , added] = inputsOf(device, operandsOf({ form, mask, poison: "nothing", size: [64, 48] }));
+    const report = await explain(evaluated(form, masks[mask]!.causal), ...added === undefined ? [q, k, v, g] as const : [q, k, v, g, added] as const);
+    return report.kernels.length;
+  };
+  for (const form of forms) {
+    const plain = await kernels(form, "none");
+    for (const mask of ["causal", "bool", "bool, causal"]) assert.equal(await kernels(form, mask), plain, `${form}, ${mask}`);
   }
 });

@@ -10,7 +10,7 @@ import { sliceAxis, transpose, unsqueeze } from "./movement.ts";
 import { reduce, sum } from "./reduce.ts";
 
 export interface MaskOptions {
-  /** bool: true where a query sees a key; a number is added to the score. Broadcasts to [..., queries, keys]. */
+  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides the key. Broadcasts to [..., queries, keys]. */
   readonly mask?: Node | undefined;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. Default false. */
   readonly causal?: boolean | undefined;

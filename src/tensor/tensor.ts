@@ -29,7 +29,10 @@ export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
 export interface AttentionOptions {
-  /** bool: true where a query sees a key; a number is added to the score. Broadcasts to [..., queries, keys]. */
+  /**
+   * bool: true where a query sees a key; a number is added to the score, and -Infinity hides the key, too. Broadcasts to
+   * [..., queries, keys].
+   */
   readonly mask?: Tensor;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
   readonly causal?: boolean;
@@ -41,7 +44,10 @@ export interface AttentionOptions {
    * gradient, and the gradient of a mask of numbers, stores them in either case.
    */
   readonly scores?: "stored" | "online";
-  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. */
+  /**
+   * What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Those of
+   * hidden keys are 0, and stay without effect whatever they become. Gives the same shape.
+   */
   readonly onWeights?: (weights: Tensor) => Tensor;
 }
 
@@ -353,7 +359,8 @@ export class Tensor implements Pending {
   avgPool2d(options: PoolOptions): Tensor { return new Tensor(avgPool2d(this.node, options)); }
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
-   * query that sees no key gives 0. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
+   * query that sees no key gives 0; what a hidden key and its value hold, NaN too, has no effect on the query's result and
+   * gradients, nor the query on theirs. A mask of -1e9, or of the least f32, hides nothing. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
    * other.
    */
   scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
