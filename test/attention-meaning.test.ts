@@ -93,7 +93,8 @@ type Inputs = [q: Tensor, k: Tensor, v: Tensor, g: Tensor, mask?: Tensor];
 function inputsOf(device: Device, { q, k, v, g, mask }: Attended): Inputs {
   const on = (matrix: readonly (readonly (number | boolean)[])[]) =>
     tensor(matrix.flat() as number[], { device }).reshape([matrix.length, matrix[0]!.length]);
-  return [on(q), on(k), on(v), on(g), ...mask === undefined ? [] : [on(mask)] as const];
+  const all = [on(q), on(k), on(v), on(g)] as const;
+  return mask === undefined ? [...all] : [...all, on(mask)];
 }
 
 /** The result and its gradients by q, k, v and a mask of numbers. */
@@ -174,7 +175,8 @@ function secondByDifferences(operands: Attended, c: Pick<Gradients, "dq" | "dk" 
   };
   const { q, k, v, g, mask } = exact;
   const step = 1e-5;
-  return [q, k, v, g, ...typeof mask?.[0]![0] === "number" ? [mask as Matrix] : []].map((matrix) =>
+  const isOfNumbers = mask !== undefined && typeof mask[0]![0] === "number";
+  return [q, k, v, g, ...isOfNumbers ? [mask as Matrix] : []].map((matrix) =>
     (matrix as number[][]).flatMap((row) =>
       row.map((x, f) => {
         const at = (value: number) => {

@@ -34,7 +34,7 @@ const dot = (a: readonly number[], b: readonly number[]): number => a.reduce((su
 /** Which keys query i sees, of `t` and `s`. */
 function seenBy({ mask, causal = false }: Attended, i: number, t: number, s: number): number[] {
   const hides = (j: number) => {
-    const own = mask?.[i]![j];
+    const own = mask?.[i]?.[j];
     return own === false || own === -Infinity || (causal && j > i + s - t);
   };
   return Array.from({ length: s }, (_, j) => j).filter((j) => !hides(j));
@@ -51,7 +51,7 @@ export function attention(operands: Attended): Gradients {
   for (let i = 0; i < t; i++) {
     const seen = seenBy(operands, i, t, s);
     const scores = seen.map((j) => {
-      const added = mask?.[i]![j];
+      const added = mask?.[i]?.[j];
       const score = round(dot(q[i]!, k[j]!) * scale);
       return typeof added === "number" ? round(score + added) : score;
     });

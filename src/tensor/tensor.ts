@@ -29,10 +29,7 @@ export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
 export interface AttentionOptions {
-  /**
-   * bool: true where a query sees a key; a number is added to the score, and -Infinity hides the key, too. Broadcasts to
-   * [..., queries, keys].
-   */
+  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides. Broadcasts to [..., queries, keys]. */
   readonly mask?: Tensor;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
   readonly causal?: boolean;
@@ -44,10 +41,7 @@ export interface AttentionOptions {
    * gradient, and the gradient of a mask of numbers, stores them in either case.
    */
   readonly scores?: "stored" | "online";
-  /**
-   * What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Those of
-   * hidden keys are 0, and stay without effect whatever they become. Gives the same shape.
-   */
+  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Hidden keys stay hidden. */
   readonly onWeights?: (weights: Tensor) => Tensor;
 }
 
