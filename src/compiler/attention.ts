@@ -8,6 +8,7 @@
  * O(n²) Memory (2021). Backward, from the log of each sum: Dao, Fu, Ermon, Rudra, Ré, FlashAttention (2022).
  */
 import type { Node, NodeOf } from "../graph/node.ts";
+import { hidden as hiddenWeight } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import {
   add,
@@ -331,7 +332,7 @@ class AttentionKernel {
 
   /**
    * Adds Σ over rows of weights [column][row] times rows of `x` to the result, from feature `start` on; of what is there,
-   * `factors`. Weights of what is hidden are 0, and meet a 0 there: 0 times NaN is NaN.
+   * `factors`. What is hidden adds nothing: 0 times NaN would be NaN.
    */
   #accumulate(
     x: Node,
@@ -340,16 +341,18 @@ class AttentionKernel {
     hidden: readonly (readonly Expr[])[] | undefined,
     factors: readonly Expr[] | undefined,
   ): void {
-    const zero = this.#builder.constant(0, "f32");
     const builder = this.#builder;
+    const op = hidden === undefined ? "mul" : "gated";
+    // The mark is in the weight itself, so that no other value lives on through the features.
+    const mark = builder.constant(hiddenWeight, "f32");
+    const marked = hidden === undefined ? weights : weights.map((column, j) => column.map((w, i) => builder.op("where", hidden[j]![i]!, mark, w)));
     this.#overFeatures(x, ({ scope, feature, inside, rows }) => {
       const place = addConstant(feature, start);
       const before = this.#stored(scope, place);
       const sums = this.#columns.map(() => builder.accumulator("sum", "f32", scope));
       rows.forEach((row, i) =>
         sums.forEach((accumulator, j) => {
-          const met = hidden === undefined ? row : builder.op("where", hidden[j]![i]!, zero, row);
-          scope.statements.push({ kind: "update", accumulator, value: builder.op("mul", weights[j]![i]!, met) });
+          scope.statements.push({ kind: "update", accumulator, value: builder.op(op, marked[j]![i]!, row) });
         })
       );
       const now = sums.map((sum, j) => {
