@@ -88,7 +88,7 @@ test("every differentiable elementwise op agrees with central differences, twice
   for (const op of Object.keys(table) as ElementwiseName[]) {
     const rule = rules[op];
     const record: ElementwiseOp = table[op];
-    if (rule === "none" || op === "where") continue;
+    if (rule === "none" || record.arity === 3) continue;
     const domain = domains[op];
     assert.ok(domain !== undefined, `${op} has a rule but no domain here`);
     assert.equal((rule as readonly unknown[]).length, record.arity, `${op}: one function for each operand`);
@@ -137,6 +137,24 @@ test("subgradients are as documented", () => {
   assert.deepEqual(gradientAt(extremes("amax"), [1, 3, 3, 2]), [0, 0.5, 0.5, 0]);
   assert.deepEqual(gradientAt(extremes("amin"), [1, 3, 1, 1]), [1 / 3, 0, 1 / 3, 1 / 3]);
   assert.deepEqual(gradientAt(extremes("amax"), [-Infinity, -Infinity]), [0.5, 0.5]);
+});
+
+test("heed and weigh agree with central differences where seen, and are 0 elsewhere, whatever is there", () => {
+  const seen = b.elementwise("lt", b.iota(5), b.full([5], 3, "i32"));
+  const shown = (x: Node) => b.elementwise("where", seen, x, b.full(x.shape, 0, "f32"));
+  check((x, y) => shown(b.elementwise("heed", seen, x, y)), [5], [5]);
+  check((x, y) => b.elementwise("weigh", seen, shown(x), y), [5], [5]);
+  const [x, y] = [b.input([5], "f32"), b.input([5], "f32")];
+  const given = new Map([[x, [1, 2, 3, NaN, Infinity]], [y, [4, 5, 6, NaN, 0]]]);
+  for (const z of [shown(b.elementwise("heed", seen, x, y)), b.elementwise("weigh", seen, shown(x), y)]) {
+    assert.deepEqual([...valueOf(z, given)], [4, 10, 18, 0, 0]);
+    const total = (node: Node) => b.reduce("sum", node, [0]);
+    const [dx, dy] = gradients([total(z)], [x, y]) as [Node, Node];
+    assert.deepEqual([...valueOf(dx, given)], [4, 5, 6, 0, 0]);
+    assert.deepEqual([...valueOf(dy, given)], [1, 2, 3, 0, 0]);
+    const [second] = gradients([total(b.elementwise("mul", dx, dx))], [y]) as [Node];
+    assert.deepEqual([...valueOf(second, given)], [8, 10, 12, 0, 0]);
+  }
 });
 
 test("where shields the operand that is not selected", () => {
@@ -219,9 +237,14 @@ test("attention and its gradients agree with central differences, twice each", (
   const [d, e, t, s] = [2, 3, 3, 4];
   const curve = (x: Node) => b.elementwise("sin", x);
   const shapes = { q: [2, d, t], k: [2, d, s], v: [2, e, s], bias: [2, t, s] };
-  check((q, k, v, bias) => curve(b.attention({ q, k, v, bias })), shapes.q, shapes.k, shapes.v, shapes.bias);
-  check((q, k, v) => curve(b.attention({ q, k, v })), shapes.q, shapes.k, shapes.v);
-  const row = [2, 1, t];
+  // Of the last two rows only the sum has a gradient.
+  const joined = (y: Node) => {
+    const rows = (from: number, count: number) => b.slice(y, [0, from, 0], [2, count, t], [1, 1, 1]);
+    return curve(b.concat([rows(0, e), b.elementwise("add", rows(e, 1), rows(e + 1, 1))], 1));
+  };
+  check((q, k, v, bias) => joined(b.attention({ q, k, v, bias })), shapes.q, shapes.k, shapes.v, shapes.bias);
+  check((q, k, v) => joined(b.attention({ q, k, v })), shapes.q, shapes.k, shapes.v);
+  const [row, pair] = [[2, 1, t], [2, 2, t]];
   for (const side of ["queries", "keys"] as const) {
     // Smaller operands: as norm is any number here, weights would grow beyond what differences can follow.
     const gradient = (...operands: Node[]) => {
@@ -229,8 +252,8 @@ test("attention and its gradients agree with central differences, twice each", (
       const [q, k, v, norm, g, delta, bias] = small as [Node, Node, Node, Node, Node, Node, Node?];
       return curve(b.attentionGradient(side, { q, k, v, norm, g, delta, bias }));
     };
-    check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row, shapes.bias);
-    check(gradient, shapes.q, shapes.k, shapes.v, row, [2, e, t], row);
+    check(gradient, shapes.q, shapes.k, shapes.v, pair, [2, e, t], row, shapes.bias);
+    check(gradient, shapes.q, shapes.k, shapes.v, pair, [2, e, t], row);
   }
 });
 

@@ -6,7 +6,7 @@ import * as g from "../src/graph/build.ts";
 import { type DType, dtypeNames, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
-import { elementwise as table, type ElementwiseName, type ElementwiseOp } from "../src/graph/ops.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp, hidden } from "../src/graph/ops.ts";
 import { Batch, type Comparison, ulp } from "./batch.ts";
 import { onEachDevice, type Tolerance } from "./harness.ts";
 
@@ -95,6 +95,10 @@ const promises: Record<ElementwiseName, Promised> = {
   eq: exact,
   ne: exact,
   where: signed,
+  // Where not seen, heed is of no meaning, and weigh 0 whatever is there.
+  heed: { ...rounded, when: (seen, ...x) => seen !== 0 && inRange(x[0]! * x[1]!) },
+  weigh: { ...rounded, when: (seen, ...x) => seen === 0 || inRange(x[0]! * x[1]!) },
+  gated: { ...rounded, when: (w, x) => w === hidden || inRange(w * x) },
   threefry: exact,
 };
 
@@ -140,7 +144,8 @@ const threefryAnswers = [
 ];
 
 function operands(op: ElementwiseName, dtype: DType): number[][] {
-  if (op === "where") return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
+  if (op === "gated") return combinations([hidden, ...each[dtype]], each[dtype]);
+  if (record(op).arity === 3) return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
   if (op === "threefry") {
     const columns = combinations(...Array.from({ length: 4 }, () => [0, 1, 12345, 3e9, 4294967295]));
     return columns.map((column, i) => [...threefryAnswers.map(({ x }) => x[i]!), ...column]);
@@ -149,7 +154,7 @@ function operands(op: ElementwiseName, dtype: DType): number[][] {
 }
 
 const operandDTypes = (op: ElementwiseName, dtype: DType): DType[] =>
-  Array.from({ length: record(op).arity }, (_, i) => op === "where" && i === 0 ? "bool" : dtype);
+  Array.from({ length: record(op).arity }, (_, i) => record(op).arity === 3 && i === 0 ? "bool" : dtype);
 
 onEachDevice("every elementwise op, for every dtype and kind of value", async (device) => {
   const batch = new Batch();

@@ -64,7 +64,7 @@ function attended(batch: Batch, [n, d, width, t, s]: readonly [number, number, n
     seed++;
     return batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => Math.sin(12.9898 * i + 78.233 * seed)));
   };
-  const rows = { norm: leaf(n, 1, t), delta: leaf(n, 1, t), g: leaf(n, width, t) };
+  const rows = { norm: leaf(n, 2, t), delta: leaf(n, 1, t), g: leaf(n, width, t) };
   return { q: leaf(n, d, t), k: leaf(n, d, s), v: leaf(n, width, s), bias: leaf(n, t, s), ...rows };
 }
 

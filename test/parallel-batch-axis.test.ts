@@ -206,8 +206,8 @@ test("attention: rows of a batch are on its leading axes, or are queries", () =>
   assert.deepEqual(judge(query), batched(1));
   const gradient = (of: "queries" | "keys"): Build => (x, w) => {
     const q = permute(x, [1, 0]);
-    const row = slice(q, [0, 0], [1, q.shape[1]!], [1, 1]);
-    return attentionGradient(of, { q, k: keys(w), v: keys(w), norm: row, g: q, delta: row });
+    const [row, norm] = [1, 2].map((count) => slice(q, [0, 0], [count, q.shape[1]!], [1, 1])) as [Node, Node];
+    return attentionGradient(of, { q, k: keys(w), v: keys(w), norm, g: q, delta: row });
   };
   assert.deepEqual(judge(gradient("queries")), batched(1));
   assert.deepEqual(judge(gradient("keys")), partial);

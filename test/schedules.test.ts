@@ -28,10 +28,12 @@ interface Shape {
   /** Whether the operands are stored the other way round. */
   readonly transposed: readonly [boolean, boolean];
   readonly epilogue: boolean;
+  /** Whether row i takes only the first i + 1 terms of the sum, whatever the others hold. Default false. */
+  readonly causal?: boolean;
 }
 
 /** `max(a b + c, 0)`, or `a b` alone, of [batch, m, k] and [batch, k, n] (n > 0), and its inputs. */
-function product({ batch, m, k, n, transposed, epilogue }: Shape): { root: Node; inputs: Node[] } {
+function product({ batch, m, k, n, transposed, epilogue, causal }: Shape): { root: Node; inputs: Node[] } {
   const stored = (rows: number, columns: number, other: boolean) => {
     const x = g.input(other ? [batch, columns, rows] : [batch, rows, columns], "f32");
     return { x, seen: other ? g.permute(x, [0, 2, 1]) : x };
@@ -39,8 +41,10 @@ function product({ batch, m, k, n, transposed, epilogue }: Shape): { root: Node;
   const a = stored(m, k, transposed[0]);
   const b = stored(k, n, transposed[1]);
   const wide = (x: Node, shape: readonly number[]) => g.expand(g.reshape(x, shape), [batch, m, k, n]);
-  const sum = g.reduce("sum", e("mul", wide(a.seen, [batch, m, k, 1]), wide(b.seen, [batch, 1, k, n])), [2]);
-  if (!epilogue) return { root: sum, inputs: [a.x, b.x] };
+  const factors = [wide(a.seen, [batch, m, k, 1]), wide(b.seen, [batch, 1, k, n])] as const;
+  const taken = wide(e("le", g.expand(g.reshape(g.iota(k), [1, k]), [m, k]), g.expand(g.reshape(g.iota(m), [m, 1]), [m, k])), [1, m, k, 1]);
+  const sum = g.reduce("sum", causal ? e("weigh", taken, ...factors) : e("mul", ...factors), [2]);
+  if (!epilogue || causal) return { root: sum, inputs: [a.x, b.x] };
   const c = g.input([n], "f32");
   return { root: e("relu", e("add", sum, g.expand(g.reshape(c, [1, 1, n]), [batch, m, n]))), inputs: [a.x, b.x, c] };
 }
@@ -54,6 +58,10 @@ function wholes(length: number, seed: number): number[] {
 async function givesExactly(device: Device, shape: Shape, target: Target): Promise<void> {
   const { root, inputs } = product(shape);
   const data = inputs.map((input, i) => wholes(size(input.shape), i));
+  if (shape.causal) {
+    const { k, n, transposed } = shape;
+    data[1] = data[1]!.map((x, i) => (transposed[1] ? i % k : Math.floor(i / n) % k) === k - 1 ? NaN : x);
+  }
   const [expected] = interpret([root], new Map(inputs.map((input, i) => [input, data[i]!])));
   const [actual] = await evaluate(device, { roots: [root], inputs }, data, target);
   // Adding 0 makes a negative zero positive: its sign depends on whether a sum of one term adds anything.
@@ -131,6 +139,7 @@ for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
       n: around(n),
       transposed: fc.tuple(fc.boolean(), fc.boolean()),
       epilogue: fc.boolean(),
+      causal: fc.boolean(),
     });
     const check = async (shape: Shape, schedule: ContractionSchedule) => {
       const { root, inputs } = product(shape);

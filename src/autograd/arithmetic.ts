@@ -47,6 +47,10 @@ export function square(x: Node): Node {
   return mul(x, x);
 }
 
+/** See the table of ops. */
+export const heed = (seen: Node, a: Node, b: Node): Node => elementwise("heed", seen, a, b);
+export const weigh = (seen: Node, w: Node, x: Node): Node => elementwise("weigh", seen, w, x);
+
 /** where(condition, a, b); one of a and b may be a number. */
 export function where(condition: Node, a: Operand, b: Operand): Node {
   const like = typeof a === "number" ? b : a;

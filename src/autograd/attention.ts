@@ -3,9 +3,10 @@
  * of node.ts: p_ij are the weights, w_ij = p_ij (g_i · v_j - delta_i) the cotangents of the scores. The gradients of attention
  * hold no scores; what is differentiated once more holds them all: it is composed of products of [t, s].
  */
-import { attentionGradient, broadcastTo, permute, reduce, reshape, slice } from "../graph/build.ts";
+import { attentionGradient, broadcastTo, elementwise, expand, permute, reduce, reshape, slice } from "../graph/build.ts";
 import type { Node, NodeOf } from "../graph/node.ts";
-import { add, exp, mul, neg, sub } from "./arithmetic.ts";
+import { hidden } from "../graph/ops.ts";
+import { add, exp, heed, less, mul, neg, sub, weigh, where } from "./arithmetic.ts";
 
 /** `count` rows of the second-to-last axis, from `start` on. */
 function rows(x: Node, start: number, count: number): Node {
@@ -14,29 +15,27 @@ function rows(x: Node, start: number, count: number): Node {
   return slice(x, on(start, x.shape.map(() => 0)), on(count, x.shape), x.shape.map(() => 1));
 }
 
-/** Σ over features f of a_fi b_fj, for a [..., f, t] and b [..., f, s]: [..., t, s]. */
-function products(a: Node, b: Node): Node {
+/** Σ over features f of a_fi b_fj, for a [..., f, t] and b [..., f, s]: [..., t, s]; of use where `seen`, if not everywhere. */
+function products(a: Node, b: Node, seen: Node | undefined): Node {
   const [f, t] = a.shape.slice(-2) as [number, number];
   const s = b.shape.at(-1)!;
   const batch = a.shape.slice(0, -2);
   const shape = [...batch, f, t, s];
-  const product = mul(
-    broadcastTo(reshape(a, [...batch, f, t, 1]), shape),
-    broadcastTo(reshape(b, [...batch, f, 1, s]), shape),
-  );
+  const left = broadcastTo(reshape(a, [...batch, f, t, 1]), shape);
+  const right = broadcastTo(reshape(b, [...batch, f, 1, s]), shape);
+  const product = seen === undefined ? mul(left, right) : heed(broadcastTo(reshape(seen, [...batch, 1, t, s]), shape), left, right);
   return reduce("sum", product, [batch.length]);
 }
 
-/** Σ over j of w_ij x_fj, for w [..., t, s] and x [..., f, s]: [..., f, t]. */
-function weighted(w: Node, x: Node): Node {
+/** Σ over j of w_ij x_fj, for w [..., t, s] and x [..., f, s]: [..., f, t]; over those that are seen. */
+function weighted(w: Node, x: Node, seen: Node | undefined): Node {
   const [t, s] = w.shape.slice(-2) as [number, number];
   const f = x.shape.at(-2)!;
   const batch = w.shape.slice(0, -2);
   const shape = [...batch, f, t, s];
-  const product = mul(
-    broadcastTo(reshape(w, [...batch, 1, t, s]), shape),
-    broadcastTo(reshape(x, [...batch, f, 1, s]), shape),
-  );
+  const each = (own: Node) => broadcastTo(reshape(own, [...batch, 1, t, s]), shape);
+  const right = broadcastTo(reshape(x, [...batch, f, 1, s]), shape);
+  const product = seen === undefined ? mul(each(w), right) : weigh(each(seen), each(w), right);
   return reduce("sum", product, [shape.length - 1]);
 }
 
@@ -58,23 +57,34 @@ function perQuery(x: Node): Node {
   return reshape(reduce("sum", x, [x.shape.length - 1]), [...x.shape.slice(0, -2), 1, t]);
 }
 
+/** Which keys a bias does not hide from each query. */
+function seenOf(bias: Node | undefined): Node | undefined {
+  return bias === undefined ? undefined : elementwise("not", less(bias, hidden));
+}
+
 function weights(q: Node, k: Node, bias: Node | undefined, norm: Node): Node {
-  const scores = products(q, k);
-  return exp(sub(bias === undefined ? scores : add(scores, bias), perKey(norm, k.shape.at(-1)!)));
+  const s = k.shape.at(-1)!;
+  const seen = seenOf(bias);
+  const scores = products(q, k, seen);
+  // The largest score first: what is left is small.
+  const relative = sub(sub(bias === undefined ? scores : add(scores, bias), perKey(rows(norm, 0, 1), s)), perKey(rows(norm, 1, 1), s));
+  // Exponents of what is hidden are any number: none has a gradient.
+  return seen === undefined ? exp(relative) : where(seen, exp(where(seen, relative, 0)), 0);
 }
 
 /**
- * Of y = attention(q, k, v, bias), whose last row is norm: dnorm_i/dscore_ij = p_ij, so that delta_i = g_i · y_i less the
- * cotangent of norm_i.
+ * Of y = attention(q, k, v, bias), the sum of whose last two rows is norm: dnorm_i/dscore_ij = p_ij, so that delta_i =
+ * g_i · y_i less the cotangent of norm_i, which is that of either row.
  */
 export function attentionAdjoint(cotangent: Node, y: NodeOf<"attention">, operand: number): Node {
   const [q, k, v, bias] = y.src as readonly [Node, Node, Node, Node?];
   const e = v.shape.at(-2)!;
   const g = rows(cotangent, 0, e);
   const along = reduce("sum", mul(g, rows(y, 0, e)), [y.shape.length - 2]);
-  const norm = rows(y, e, 1);
-  const delta = sub(reshape(along, norm.shape), rows(cotangent, e, 1));
-  if (operand === 3) return scoreCotangents(weights(q, k, bias, norm), g, v, delta);
+  const norm = rows(y, e, 2);
+  const logs = rows(cotangent, e + 1, 1);
+  const delta = sub(reshape(along, logs.shape), logs);
+  if (operand === 3) return scoreCotangents(weights(q, k, bias, norm), g, v, delta, seenOf(bias));
   const operands = { q, k, v, norm, g, delta, bias };
   const d = q.shape.at(-2)!;
   const { diagonal } = y.attrs;
@@ -84,8 +94,12 @@ export function attentionAdjoint(cotangent: Node, y: NodeOf<"attention">, operan
 }
 
 /** w_ij = p_ij (g_i · v_j - delta_i). */
-function scoreCotangents(p: Node, g: Node, v: Node, delta: Node): Node {
-  return mul(p, sub(products(g, v), perKey(delta, v.shape.at(-1)!)));
+function scoreCotangents(p: Node, g: Node, v: Node, delta: Node, seen: Node | undefined): Node {
+  return ifSeen(seen, mul(p, sub(products(g, v, seen), perKey(delta, v.shape.at(-1)!))));
+}
+
+function ifSeen(seen: Node | undefined, x: Node): Node {
+  return seen === undefined ? x : where(seen, x, 0);
 }
 
 /**
@@ -98,33 +112,35 @@ export function attentionGradientAdjoint(h: Node, y: NodeOf<"attentionGradient">
   const s = k.shape.at(-1)!;
   const [d, e] = [q.shape.at(-2)!, v.shape.at(-2)!];
   const ofQueries = y.attrs.of === "queries";
+  const seen = seenOf(bias);
   const p = weights(q, k, bias, norm);
   const upper = ofQueries ? h : rows(h, 0, d);
   const lower = ofQueries ? undefined : rows(h, d, e);
-  const onW = ofQueries ? products(h, k) : products(q, upper);
-  const onA = mul(onW, p);
-  const distances = () => sub(products(g, v), perKey(delta, s));
+  const onW = ofQueries ? products(h, k, seen) : products(q, upper, seen);
+  const onA = ifSeen(seen, mul(onW, p));
+  const distances = () => sub(products(g, v, seen), perKey(delta, s));
   const onScores = () => {
     const throughW = mul(onA, distances());
-    return lower === undefined ? throughW : add(throughW, mul(p, products(g, lower)));
+    return ifSeen(seen, lower === undefined ? throughW : add(throughW, mul(p, products(g, lower, seen))));
   };
-  const w = () => mul(p, distances());
+  const across = seen && transposed(seen);
+  const w = () => ifSeen(seen, mul(p, distances()));
   switch (operand) {
     case 0: {
-      const throughScores = weighted(onScores(), k);
-      return ofQueries ? throughScores : add(throughScores, weighted(w(), upper));
+      const throughScores = weighted(onScores(), k, seen);
+      return ofQueries ? throughScores : add(throughScores, weighted(w(), upper, seen));
     }
     case 1: {
-      const throughScores = weighted(transposed(onScores()), q);
-      return ofQueries ? add(throughScores, weighted(transposed(w()), upper)) : throughScores;
+      const throughScores = weighted(transposed(onScores()), q, across);
+      return ofQueries ? add(throughScores, weighted(transposed(w()), upper, across)) : throughScores;
     }
     case 2:
-      return weighted(transposed(onA), g);
+      return weighted(transposed(onA), g, across);
     case 3:
-      return neg(perQuery(onScores()));
+      return expand(neg(perQuery(onScores())), norm.shape);
     case 4: {
-      const throughA = weighted(onA, v);
-      return lower === undefined ? throughA : add(throughA, weighted(p, lower));
+      const throughA = weighted(onA, v, seen);
+      return lower === undefined ? throughA : add(throughA, weighted(p, lower, seen));
     }
     case 5:
       return neg(perQuery(onA));

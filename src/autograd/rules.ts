@@ -39,6 +39,7 @@ import {
   div,
   equal,
   exp,
+  heed,
   less,
   log,
   max,
@@ -53,6 +54,7 @@ import {
   sqrt,
   square,
   sub,
+  weigh,
   where,
 } from "./arithmetic.ts";
 
@@ -178,6 +180,12 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   ne: "none",
   // y = c ? a : b: da = c ? g : 0, db = c ? 0 : g
   where: ["none", (g, _, c) => where(c, g, 0), (g, _, c) => where(c, 0, g)],
+  // y = a b where c: da = g b, db = g a, where c
+  heed: ["none", (g, _, c, _a, b) => weigh(c, g, b), (g, _, c, a) => weigh(c, g, a)],
+  // y = c ? w x : 0: dw = g x, which is wanted only where c; dx = c ? w g : 0
+  weigh: ["none", (g, _, c, _w, x) => heed(c, g, x), (g, _, c, w) => weigh(c, w, g)],
+  // Comes about in the compiler.
+  gated: "none",
   threefry: "none",
 
   const: "none",

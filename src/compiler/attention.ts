@@ -8,6 +8,7 @@
  * O(n²) Memory (2021). Backward, from the log of each sum: Dao, Fu, Ermon, Rudra, Ré, FlashAttention (2022).
  */
 import type { Node, NodeOf } from "../graph/node.ts";
+import { hidden as hiddenWeight } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import {
   add,
@@ -20,7 +21,6 @@ import {
   type Variable,
   variableIndex,
   within,
-  zeroIndex,
 } from "./affine.ts";
 import type { Accumulator, Expr, KernelBuilder, KernelIR, Lane, Scope } from "./ir.ts";
 import { locate, type Location } from "./location.ts";
@@ -32,8 +32,8 @@ type Values = (node: Node, lanes: readonly Lane[]) => readonly Expr[];
 /** Elements of a vector of WGSL. */
 const width = 4;
 
-/** Below every score that is no -Infinity: what a column that has seen nothing is compared with. */
-const lowest = -3e38;
+/** The least score that is no -Infinity: what a column that has seen nothing is compared with. */
+const lowest = -3.4028234663852886e38;
 
 /** The kernel of `node`, whose lengths are multiples of the block's; its result goes to `targets`. */
 export function attentionKernel(
@@ -149,7 +149,7 @@ class AttentionKernel {
     return this.#builder.finish(name, this.#parallel, this.#workgroup, this.#block.by !== "each");
   }
 
-  /** The weighted values of queries, and the logs of their sums. */
+  /** The weighted values of queries, their largest scores, and the logs of their sums relative to these. */
   forward(): void {
     const builder = this.#builder;
     const [q, k, v, bias] = this.#node.src as readonly [Node, Node, Node, Node?];
@@ -159,7 +159,7 @@ class AttentionKernel {
     const totals = this.#columns.map(() => builder.accumulator("sum", "f32", builder.root));
 
     const body = this.#body;
-    const scores = this.#scores(k, q, bias);
+    const { scores, hidden } = this.#scores(k, q, bias);
     const factors: Expr[] = [];
     const powers = this.#columns.map((_, j) => {
       const before = builder.result(most[j]!, body);
@@ -172,7 +172,7 @@ class AttentionKernel {
       body.statements.push({ kind: "assign", accumulator: totals[j]!, value: total }, { kind: "assign", accumulator: most[j]!, value: now });
       return column;
     });
-    this.#accumulate(v, 0, powers, factors);
+    this.#accumulate(v, 0, powers, hidden, factors);
     this.#endWalk();
 
     const sums = totals.map((total) => builder.result(total, builder.root));
@@ -184,12 +184,10 @@ class AttentionKernel {
     const sought = this.#stored(scope, feature);
     this.#store(scope, feature, sought.map((value, j) => builder.op("div", value, safe[j]!)), undefined);
     builder.root.statements.push({ kind: "loop", variable, body: scope });
-    const logs = safe.map((sum, j) => {
-      const log = builder.op("add", builder.result(most[j]!, builder.root), builder.op("log", sum));
-      return builder.op("where", nothing[j]!, zero, log);
-    });
-    this.#store(builder.root, constantIndex(e), logs, undefined);
-    this.#copyOut(e + 1);
+    const largest = nothing.map((none, j) => builder.op("where", none, zero, builder.result(most[j]!, builder.root)));
+    this.#store(builder.root, constantIndex(e), largest, undefined);
+    this.#store(builder.root, constantIndex(e + 1), safe.map((sum) => builder.op("log", sum)), undefined);
+    this.#copyOut(e + 2);
   }
 
   /** The gradients of queries, or of keys and values. */
@@ -200,19 +198,27 @@ class AttentionKernel {
     const ofQueries = of === "queries";
     this.#clear(ofQueries ? d : d + e);
     // Of the queries, be they columns or rows: [row][column].
-    const perQuery = (x: Node) => {
-      const known = ofQueries ? this.#columnValues(x, zeroIndex) : this.#rowValues(x, zeroIndex);
+    const perQuery = (x: Node, row = 0) => {
+      const at = constantIndex(row);
+      const known = ofQueries ? this.#columnValues(x, at) : this.#rowValues(x, at);
       return (i: number, j: number) => known[ofQueries ? j : i]!;
     };
-    const [norms, deltas] = [perQuery(norm), perQuery(delta)];
-    const scores = ofQueries ? this.#scores(k, q, bias) : this.#scores(q, k, bias);
-    const products = ofQueries ? this.#scores(v, g, undefined) : this.#scores(g, v, undefined);
-    const weights = scores.map((column, j) => column.map((score, i) => builder.op("exp", builder.op("sub", score, norms(i, j)))));
-    const cotangents = weights.map((column, j) =>
-      column.map((p, i) => builder.op("mul", p, builder.op("sub", products[j]![i]!, deltas(i, j))))
+    const [largest, logs, deltas] = [perQuery(norm), perQuery(norm, 1), perQuery(delta)];
+    const { scores, hidden } = ofQueries ? this.#scores(k, q, bias) : this.#scores(q, k, bias);
+    const { scores: products } = ofQueries ? this.#scores(v, g, undefined) : this.#scores(g, v, undefined);
+    const unlessHidden = (value: Expr, i: number, j: number) =>
+      hidden === undefined ? value : builder.op("where", hidden[j]![i]!, builder.constant(0, "f32"), value);
+    const weights = scores.map((column, j) =>
+      column.map((score, i) => {
+        const relative = builder.op("sub", builder.op("sub", score, largest(i, j)), logs(i, j));
+        return unlessHidden(builder.op("exp", relative), i, j);
+      })
     );
-    this.#accumulate(ofQueries ? k : q, 0, cotangents, undefined);
-    if (!ofQueries) this.#accumulate(g, d, weights, undefined);
+    const cotangents = weights.map((column, j) =>
+      column.map((p, i) => unlessHidden(builder.op("mul", p, builder.op("sub", products[j]![i]!, deltas(i, j))), i, j))
+    );
+    this.#accumulate(ofQueries ? k : q, 0, cotangents, hidden, undefined);
+    if (!ofQueries) this.#accumulate(g, d, weights, hidden, undefined);
     this.#endWalk();
     this.#copyOut(ofQueries ? d : d + e);
   }
@@ -291,8 +297,8 @@ class AttentionKernel {
     this.#body.statements.push({ kind: "loop", variable: slice, body: slices });
   }
 
-  /** Σ over features of rows of `x` and columns of `y`, and the bias: [column][row]. */
-  #scores(x: Node, y: Node, bias: Node | undefined): Expr[][] {
+  /** Σ over features of rows of `x` and columns of `y`, and the bias; and what the bias hides, if it may: [column][row]. */
+  #scores(x: Node, y: Node, bias: Node | undefined): { scores: Expr[][]; hidden: Expr[][] | undefined } {
     const builder = this.#builder;
     const sums: Accumulator[][] = this.#columns.map(() =>
       Array.from({ length: this.#height }, () => builder.accumulator("sum", "f32", this.#body)));
@@ -305,7 +311,7 @@ class AttentionKernel {
       );
     });
     const products = sums.map((column) => column.map((sum) => builder.result(sum, this.#body)));
-    if (bias === undefined) return products;
+    if (bias === undefined) return { scores: products, hidden: undefined };
     const lanes = Array.from({ length: this.#height }, (_, i) =>
       this.#columns.map((column): Lane => {
         const row = this.#row(constantIndex(i));
@@ -313,20 +319,41 @@ class AttentionKernel {
       })).flat();
     const biases = this.#values(bias, lanes);
     const count = this.#columns.length;
-    return products.map((column, j) => column.map((product, i) => builder.op("add", product, biases[i * count + j]!)));
+    const biasOf = (i: number, j: number) => biases[i * count + j]!;
+    const hidden = products.map((column, j) => column.map((_, i) => builder.op("lt", biasOf(i, j), builder.constant(lowest, "f32"))));
+    // Of what is hidden, no matter whether the product is a number.
+    const scores = products.map((column, j) =>
+      column.map((product, i) =>
+        builder.op("where", hidden[j]![i]!, builder.constant(-Infinity, "f32"), builder.op("add", product, biasOf(i, j)))
+      )
+    );
+    return { scores, hidden };
   }
 
-  /** Adds Σ over rows of weights [column][row] times rows of `x` to the result, from feature `start` on; of what is there, `factors`. */
-  #accumulate(x: Node, start: number, weights: readonly (readonly Expr[])[], factors: readonly Expr[] | undefined): void {
+  /**
+   * Adds Σ over rows of weights [column][row] times rows of `x` to the result, from feature `start` on; of what is there,
+   * `factors`. What is hidden adds nothing: 0 times NaN would be NaN.
+   */
+  #accumulate(
+    x: Node,
+    start: number,
+    weights: readonly (readonly Expr[])[],
+    hidden: readonly (readonly Expr[])[] | undefined,
+    factors: readonly Expr[] | undefined,
+  ): void {
     const builder = this.#builder;
+    const op = hidden === undefined ? "mul" : "gated";
+    // The mark is in the weight itself, so that no other value lives on through the features.
+    const mark = builder.constant(hiddenWeight, "f32");
+    const marked = hidden === undefined ? weights : weights.map((column, j) => column.map((w, i) => builder.op("where", hidden[j]![i]!, mark, w)));
     this.#overFeatures(x, ({ scope, feature, inside, rows }) => {
       const place = addConstant(feature, start);
       const before = this.#stored(scope, place);
       const sums = this.#columns.map(() => builder.accumulator("sum", "f32", scope));
       rows.forEach((row, i) =>
-        sums.forEach((accumulator, j) =>
-          scope.statements.push({ kind: "update", accumulator, value: builder.op("mul", weights[j]![i]!, row) })
-        )
+        sums.forEach((accumulator, j) => {
+          scope.statements.push({ kind: "update", accumulator, value: builder.op(op, marked[j]![i]!, row) });
+        })
       );
       const now = sums.map((sum, j) => {
         const kept = factors === undefined ? before[j]! : builder.op("mul", before[j]!, factors[j]!);

@@ -1,7 +1,10 @@
 /** What contraction a node is: its lengths, and how its operands lie in memory. */
+import { withSources } from "../graph/build.ts";
 import type { Node, NodeOf, ReductionNode } from "../graph/node.ts";
 import { type Look, viewOf } from "./affine-view.ts";
+import { isMarking, isProduct } from "./schedule.ts";
 import type { OperandLayout, Problem } from "./schedules.ts";
+import { isMovement } from "./views.ts";
 
 /** An operand of a product: which indices of the product it changes with, and along which its neighbours lie. */
 interface Operand {
@@ -16,7 +19,7 @@ interface Operand {
  */
 export function problemOf(node: ReductionNode, inMemory: (node: Node) => boolean): Problem | undefined {
   const [product] = node.src as readonly [Node];
-  if (product.op !== "mul" || inMemory(product)) return undefined;
+  if (!isProduct(product) || inMemory(product)) return undefined;
   const { shape } = product;
   const { axes } = node.attrs;
   const operands = product.src.map((operand) => operandOf(operand, inMemory));
@@ -42,9 +45,17 @@ export function problemOf(node: ReductionNode, inMemory: (node: Node) => boolean
   };
 }
 
+/** The weights behind marked ones, by the same views: what is loaded. */
+function unmarked(operand: Node, inMemory: (node: Node) => boolean): Node {
+  const above: Node[] = [];
+  let x = operand;
+  for (; isMovement(x) && !inMemory(x); x = x.src[0]!) above.push(x);
+  return isMarking(x) && !inMemory(x) ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1]!) : operand;
+}
+
 function operandOf(operand: Node, inMemory: (node: Node) => boolean): Operand | undefined {
   const look: Look = (x, op) => x.op === op && !inMemory(x) ? x as NodeOf<typeof op> : undefined;
-  const { base, shape, rows } = viewOf(operand, look);
+  const { base, shape, rows } = viewOf(unmarked(operand, inMemory), look);
   if (base.op === "cast" && !inMemory(base)) return undefined;
   const last = base.shape.findLastIndex((length) => length > 1);
   return {

@@ -5,7 +5,7 @@
  */
 import type { DType } from "../graph/dtype.ts";
 import type { ElementwiseName, ReductionName } from "../graph/ops.ts";
-import { elementwise, reductions } from "../graph/ops.ts";
+import { elementwise, hidden, reductions } from "../graph/ops.ts";
 import { eachLeaf, type Index, type Variable } from "./affine.ts";
 
 interface ExprBase {
@@ -173,6 +173,11 @@ export class KernelBuilder {
 
   op(op: ElementwiseName, ...args: Expr[]): Expr {
     const last = args[args.length - 1]!;
+    if (op === "gated") {
+      // The test is of the weight alone, so that it is made once for all that are multiplied by it.
+      const none = this.op("eq", args[0]!, this.constant(hidden, last.dtype));
+      return this.op("mul", args[0]!, this.op("where", none, this.constant(0, last.dtype), last));
+    }
     if (op === "where" && args[1] === last) return last;
     const gives = elementwise[op].gives;
     const dtype = gives === "same" ? last.dtype : gives;

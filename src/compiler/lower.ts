@@ -524,7 +524,10 @@ class Lowering {
     for (let row = 0; row < count / columns; row++) {
       for (const [term, { own, column }] of terms.entries()) {
         const element = this.#builder.broadcast(own[row % rows]!, Math.floor(row / rows));
-        for (let j = 0; j < columns; j++) yield [term * count + row * columns + j, this.#builder.op("mul", element, column[j]!)];
+        for (let j = 0; j < columns; j++) {
+          const [a, b] = leftIsRow ? [element, column[j]!] : [column[j]!, element];
+          yield [term * count + row * columns + j, this.#builder.op(product.op as ElementwiseName, a, b)];
+        }
       }
     }
   }

@@ -8,7 +8,7 @@ import { toElement } from "../graph/dtype.ts";
 import { makeNode, type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
 import { type Shape, size, withoutAxes } from "../graph/shape.ts";
 import { type Look, viewOf } from "./affine-view.ts";
-import { isContraction } from "./schedule.ts";
+import { isContraction, isProduct } from "./schedule.ts";
 import { isMovement } from "./views.ts";
 
 /** Smaller contractions are not worth a further kernel, nor are operands that are read less often. */
@@ -31,7 +31,7 @@ export function storeOperands(roots: readonly Node[], given: ReadonlySet<Node>):
 function withStoredOperands(node: ReductionNode, given: ReadonlySet<Node>): Node {
   const [product] = node.src as readonly [Node];
   const terms = size(product.shape);
-  if (product.op !== "mul" || given.has(product) || terms < manyTerms) return node;
+  if (!isProduct(product) || given.has(product) || terms < manyTerms) return node;
   const most = terms / manyReads;
   const column = withoutAxes([...product.shape.keys()], node.attrs.axes).findLast((axis) => product.shape[axis] !== 1);
   const operands = product.src.map((operand) => {

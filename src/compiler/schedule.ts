@@ -8,7 +8,7 @@
  */
 import { InternalError } from "../errors.ts";
 import { type Node, type NodeOf, type ReductionNode, toposort } from "../graph/node.ts";
-import { elementwise, type ElementwiseOp, isElementwise, isReduction } from "../graph/ops.ts";
+import { elementwise, type ElementwiseOp, hidden, isElementwise, isReduction } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "./affine.ts";
 import { isMovement, sourceIndices } from "./views.ts";
@@ -42,6 +42,8 @@ export interface Schedule {
 const maxSerialRow = 16384;
 const minRows = 64;
 const maxLoneRow = 4096;
+/** Most nodes of a test that is made again for each weight of what it is about. */
+const maxTest = 24;
 /** Longest chain of ops computed in one kernel. */
 const maxDepth = 64;
 
@@ -59,11 +61,25 @@ export function isContraction(node: Node): boolean {
   if (node.op !== "sum") return false;
   let product = node.src[0]!;
   while (isMovement(product) && product.op !== "pad" && product.op !== "contiguous") product = product.src[0]!;
-  if (product.op !== "mul") return false;
+  if (!isProduct(product)) return false;
   return product.src.every((operand) => {
     for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (x.op === "expand") return true;
     return false;
   });
+}
+
+/** What a contraction sums. */
+export function isProduct(node: Node): boolean {
+  return node.op === "mul" || node.op === "gated";
+}
+
+/** Weights with those of what is not seen marked, for `gated`. */
+export function isMarking(node: Node): boolean {
+  const [, , other] = node.src;
+  if (node.op !== "where") return false;
+  let filler = other!;
+  while (filler.op === "expand" || filler.op === "reshape") filler = filler.src[0]!;
+  return filler.op === "const" && filler.attrs.value === hidden;
 }
 
 export function isAttention(node: Node): node is NodeOf<"attention" | "attentionGradient"> {
@@ -216,6 +232,10 @@ export function sourceAccesses(
       throw new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "a kernel of its own" });
     default:
       if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
+      if (operand && isMarking(node)) {
+        // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
+        return node.src.map((source, i) => ({ source, indices, loop, operand: i === 1 || !isSoonDone(source) }));
+      }
       return node.src.map((source) => ({ source, indices, loop, operand }));
   }
 }
@@ -256,7 +276,7 @@ function computedWhereRead(
   if (first === undefined) return true;
   const several = reads.some((read) => read.draft !== first.draft);
   // An operand of a contraction is read again and again: anything but a conversion is computed once and stored.
-  if (!isConversion(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
+  if (!isConversion(node) && !isMarking(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
   const below = reducesBelow.get(node)!;
   if (below === "contraction" && several) return false;
   if (below !== "none" && reads.some((read) => isHostile(node, read, given, stored))) return false;
@@ -270,9 +290,22 @@ function isConversion(node: Node): boolean {
   return node.op === "cast" && node.dtype !== "f16";
 }
 
+/** Whether a value is a few light ops of what is in memory, or of positions. */
+function isSoonDone(node: Node): boolean {
+  const stack = [node];
+  for (let count = 0; stack.length > 0; count++) {
+    const x = stack.pop()!;
+    const light = isMovement(x) || x.op === "cast" || (isElementwise(x.op) && !isHeavy(x));
+    const leaf = x.op === "const" || x.op === "iota" || x.op === "input" || x.op === "storage";
+    if (count === maxTest || !(light || leaf)) return false;
+    if (!leaf) stack.push(...x.src);
+  }
+  return true;
+}
+
 /** The product of a contraction is read as its operand too, once per term of the sum. */
 function isInsideContraction(node: Node, reads: readonly Access[]): boolean {
-  if (node.op !== "mul") return false;
+  if (!isProduct(node)) return false;
   return reads.every((read) => {
     if (!read.operand) return true;
     const variables = variablesOf(read.indices)?.variables;

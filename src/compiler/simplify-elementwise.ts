@@ -1,5 +1,5 @@
 /** Rules of elementwise ops, cast and bitcast: constants, identities, inverses, and one order of operands. */
-import { bitcast, cast, elementwise, full, iota } from "../graph/build.ts";
+import { bitcast, cast, elementwise, expand, full, iota } from "../graph/build.ts";
 import { type DType, dtypes, isFloat } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import {
@@ -7,6 +7,7 @@ import {
   cast as castOp,
   commutative,
   elementwise as table,
+  hidden,
   type ElementwiseName,
   isElementwise,
 } from "../graph/ops.ts";
@@ -19,6 +20,8 @@ export function elementwiseRule(node: Node, graph: Rewriting): Node | undefined 
   if (node.op === "bitcast") return bitcastRule(node, graph);
   if (!isElementwise(node.op)) return undefined;
   if (node.op === "where") return whereRule(node, graph);
+  if (node.op === "heed") return graph.simple(elementwise("mul", node.src[1]!, node.src[2]!));
+  if (node.op === "weigh") return gatedProduct(node, graph);
   const [a, b] = node.src as readonly [Node, Node];
   if (node.src.length === 1) return unaryRule(node.op, a, graph);
   if (node.src.length !== 2) return undefined;
@@ -226,6 +229,22 @@ function whereRule(node: Node, graph: Rewriting): Node | undefined {
   const [yes, no] = [graph.constantOf(a), graph.constantOf(b)];
   if (yes === 1 && no === 0) return condition;
   return yes === 0 && no === 1 ? graph.simple(elementwise("not", condition)) : undefined;
+}
+
+/** seen ? w x : 0, with what is not seen told by the weight: the product of a contraction has two operands. */
+function gatedProduct(node: Node, graph: Rewriting): Node {
+  const [seen, w, x] = node.src as readonly [Node, Node, Node];
+  const known = graph.constantOf(seen);
+  if (known !== undefined) return known !== 0 ? graph.simple(elementwise("mul", w, x)) : full(node.shape, 0, node.dtype);
+  // Axes along which both only repeat stay outermost.
+  const [test, weight] = [seen, w].map((source) => graph.look(source, "expand")?.src[0] ?? source) as [Node, Node];
+  const shape = test.shape.map((n, axis) => Math.max(n, weight.shape[axis]!));
+  const [a, b] = [test, weight].map((source) => graph.simple(expand(source, shape))) as [Node, Node];
+  // Weights of which those that are not seen are another value already: without that value, which others may not want stored.
+  const [own, chosen] = graph.operands(graph.look(b, "reshape")?.src[0] ?? b, "where") ?? [];
+  const weights = own !== undefined && graph.reshape(own, shape) === a ? graph.reshape(chosen!, shape) : b;
+  const marked = graph.simple(elementwise("where", a, weights, full(shape, hidden, "f32")));
+  return graph.simple(elementwise("gated", graph.simple(expand(marked, node.shape)), x));
 }
 
 function castRule(node: Node, graph: Rewriting): Node | undefined {

@@ -1,11 +1,11 @@
 /** Long reductions to few results become two: many partial results at once, then those. */
 import { elementwise, pad, permute, reduce, reshape, withSources } from "../graph/build.ts";
 import { makeFor, type Node, type ReductionNode, toposort } from "../graph/node.ts";
-import { isReduction, reductions } from "../graph/ops.ts";
+import { type ElementwiseName, isReduction, reductions } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { problemOf } from "./contraction.ts";
 import type { Target } from "./plan.ts";
-import { isContraction } from "./schedule.ts";
+import { isContraction, isProduct } from "./schedule.ts";
 import { defaultParts, signatureOf, splitsSums } from "./schedules.ts";
 
 /** Fewer results than this leave a device idle; fewer terms are not worth a second kernel. */
@@ -63,7 +63,7 @@ function split(node: ReductionNode): Node {
 /** A contraction whose sum is cut along its longest axis (split-k), if that axis can be cut evenly. */
 function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target: Target): Node {
   const product = node.src[0]!;
-  if (!splitsSums(target.class) || product.op !== "mul" || given.has(product)) return node;
+  if (!splitsSums(target.class) || !isProduct(product) || given.has(product)) return node;
   const problem = problemOf(node, (x) => given.has(x));
   if (problem === undefined) return node;
   const { axes } = node.attrs;
@@ -80,6 +80,6 @@ function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target:
     return permute(reshape(x, shape), [axis, ...shape.keys()].filter((a, i) => i === 0 || a !== axis));
   };
   const [left, right] = product.src as [Node, Node];
-  const partial = reduce("sum", elementwise("mul", cut(left), cut(right)), axes.map((a) => a + 1));
+  const partial = reduce("sum", elementwise(product.op as ElementwiseName, cut(left), cut(right)), axes.map((a) => a + 1));
   return reduce("sum", partial, [0]);
 }

@@ -3,6 +3,7 @@
  * from it, so that each element is loaded from the device's memory once for the block and not once for each result.
  */
 import { type Node, type ReductionNode } from "../graph/node.ts";
+import type { ElementwiseName } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
 import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within, zeroIndex } from "./affine.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "./ir.ts";
@@ -185,7 +186,8 @@ export function stagedSums(
   const ofRows = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, inArray(height, domain.part[0], rows, i)));
   const ofColumns = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, inArray(breadth, domain.part[1], columns, j)));
   accumulators.forEach((accumulator, lane) => {
-    const value = builder.op("mul", ofRows[Math.floor(lane / columns)]!, ofColumns[lane % columns]!);
+    const [row, column] = [ofRows[Math.floor(lane / columns)]!, ofColumns[lane % columns]!];
+    const value = builder.op(product.op as ElementwiseName, ...leftIsColumn ? [column, row] : [row, column]);
     steps.statements.push({ kind: "update", accumulator, value });
   });
   slices.statements.push(...staging, { kind: "barrier" }, { kind: "loop", variable: step, body: steps }, { kind: "barrier" });

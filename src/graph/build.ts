@@ -13,8 +13,9 @@ export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
   if (src.length !== record.arity) {
     throw new ArgumentError(op, { got: `${src.length} operands`, need: `${record.arity}` });
   }
-  const values = op === "where" ? src.slice(1) : src;
-  if (op === "where") requireDType(op, src[0]!.dtype, ["bool"]);
+  const chooses = record.arity === 3;
+  const values = chooses ? src.slice(1) : src;
+  if (chooses) requireDType(op, src[0]!.dtype, ["bool"]);
   for (const node of src) {
     if (!sameShape(node.shape, last.shape)) {
       throw new ShapeError(op, { got: src.map((n) => formatShape(n.shape)).join(" and "), need: "equal shapes" });
@@ -251,11 +252,11 @@ export interface AttentionOperands {
   readonly bias?: Node | undefined;
 }
 
-/** The weighted values of each query, and the log of the sum behind its weights; see `attention` in node.ts. f32. */
+/** The weighted values of each query, and what its weights are relative to; see `attention` in node.ts. f32. */
 export function attention({ q, k, v, bias }: AttentionOperands, diagonal?: number): Node {
   const { batch, e, t } = attentionLengths("attention", { q, k, v, bias });
   const src = bias === undefined ? [q, k, v] : [q, k, v, bias];
-  return makeNode("attention", src, { diagonal }, [...batch, e + 1, t], "f32", deviceOf("attention", src));
+  return makeNode("attention", src, { diagonal }, [...batch, e + 2, t], "f32", deviceOf("attention", src));
 }
 
 /** What the gradients of an attention are made of: see `attentionGradient` in node.ts. */
@@ -269,11 +270,11 @@ export interface AttentionGradientOperands extends AttentionOperands {
 export function attentionGradient(of: "queries" | "keys", operands: AttentionGradientOperands, diagonal?: number): Node {
   const { q, k, v, norm, g, delta, bias } = operands;
   const { batch, d, e, t, s } = attentionLengths("attentionGradient", operands);
-  const row = [...batch, 1, t];
-  if (!sameShape(norm.shape, row) || !sameShape(delta.shape, row) || !sameShape(g.shape, [...batch, e, t])) {
+  const [row, pair] = [[...batch, 1, t], [...batch, 2, t]];
+  if (!sameShape(norm.shape, pair) || !sameShape(delta.shape, row) || !sameShape(g.shape, [...batch, e, t])) {
     throw new ShapeError("attentionGradient", {
       got: `norm ${formatShape(norm.shape)}, delta ${formatShape(delta.shape)}, g ${formatShape(g.shape)}`,
-      need: `${formatShape(row)} twice, and ${formatShape([...batch, e, t])}`,
+      need: `${formatShape(pair)}, ${formatShape(row)} and ${formatShape([...batch, e, t])}`,
     });
   }
   const src = [q, k, v, norm, g, delta, ...bias === undefined ? [] : [bias]];

@@ -44,16 +44,20 @@ export interface OpAttributes {
   /** scatterAdd(index, values): zeros of `length` on `axis`, values added at index (i32). Out of range is dropped. Adds in order of position. */
   scatterAdd: { readonly axis: number; readonly length: number };
   /**
-   * attention(q [..., d, t], k [..., d, s], v [..., e, s], bias [..., t, s] or none): [..., e + 1, t]. Features come first,
-   * so that positions are neighbours. Row e is the log of the sum over keys j of exp(q_i · k_j + bias_ij), the rows before
-   * it are the values weighted by those terms of the sum; all are 0 where a query i has a bias of -Infinity for every key.
-   * Keys j > i + `diagonal` have one, if there is a diagonal, so that they need not be looked at.
+   * attention(q [..., d, t], k [..., d, s], v [..., e, s], bias [..., t, s] or none): [..., e + 2, t]. Features come first,
+   * so that positions are neighbours. Of the scores q_i · k_j + bias_ij of a query, row e is the largest one and row e + 1 the
+   * log of Σ_j exp(score_ij - largest): two rows, as their sum rounds the log away where scores are large. Only that sum has a
+   * gradient, so that both are to be read for nothing else. The rows before are the values weighted by exp(score_ij - sum of
+   * both). A bias of -Infinity hides key j from query i: whatever they hold, neither adds to anything of the other, here and in
+   * gradients. All is 0 for a query that sees no key, or has no score but -Infinity. Keys j > i + `diagonal` are hidden by their
+   * bias, if there is a diagonal, so that they need not be looked at.
    */
   attention: { readonly diagonal: number | undefined };
   /**
-   * attentionGradient(q, k, v, norm [..., 1, t], g [..., e, t], delta [..., 1, t], bias or none), norm being the last row of
-   * their attention. With weights p_ij = exp(q_i · k_j + bias_ij - norm_i) and w_ij = p_ij (g_i · v_j - delta_i), of queries it
-   * is Σ_j w_ij k_j [..., d, t]; of keys Σ_i w_ij q_i, and behind these rows Σ_i p_ij g_i: [..., d + e, s].
+   * attentionGradient(q, k, v, norm [..., 2, t], g [..., e, t], delta [..., 1, t], bias or none), norm being the last two rows
+   * of their attention. With weights p_ij = exp(q_i · k_j + bias_ij - norm_i0 - norm_i1) and w_ij = p_ij (g_i · v_j - delta_i),
+   * of queries it is Σ_j w_ij k_j [..., d, t]; of keys Σ_i w_ij q_i, and behind these rows Σ_i p_ij g_i: [..., d + e, s]. Sums
+   * are over what is not hidden.
    */
   attentionGradient: { readonly of: "queries" | "keys"; readonly diagonal: number | undefined };
   /** i32 positions that sort the last axis ascending, stably; NaN last. */

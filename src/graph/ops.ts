@@ -48,7 +48,10 @@ export type ElementwiseName =
   | "neg" | "abs" | "sign" | "sqrt" | "exp" | "expm1" | "log" | "log1p" | "sin" | "cos" | "tan" | "asin"
   | "acos" | "atan" | "sinh" | "cosh" | "tanh" | "erf" | "floor" | "ceil" | "trunc" | "round" | "relu"
   | "not" | "bitNot" | "add" | "sub" | "mul" | "div" | "idiv" | "irem" | "frem" | "pow" | "max" | "min" | "atan2"
-  | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "threefry";
+  | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "heed" | "weigh" | "gated" | "threefry";
+
+/** Stands for a weight of what is hidden, as an operand of `gated`: the least f32, which no weight is. */
+export const hidden = -3.4028234663852886e38;
 
 export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   neg: { arity: 1, takes: signed, gives: "same", f64: (x) => -x, js: (x) => `(-${x[0]})`, wgsl: (x) => `(-${x[0]})` },
@@ -201,6 +204,30 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (condition, a, b) => condition !== 0 ? a : b,
     js: (x) => `(${x[0]} ? ${x[1]} : ${x[2]})`,
     wgsl: (x) => `select(${x[2]}, ${x[1]}, ${x[0]})`,
+  },
+  /**
+   * heed(seen, a, b): a b; of no meaning where not seen, where its reader takes another value. It differs from `mul` in its
+   * gradients, to which what is not seen adds nothing, be it NaN: each is a `weigh`. Both spell themselves as other ops:
+   * no kernel holds them.
+   */
+  heed: { arity: 3, takes: float, gives: "same", f64: (_seen, a, b) => a * b, js: (x) => `(${x[1]} * ${x[2]})`, wgsl: (x) => `(${x[1]} * ${x[2]})` },
+  /** weigh(seen, w, x): w x where seen, and 0 where not, whatever w and x hold. */
+  weigh: {
+    arity: 3,
+    takes: float,
+    gives: "same",
+    f64: (seen, w, x) => seen !== 0 ? w * x : 0,
+    js: (x) => `(${x[0]} ? ${x[1]} * ${x[2]} : 0)`,
+    wgsl: (x) => `(select(0.0, ${x[1]}, ${x[0]}) * select(0.0, ${x[2]}, ${x[0]}))`,
+  },
+  /** gated(w, x): w x, and 0 where w is `hidden`: what a contraction of `weigh` is computed as. */
+  gated: {
+    arity: 2,
+    takes: float,
+    gives: "same",
+    f64: (w, x) => w === hidden ? 0 : w * x,
+    js: (x) => `(${x[0]} === ${hidden} ? 0 : ${x[0]} * ${x[1]})`,
+    wgsl: (x) => `(${x[0]} * select(${x[1]}, 0.0, ${x[0]} == ${hidden}))`,
   },
   /**
    * threefry(key0, key1, counter0, counter1), all u32: the first word of Threefry-2x32 with 20 rounds.

@@ -62,6 +62,9 @@ const onPartial: {
   le: "none",
   eq: "none",
   ne: "none",
+  heed: "none",
+  weigh: "none",
+  gated: "none",
   threefry: "none",
 };
 

@@ -2,14 +2,15 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
+import { hidden } from "../graph/ops.ts";
 import { broadcastShapes, formatShape, sameShape, size } from "../graph/shape.ts";
 import { matmul } from "./contract.ts";
-import { add, apply, div, equal, isFinite, lessEqual, logical, mul, sub, where } from "./elementwise.ts";
+import { add, apply, div, equal, less, lessEqual, logical, mul, sub, where } from "./elementwise.ts";
 import { sliceAxis, transpose, unsqueeze } from "./movement.ts";
-import { reduce, softmax, sum } from "./reduce.ts";
+import { reduce, sum } from "./reduce.ts";
 
 export interface MaskOptions {
-  /** bool: true where a query sees a key; a number is added to the score. Broadcasts to [..., queries, keys]. */
+  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides the key. Broadcasts to [..., queries, keys]. */
   readonly mask?: Node | undefined;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. Default false. */
   readonly causal?: boolean | undefined;
@@ -40,7 +41,7 @@ function scoresOf(q: Node, k: Node, { mask, scale }: MaskOptions): { factor: num
   return { factor, shape };
 }
 
-/** Which keys are seen, and what is added to scores, by the options. */
+/** Which keys are seen by the bool mask and by lateness, and what is added to scores. */
 function maskOf({ mask, causal = false }: MaskOptions, t: number, s: number): { seen: Node | undefined; bias: Node | undefined } {
   const early = causal ? notLater(t, s) : undefined;
   if (mask === undefined) return { seen: early, bias: undefined };
@@ -53,30 +54,65 @@ function notLater(t: number, s: number): Node {
   return lessEqual(build.iota(s), add(unsqueeze(build.iota(t), -1), s - t));
 }
 
+/** Which keys are seen in all, a bias of -Infinity hiding one, too; undefined where all are. */
+function seenIn(seen: Node | undefined, bias: Node | undefined): Node | undefined {
+  if (bias === undefined) return seen;
+  const added = build.elementwise("not", less(bias, hidden));
+  return seen === undefined ? added : logical("and", seen, added);
+}
+
 /**
- * softmax(q kᵀ * scale), how much each query [..., t, d] heeds each key [..., s, d]: [..., t, s]. A query that sees no key
- * has weights of 0. Throws ShapeError where features differ or the mask does not broadcast.
+ * softmax(q kᵀ * scale) v for queries q [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. The weights
+ * [..., t, s] are in memory, and `onWeights` may change those of what is seen before they are applied. Throws ShapeError where
+ * shapes do not fit.
  */
-export function attentionWeights(q: Node, k: Node, options: MaskOptions): Node {
+export function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights: (weights: Node) => Node = (weights) => weights): Node {
   const { factor, shape } = scoresOf(q, k, options);
-  const { seen, bias } = maskOf(options, shape.at(-2)!, shape.at(-1)!);
-  const products = mul(matmul(build.cast(q, "f32"), transpose(k, undefined)), factor);
-  const scores = bias === undefined ? products : add(products, bias);
-  return seen === undefined ? softmax(scores, -1) : maskedSoftmax(scores, seen);
+  const { seen: known, bias } = maskOf(options, shape.at(-2)!, shape.at(-1)!);
+  const seen = seenIn(known, bias);
+  const products = seen === undefined
+    ? matmul(build.cast(q, "f32"), transpose(k, undefined))
+    : contract("heed", build.broadcastTo(seen, shape), q, transpose(k, undefined));
+  const scores = bias === undefined ? mul(products, factor) : add(mul(products, factor), bias);
+  const weights = onWeights(seenSoftmax(scores, seen));
+  if (seen === undefined) return matmul(weights, v);
+  if (weights.shape.length < 2 || weights.shape.at(-2) !== shape.at(-2) || weights.shape.at(-1) !== shape.at(-1)) {
+    throw new ShapeError("scaledDotProductAttention", { got: `weights ${formatShape(weights.shape)}`, need: `those of ${formatShape(shape)}` });
+  }
+  return contract("weigh", seen, where(seen, weights, 0), v);
 }
 
-/** The softmax over what is seen; 0 elsewhere, and in rows where nothing is seen. */
-function maskedSoftmax(scores: Node, seen: Node): Node {
-  const masked = where(seen, scores, -Infinity);
+/** The softmax over what is seen; 0 elsewhere, and in rows in which nothing is seen, or no score but -Infinity. */
+function seenSoftmax(scores: Node, seen: Node | undefined): Node {
+  const masked = seen === undefined ? scores : where(seen, scores, -Infinity);
   const most = build.stopGradient(reduce("amax", masked, { axis: -1, keepDims: true }));
-  const exponentials = apply("exp", sub(masked, where(isFinite(most), most, 0)));
+  // -Infinity less itself is no number; of another that is not finite, the row is to be none either.
+  const exponentials = apply("exp", sub(masked, where(less(most, hidden), 0, most)));
   const total = sum(exponentials, { axis: -1, keepDims: true });
-  return div(exponentials, where(equal(total, 0), 1, total));
+  // A sum of nothing divides 0, and may be any number but 0.
+  const weights = div(exponentials, add(total, build.stopGradient(build.cast(equal(total, 0), "f32"))));
+  // A row that sees NaN is NaN throughout.
+  return seen === undefined ? weights : where(seen, weights, 0);
 }
 
 /**
- * attentionWeights(q, k) v for values v [..., s, e], with scores that are never in memory: [..., t, e]. Throws ShapeError as
- * attentionWeights and matmul do.
+ * a b for a [..., m, k] and b [..., k, n], of which `seen` is about the queries and keys: those of the result of "heed", which
+ * is of use where they are seen, and of a for "weigh", which adds nothing where they are not.
+ */
+function contract(op: "heed" | "weigh", seen: Node, a: Node, b: Node): Node {
+  const batch = broadcastShapes("scaledDotProductAttention", a.shape.slice(0, -2), b.shape.slice(0, -2), seen.shape.slice(0, -2));
+  if (a.shape.at(-1) !== b.shape.at(-2)) {
+    throw new ShapeError("scaledDotProductAttention", { got: `values ${formatShape(b.shape)}`, need: `[..., ${a.shape.at(-1)}, features]` });
+  }
+  const shape = [...batch, a.shape.at(-2)!, a.shape.at(-1)!, b.shape.at(-1)!];
+  const spread = (x: Node, axis: number) => build.broadcastTo(unsqueeze(x, axis), shape);
+  const whole = build.broadcastTo(seen, broadcastShapes("scaledDotProductAttention", seen.shape, op === "heed" ? [shape.at(-3)!, shape.at(-1)!] : shape.slice(-3, -1)));
+  const product = build.elementwise(op, spread(whole, op === "heed" ? -2 : -1), spread(build.cast(a, "f32"), -1), spread(build.cast(b, "f32"), -3));
+  return build.reduce("sum", product, [shape.length - 2]);
+}
+
+/**
+ * What attendStored gives, with scores that are never in memory. Throws ShapeError as it does.
  */
 export function attendOnline(q: Node, k: Node, v: Node, options: MaskOptions): Node {
   const { factor, shape } = scoresOf(q, k, options);
@@ -86,7 +122,7 @@ export function attendOnline(q: Node, k: Node, v: Node, options: MaskOptions): N
   }
   const batch = broadcastShapes("scaledDotProductAttention", shape.slice(0, -2), v.shape.slice(0, -2));
   const e = v.shape.at(-1)!;
-  if (size([...batch, t, e]) === 0 || s === 0 || q.shape.at(-1) === 0) return matmul(attentionWeights(q, k, options), v);
+  if (size([...batch, t, e]) === 0 || s === 0 || q.shape.at(-1) === 0) return attendStored(q, k, v, options);
   const { seen, bias } = maskOf(options, t, s);
   const added = seen === undefined ? bias : where(seen, bias ?? 0, -Infinity);
   const featuresFirst = (x: Node) => build.broadcastTo(transpose(build.cast(x, "f32"), undefined), [...batch, x.shape.at(-1)!, x.shape.at(-2)!]);

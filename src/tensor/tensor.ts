@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import * as activation from "./activation.ts";
-import { attendOnline, attentionWeights, isLong } from "./attention.ts";
+import { attendOnline, attendStored, isLong } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
@@ -30,7 +30,7 @@ export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
 export interface AttentionOptions {
-  /** bool: true where a query sees a key; a number is added to the score. Broadcasts to [..., queries, keys]. */
+  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides. Broadcasts to [..., queries, keys]. */
   readonly mask?: Tensor;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
   readonly causal?: boolean;
@@ -42,7 +42,7 @@ export interface AttentionOptions {
    * gradient, and the gradient of a mask of numbers, stores them in either case.
    */
   readonly scores?: "stored" | "online";
-  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. */
+  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Hidden keys stay hidden. */
   readonly onWeights?: (weights: Tensor) => Tensor;
 }
 
@@ -382,7 +382,8 @@ export class Tensor implements Pending {
   avgPool2d(options: PoolOptions): Tensor { return new Tensor(avgPool2d(this.node, options)); }
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
-   * query that sees no key gives 0. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
+   * query that sees no key gives 0; what a hidden key and its value hold, NaN too, has no effect on the query's result and
+   * gradients, nor the query on theirs. A mask of -1e9, or of the least f32, hides nothing. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
    * other.
    */
   scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
@@ -399,8 +400,8 @@ export class Tensor implements Pending {
     if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, v.node, rest.causal === true) ? "online" : "stored")) === "online") {
       return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
     }
-    const weights = new Tensor(attentionWeights(this.node, k.node, { ...rest, mask: mask?.node }));
-    return (onWeights === undefined ? weights : onWeights(weights)).matmul(v);
+    const changed = onWeights && ((weights: Node) => onWeights(new Tensor(weights)).node);
+    return new Tensor(attendStored(this.node, k.node, v.node, { ...rest, mask: mask?.node }, changed));
   }
 
   // Where and when.
