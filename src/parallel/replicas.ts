@@ -6,7 +6,7 @@ import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
 import { storageOf } from "../tensor/record.ts";
-import { reserve } from "../tensor/storage.ts";
+import { reserve, type Spare } from "../tensor/storage.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
@@ -66,6 +66,8 @@ export class Replicas {
   #flat: Tensor | undefined;
   /** What `#flat` was when it was last written here: anything else was assigned by the user. */
   #written: Node | undefined;
+  /** A copy of one version on the host. */
+  #onHost: { readonly version: Node; readonly values: Float32Array } | undefined;
 
   /** Throws ArgumentError for no parameters or one listed twice, DTypeError for one that is not f32. */
   constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: UpdateRule) {
@@ -169,6 +171,16 @@ export class Replicas {
     this.#devices = [...this.#devices, device];
   }
 
+  /** What the parameters are now; another version after each update. */
+  get version(): Node | undefined {
+    return this.#written;
+  }
+
+  /** The host has these values of a version of the parameters. */
+  keptOnHost(version: Node | undefined, values: Float32Array): void {
+    this.#onHost = version === undefined ? undefined : { version, values };
+  }
+
   /** Forgets a device that is not used any more. The parameters are those of another one from now on, if there is one. */
   remove(device: Device): void {
     const first = this.#devices[0];
@@ -177,7 +189,7 @@ export class Replicas {
     if (device === first && heir !== undefined && this.#flat !== undefined) {
       const replica = this.#replicas.get(heir)!;
       // What the user assigned meanwhile is newer than any replica.
-      if (this.#flat.node === this.#written) this.#show(replica.copy!);
+      if (this.#flat.node.op === "storage" && this.#flat.node === this.#written) storageOf(this.#flat.node).adopt(heir, replica.copy!);
       else if (!heir.isLost) heir.free(replica.copy!);
       const owned = this.#owned.get(heir)!;
       owned.splice(owned.indexOf(replica.copy!), 1);
@@ -231,7 +243,7 @@ export class Replicas {
   /** To be called when the first device's state was updated in place: its tensors read as the new values. */
   wrote(): void {
     overwritten(this.flat, this.#devices[0]!);
-    this.#written = this.flat.node;
+    this.#isWritten();
   }
 
   /** The buffer that a device keeps of a captured tensor, if it is the parameters. */
@@ -284,6 +296,7 @@ export class Replicas {
    * first device.
    */
   async release(): Promise<void> {
+    this.#replicas.clear();
     giveBack(this.#owned);
     collected.unregister(this);
     for (const checksummer of this.#checksummers.values()) await checksummer.release();
@@ -303,7 +316,26 @@ export class Replicas {
   /** The parameters are in this buffer from now on; tensors made from the old ones keep those. */
   #show(buffer: DeviceBuffer): void {
     replaceBuffer(this.flat, this.#devices[0]!, buffer);
-    this.#written = this.flat.node;
+    this.#isWritten();
+  }
+
+  /** What `#flat` shows now is what all replicas hold: should the first device be lost, it is read from another. */
+  #isWritten(): void {
+    const { node } = this.flat;
+    this.#written = node;
+    if (node.op !== "storage") return;
+    // The tensors may outlive whatever trains them.
+    const weak = new WeakRef(this);
+    storageOf(node).spare = () => {
+      const replicas = weak.deref();
+      return replicas === undefined ? undefined : replicas.#spareOf(node);
+    };
+  }
+
+  #spareOf(version: Node): Spare | undefined {
+    if (version !== this.#written) return undefined;
+    for (const [device, { copy }] of this.#replicas) if (copy !== undefined && !device.isLost) return { device, buffer: copy };
+    return this.#onHost?.version === version ? { host: this.#onHost.values } : undefined;
   }
 
   /** The parameters' values, as they are when the promise resolves. */
