@@ -1,13 +1,14 @@
 /** The trained state on every device: flat parameters, the optimizer's vectors, and its scalars. */
-import { ArgumentError, DTypeError, ReplicaMismatchError } from "../errors.ts";
+import { ArgumentError, DeviceError, DTypeError, ReplicaMismatchError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
-import { storageOf } from "../tensor/record.ts";
+import { recordOf, storageOf } from "../tensor/record.ts";
 import { reserve, type Spare } from "../tensor/storage.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
@@ -63,6 +64,8 @@ export class Replicas {
   readonly #replicas = new Map<Device, Replica>();
   readonly #owned: Owned = new Map();
   readonly #checksummers = new Map<Device, Checksummer>();
+  /** What parameters are to be computed from, until the replicas have them: the device that does so may be lost. */
+  #pending: readonly (Node | undefined)[];
   #flat: Tensor | undefined;
   /** What `#flat` was when it was last written here: anything else was assigned by the user. */
   #written: Node | undefined;
@@ -93,6 +96,7 @@ export class Replicas {
     this.#parameters = [...parameters];
     this.#offsets = offsets;
     this.#rule = rule;
+    this.#pending = parameters.map((parameter) => parameter.isPending ? parameter.node : undefined);
     collected.register(this, this.#owned, this);
   }
 
@@ -150,6 +154,7 @@ export class Replicas {
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
+    this.#pending = [];
     return values;
   }
 
@@ -326,15 +331,17 @@ export class Replicas {
     if (node.op !== "storage") return;
     // The tensors may outlive whatever trains them.
     const weak = new WeakRef(this);
-    storageOf(node).spare = () => {
+    storageOf(node).spare = (failed) => {
       const replicas = weak.deref();
-      return replicas === undefined ? undefined : replicas.#spareOf(node);
+      return replicas === undefined ? undefined : replicas.#spareOf(node, failed);
     };
   }
 
-  #spareOf(version: Node): Spare | undefined {
+  #spareOf(version: Node, failed: ReadonlySet<Device>): Spare | undefined {
     if (version !== this.#written) return undefined;
-    for (const [device, { copy }] of this.#replicas) if (copy !== undefined && !device.isLost) return { device, buffer: copy };
+    for (const [device, { copy }] of this.#replicas) {
+      if (copy !== undefined && !device.isLost && !failed.has(device)) return { device, buffer: copy };
+    }
     return this.#onHost?.version === version ? { host: this.#onHost.values } : undefined;
   }
 
@@ -343,10 +350,26 @@ export class Replicas {
     const values = new Float32Array(this.length);
     for (;;) {
       const read = this.#versions();
-      const data = await Promise.all(this.#parameters.map((parameter) => parameter.data()));
+      const data = await Promise.all(this.#parameters.map((parameter, i) => this.#read(parameter, this.#pending[i])));
       const now = this.#versions();
       if (!read.every((version, i) => version === now[i])) continue;
       data.forEach((part, i) => values.set(part, this.#offsets[i]!));
+      return values;
+    }
+  }
+
+  /** The values of a parameter. What it is to be computed from is used again where the device is lost that has done so. */
+  async #read(parameter: Tensor, pending: Node | undefined): Promise<HostArray> {
+    try {
+      return await parameter.data();
+    } catch (error) {
+      const other = this.#devices.find((device) => !device.isLost);
+      if (pending === undefined || other === undefined || !(error instanceof DeviceError)) throw error;
+      const isSame = parameter.node === pending || parameter.node === recordOf(pending).leaf;
+      if (!isSame) throw error;
+      const lost = parameter.node;
+      const values = await new Tensor(pending, true).to(other).data();
+      if (parameter.node === lost) parameter.assign(fromHost(values, parameter.shape, parameter.dtype));
       return values;
     }
   }

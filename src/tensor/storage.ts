@@ -12,11 +12,15 @@ interface Memory {
   readonly buffers: Map<Device, DeviceBuffer>;
   /** Storages that show this content. */
   owners: number;
-  spare?: () => Spare | undefined;
+  spare?: FindSpare;
 }
 
 /** Equal bytes that somebody else keeps. */
 export type Spare = { readonly host: HostArray } | { readonly device: Device; readonly buffer: DeviceBuffer };
+/** Where they are, but not on one of these devices. */
+type FindSpare = (failed: ReadonlySet<Device>) => Spare | undefined;
+
+const none: ReadonlySet<Device> = new Set();
 
 let nextId = 0;
 const collected = new FinalizationRegistry<Memory>(drop);
@@ -89,10 +93,10 @@ export class Storage implements StorageToken {
   }
 
   /**
-   * Where else the same bytes are, for as long as they are there: asked when no device of its own has them any more. What it
-   * gives is read at once.
+   * Where else the same bytes are, for as long as they are there: asked when no device of its own has them any more, or gives
+   * them. What it tells of is read at once.
    */
-  set spare(find: () => Spare | undefined) {
+  set spare(find: FindSpare) {
     this.#content("spare").spare = find;
   }
 
@@ -167,12 +171,12 @@ export class Storage implements StorageToken {
     this.#memory = undefined;
   }
 
-  /** Where the bytes are: on the host, on a device that is there, or kept by somebody else. */
-  #source(): Spare | undefined {
-    const { host, spare } = this.#content("read");
+  /** Where the bytes are: on the host, on a device that is there and has not failed, or kept by somebody else. */
+  #source(failed: ReadonlySet<Device> = none): Spare | undefined {
+    const { host, buffers, spare } = this.#content("read");
     if (host !== undefined) return { host };
-    const device = this.home;
-    return device === undefined ? spare?.() : { device, buffer: this.present(device)! };
+    for (const [device, buffer] of buffers) if (!device.isLost && !failed.has(device)) return { device, buffer };
+    return spare?.(failed);
   }
 
   #content(op: string): Memory {
@@ -185,8 +189,9 @@ export class Storage implements StorageToken {
   /** At least `count` elements from `offset`, as a device holds them. */
   async #words(offset = 0, count: number = this.count): Promise<Words> {
     if (count === 0) return asWords(this.dtype, new ArrayBuffer(0));
+    const failed = new Set<Device>();
     for (;;) {
-      const source = this.#source();
+      const source = this.#source(failed);
       if (source === undefined) {
         throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
       }
@@ -199,9 +204,9 @@ export class Storage implements StorageToken {
       try {
         return asWords(this.dtype, await device.read(buffer, first, end - first)).subarray(offset - first / bytes);
       } catch (error) {
-        // When the device went meanwhile, another may have the same bytes still.
-        if (!device.isLost || this.#memory === undefined) throw error;
-        if (this.#source() === undefined) throw error;
+        // Another device may have the same bytes still.
+        failed.add(device);
+        if (this.#memory === undefined || this.#source(failed) === undefined) throw error;
       }
     }
   }
