@@ -187,6 +187,32 @@ onDevices("predict and evaluate see one version: that after the steps asked for 
   for (const loss of await Promise.all(losses)) assert.ok(isOne(loss, versions.map((version) => version ** 2)), `${loss}`);
 });
 
+onDevices("running statistics, too, are those of one version: the outputs of an overlapping predict are those of one that does not", async (devices) => {
+  const fields = { x: data.array(Float32Array.from({ length: 96 }, (_, i) => Math.sin(i) * i), { shape: [32, 3] }), y: data.array(new Float32Array(32), { shape: [32, 1] }) };
+  const rows = { x: fields.x };
+  const make = () => {
+    random.seed(3);
+    const model = nn.sequential(nn.linear(3, 4), nn.batchNorm(4), nn.dropout(0.5), nn.linear(4, 1));
+    return nn.trainer(model, { loss: squares, optimizer: optim.adam({ learningRate: 0.05 }), devices, seed: 3 });
+  };
+  const alone = make();
+  const versions: string[] = [];
+  for (const batch of data.batches(fields, { batchSize: 4 })) {
+    await alone.step(batch);
+    versions.push((await (await alone.predict(rows, { rowsAtOnce: 5 })).data()).join());
+  }
+  assert.equal(new Set(versions).size, 8);
+  const train = make();
+  const seen: Promise<string>[] = [];
+  await train.fit(data.batches(fields, { batchSize: 4 }), {
+    onBatch: () => void seen.push(train.predict(rows, { rowsAtOnce: 5 }).then(async (y) => (await y.data()).join())),
+    ...silent,
+  });
+  const found = (await Promise.all(seen)).map((outputs) => versions.indexOf(outputs));
+  // When a step is told of, the next one is under way: it is the version after that.
+  assert.deepEqual(found, [1, 2, 3, 4, 5, 6, 7, 7]);
+});
+
 onDevices("an evaluation whose source keeps steps waiting lets them go on, and keeps its version", async (devices) => {
   const model = nn.sequential(new Scale(), nn.lambda((x) => x.reshape([-1, 1])), nn.batchNorm(1, { affine: false }), nn.lambda((x) => x.reshape([-1])));
   const train = nn.trainer(model, { loss: squares, optimizer: optim.sgd({ learningRate: 0.01 }), devices });
