@@ -83,5 +83,15 @@ export class NonFiniteGradientError extends NonFiniteLossError {
 }
 /** Replicas whose parameters differ. */
 export class ReplicaMismatchError extends ShardwiseError {}
+/** A call at the wrong time: of a trainer that was released, or `fit` while it runs already. */
+export class StateError extends ShardwiseError {}
+/**
+ * A listener, a callback or a source of batches threw; `cause` is what it threw. What was done before it stays done, and is in
+ * the history of a trainer.
+ */
+export class CallbackError extends ShardwiseError {
+  /** What the call would have given, if it came to its end: of a listener that threw during `step`, the record of the step. */
+  result: unknown;
+}
 /** A broken invariant of shardwise itself: please report it. */
 export class InternalError extends ShardwiseError {}

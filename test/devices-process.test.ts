@@ -13,16 +13,20 @@ import { testDevice, testKinds } from "./harness.ts";
 const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("device-program.ts", import.meta.url));
 
+const threads = fileURLToPath(new URL("threads-program.ts", import.meta.url));
+
 interface Ran {
   readonly status: number | null;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Runs the program in this runtime; it is ended, and then fails, when it does not end by itself. */
-function runProgram(args: readonly string[], environment: Record<string, string> = {}): Ran {
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  const { status, stdout, stderr } = spawnSync(process.execPath, [...before, program, ...args], {
+/** Runs a program in this runtime; it is ended, and then fails, when it does not end by itself. */
+function runProgram(args: readonly string[], environment: Record<string, string> = {}, file = program): Ran {
+  const before = runtime === "deno"
+    ? ["run", "--allow-all", "--no-check", "--v8-flags=--expose-gc"]
+    : ["--import", "tsx", "--expose-gc"];
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...before, file, ...args], {
     cwd: project,
     env: { ...process.env, ...environment },
     encoding: "utf8",
@@ -38,6 +42,24 @@ for (const kind of testKinds) {
       const { status, stdout, stderr } = runProgram([kind, manner]);
       assert.equal(status, 0, stderr);
       assert.match(stdout, /^result 5$/m);
+    });
+  }
+}
+
+for (const how of ["close", "lose", "abandon"]) {
+  for (const virtual of [1, 3]) {
+    test(`GPUs that end by ${how}, ${virtual} at a time, leave no threads behind, whatever is held of them`, async (context) => {
+      if (process.platform !== "linux" || !testKinds.includes("gpu") || await testDevice("gpu") === undefined) {
+        return context.skip("no adapter, or no /proc");
+      }
+      const { status, stdout, stderr } = runProgram([how, String(virtual)], {}, threads);
+      assert.equal(status, 0, stderr);
+      const counts = [...stdout.matchAll(/^threads (\d+)$/gm)].map(([, count]) => Number(count));
+      assert.equal(counts.length, 8, stdout);
+      // The first rounds bring those of the driver's instance, and of the runtime.
+      const late = counts.slice(3);
+      assert.ok(Math.max(...late) <= Math.max(...counts.slice(0, 3)), `${counts}`);
+      assert.ok(Math.max(...late) - Math.min(...late) < 2, `${counts}`);
     });
   }
 }

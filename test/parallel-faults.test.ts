@@ -6,6 +6,7 @@ import type { Device } from "../src/devices/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, DeviceError, DeviceLostError, OutOfMemoryError } from "../src/errors.ts";
 import { data, devices as open, nn, optim, parallel, random, tensor } from "../src/index.ts";
+import * as io from "../src/nn/io.ts";
 import type { DeviceEvent, DeviceLost } from "../src/parallel/fleet.ts";
 import { FaultyDevice, type Fault } from "./faulty-device.ts";
 import { testKinds, virtualDevices } from "./harness.ts";
@@ -320,3 +321,145 @@ test("500 steps with faults leave no memory behind", async () => {
   assert.ok(keeper.stats().liveBytes <= before + 4096, `${keeper.stats().liveBytes} bytes after ${before}`);
   if (collect !== undefined) assert.ok(heap() < settled + 8e6, "the heap does not grow");
 });
+
+/** All that a call may fail at, on the device whose turn it is. */
+const everyFault: readonly Omit<Fault, "nth">[] = [
+  ...(["alloc", "write", "run", "load", "runAndRead", "read"] as const).map((call) => ({ call, kind: "lose" as const })),
+  ...(["load", "runAndRead", "read"] as const).map((call) => ({ call, kind: "late" as const })),
+  ...(["write", "run", "runAndRead", "read"] as const).map((call) => ({ call, kind: "reject" as const })),
+  ...(["alloc", "load"] as const).map((call) => ({ call, kind: "outOfMemory" as const })),
+];
+
+/** A model with statistics, and with parameters that are computed at the first step. */
+function normed(devices: readonly Device[]) {
+  random.seed(5);
+  const model = nn.sequential(nn.batchNorm(6), nn.dropout(0.3), nn.linear(6, 4));
+  const trainer = nn.trainer(model, {
+    loss: (output, b) => nn.crossEntropy(output, b.y),
+    optimizer: optim.adam({ learningRate: 0.01 }),
+    devices,
+    seed: 5,
+    ...sixShards,
+  });
+  return { model, trainer };
+}
+
+async function stateOf(model: nn.Module): Promise<number[]> {
+  const state = Object.values(model.stateDict());
+  return (await Promise.all(state.map((part) => part.data()))).flatMap((part) => [...part]);
+}
+
+type Run = ReturnType<typeof normed>;
+const overlapping: Readonly<Record<string, (run: Run) => Promise<unknown>>> = {
+  step: ({ trainer }) => trainer.step(batch).then(({ loss }) => loss),
+  checksum: ({ trainer }) => trainer.checksum(),
+  predict: async ({ trainer }) => [...await (await trainer.predict({ x }, { rowsAtOnce: 9 })).data()],
+  evaluate: ({ trainer }) => trainer.evaluate([batch, batch]).then(({ loss, rows }) => [loss, rows]),
+};
+
+test("the first device may be lost at any moment of any call, the first one included", async () => {
+  for (const [name, call] of Object.entries(overlapping)) {
+    for (const first of [true, false]) {
+      let expected: unknown;
+      for (let moment = -1; moment < 40; moment++) {
+        const devices = await fresh("cpu", 3);
+        const run = normed(devices);
+        if (!first) await run.trainer.step(batch);
+        const result = call(run);
+        for (let turn = 0; turn < moment; turn++) {
+          await (turn % 8 === 7 ? new Promise((resolve) => setTimeout(resolve, 0)) : Promise.resolve());
+        }
+        if (moment >= 0) simulateLoss(devices[0]!, "unplugged");
+        const where = `${name} ${first ? "at first" : "later"}, lost at moment ${moment}`;
+        const told = (of: string) => (error: unknown) => assert.fail(`${where}: ${of} ${error}`);
+        const got = [
+          await result.catch(told("the call")),
+          await stateOf(run.model).catch(told("reading")),
+          await run.trainer.checksum().catch(told("the checksum")),
+        ];
+        if (moment < 0) expected = got;
+        assert.deepEqual(got, expected, where);
+        assert.equal(run.trainer.history.events.length, moment < 0 ? 0 : 1);
+      }
+    }
+  }
+});
+
+for (const kind of testKinds) {
+  test(`any device may fail anywhere in the first step, a checksum, a prediction or an evaluation [${kind}]`, async (t) => {
+    if (await virtualDevices(kind, 3) === undefined) return t.skip("no adapter");
+    for (const [name, call] of Object.entries(overlapping)) {
+      const after = async (devices: readonly Device[], before: () => void = () => {}) => {
+        const run = normed(devices);
+        if (name !== "step") await run.trainer.step(batch);
+        before();
+        const result = await call(run);
+        return { result, state: await stateOf(run.model), checksum: await run.trainer.checksum(), events: run.trainer.history.events };
+      };
+      const expected = await after(await fresh(kind, 1));
+      let hit = 0;
+      for (const { call: at, kind: how } of everyFault) {
+        // On GPUs a part of them: each opens devices.
+        if (kind === "gpu" && how !== "lose") continue;
+        for (const [device, nth] of kind === "cpu" ? [[0, 1], [2, 2]] as const : [[0, 1]] as const) {
+          const where = `${name}: ${how} at ${at} ${nth} of device ${device}`;
+          const devices = (await fresh(kind, 3)).map((device) => new FaultyDevice(device));
+          const { result, state, checksum, events } = await after(devices, () => devices[device]!.plan({ call: at, kind: how, nth }));
+          assert.deepEqual(result, expected.result, where);
+          assert.deepEqual(state, expected.state, where);
+          assert.equal(checksum, expected.checksum, where);
+          assert.ok(events.length <= 1, where);
+          hit += events.length;
+          for (const device of devices) device.close();
+        }
+      }
+      assert.ok(hit > 0, `${name} is hit`);
+    }
+  });
+
+  test(`whichever devices are lost between steps, the model is read from those that live, or from the host [${kind}]`, async (t) => {
+    if (await virtualDevices(kind, 3) === undefined) return t.skip("no adapter");
+    for (const lost of [[0], [1], [0, 1], [1, 2], [0, 1, 2]]) {
+      for (const count of lost.length === 3 ? [1, 3] : [3]) {
+        const devices = await fresh(kind, count);
+        const { model, trainer } = normed(devices);
+        for (let i = 0; i < 2; i++) await trainer.step(batch);
+        const weight = (model.layers[2] as nn.Linear).weight;
+        const before = await stateOf(model);
+        const held = model.stateDict();
+        const outputs = await model.eval().forward(tensor(x.data as Float32Array, { shape: x.shape })).data();
+        for (const i of lost) if (i < count) simulateLoss(devices[i]!, "unplugged");
+        // At once, before anything else can be done about it.
+        const first = weight.data();
+        assert.deepEqual(await stateOf(model), before, `lost ${lost} of ${count}`);
+        assert.equal((await first).length, 24);
+        const file = await io.encode(model);
+        assert.deepEqual(await stateOf(model), before);
+        assert.equal(Object.keys(io.decode(file)).length, 6);
+        assert.deepEqual((await Promise.all(Object.values(held).map((part) => part.data()))).flatMap((part) => [...part]), before);
+        assert.deepEqual(await model.forward(tensor(x.data as Float32Array, { shape: x.shape })).data(), outputs);
+        if (lost.length === 3) await assert.rejects(trainer.step(batch), AllDevicesLostError);
+        else await trainer.step(batch);
+        if (lost.length === 3) assert.deepEqual(await stateOf(model), before);
+        else assert.notDeepEqual(await stateOf(model), before);
+      }
+    }
+  });
+
+  test(`a device lost while the model is read: it is read from another [${kind}]`, async (t) => {
+    if (await virtualDevices(kind, 2) === undefined) return t.skip("no adapter");
+    for (const how of ["lose", "late"] as const) {
+      const devices = (await fresh(kind, 3)).map((device) => new FaultyDevice(device));
+      const { model, trainer } = normed(devices);
+      await trainer.step(batch);
+      const before = await stateOf(model);
+      devices[0]!.plan({ call: "read", nth: 2, kind: how });
+      assert.deepEqual(await stateOf(model), before, how);
+      assert.ok(devices[0]!.isLost);
+      assert.deepEqual(await stateOf(model), before, how);
+      assert.deepEqual(trainer.history.events, [], "nobody has asked the trainer for anything");
+      await trainer.step(batch);
+      assert.equal(trainer.history.events.length, 1);
+    }
+  });
+}

@@ -14,6 +14,9 @@ export interface Adapter {
   readonly info: DeviceInfo;
   /** A WebGPU adapter that was not used for a device yet. Rejects when the system gives none any more. */
   request(slot: Slot): Promise<GPUAdapter>;
-  /** Tells that a device of a slot was lost, so that what served it is not used again. */
-  lost(slot: Slot): void;
+  /**
+   * Tells that a device of a slot does not answer or open, so that what served it is not used again: until what this returns
+   * is called.
+   */
+  giveUp(slot: Slot): () => void;
 }

@@ -1,5 +1,6 @@
 import type { PlanStep } from "../compiler/plan.ts";
 import { InternalError } from "../errors.ts";
+import type { Native } from "./native.ts";
 import type { CompiledProgram } from "./pipelines.ts";
 import type { Block } from "./pool.ts";
 
@@ -13,14 +14,14 @@ interface KnownGroup {
 
 /** The bind groups of one dispatch of a plan, by the identity of the memory bound. */
 export class BindGroups {
-  readonly #device: GPUDevice;
+  readonly #native: Native;
   readonly #program: CompiledProgram;
   readonly #slots: readonly number[];
   /** The one used last at the front. */
   readonly #known: KnownGroup[] = [];
 
-  constructor(device: GPUDevice, program: CompiledProgram, step: PlanStep & { kind: "dispatch" }) {
-    this.#device = device;
+  constructor(native: Native, program: CompiledProgram, step: PlanStep & { kind: "dispatch" }) {
+    this.#native = native;
     this.#program = program;
     this.#slots = step.slots;
   }
@@ -60,7 +61,7 @@ export class BindGroups {
       written.set(block, access === "readWrite");
       return block;
     });
-    const group = this.#device.createBindGroup({
+    const group = this.#native.device.createBindGroup({
       label: program.name,
       layout,
       entries: [

@@ -23,10 +23,14 @@ const noSuchAdapter = "<none such>";
 
 /**
  * The objects that `create()` gave. One that is collected while a device of it lives ends the process, so none is
- * ever let go; they are few, because a closed device's is used again.
+ * ever let go, and with it stay threads of the driver's (five of Mesa's software device, one for each virtual device); they
+ * are few, because that of a device that was closed or lost is used again, and that of one which does not answer when it
+ * does.
  */
 const pinned: GPU[] = [];
 const instances = new Map<string, GPU>();
+/** Instances to be used again where there is none. */
+const spare = new Map<string, GPU[]>();
 let listed: Promise<Adapter[]> | undefined;
 
 /**
@@ -167,10 +171,11 @@ async function dawnAdapter(dawn: DawnModule, found: ListedAdapter): Promise<Adap
     // computes on a thread of its own, and devices of several instances run at once.
     if (software && slot.virtual && environment("LP_NUM_THREADS") === undefined) variables["LP_NUM_THREADS"] = "0";
     return await withEnvironment(variables, async () => {
-      let gpu = instances.get(instanceKey(key, slot));
+      const own = instanceKey(key, slot);
+      let gpu = instances.get(own);
       if (gpu === undefined) {
-        gpu = pin(dawn.create([`backend=${found.backend}`, `adapter=${found.name}`]));
-        instances.set(instanceKey(key, slot), gpu);
+        gpu = spare.get(own)?.pop() ?? pin(dawn.create([`backend=${found.backend}`, `adapter=${found.name}`]));
+        instances.set(own, gpu);
       }
       return await gpu.requestAdapter();
     });
@@ -195,9 +200,14 @@ async function dawnAdapter(dawn: DawnModule, found: ListedAdapter): Promise<Adap
       }
       return adapter;
     },
-    lost(slot) {
-      instances.delete(instanceKey(key, slot));
+    giveUp(slot) {
+      const own = instanceKey(key, slot);
+      const gpu = instances.get(own);
+      instances.delete(own);
       if (!slot.virtual) first = null;
+      return () => {
+        if (gpu !== undefined) spare.set(own, [...spare.get(own) ?? [], gpu]);
+      };
     },
   };
 }

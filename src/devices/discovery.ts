@@ -157,14 +157,19 @@ async function openWebGpu(
 ): Promise<Device> {
   const { info, key } = adapter;
   const stopPolling = info.runtime === "dawn" ? pollFor(info.software) : () => {};
-  try {
-    const requested = await adapter.request(slot);
-    const gpu = await openGpu(requested, info, key, identity.name, stopPolling);
-    const device = new WebGpuDevice(identity, gpu, budgetOf(budget, info.software));
-    void device.lost.then(({ reason }) => {
-      if (reason === "lost") adapter.lost(slot);
+  const open = async () => {
+    return await openGpu(await adapter.request(slot), info, key, identity.name, (how) => {
+      stopPolling();
+      return how === "abandoned" ? adapter.giveUp(slot) : undefined;
     });
-    return device;
+  };
+  try {
+    const gpu = await open().catch(async () => {
+      // What served a device that was lost may have gone with it.
+      adapter.giveUp(slot);
+      return await open();
+    });
+    return new WebGpuDevice(identity, gpu, budgetOf(budget, info.software));
   } catch (error) {
     stopPolling();
     throw error;

@@ -1,4 +1,5 @@
 import type { Program } from "../compiler/plan.ts";
+import type { Native } from "./native.ts";
 import { kernelClock, kernelRan, timesUnderWay } from "./profile.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading, usage } from "./usage.ts";
@@ -12,7 +13,7 @@ const bytesPerTime = 8;
  * where wall times are asked for, by the ends of submissions of one kernel each.
  */
 export class DispatchTimer {
-  readonly #device: GPUDevice;
+  readonly #native: Native;
   readonly #owner: string;
   readonly #hasTimestamps: boolean;
   #queries: GPUQuerySet | undefined;
@@ -22,10 +23,10 @@ export class DispatchTimer {
   /** When the last kernel ended, by the host's clock. */
   #ended = -Infinity;
 
-  constructor(device: GPUDevice, owner: string) {
-    this.#device = device;
+  constructor(native: Native, owner: string) {
+    this.#native = native;
     this.#owner = owner;
-    this.#hasTimestamps = device.features.has("timestamp-query");
+    this.#hasTimestamps = native.device.features.has("timestamp-query");
   }
 
   /** A pass for one dispatch of `program`, to be ended by the caller, who then calls `ended`. */
@@ -39,11 +40,17 @@ export class DispatchTimer {
     this.#programs.push(program);
     return recorder.separatePass({
       timestampWrites: {
-        querySet: this.#queries ??= this.#device.createQuerySet({ type: "timestamp", count: 2 * batch }),
+        querySet: this.#queries ??= this.#native.device.createQuerySet({ type: "timestamp", count: 2 * batch }),
         beginningOfPassWriteIndex: 2 * index,
         endOfPassWriteIndex: 2 * index + 1,
       },
     });
+  }
+
+  /** Lets go of everything, when the device has ended. */
+  drop(): void {
+    this.#queries = undefined;
+    this.#programs = [];
   }
 
   /** The pass of `program` is ended. */
@@ -51,7 +58,7 @@ export class DispatchTimer {
     if (this.#programs.length > 0) return;
     recorder.flush();
     const submitted = performance.now();
-    timesUnderWay(this.#device.queue.onSubmittedWorkDone().then(() => {
+    timesUnderWay(this.#native.device.queue.onSubmittedWorkDone().then(() => {
       const end = performance.now();
       const start = Math.max(submitted, this.#ended);
       this.#ended = end;
@@ -65,8 +72,8 @@ export class DispatchTimer {
     if (programs.length === 0) return;
     this.#programs = [];
     const size = programs.length * 2 * bytesPerTime;
-    const resolved = this.#device.createBuffer({ size, usage: usage.queryResolve | usage.copySource });
-    const staging = this.#device.createBuffer({ size, usage: usage.mapRead | usage.copyDestination });
+    const resolved = this.#native.device.createBuffer({ size, usage: usage.queryResolve | usage.copySource });
+    const staging = this.#native.device.createBuffer({ size, usage: usage.mapRead | usage.copyDestination });
     const encoder = recorder.encoder();
     encoder.resolveQuerySet(this.#queries!, 0, programs.length * 2, resolved, 0);
     encoder.copyBufferToBuffer(resolved, 0, staging, 0, size);

@@ -45,7 +45,7 @@ export async function navigatorAdapters(virtual: boolean): Promise<Adapter[]> {
           }
           return fresh;
         },
-        lost: () => {},
+        giveUp: () => () => {},
       });
     }
     return [...found.values()];

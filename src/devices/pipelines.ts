@@ -4,6 +4,7 @@ import { numberedSource } from "../debug/listing.ts";
 import { ArgumentError, KernelCompileError } from "../errors.ts";
 import { inLaterTurn } from "../host/host.ts";
 import type { Code, PlanFamily } from "./family.ts";
+import type { Native } from "./native.ts";
 import { computeStage, usage } from "./usage.ts";
 
 /** A program that WebGPU has compiled. */
@@ -25,7 +26,7 @@ const kept = 4096;
  * once; those of plans of one family share pipelines where they can.
  */
 export class Pipelines {
-  readonly #device: GPUDevice;
+  readonly #native: Native;
   readonly #owner: string;
   readonly #scope: string;
   readonly #largestGroup: number;
@@ -35,9 +36,9 @@ export class Pipelines {
   #compiled = 0;
 
   /** `scope` names what shares the kernels of a family. */
-  constructor(owner: string, device: GPUDevice, scope: string, largestGroup: number) {
+  constructor(owner: string, native: Native, scope: string, largestGroup: number) {
     this.#owner = owner;
-    this.#device = device;
+    this.#native = native;
     this.#scope = scope;
     this.#largestGroup = largestGroup;
   }
@@ -45,6 +46,13 @@ export class Pipelines {
   /** Distinct pipelines compiled so far. */
   get compiled(): number {
     return this.#compiled;
+  }
+
+  /** Lets go of everything, when the device has ended. */
+  drop(): void {
+    this.#programs.clear();
+    this.#pipelines.clear();
+    this.#layouts.clear();
   }
 
   /** The programs of a plan. Each rejects with KernelCompileError. */
@@ -66,8 +74,8 @@ export class Pipelines {
   }
 
   #uniform(label: string, values: Uint32Array<ArrayBuffer>): GPUBuffer {
-    const buffer = this.#device.createBuffer({ label, size: values.byteLength, usage: usage.uniform | usage.copyDestination });
-    this.#device.queue.writeBuffer(buffer, 0, values);
+    const buffer = this.#native.device.createBuffer({ label, size: values.byteLength, usage: usage.uniform | usage.copyDestination });
+    this.#native.device.queue.writeBuffer(buffer, 0, values);
     return buffer;
   }
 
@@ -81,7 +89,7 @@ export class Pipelines {
     }
     debugLine(4, () => `shardwise: ${name}\n${numberedSource(source)}`);
     const layout = this.#layout(kinds);
-    const device = this.#device;
+    const device = this.#native.device;
     // The scope takes the module's own error, which would otherwise be reported as an uncaptured one too.
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ label: name, code: source });
@@ -110,11 +118,11 @@ export class Pipelines {
   #layout(kinds: string): { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout } {
     let layout = this.#layouts.get(kinds);
     if (layout === undefined) {
-      const group = this.#device.createBindGroupLayout({
+      const group = this.#native.device.createBindGroupLayout({
         label: kinds,
         entries: [...kinds].map((kind, binding) => ({ binding, visibility: computeStage, buffer: { type: bufferTypes[kind as Kind] } })),
       });
-      const pipeline = this.#device.createPipelineLayout({ label: kinds, bindGroupLayouts: [group] });
+      const pipeline = this.#native.device.createPipelineLayout({ label: kinds, bindGroupLayouts: [group] });
       this.#layouts.set(kinds, layout = { group, pipeline });
     }
     return layout;
@@ -132,6 +140,10 @@ function bindingKinds(bindings: readonly ProgramBinding[], numbers: boolean): st
 /** What was made, by key: at once for all that ask for it, and anew after a failure. */
 class Cache<T> {
   readonly #entries = new Map<string, Promise<T>>();
+
+  clear(): void {
+    this.#entries.clear();
+  }
 
   get(key: string, make: () => Promise<T>): Promise<T> {
     const known = this.#entries.get(key);

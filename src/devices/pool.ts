@@ -16,7 +16,25 @@ export interface Allocator<T> {
 export interface Block<T> {
   readonly id: number;
   readonly bytes: number;
+  /** Not to be asked for when the pool was dropped. */
   readonly memory: T;
+}
+
+/** What blocks are made of: held by the pool, so that whoever holds a block does not hold that. */
+class PooledBlock<T> implements Block<T> {
+  readonly id: number = nextId++;
+  readonly bytes: number;
+  readonly #pool: { readonly memory: WeakMap<object, T> };
+
+  constructor(bytes: number, memory: T, pool: { readonly memory: WeakMap<object, T> }) {
+    this.bytes = bytes;
+    this.#pool = pool;
+    pool.memory.set(this, memory);
+  }
+
+  get memory(): T {
+    return this.#pool.memory.get(this) as T;
+  }
 }
 
 /** What a pool may hold. */
@@ -67,6 +85,8 @@ export class MemoryPool<T> {
   readonly #free = new Map<number, Block<T>[]>();
   /** All free blocks, the one freed first at the front. */
   readonly #freed = new Set<Block<T>>();
+  readonly #content = { memory: new WeakMap<object, T>() };
+  #dropped = false;
   #liveBytes = 0;
   #peakBytes = 0;
   #pooledBytes = 0;
@@ -156,12 +176,13 @@ export class MemoryPool<T> {
     const memory = this.#allocator.create(wanted);
     this.#allocations++;
     this.#count(wanted);
-    return { id: nextId++, bytes: wanted, memory };
+    return new PooledBlock(wanted, memory, this.#content);
   }
 
   /** Gives a block back for reuse. */
   give(block: Block<T>): void {
     this.#liveBytes -= block.bytes;
+    if (this.#dropped) return;
     if (this.#allocator.usable?.(block.memory) === false) {
       this.#allocator.destroy(block.memory);
       return;
@@ -177,6 +198,15 @@ export class MemoryPool<T> {
   /** Ends everything that is kept for reuse. */
   clear(): void {
     this.#trim(0);
+  }
+
+  /** Lets go of all memory, which went with the device: what was handed out can only be given back from now on. */
+  drop(): void {
+    this.#dropped = true;
+    this.#content.memory = new WeakMap();
+    this.#free.clear();
+    this.#freed.clear();
+    this.#pooledBytes = 0;
   }
 
   #count(bytes: number): void {

@@ -1,4 +1,5 @@
 import { inLaterTurn } from "../host/host.ts";
+import type { Native } from "./native.ts";
 
 /** A kernel that goes into a submission: its name, for the messages of errors, and its work. */
 interface Noted {
@@ -24,7 +25,7 @@ const worthSubmitting = 2 ** 19;
  * together, 2, then 4, then more of them; when somebody reads; and at the latest when the event loop turns.
  */
 export class Recorder {
-  readonly #device: GPUDevice;
+  readonly #native: Native;
   readonly #submitted: (kernels: readonly string[]) => void;
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
@@ -39,8 +40,8 @@ export class Recorder {
   #enough = 1;
 
   /** `submitted` is told the names of the kernels of each submission. */
-  constructor(device: GPUDevice, submitted: (kernels: readonly string[]) => void) {
-    this.#device = device;
+  constructor(native: Native, submitted: (kernels: readonly string[]) => void) {
+    this.#native = native;
     this.#submitted = submitted;
   }
 
@@ -100,7 +101,7 @@ export class Recorder {
     this.#pass?.end();
     const kernels = this.#kernels;
     this.drop();
-    this.#device.queue.submit([encoder.finish()]);
+    this.#native.device.queue.submit([encoder.finish()]);
     this.#enough = Math.min(2 * this.#enough, mostGathered);
     this.#submitted(kernels);
   }
@@ -114,6 +115,6 @@ export class Recorder {
   }
 
   #open(): GPUCommandEncoder {
-    return this.#encoder ??= this.#device.createCommandEncoder();
+    return this.#encoder ??= this.#native.device.createCommandEncoder();
   }
 }

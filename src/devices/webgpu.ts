@@ -18,6 +18,7 @@ import type {
 import { DispatchTimer } from "./dispatch-timer.ts";
 import type { PlanFamily } from "./family.ts";
 import { Lifetime } from "./lifetime.ts";
+import { Native } from "./native.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
 import { markSubmission } from "./polling.ts";
 import { type Block, mebibytes, MemoryPool, requireRange } from "./pool.ts";
@@ -39,8 +40,8 @@ export interface OpenedGpu {
   readonly tuningKey: string;
   /** Largest buffer in bytes. */
   readonly maxBufferBytes: number;
-  /** Called once when the device is closed or lost. */
-  readonly ended: () => void;
+  /** Called once when the device is closed, lost or abandoned. What an abandoned one gives, when it is done after all. */
+  readonly ended: (how: "closed" | "lost" | "abandoned") => (() => void) | undefined;
 }
 
 /** Allocations from this size on are checked for success on their own: the check costs a few microseconds. */
@@ -64,7 +65,6 @@ type Step =
 class GpuExecutable implements Executable {
   readonly plan: Plan;
   readonly owner: WebGpuDevice;
-  readonly steps: readonly Step[];
   readonly lease: Lease<GPUBuffer>;
   readonly items: number;
   /** For each output the last step that writes it; -1 where none does. */
@@ -75,7 +75,6 @@ class GpuExecutable implements Executable {
     this.items = items;
     this.plan = plan;
     this.owner = owner;
-    this.steps = steps;
     this.lease = lease;
     this.lastWrites = plan.outputs.map((slot) =>
       steps.findLastIndex((step) =>
@@ -99,7 +98,8 @@ export class WebGpuDevice implements Device {
   readonly kind = "gpu";
   readonly info: DeviceInfo;
   readonly #identity: Identity;
-  readonly #gpu: OpenedGpu;
+  readonly #native: Native;
+  readonly #gpu: Omit<OpenedGpu, "device">;
   readonly #lifetime: Lifetime;
   readonly #recorder: Recorder;
   readonly #pipelines: Pipelines;
@@ -109,6 +109,8 @@ export class WebGpuDevice implements Device {
   readonly #timer: DispatchTimer;
   readonly #validator: Validator | undefined;
   readonly #failed = new WeakSet<GPUBuffer>();
+  /** Of executables: held here, so that whoever keeps one of a device that has ended keeps nothing of the driver's. */
+  #steps = new WeakMap<GpuExecutable, readonly Step[]>();
   #submittedLast: readonly string[] = [];
   #dispatches = 0;
   #submissions = 0;
@@ -117,17 +119,19 @@ export class WebGpuDevice implements Device {
 
   /** `budget` is in bytes. */
   constructor(identity: Identity, gpu: OpenedGpu, budget: number) {
-    const { device, info, target, maxBufferBytes: largest } = gpu;
+    const { device, ...rest } = gpu;
+    const { info, target, maxBufferBytes: largest } = rest;
     this.#identity = identity;
     this.id = identity.id;
     this.name = identity.name;
     this.info = info;
-    this.#gpu = gpu;
+    const native = this.#native = new Native(this.name, device);
+    this.#gpu = rest;
     this.#lifetime = new Lifetime(this.name);
-    this.#recorder = new Recorder(device, (kernels) => this.#submitted(kernels));
+    this.#recorder = new Recorder(native, (kernels) => this.#submitted(kernels));
     // The driver of a software adapter compiles for seconds, and what it compiled once serves all its devices.
     const scope = info.software ? gpu.tuningKey : this.name;
-    this.#pipelines = new Pipelines(this.name, device, scope, target.maxStorageBuffersPerKernel);
+    this.#pipelines = new Pipelines(this.name, native, scope, target.maxStorageBuffersPerKernel);
     this.#pool = new MemoryPool<GPUBuffer>(this.name, {
       create: (bytes) => this.#create(bytes),
       destroy: (memory) => {
@@ -137,11 +141,11 @@ export class WebGpuDevice implements Device {
       usable: (memory) => !this.#failed.has(memory),
     }, { budget, largest });
     this.#staging = new MemoryPool<GPUBuffer>(this.name, {
-      create: (size) => device.createBuffer({ label: "staging", size, usage: usage.mapRead | usage.copyDestination }),
+      create: (size) => native.device.createBuffer({ label: "staging", size, usage: usage.mapRead | usage.copyDestination }),
       destroy: (memory) => memory.destroy(),
     }, { budget: Infinity, largest });
     this.#scratch = new Scratch(this.#pool);
-    this.#timer = new DispatchTimer(device, this.name);
+    this.#timer = new DispatchTimer(native, this.name);
     if (flags().validate) {
       this.#validator = new Validator({
         name: this.name,
@@ -200,7 +204,7 @@ export class WebGpuDevice implements Device {
     const { memory } = this.#pool.block("write", buffer);
     if (data.byteLength === 0) return;
     this.#recorder.flush();
-    this.#gpu.device.queue.writeBuffer(memory, offset, unshared(data));
+    this.#native.device.queue.writeBuffer(memory, offset, unshared(data));
     this.#bytesWritten += data.byteLength;
   }
 
@@ -257,7 +261,7 @@ export class WebGpuDevice implements Device {
   async sync(): Promise<void> {
     this.#lifetime.require("sync");
     this.#recorder.flush();
-    const done = this.#gpu.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
+    const done = this.#native.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
     await this.#lifetime.whileThere("sync", done);
     if (this.#validator !== undefined) {
       await this.#validated(this.#validator, "sync");
@@ -284,12 +288,14 @@ export class WebGpuDevice implements Device {
       if (compiled === undefined || program === undefined) {
         throw new InternalError("load", { got: `program ${step.program}`, need: "an index into the plan's programs" });
       }
-      const groups = new BindGroups(this.#gpu.device, compiled, step);
+      const groups = new BindGroups(this.#native, compiled, step);
       return { kind: "dispatch", compiled, groups, program, slots: step.slots };
     });
     const lease = this.#scratch.lease(plan.temporaries.map((slot) => slotBytes(plan, slot, items) ?? 0));
     debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#pipelines.compiled - before)}`);
-    return new GpuExecutable(plan, this, steps, lease, items);
+    const executable = new GpuExecutable(plan, this, steps, lease, items);
+    this.#steps.set(executable, steps);
+    return executable;
   }
 
   run(
@@ -321,7 +327,18 @@ export class WebGpuDevice implements Device {
   }
 
   abandon(message: string): void {
-    this.#end("lost", message, false);
+    if (!this.#lifetime.end("lost", message)) return;
+    const done = this.#gpu.ended("abandoned");
+    this.#validator?.report();
+    this.#recorder.drop();
+    // To end it would wait for its work, which may go on for ever, and so would the collection of what is held of it.
+    abandoned.add(this);
+    const end = () => {
+      abandoned.delete(this);
+      this.#release();
+      done?.();
+    };
+    this.#native.device.queue.onSubmittedWorkDone().then(end, end);
   }
 
   /** Behaves from now on as a device that was lost. For tests of what is done about it. */
@@ -346,7 +363,8 @@ export class WebGpuDevice implements Device {
         need: `one of ${this.name}`,
       });
     }
-    const { plan, steps, lease, lastWrites } = executable;
+    const { plan, lease, lastWrites } = executable;
+    const steps = this.#steps.get(executable)!;
     requireItems("run", plan, items, executable.items);
     const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer), items);
     const run = this.#validator?.begin();
@@ -460,7 +478,7 @@ export class WebGpuDevice implements Device {
   }
 
   #create(bytes: number): GPUBuffer {
-    const { device } = this.#gpu;
+    const { device } = this.#native;
     const checked = bytes >= checkedFrom;
     if (checked) device.pushErrorScope("out-of-memory");
     const buffer = device.createBuffer({
@@ -487,7 +505,7 @@ export class WebGpuDevice implements Device {
     const name = kernels.length === 0
       ? "copy"
       : `${kernels[0]}${kernels.length > 1 ? ` and ${kernels.length - 1} more` : ""}`;
-    this.#gpu.device.queue.onSubmittedWorkDone().then(
+    this.#native.device.queue.onSubmittedWorkDone().then(
       () => traceSpan(this.name, name, start, performance.now(), { kernels }),
       () => {}, // Rejects when the device ends.
     );
@@ -510,14 +528,27 @@ export class WebGpuDevice implements Device {
     });
   }
 
-  #end(reason: DeviceLoss["reason"], message: string, destroy = true): void {
+  #end(reason: DeviceLoss["reason"], message: string): void {
     if (!this.#lifetime.end(reason, message)) return;
     this.#validator?.report();
     this.#recorder.drop();
-    if (destroy) this.#gpu.device.destroy();
-    this.#gpu.ended();
+    this.#release();
+    this.#gpu.ended(reason);
+  }
+
+  /** Ends the driver's device. Threads of it go when none of its objects is held any more. */
+  #release(): void {
+    this.#native.end();
+    this.#pipelines.drop();
+    this.#pool.drop();
+    this.#staging.drop();
+    this.#timer.drop();
+    this.#steps = new WeakMap();
   }
 }
+
+/** Devices that were given up while they worked. */
+const abandoned = new Set<WebGpuDevice>();
 
 /** WebGPU takes no view of shared memory. */
 function unshared(data: ArrayBufferView): ArrayBufferView<ArrayBuffer> {

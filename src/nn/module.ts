@@ -1,6 +1,7 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
+import { Mode, type Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 import { assignAll } from "./flat.ts";
 import { isBuffer, isParameter } from "./parameter.ts";
@@ -11,8 +12,25 @@ import { isBuffer, isParameter } from "./parameter.ts";
  * Private (#) fields are not seen.
  */
 export abstract class Module {
-  /** Whether the module trains (dropout drops); set by `train()` and `eval()`. */
-  training = true;
+  readonly #mode = new Mode();
+
+  /**
+   * Whether the module trains (dropout drops); true until it is set, by `train()` and `eval()`. A compiled function follows it
+   * at each call. A trainer trains and evaluates its model in the mode that is right, whatever is set here, and sets nothing.
+   * What is set while a function is traced holds for the rest of that trace only.
+   */
+  get training(): boolean {
+    return this.#mode.on;
+  }
+
+  set training(on: boolean) {
+    this.#mode.on = on;
+  }
+
+  /** @internal The mode of this module and of those in it, with `on` for each. */
+  modes(on: boolean): Modes {
+    return new Map(this.modules().map((module) => [module.#mode, on]));
+  }
 
   abstract forward(...inputs: never[]): unknown;
 

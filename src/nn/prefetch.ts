@@ -2,10 +2,13 @@
 
 /**
  * The batches of a source, in order. Of an asynchronous source the next one is already being made while the caller works
- * on the present one; at most one ahead. A source that fails does so where its batch would have come, and a caller who
- * stops early ends it.
+ * on the present one; at most one ahead, and `wait` is what waits for it. A source that fails does so where its batch would
+ * have come, and a caller who stops early ends it.
  */
-export async function* prefetched<T>(source: Iterable<T> | AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
+export async function* prefetched<T>(
+  source: Iterable<T> | AsyncIterable<T>,
+  wait: <R>(coming: Promise<R>) => Promise<R> = (coming) => coming,
+): AsyncGenerator<T, void, undefined> {
   if (!(Symbol.asyncIterator in source)) {
     yield* source;
     return;
@@ -20,7 +23,7 @@ export async function* prefetched<T>(source: Iterable<T> | AsyncIterable<T>): As
   let coming = next();
   try {
     for (;;) {
-      const { done, value } = await coming.catch((error: unknown) => {
+      const { done, value } = await wait(coming).catch((error: unknown) => {
         ended = true;
         throw error;
       });

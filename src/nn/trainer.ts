@@ -1,18 +1,21 @@
 /** Trains, evaluates and runs a model on one device or many, which makes no difference to the result. */
-import { ArgumentError, DecompositionError } from "../errors.ts";
+import { ArgumentError, DecompositionError, StateError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/default.ts";
+import { errorOf, Listeners } from "../parallel/callbacks.ts";
 import { Evaluation } from "../parallel/evaluation.ts";
-import { type EnqueuedStep, Executor, type StepOutcome } from "../parallel/executor.ts";
+import { Executor } from "../parallel/executor.ts";
 import { type Batch, type BatchOf, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
 import { Inference, requireRowsAtOnce } from "../parallel/inference.ts";
 import type { Program } from "../parallel/program.ts";
 import { requireDistinct } from "../parallel/distinct.ts";
 import type { Merged } from "../parallel/replicate.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
+import { GivenBatch } from "../parallel/uploads.ts";
 import { tensor } from "../tensor/create.ts";
 import { currentSeed } from "../tensor/random.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { type BatchSource, batchesOf, describeEpoch, type FitOptions, recordOf, trainEpoch } from "./fit.ts";
 import type {
   DeviceEvent,
   DeviceJoined,
@@ -26,10 +29,10 @@ import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
 import type { Module } from "./module.ts";
 import type { Optimizer } from "./optim/optimizer.ts";
 import { learningRateAt } from "./optim/rule.ts";
-import { prefetched } from "./prefetch.ts";
-import { formatMeans, formatSeconds, progress, type ProgressStyle } from "./progress.ts";
+import { progress } from "./progress.ts";
 
 export type { BatchOf } from "../parallel/host-batch.ts";
+export type { BatchEvent, BatchSource, FitOptions } from "./fit.ts";
 
 /** Tensors in records and lists, nested in any way. */
 export type TensorTree = Tensor | readonly TensorTree[] | { readonly [name: string]: TensorTree };
@@ -39,14 +42,6 @@ export type TensorRecord = { readonly [name: string]: TensorTree };
 
 /** The fields that a trainer's functions find in a batch unless they say otherwise. */
 export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & Readonly<Record<string, Tensor>>;
-
-/** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
-export type BatchSource<B> = (Iterable<BatchOf<B>> | AsyncIterable<BatchOf<B>>) & {
-  /** Batches in an epoch, for the progress shown. */
-  readonly length?: number;
-  /** Rows in an epoch, for the time left. */
-  readonly rows?: number;
-};
 
 export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
   /** Default: `model.forward(batch.x)`. */
@@ -100,35 +95,9 @@ export interface DeviceMemory {
   readonly pooled: number;
 }
 
-interface Listeners {
+interface EventListeners {
   readonly deviceLost: Set<(event: DeviceLost) => void>;
   readonly deviceJoined: Set<(event: DeviceJoined) => void>;
-}
-
-/** A step as `onBatch` is told of it. */
-export interface BatchEvent extends StepRecord {
-  readonly epoch: number;
-  readonly epochs: number;
-  /** 1 for the first batch of the epoch. */
-  readonly batch: number;
-  /** Batches of the epoch; undefined where the source does not tell. */
-  readonly batches: number | undefined;
-  readonly rowsPerSecond: number;
-  /** Of the epoch, at this speed; undefined where the source does not tell how long it is. */
-  readonly secondsLeft: number | undefined;
-}
-
-export interface FitOptions<B> {
-  /** An integer of at least 0. Default 1. */
-  readonly epochs?: number;
-  /** Evaluated after each epoch. */
-  readonly validation?: BatchSource<B> | BatchOf<B>;
-  /** Ends the run after the step in progress; `fit` then rejects with the signal's reason. */
-  readonly signal?: AbortSignal;
-  /** Default `auto`: a bar where standard error is a terminal, else lines on it. */
-  readonly progress?: ProgressStyle;
-  readonly onBatch?: (event: BatchEvent) => void | Promise<void>;
-  readonly onEpoch?: (record: EpochRecord) => void | Promise<void>;
 }
 
 export interface RowsOptions {
@@ -154,8 +123,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     epochs: [] as EpochRecord[],
     events: [] as DeviceEvent[],
   };
-  readonly #listeners: Listeners = { deviceLost: new Set(), deviceJoined: new Set() };
+  readonly #listeners: EventListeners = { deviceLost: new Set(), deviceJoined: new Set() };
+  /** What listeners threw. */
+  readonly #heard = new Listeners("nn.trainer");
   #engine: Promise<Engine> | undefined;
+  #fitting = false;
+  #released = false;
 
   constructor(model: M, options: TrainerOptions<M, B, O>) {
     if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
@@ -179,10 +152,11 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /**
-   * Calls `listener` for every device that is lost (its work is done by the others then), or that joins. Returns a
-   * function that ends this.
+   * Calls `listener` for every device that is lost (its work is done by the others then), or that joins: once for each.
+   * What it throws ends no step: the call during which it did rejects with it when it is done, as a CallbackError whose
+   * `result` is what the call would have given; `fit` ends after the step. Returns a function that ends this.
    */
-  on<K extends keyof Listeners>(
+  on<K extends keyof EventListeners>(
     kind: K,
     listener: (event: Extract<DeviceEvent, { kind: K }>) => void,
   ): () => void {
@@ -193,7 +167,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
 
   /** The devices in use: those that were given and added, without those that were lost. */
   async devices(): Promise<readonly Device[]> {
-    return (await this.#start()).executor.fleet.devices;
+    return (await this.#start("devices")).executor.fleet.devices;
   }
 
   /**
@@ -201,12 +175,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * in deterministic mode, of another model; with DeviceLostError for one that is lost.
    */
   async addDevice(device: Device): Promise<void> {
-    (await this.#start()).executor.addDevice(device);
+    (await this.#start("addDevice")).executor.addDevice(device);
   }
 
   /** What each device in use holds. */
   async memory(): Promise<DeviceMemory[]> {
-    const { executor } = await this.#start();
+    const { executor } = await this.#start("memory");
     return executor.fleet.devices.map((device) => {
       const { liveBytes, peakBytes, pooledBytes } = device.stats();
       return {
@@ -221,30 +195,33 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
 
   /**
    * A checksum of the weights and of the optimizer's state, as hexadecimal digits: equal where all bits are, and
-   * different whenever a single element differs.
+   * different whenever a single element differs. Of the version that `evaluate` would see.
    */
   async checksum(): Promise<string> {
-    const { executor } = await this.#start();
-    return await executor.checksum();
+    const { executor } = await this.#start("checksum");
+    return this.#told(await executor.checksum());
   }
 
   /**
-   * One training step, in training mode; afterwards the model's tensors read as the new weights. Rejects with
+   * One training step, in training mode whatever `train()` and `eval()` have set, of the batch as it is at the call, after all
+   * steps asked for before; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
    * over rows, NonFiniteLossError for a loss that is NaN or infinite and NonFiniteGradientError for such a gradient (the
    * weights and the optimizer's state stay as they were before the step), ReplicaMismatchError
    * when devices disagree, AllDevicesLostError when no device is left (the model then has the last weights that the
-   * host knows).
+   * host knows). This and all other calls reject with StateError after `release`.
    */
   async step(batch: BatchOf<B>): Promise<StepRecord> {
-    const { executor } = await this.#start();
-    this.model.train();
-    return recordOf(await executor.step(batch as Batch));
+    const given = new GivenBatch("train", batch as Batch);
+    const { executor } = await this.#start("step");
+    return this.#told(recordOf(await executor.step(given)));
   }
 
   /**
-   * Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the
-   * signal.
+   * Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the signal; with a
+   * CallbackError for what `onBatch`, `onEpoch`, a listener or a source of batches throws (an error of shardwise stays as it
+   * is). Whatever ends it, the steps that are done are in `history`, those under way included. Rejects with StateError while
+   * another `fit` of this trainer runs.
    */
   async fit(source: BatchSource<B>, options: FitOptions<B> = {}): Promise<History> {
     const { epochs = 1 } = options;
@@ -257,50 +234,86 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
         need: "batches to iterate over, as of data.batches",
       });
     }
+    if (this.#fitting) {
+      throw new StateError("fit", { got: "a second fit of a trainer while one runs", need: "await the first, or another trainer" });
+    }
+    this.#fitting = true;
+    try {
+      return await this.#fit(source, epochs, options);
+    } finally {
+      this.#fitting = false;
+    }
+  }
+
+  async #fit(source: BatchSource<B>, epochs: number, options: FitOptions<B>): Promise<History> {
+    const { signal, onBatch, onEpoch } = options;
+    const validation: unknown = options.validation;
+    const { executor } = await this.#start("fit");
     const view = await progress(options.progress);
-    const { length: stepsBefore } = this.#history.steps;
-    const { length: epochsBefore } = this.#history.epochs;
-    const { length: eventsBefore } = this.#history.events;
+    const history = this.#history;
+    const before = { steps: history.steps.length, epochs: history.epochs.length, events: history.events.length };
+    const record = (step: StepRecord) => history.steps.push(step);
+    const raise = () => this.#heard.raise();
     try {
       for (let epoch = 1; epoch <= epochs; epoch++) {
-        const record = await this.#epoch(source, epoch, epochs, options, view);
-        this.#history.epochs.push(record);
-        view.end(describeEpoch(record, epochs));
-        await options.onEpoch?.(record);
+        await executor.recover();
+        const trained = await trainEpoch({ executor, source, epoch, epochs, signal, onBatch, view, record, raise });
+        let validated: EvaluationRecord | undefined;
+        try {
+          if (validation !== undefined) validated = await this.#evaluate("fit", validation);
+        } finally {
+          history.epochs.push({ ...trained, validation: validated });
+        }
+        const done = history.epochs.at(-1)!;
+        view.end(describeEpoch(done, epochs));
+        try {
+          await onEpoch?.(done);
+        } catch (error) {
+          throw errorOf("fit", "onEpoch", error);
+        }
+        raise();
       }
     } finally {
       view.stop();
     }
     return {
-      steps: this.#history.steps.slice(stepsBefore),
-      epochs: this.#history.epochs.slice(epochsBefore),
-      events: this.#history.events.slice(eventsBefore),
+      steps: history.steps.slice(before.steps),
+      epochs: history.epochs.slice(before.epochs),
+      events: history.events.slice(before.events),
     };
   }
 
   /**
-   * Loss and metrics over batches or one batch of any number of rows, in evaluation mode, weighted by what
-   * counts in each.
+   * Loss and metrics over batches or one batch of any number of rows, in evaluation mode whatever `train()` and `eval()` have
+   * set, weighted by what counts in each. All of it sees one version of weights and buffers: that after the steps asked for
+   * before the call, those that `fit` has enqueued included (in `onBatch`, the step after the one that is told of may be one
+   * of them). Steps asked for later wait; where the source keeps them waiting, they go on, and the version stays on the host.
    */
   async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
-    return await this.#evaluate(data, readRowsAtOnce("evaluate", options));
+    return this.#told(await this.#evaluate("evaluate", data, readRowsAtOnce("evaluate", options)));
   }
 
-  async #evaluate(data: unknown, rowsAtOnce = defaultRowsAtOnce): Promise<EvaluationRecord> {
-    const { executor, evaluation } = await this.#start();
-    return await this.#inEvaluation(executor, async () => {
-      const totals = new ScoreTotals();
-      for await (const batch of prefetched(isSource(data) ? data : [data])) {
-        const { scores, rows } = await evaluation.run(batch as Batch, rowsAtOnce);
-        totals.add(scores, rows);
+  async #evaluate(op: string, data: unknown, rowsAtOnce = defaultRowsAtOnce): Promise<EvaluationRecord> {
+    const source = isSource(data) ? data : [new GivenBatch(op, data as Batch)];
+    const { executor, evaluation } = await this.#start(op);
+    return await executor.between(async (turn) => {
+      const held = executor.hold([...this.model.parameters(), ...this.model.buffers()]);
+      try {
+        const totals = new ScoreTotals();
+        for await (const batch of batchesOf(op, source, (coming) => turn.wait(coming, () => held.toHost()))) {
+          const { scores, rows } = await executor.beside(() => evaluation.run(batch as Batch | GivenBatch, { rowsAtOnce, held }));
+          totals.add(scores, rows);
+        }
+        return { loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rows: totals.rows };
+      } finally {
+        held.release();
       }
-      return { loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rows: totals.rows };
     });
   }
 
   /**
-   * The model's outputs for any number of rows, in order, in evaluation mode. `data` is a batch, or its field
-   * `x` alone; only the fields that `forward` uses are needed.
+   * The model's outputs for any number of rows, in order, in evaluation mode and of one version of the weights, as in
+   * `evaluate`. `data` is a batch, or its field `x` alone; only the fields that `forward` uses are needed.
    */
   async predict(
     data: Tensor | HostTensor | Partial<BatchOf<B>>,
@@ -308,36 +321,41 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   ): Promise<Merged<O>> {
     const rowsAtOnce = readRowsAtOnce("predict", options);
     const given: unknown = data; // The type of a batch of any nesting is too deep to be narrowed.
-    const batch = isTensor(given) || isHostTensor(given) ? { x: given } : given;
-    const { executor, inference } = await this.#start();
-    return await this.#inEvaluation(executor, async () => {
-      return await inference.run(
-        batch as Batch,
-        ({ values, shape, dtype }) => tensor(values, { shape, dtype }),
-        rowsAtOnce,
-      ) as Merged<O>;
-    });
+    const batch = new GivenBatch("predict", (isTensor(given) || isHostTensor(given) ? { x: given } : given) as Batch);
+    const { executor, inference } = await this.#start("predict");
+    return this.#told(await executor.between(async () => {
+      return await inference.run(batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), { rowsAtOnce }) as Merged<O>;
+    }));
   }
 
   /**
-   * Gives back the memory on the devices; the model keeps its weights. The trainer cannot be used any more.
+   * Gives back the memory on the devices, after the steps asked for before; the model keeps its weights. The trainer cannot be
+   * used any more: all calls reject with StateError, and a `fit` that runs ends with one at its next batch. Idempotent.
    */
   async release(): Promise<void> {
-    const engine = await this.#engine;
-    await Promise.all([
-      engine?.executor.release(),
-      engine?.evaluation.release(),
-      engine?.inference.release(),
-    ]);
+    this.#released = true;
+    const engine = await this.#engine?.catch(() => undefined);
+    if (engine === undefined) return;
+    await engine.executor.release();
+    await Promise.all([engine.evaluation.release(), engine.inference.release()]);
   }
 
-  #start(): Promise<Engine> {
+  /** What a call gives, or what a listener threw meanwhile. */
+  #told<R>(result: R): R {
+    this.#heard.raise(result);
+    return result;
+  }
+
+  async #start(op: string): Promise<Engine> {
+    if (this.#released) {
+      throw new StateError(op, { got: "a trainer that was released", need: "a new one: the model keeps its weights" });
+    }
     if (this.#engine === undefined) {
       this.#engine = this.#open();
       // A failure is reported to this caller; the next one tries again.
       this.#engine.catch(() => this.#engine = undefined);
     }
-    return this.#engine;
+    return await this.#engine;
   }
 
   async #open(): Promise<Engine> {
@@ -356,12 +374,14 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
         ? (step) => learningRateAt(optimizer, step)
         : learningRateAt(optimizer, 1),
       program,
+      modes: () => this.model.modes(true),
       seed,
       checkEvery,
-      onEvent: (event) => this.#heard(event),
+      onEvent: (event) => this.#tell(event),
     });
     const { fleet, placement } = executor;
-    const shared = { fleet, placement, own: executor.own.bind(executor), seed };
+    const modes = () => this.model.modes(false);
+    const shared = { fleet, placement, own: executor.own.bind(executor), seed, modes };
     return {
       executor,
       evaluation: new Evaluation("evaluate", program, shared),
@@ -386,100 +406,11 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     return { loss: value, metrics: Object.fromEntries(scored) };
   }
 
-  async #epoch(
-    source: BatchSource<B>,
-    epoch: number,
-    epochs: number,
-    options: FitOptions<B>,
-    view: Awaited<ReturnType<typeof progress>>,
-  ): Promise<EpochRecord> {
-    const { executor } = await this.#start();
-    await executor.recover();
-    const { signal, onBatch } = options;
-    const validation: unknown = options.validation;
-    const totals = new ScoreTotals();
-    const start = performance.now();
-    let done = 0;
-    const finish = async (enqueued: EnqueuedStep | undefined) => {
-      if (enqueued === undefined) return;
-      const outcome = await enqueued.outcome;
-      const record = recordOf(outcome);
-      this.#history.steps.push(record);
-      totals.add(outcome.scores, outcome.rows);
-      done++;
-      const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
-      const secondsLeft = source.rows === undefined
-        ? undefined
-        : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
-      view.update({
-        epoch,
-        epochs,
-        batch: done,
-        batches: source.length,
-        loss: lossOf(totals.scores),
-        metrics: meansOf(totals.scores),
-        rowsPerSecond,
-        secondsLeft,
-      });
-      await onBatch?.({
-        ...record,
-        epoch,
-        epochs,
-        batch: done,
-        batches: source.length,
-        rowsPerSecond,
-        secondsLeft,
-      });
-    };
-    // A step is judged when the next one is on the device already, so that the device need not wait for the
-    // host.
-    let pending: EnqueuedStep | undefined;
-    for await (const batch of prefetched<unknown>(source)) {
-      if (signal?.aborted === true) {
-        await finish(pending);
-        throw signal.reason;
-      }
-      this.model.train();
-      // When this batch will not do, the step before it is still reported.
-      const enqueued = await executor.enqueue(batch as Batch).catch(async (error: unknown) => {
-        await finish(pending);
-        throw error;
-      });
-      await finish(pending);
-      pending = enqueued;
-    }
-    await finish(pending);
-    signal?.throwIfAborted();
-    const seconds = (performance.now() - start) / 1000;
-    const { scores, rows } = totals;
-    return {
-      epoch,
-      loss: lossOf(scores),
-      metrics: meansOf(scores),
-      rows,
-      seconds,
-      rowsPerSecond: rows / seconds,
-      validation: validation === undefined ? undefined : await this.#evaluate(validation),
-    };
-  }
-
-  /** Runs `body` in evaluation mode and puts training mode back where it was on. */
-  #inEvaluation<R>(executor: Executor, body: () => Promise<R>): Promise<R> {
-    return executor.between(async () => {
-      const { training } = this.model;
-      this.model.eval();
-      try {
-        return await body();
-      } finally {
-        if (training) this.model.train();
-      }
-    });
-  }
-
-  #heard(event: DeviceEvent): void {
+  #tell(event: DeviceEvent): void {
     this.#history.events.push(event);
-    if (event.kind === "deviceLost") { for (const listener of this.#listeners.deviceLost) listener(event); }
-    else for (const listener of this.#listeners.deviceJoined) listener(event);
+    const { deviceLost, deviceJoined } = this.#listeners;
+    if (event.kind === "deviceLost") this.#heard.tell("a listener of deviceLost", deviceLost, event);
+    else this.#heard.tell("a listener of deviceJoined", deviceJoined, event);
   }
 }
 
@@ -499,10 +430,6 @@ export function trainer<
   options: TrainerOptions<M, B, O>,
 ): Trainer<M, B, O> {
   return new Trainer(model, options);
-}
-
-function recordOf({ scores, ...rest }: StepOutcome): StepRecord {
-  return { ...rest, loss: lossOf(scores), metrics: meansOf(scores) };
 }
 
 function fieldX(batch: TensorRecord): Tensor {
@@ -534,15 +461,3 @@ function readRowsAtOnce(op: string, { rowsAtOnce = defaultRowsAtOnce }: RowsOpti
   return rowsAtOnce;
 }
 
-function describeEpoch(
-  { epoch, loss, metrics, rows, seconds, rowsPerSecond, validation }: EpochRecord,
-  epochs: number,
-): string {
-  const speed = `${rows} rows in ${formatSeconds(seconds)}, ${
-    Math.round(rowsPerSecond).toLocaleString("en-US")
-  } rows/s`;
-  const checked = validation === undefined
-    ? ""
-    : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
-  return `epoch ${epoch}/${epochs}  ${formatMeans(loss, metrics)}  (${speed})${checked}`;
-}

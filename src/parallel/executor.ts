@@ -2,16 +2,19 @@
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
  * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
-import { AllDevicesLostError, ArgumentError, NonFiniteGradientError, NonFiniteLossError, ShardwiseError } from "../errors.ts";
+import { AllDevicesLostError, ArgumentError, NonFiniteGradientError, NonFiniteLossError, ShardwiseError, StateError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
+import type { Modes } from "../tensor/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { BatchKinds } from "./batch-kinds.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
 import { faultyParameter } from "./faults.ts";
 import { foldedStep } from "./folded-step.ts";
-import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
+import { Held } from "./held.ts";
+import type { Batch } from "./host-batch.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
-import { type Checked, checkProgram, type Program } from "./program.ts";
+import { type Checked, judgeProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
 import {
   counted,
@@ -21,14 +24,14 @@ import {
   scoreLength,
   type Scores,
 } from "./scores.ts";
-import { judgeShards, traceShard } from "./shard-trace.ts";
 import { type Phases, ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
 import { Statistics } from "./statistics.ts";
 import type { Step } from "./step.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
+import { type Turn, Turns } from "./turns.ts";
 import { inPlace, type State, type UpdateRule } from "./update.ts";
-import { bindCaptures, requireSeed, toHost, writeControl, writeRows } from "./uploads.ts";
+import { bindCaptures, GivenBatch, requireSeed, writeControl, writeRows } from "./uploads.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
   /** Distinct, at least one. */
@@ -42,6 +45,8 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly learningRate: number | ((update: number) => number);
   /** Loss and metrics of a batch; traced, so it runs only a few times. */
   readonly program: Program;
+  /** Modes in which it is traced, whatever they are outside. */
+  readonly modes?: () => Modes;
   /** Seed of random ops in the program. */
   readonly seed: number;
   /** Steps between checks that all replicas hold the same bits; 0 for never. */
@@ -100,10 +105,11 @@ export class Executor {
   readonly #plans: TrainingPlans;
   readonly #sharded: ShardedSteps;
   readonly #snapshot = new Snapshot();
-  readonly #layouts = new Map<string, Checked>();
+  readonly #layouts: BatchKinds<Checked>;
   readonly #joining: Device[] = [];
-  /** Resolves when the next step may be enqueued. */
-  #turn: Promise<void> = Promise.resolve();
+  readonly #turns = new Turns();
+  /** What runs beside the steps. */
+  readonly #beside = new Set<Promise<unknown>>();
   /** Settles with the last step that was enqueued. */
   #last: Promise<void> = Promise.resolve();
   #steps = 0;
@@ -111,6 +117,7 @@ export class Executor {
   #failure: NonFiniteLossError | undefined;
   #gone: AllDevicesLostError | undefined;
   #saidNothingCounted = false;
+  #released = false;
 
   /** Throws DeviceError or ArgumentError for devices, parameters or numbers that will not do. */
   constructor(options: ExecutorOptions) {
@@ -125,6 +132,7 @@ export class Executor {
     }
     requireSeed(op, seed);
     this.#options = options;
+    this.#layouts = new BatchKinds((fields) => judgeProgram(op, fields, options.program), options.modes);
     this.fleet = new Fleet(op, {
       devices,
       stepTimeout,
@@ -154,10 +162,8 @@ export class Executor {
    * way, until `recover` is called. Rejects with ShapeError for a batch whose tensors differ in their rows,
    * DecompositionError for a loss that is no sum over rows, AllDevicesLostError when no device is left.
    */
-  enqueue(batch: Batch): Promise<EnqueuedStep> {
-    const begun = this.#turn.then(() => this.#enqueue(batch)).catch((error: unknown) => this.#ended(error));
-    this.#turn = begun.then(({ next }) => next).then(() => {}, () => {});
-    return begun;
+  enqueue(batch: Batch | GivenBatch): Promise<EnqueuedStep> {
+    return this.#take(batch, () => Promise.resolve());
   }
 
   /** Takes in a device at the next step. Throws DeviceError for one that is in use or will not do, or is lost. */
@@ -170,46 +176,66 @@ export class Executor {
   }
 
   /** Lets training go on after a loss or a gradient that was not finite, from the weights of before it. */
-  async recover(): Promise<void> {
-    if (this.#failure === undefined) return;
-    await this.settled();
-    this.#failure = undefined;
-    await this.fleet.prune(this.#steps + 1);
-    this.replicas.heal();
+  recover(): Promise<void> {
+    return this.#turns.take(() => this.#recover());
   }
 
   /** One training step, to its end. It recovers from a failure of the steps before it. */
-  async step(batch: Batch): Promise<StepOutcome> {
-    await this.recover();
-    const { outcome } = await this.enqueue(batch);
+  async step(batch: Batch | GivenBatch): Promise<StepOutcome> {
+    const { outcome } = await this.#take(batch, () => this.#recover());
     return await outcome;
   }
 
-  /** Resolves when every step that was enqueued is done, well or not. */
-  async settled(): Promise<void> {
-    await this.#turn;
-    await this.#last;
+  /**
+   * Runs something else on the devices, with the parameters on all of them: after the steps enqueued so far, and before those
+   * enqueued later, which wait for it. Rejects as `body` does, with AllDevicesLostError, or with StateError after `release`.
+   */
+  between<R>(body: (turn: Turn) => Promise<R>): Promise<R> {
+    return this.#turns.take(async (turn) => {
+      await this.#last;
+      this.#requireOpen();
+      if (this.#gone !== undefined) throw this.#gone;
+      try {
+        await this.fleet.prune(this.#steps + 1);
+        await this.#ready();
+        return await body(turn);
+      } catch (error) {
+        this.#ended(error);
+      }
+    });
   }
 
-  /**
-   * Runs something else on the devices: after the steps enqueued so far, with the parameters on all devices. Rejects as
-   * `body` does, or with AllDevicesLostError.
-   */
-  async between<R>(body: () => Promise<R>): Promise<R> {
-    await this.settled();
-    if (this.#gone !== undefined) throw this.#gone;
+  /** The parameters and other tensors as they are now, for what is to see one version of them. */
+  hold(tensors: readonly Tensor[]): Held {
+    const held = new Held();
+    for (const tensor of [this.replicas.flat, ...tensors]) held.take(tensor);
+    return held;
+  }
+
+  /** Runs a part of what may have given its turn on: `release` waits for it. Throws StateError after that. */
+  async beside<R>(body: () => Promise<R>): Promise<R> {
+    this.#requireOpen();
+    const running = body();
+    this.#beside.add(running);
     try {
-      await this.fleet.prune(this.#steps + 1);
-      await this.#ready();
-      return await body();
-    } catch (error) {
-      this.#ended(error);
+      return await running;
+    } finally {
+      this.#beside.delete(running);
     }
   }
 
   /** A checksum of the parameters and of the optimizer's state. */
   checksum(): Promise<string> {
-    return this.between(async () => (await this.replicas.checksums(this.fleet.devices[0]!)).join(""));
+    return this.between(async () => {
+      for (;;) {
+        const device = this.fleet.devices[0]!;
+        let sums: string[] | undefined;
+        await this.fleet.attempt(device, this.#steps + 1, "between steps", async () => {
+          sums = await this.replicas.checksums(device);
+        });
+        if (sums !== undefined) return sums.join("");
+      }
+    });
   }
 
   /** The buffer that a device keeps of a captured tensor, if it is trained or a statistic. */
@@ -217,19 +243,43 @@ export class Executor {
     return this.replicas.own(tensor, device) ?? this.statistics.own(tensor, device);
   }
 
-  /** Gives back all memory on the devices but that of the parameters themselves. */
-  async release(): Promise<void> {
-    await this.settled();
-    await this.#plans.release();
-    this.statistics.release();
-    await this.replicas.release();
+  /** Gives back all memory on the devices but that of the parameters themselves, after all that was enqueued. */
+  release(): Promise<void> {
+    return this.#turns.take(async () => {
+      await this.#last;
+      if (this.#released) return;
+      this.#released = true;
+      await Promise.allSettled(this.#beside);
+      await this.#plans.release();
+      this.statistics.release();
+      await this.replicas.release();
+    });
   }
 
-  async #enqueue(batch: Batch): Promise<Begun> {
+  async #take(batch: Batch | GivenBatch, first: () => Promise<void>): Promise<Begun> {
+    const given = GivenBatch.of(op, batch);
+    const enqueue = () => first().then(() => this.#enqueue(given)).catch((error: unknown) => this.#ended(error));
+    return await this.#turns.take(enqueue, ({ next }) => next);
+  }
+
+  async #recover(): Promise<void> {
+    if (this.#failure === undefined) return;
+    await this.#last;
+    this.#failure = undefined;
+    await this.fleet.prune(this.#steps + 1);
+    this.replicas.heal();
+  }
+
+  #requireOpen(): void {
+    if (!this.#released) return;
+    throw new StateError(op, { got: "a trainer that was released", need: "a new one: the model keeps its weights" });
+  }
+
+  async #enqueue(given: GivenBatch): Promise<Begun> {
     const { learningRate, seed } = this.#options;
+    this.#requireOpen();
     if (this.#gone !== undefined) throw this.#gone;
     if (this.#failure !== undefined) throw this.#failure;
-    const given = fieldsOf(op, batch);
     const number = this.#steps + 1;
     await this.fleet.prune(number);
     await this.#ready();
@@ -238,14 +288,17 @@ export class Executor {
       for (const device of this.#joining.splice(0)) await this.#join(device, number);
       if (this.#failure !== undefined) throw this.#failure;
     }
+    const { value: { layout, penalty, dependsOnTotal }, fields } = this.#layouts.of(given.fields);
     const step: Step = {
-      ...this.#layoutOf(given),
+      layout,
+      penalty,
+      dependsOnTotal,
       number,
       seed,
-      fields: await toHost(given),
+      fields: await given.onHost(fields),
       learningRate: typeof learningRate === "number" ? learningRate : learningRate(this.#updates + 1),
     };
-    const begun = given.rows === 0
+    const begun = fields.rows === 0
       ? this.#onNone(step)
       : this.fleet.devices.length > 1
       ? this.#throughHost(step)
@@ -276,7 +329,9 @@ export class Executor {
   /** Brings all replicas to the same parameters, which the host then knows too. */
   async #ready(): Promise<void> {
     const values = await this.replicas.ready((body) => this.fleet.each(this.#steps + 1, "upload", body));
-    if (values !== undefined) this.#snapshot.keep(values, this.#steps);
+    if (values === undefined) return;
+    this.#snapshot.keep(values, this.#steps);
+    this.replicas.keptOnHost(this.replicas.version, values);
   }
 
   /** Rethrows an error; when no device is left, after the model was given the last weights that the host knows. */
@@ -297,20 +352,6 @@ export class Executor {
       });
     }
     throw this.#gone;
-  }
-
-  /** Judges a kind of batch once: whether its loss adds up over shards, and what its scores are. */
-  #layoutOf(fields: Fields): Checked {
-    let layout = this.#layouts.get(fields.signature);
-    if (layout === undefined) {
-      const { program } = this.#options;
-      // The real number of rows first, so that a plain mistake in the program is reported as it is.
-      traceShard(fields, Math.max(1, fields.rows), program);
-      const judgement = judgeShards(op, fields, program);
-      layout = checkProgram(op, judgement);
-      this.#layouts.set(fields.signature, layout);
-    }
-    return layout;
   }
 
   /** A batch without rows. */
@@ -356,8 +397,9 @@ export class Executor {
       ],
     );
     replicas.wrote();
+    const { version } = replicas;
     assignBuffers(prepared.assigned, device, assigned);
-    for (const { tensor } of prepared.assigned) this.statistics.wroteOnDevice(tensor);
+    prepared.assigned.forEach(({ tensor }, i) => this.statistics.wroteOnDevice(tensor, statistics[i]));
     const read = fleet.timed(device, Promise.all(reads)).finally(() => {
       if (!device.isLost) device.free(scores);
     });
@@ -365,7 +407,11 @@ export class Executor {
     const outcome = this.#last.then(async () => {
       await read;
       const judged = this.#counted(step, this.#judge(step, Array.from(numbers), faults));
-      if (copy !== undefined) this.#snapshot.keep(copy, step.number, statistics);
+      if (copy !== undefined) {
+        this.#snapshot.keep(copy, step.number, statistics);
+        replicas.keptOnHost(version, copy);
+        this.statistics.arrived(statistics);
+      }
       const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
     });
@@ -385,13 +431,17 @@ export class Executor {
     const copy = this.#memoryForCopy(step);
     const faults = new Uint32Array(2);
     const enqueued = prepared.run(state, faults, copy);
+    const { version } = replicas;
     const scatter = performance.now() - start;
     const read = fleet.timed(device, enqueued);
     read.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await read;
       const judged = this.#counted(step, this.#judge(step, await enqueued, faults));
-      if (copy !== undefined) this.#snapshot.keep(copy, step.number);
+      if (copy !== undefined) {
+        this.#snapshot.keep(copy, step.number);
+        replicas.keptOnHost(version, copy);
+      }
       const phases = { ...noPhases, scatter, wait: performance.now() - start - scatter };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
     });
@@ -457,8 +507,12 @@ export class Executor {
         const [device] = this.fleet.devices;
         if (device === undefined) throw error;
         const step = this.#steps;
-        const values = await this.replicas.flat.data().catch(() => undefined);
-        if (values !== undefined) return this.#snapshot.keep(values as Float32Array, step);
+        const { version } = this.replicas;
+        const values = await this.replicas.flat.data().catch(() => undefined) as Float32Array | undefined;
+        if (values !== undefined) {
+          this.#snapshot.keep(values, step);
+          return this.replicas.keptOnHost(version, values);
+        }
         if (!device.isLost) throw error;
       }
     }

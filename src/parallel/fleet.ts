@@ -91,6 +91,16 @@ export class Fleet {
     return this.#devices;
   }
 
+  /**
+   * Those of the devices in use that are still there; all of them where none is: what is run on them then says so. Throws
+   * AllDevicesLostError when none is in use.
+   */
+  get present(): readonly Device[] {
+    this.#requireSome(undefined);
+    const there = this.#devices.filter((device) => !device.isLost);
+    return there.length > 0 ? there : this.#devices;
+  }
+
   /** Throws DeviceError for a device that is in use already, DeviceLostError for one that is lost. */
   requireNew(op: string, device: Device): void {
     requireDistinct(op, [...this.#devices, device]);
@@ -116,6 +126,7 @@ export class Fleet {
     for (const device of this.#devices) {
       if (!device.isLost) continue;
       const { message } = await device.lost;
+      if (!this.#devices.includes(device)) continue; // Left out meanwhile.
       this.#phases.set(device, "between steps");
       const failure = this.#remove(device, new DeviceLostError(this.#op, { got: message, need: "a device" }));
       last = failure.message;
@@ -141,6 +152,7 @@ export class Fleet {
     // A device that was lost since the jobs were placed is left out already.
     let todo = placed.map((job, i) => this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! });
     const failures: { readonly failure: Failure; readonly jobs: number }[] = [];
+    let last: string | undefined;
     while (todo.length > 0) {
       const lists = new Map<Device, J[]>();
       for (const { device, job } of todo) lists.set(device, [...lists.get(device) ?? [], job]);
@@ -148,13 +160,15 @@ export class Fleet {
         [...lists].map(async ([device, list]) => {
           const { undelivered, error } = await this.#work(device, together(device, list), prepare, run);
           if (undelivered.length === 0) return [];
-          failures.push({ failure: this.#fault(device, error), jobs: undelivered.length });
+          const failure = this.#fault(device, error);
+          if (failure !== undefined) failures.push({ failure, jobs: undelivered.length });
+          last = failure?.message ?? messageOf(error);
           return undelivered;
         }),
       );
       const moved = left.flat();
       if (this.#devices.length === 0) { for (const { failure } of failures) this.#report(failure, step, 0); }
-      this.#requireSome(failures[failures.length - 1]?.failure.message);
+      this.#requireSome(last);
       // Neighbours stay neighbours.
       const each = Math.ceil(moved.length / this.#devices.length);
       todo = moved.map((job, i) => ({ job, device: this.#devices[Math.floor(i / each)]! }));
@@ -174,8 +188,8 @@ export class Fleet {
         body(device);
       } catch (error) {
         const failure = this.#fault(device, error);
-        last = failure.message;
-        this.#report(failure, step, 0);
+        last = failure?.message ?? messageOf(error);
+        if (failure !== undefined) this.#report(failure, step, 0);
       }
     }
     this.#requireSome(last);
@@ -193,8 +207,8 @@ export class Fleet {
       return await this.timed(device, body());
     } catch (error) {
       const failure = this.#fault(device, error);
-      this.#report(failure, step, 0);
-      this.#requireSome(failure.message);
+      if (failure !== undefined) this.#report(failure, step, 0);
+      this.#requireSome(failure?.message ?? messageOf(error));
     }
   }
 
@@ -246,11 +260,15 @@ export class Fleet {
     }
   }
 
-  /** Leaves the device out. Throws an error that is no fault of it, and one after which it is still the best there is. */
-  #fault(device: Device, error: unknown): Failure {
+  /**
+   * Leaves the device out; undefined where what ran beside this has done so, and tells of it. Throws an error that is no
+   * fault of it, and one after which it is still the best there is.
+   */
+  #fault(device: Device, error: unknown): Failure | undefined {
     const reason = error instanceof Unprepared ? error.reason : error;
-    if (!isFault(error, device) || (this.#devices.length === 1 && !device.isLost)) throw reason;
-    return this.#remove(device, reason);
+    const used = this.#devices.includes(device);
+    if (!isFault(error, device) || (used && this.#devices.length === 1 && !device.isLost)) throw reason;
+    return used ? this.#remove(device, reason) : undefined;
   }
 
   #remove(device: Device, error: unknown): Failure {
@@ -303,6 +321,7 @@ class Unprepared {
 }
 
 function messageOf(error: unknown): string {
+  if (error instanceof Unprepared) return messageOf(error.reason);
   return error instanceof ShardwiseError ? error.got : error instanceof Error ? error.message : String(error);
 }
 

@@ -3,6 +3,7 @@ import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isDType } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { toWords, type Words } from "../graph/words.ts";
+import type { Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 
 /** Typed arrays that can hold a batch's elements. */
@@ -46,6 +47,8 @@ export interface Fields {
    * serves.
    */
   readonly signature: string;
+  /** Modes in which functions of it are traced; undefined before it was judged. */
+  readonly modes?: Modes;
   /** The structure, with other leaves. */
   rebuild<L>(leaves: readonly L[]): unknown;
 }

@@ -5,9 +5,12 @@ import type { DType, HostArray } from "../graph/dtype.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { asWords, bytesOf, fromWords, hostElements } from "../graph/words.ts";
 import { concat } from "../tensor/create.ts";
+import type { Modes } from "../tensor/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Fleet } from "./fleet.ts";
-import { type Batch, type Fields, fieldsOf } from "./host-batch.ts";
+import { BatchKinds, type Judged } from "./batch-kinds.ts";
+import type { Fleet, Placed } from "./fleet.ts";
+import { Held } from "./held.ts";
+import type { Batch, Fields } from "./host-batch.ts";
 import { type HostOutput, type OutputTree, outputTree } from "./output-tree.ts";
 import type { Placement } from "./placement.ts";
 import { judgeShards, traceShard } from "./shard-trace.ts";
@@ -15,7 +18,7 @@ import { PlanCache } from "./shared-plan.ts";
 import type { Spread } from "./spread.ts";
 import { type Group, ShardRuns, StagedPlan } from "./staged-plan.ts";
 import { collectivesIn } from "./stages.ts";
-import { areUneven, bindCaptures, type HostFields, type Shard, toHost } from "./uploads.ts";
+import { areUneven, bindCaptures, GivenBatch, type HostFields, type Shard } from "./uploads.ts";
 
 export interface InferenceOptions {
   readonly fleet: Fleet;
@@ -24,6 +27,15 @@ export interface InferenceOptions {
   /** Buffers of captured tensors that a device keeps already. */
   readonly own?: (tensor: Tensor, device: Device) => DeviceBuffer | undefined;
   readonly seed?: number;
+  /** Modes in which the function is traced, whatever they are outside. */
+  readonly modes?: (() => Modes) | undefined;
+}
+
+export interface RunOptions {
+  /** At most so many rows are on the devices at one time. Default: all. */
+  readonly rowsAtOnce?: number;
+  /** What the tensors that the function captures are to be. Default: what they are when the run begins. */
+  readonly held?: Held | undefined;
 }
 
 /** Throws ArgumentError unless a number of rows is a whole number of at least 1, or Infinity. */
@@ -49,6 +61,19 @@ interface ShardPlan {
   readonly bytes: readonly number[];
 }
 
+/** How outputs become those of the whole batch. */
+interface Merging {
+  readonly tree: OutputTree;
+  readonly merges: readonly Merge[];
+  readonly collectives: { readonly any: boolean; readonly total: boolean };
+}
+
+/** Rows that are on the devices at one time: their shards, with the plan of each. */
+interface Part {
+  readonly shards: readonly Placed<Shard>[];
+  planOf(shard: Shard): ShardPlan;
+}
+
 /** What a shard gave. */
 interface ShardOutputs {
   readonly shard: Shard;
@@ -62,106 +87,114 @@ export class Inference {
   readonly #fn: (batch: unknown) => unknown;
   readonly #options: InferenceOptions;
   readonly #plans: PlanCache<ShardPlan>;
-  /** The outputs' structure and merging, by signature of the batch. */
-  readonly #merges = new Map<string, {
-    readonly tree: OutputTree;
-    readonly merges: readonly Merge[];
-    readonly collectives: { readonly any: boolean; readonly total: boolean };
-  }>();
+  readonly #kinds: BatchKinds<Merging>;
 
   constructor(op: string, fn: (batch: unknown) => unknown, options: InferenceOptions) {
     this.#op = op;
     this.#fn = fn;
     this.#options = options;
     this.#plans = new PlanCache({ family: options.fleet.family });
+    this.#kinds = new BatchKinds((fields) => this.#judge(fields), options.modes);
   }
 
   /**
    * The outputs for all rows of the batch, in its structure: rows in order, declared means combined by
-   * weight, sums over rows added, everything else as it is; each made by `make`. At most `rowsAtOnce` rows
-   * are on the devices at one time.
+   * weight, sums over rows added, everything else as it is; each made by `make`. Batch, modes and captured tensors are
+   * as they are at the call, from the first row to the last.
    */
-  async run<L>(batch: Batch, make: (output: HostOutput) => L, rowsAtOnce = Infinity): Promise<unknown> {
-    const given = fieldsOf(this.#op, batch);
-    const { tree, merges, collectives } = this.#judged(given);
-    if (collectives.any && given.rows > rowsAtOnce) {
+  async run<L>(
+    batch: Batch | GivenBatch,
+    make: (output: HostOutput) => L,
+    { rowsAtOnce = Infinity, held }: RunOptions = {},
+  ): Promise<unknown> {
+    // Nothing waits before all is traced and held.
+    const given = GivenBatch.of(this.#op, batch);
+    const { value: { tree, merges, collectives }, fields } = this.#kinds.of(given.fields);
+    const { rows } = fields;
+    if (collectives.any && rows > rowsAtOnce) {
       throw new ArgumentError(this.#op, {
-        got: `${given.rows} rows, ${rowsAtOnce} at once, of a function with a collective over the batch`,
+        got: `${rows} rows, ${rowsAtOnce} at once, of a function with a collective over the batch`,
         need: "all rows of the batch at once, as that is what the collective is over: a larger rowsAtOnce",
       });
     }
-    const fields = await toHost(given);
-    const outputs = merges.map((merge) => new Merged(merge, fields.rows));
-    for (let first = 0; first === 0 || first < fields.rows; first += rowsAtOnce) {
-      const rows = Math.min(rowsAtOnce, fields.rows - first);
-      for (const part of await this.#runShards(fields, first, rows, collectives.total)) {
-        part.values.forEach((values, i) => outputs[i]!.take(values, part.shapes[i]!, part.shard));
-      }
+    const parts: Part[] = [];
+    for (let first = 0; first === 0 || first < rows; first += rowsAtOnce) {
+      parts.push(this.#part(fields, first, Math.min(rowsAtOnce, rows - first), collectives.total));
     }
-    return tree.rebuild(outputs.map((output) => output.host()), make);
+    const captured = held ?? new Held();
+    try {
+      for (const { shards, planOf } of parts) {
+        for (const { job } of shards) for (const { tensor } of planOf(job).captures) captured.take(tensor);
+      }
+      const onHost = await given.onHost(fields);
+      const outputs = merges.map((merge) => new Merged(merge, rows));
+      for (const part of parts) {
+        for (const { values, shapes, shard } of await this.#runShards(onHost, part, captured)) {
+          values.forEach((of, i) => outputs[i]!.take(of, shapes[i]!, shard));
+        }
+      }
+      return tree.rebuild(outputs.map((output) => output.host()), make);
+    } finally {
+      if (held === undefined) captured.release();
+    }
   }
 
   async release(): Promise<void> {
     await this.#plans.release();
   }
 
-  #judged(fields: Fields) {
-    let known = this.#merges.get(fields.signature);
-    if (known === undefined) {
-      // The real number of rows first, so that a plain mistake in the function is reported as it is.
-      traceShard(fields, Math.max(1, fields.rows), (batch) => outputTree(this.#op, this.#fn(batch)));
-      const judgement = judgeShards(this.#op, fields, (batch) => outputTree(this.#op, this.#fn(batch)));
-      const tree = judgement.result;
-      if (judgement.assignments.length > 0) {
-        throw new ArgumentError(this.#op, {
-          got: "a function that assigns to a tensor",
-          need: "one that only returns values: state is updated by training steps",
+  #judge(fields: Fields): Judged<Merging> {
+    const judgement = judgeShards(this.#op, fields, (batch) => outputTree(this.#op, this.#fn(batch)));
+    const tree = judgement.result;
+    if (judgement.assignments.length > 0) {
+      throw new ArgumentError(this.#op, {
+        got: "a function that assigns to a tensor",
+        need: "one that only returns values: state is updated by training steps",
+      });
+    }
+    const merges = tree.leaves.map((leaf, i): Merge => {
+      const spread = judgement.of((result) => result.leaves[i]!);
+      if (spread.kind === "shard" || (spread.kind === "batched" && spread.outer !== 1)) {
+        throw new DecompositionError(this.#op, {
+          got: `an output ${tree.paths[i]} that ${
+            spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"
+          }`,
+          need: "values of each row, parallel.mean(x) for a mean over rows, a sum over rows, or parallel.allReduce for more",
         });
       }
-      const merges = tree.leaves.map((leaf, i): Merge => {
-        const spread = judgement.of((result) => result.leaves[i]!);
-        if (spread.kind === "shard" || (spread.kind === "batched" && spread.outer !== 1)) {
-          throw new DecompositionError(this.#op, {
-            got: `an output ${tree.paths[i]} that ${
-              spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"
-            }`,
-            need: "values of each row, parallel.mean(x) for a mean over rows, a sum over rows, or parallel.allReduce for more",
-          });
-        }
-        return {
-          spread,
-          dtype: leaf.dtype,
-          empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n),
-        };
-      });
-      const collectives = collectivesIn(tree.leaves.map((leaf) => leaf.node));
-      this.#merges.set(fields.signature, known = { tree, merges, collectives });
-    }
-    return known;
+      return {
+        spread,
+        dtype: leaf.dtype,
+        empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n),
+      };
+    });
+    const collectives = collectivesIn(tree.leaves.map((leaf) => leaf.node));
+    return { value: { tree, merges, collectives }, modes: judgement.modes };
   }
 
   /**
    * Rows `first` to `first + rows - 1`, cut over all devices. A batch of no rows is run as one row of zeros.
    */
-  async #runShards(
-    fields: HostFields,
-    first: number,
-    rows: number,
-    dependsOnTotal: boolean,
-  ): Promise<ShardOutputs[]> {
-    const { fleet, placement, own = () => undefined, seed = 0 } = this.#options;
-    await fleet.prune(0);
-    const placed = placement.place(rows, fleet.devices);
-    if (placed.length === 0) placed.push({ device: fleet.devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
+  #part(fields: Fields, first: number, rows: number, dependsOnTotal: boolean): Part {
+    const { fleet, placement } = this.#options;
+    const devices = fleet.present;
+    const placed = placement.place(rows, devices);
+    if (placed.length === 0) placed.push({ device: devices[0]!, job: { index: 0, offset: 0, rows: 0 } });
     const shards = placed.map(({ device, job }) => ({ device, job: { ...job, offset: first + job.offset } }));
-    const parts = new Array<ShardOutputs>(placed.length);
     const uneven = areUneven(shards.map(({ job }) => job));
-    const planOf = (shard: Shard) =>
-      this.#planFor(fields, Math.max(1, shard.rows), dependsOnTotal ? Math.max(1, rows) : undefined, uneven);
+    const total = dependsOnTotal ? Math.max(1, rows) : undefined;
+    const plans = new Map(shards.map(({ job }) => [job, this.#planFor(fields, Math.max(1, job.rows), total, uneven)]));
+    return { shards, planOf: (shard) => plans.get(shard)! };
+  }
+
+  async #runShards(fields: HostFields, { shards, planOf }: Part, held: Held): Promise<ShardOutputs[]> {
+    const { fleet, own = () => undefined, seed = 0 } = this.#options;
+    await fleet.prune(0);
+    const parts = new Array<ShardOutputs>(shards.length);
     const prepare = async (device: Device, [shard]: Group) => {
       const prepared = planOf(shard!);
       const loaded = await prepared.plan.on(device);
-      const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device));
+      const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device), held);
       return { ...prepared, loaded, captured };
     };
     const runs = new ShardRuns(fields, { seed, step: 0, learningRate: 0 });

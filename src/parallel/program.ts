@@ -9,7 +9,9 @@ import { formatShape } from "../graph/shape.ts";
 import { concat, full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ScoreLayout } from "./scores.ts";
-import type { Judgement } from "./shard-trace.ts";
+import type { Judged } from "./batch-kinds.ts";
+import type { Fields } from "./host-batch.ts";
+import { type Judgement, judgeShards } from "./shard-trace.ts";
 import { collectivesIn } from "./stages.ts";
 
 /** A numerator and a denominator, f32 scalars that add up over shards. */
@@ -74,11 +76,17 @@ export interface Checked {
   readonly dependsOnTotal: boolean;
 }
 
+/** Judges a program for a kind of batch. Throws as `judgeShards` and `checkProgram` do. */
+export function judgeProgram(op: string, fields: Fields, program: Program): Judged<Checked> {
+  const judgement = judgeShards(op, fields, program);
+  return { value: checkProgram(op, judgement), modes: judgement.modes };
+}
+
 /**
  * The layout of a program's scores. Throws DecompositionError unless all sums and counts add up over shards,
  * and the penalty and what is assigned to are the same for all; ArgumentError when there is no loss at all.
  */
-export function checkProgram(op: string, judgement: Judgement<Scored>): Checked {
+function checkProgram(op: string, judgement: Judgement<Scored>): Checked {
   const { loss, metrics } = judgement.result;
   if (loss.terms.length === 0 && loss.penalty === undefined) {
     throw new ArgumentError(op, {

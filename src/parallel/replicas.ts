@@ -1,13 +1,14 @@
 /** The trained state on every device: flat parameters, the optimizer's vectors, and its scalars. */
-import { ArgumentError, DTypeError, ReplicaMismatchError } from "../errors.ts";
+import { ArgumentError, DeviceError, DTypeError, ReplicaMismatchError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
-import { storageOf } from "../tensor/record.ts";
-import { reserve } from "../tensor/storage.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { recordOf, storageOf } from "../tensor/record.ts";
+import { reserve, type Spare } from "../tensor/storage.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
@@ -69,9 +70,13 @@ export class Replicas {
   readonly #replicas = new Map<Device, Replica>();
   readonly #owned: Owned = new Map();
   readonly #checksummers = new Map<Device, Checksummer>();
+  /** What parameters are to be computed from, until the replicas have them: the device that does so may be lost. */
+  #pending: readonly (Node | undefined)[];
   #flat: Tensor | undefined;
   /** What `#flat` was when it was last written here: anything else was assigned by the user. */
   #written: Node | undefined;
+  /** A copy of one version on the host. */
+  #onHost: { readonly version: Node; readonly values: Float32Array } | undefined;
 
   /** Throws ArgumentError for no parameters or one listed twice, DTypeError for one that is not f32. */
   constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: UpdateRule) {
@@ -98,6 +103,7 @@ export class Replicas {
     this.#parameters = [...parameters];
     this.#offsets = offsets;
     this.#rule = rule;
+    this.#pending = parameters.map((parameter) => parameter.isPending ? parameter.node : undefined);
     collected.register(this, this.#owned, this);
   }
 
@@ -165,6 +171,7 @@ export class Replicas {
     this.#parameters.forEach((parameter, i) => {
       if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
     });
+    this.#pending = [];
     return values;
   }
 
@@ -186,6 +193,16 @@ export class Replicas {
     this.#devices = [...this.#devices, device];
   }
 
+  /** What the parameters are now; another version after each update. */
+  get version(): Node | undefined {
+    return this.#written;
+  }
+
+  /** The host has these values of a version of the parameters. */
+  keptOnHost(version: Node | undefined, values: Float32Array): void {
+    this.#onHost = version === undefined ? undefined : { version, values };
+  }
+
   /** Forgets a device that is not used any more. The parameters are those of another one from now on, if there is one. */
   remove(device: Device): void {
     const first = this.#devices[0];
@@ -194,7 +211,7 @@ export class Replicas {
     if (device === first && heir !== undefined && this.#flat !== undefined) {
       const replica = this.#replicas.get(heir)!;
       // What the user assigned meanwhile is newer than any replica.
-      if (this.#flat.node === this.#written) this.#show(replica.copy!);
+      if (this.#flat.node.op === "storage" && this.#flat.node === this.#written) storageOf(this.#flat.node).adopt(heir, replica.copy!);
       else if (!heir.isLost) heir.free(replica.copy!);
       const owned = this.#owned.get(heir)!;
       owned.splice(owned.indexOf(replica.copy!), 1);
@@ -248,7 +265,7 @@ export class Replicas {
   /** To be called when the first device's state was updated in place: its tensors read as the new values. */
   wrote(): void {
     overwritten(this.flat, this.#devices[0]!);
-    this.#written = this.flat.node;
+    this.#isWritten();
   }
 
   /** The buffer that a device keeps of a captured tensor, if it is the parameters. */
@@ -304,6 +321,7 @@ export class Replicas {
    * first device.
    */
   async release(): Promise<void> {
+    this.#replicas.clear();
     giveBack(this.#owned);
     collected.unregister(this);
     for (const checksummer of this.#checksummers.values()) await checksummer.release();
@@ -323,7 +341,28 @@ export class Replicas {
   /** The parameters are in this buffer from now on; tensors made from the old ones keep those. */
   #show(buffer: DeviceBuffer): void {
     replaceBuffer(this.flat, this.#devices[0]!, buffer);
-    this.#written = this.flat.node;
+    this.#isWritten();
+  }
+
+  /** What `#flat` shows now is what all replicas hold: should the first device be lost, it is read from another. */
+  #isWritten(): void {
+    const { node } = this.flat;
+    this.#written = node;
+    if (node.op !== "storage") return;
+    // The tensors may outlive whatever trains them.
+    const weak = new WeakRef(this);
+    storageOf(node).spare = (failed) => {
+      const replicas = weak.deref();
+      return replicas === undefined ? undefined : replicas.#spareOf(node, failed);
+    };
+  }
+
+  #spareOf(version: Node, failed: ReadonlySet<Device>): Spare | undefined {
+    if (version !== this.#written) return undefined;
+    for (const [device, { copy }] of this.#replicas) {
+      if (copy !== undefined && !device.isLost && !failed.has(device)) return { device, buffer: copy };
+    }
+    return this.#onHost?.version === version ? { host: this.#onHost.values } : undefined;
   }
 
   /** The parameters' values, as they are when the promise resolves. */
@@ -331,10 +370,26 @@ export class Replicas {
     const values = new Float32Array(this.length);
     for (;;) {
       const read = this.#versions();
-      const data = await Promise.all(this.#parameters.map((parameter) => parameter.data()));
+      const data = await Promise.all(this.#parameters.map((parameter, i) => this.#read(parameter, this.#pending[i])));
       const now = this.#versions();
       if (!read.every((version, i) => version === now[i])) continue;
       data.forEach((part, i) => values.set(part, this.#offsets[i]!));
+      return values;
+    }
+  }
+
+  /** The values of a parameter. What it is to be computed from is used again where the device is lost that has done so. */
+  async #read(parameter: Tensor, pending: Node | undefined): Promise<HostArray> {
+    try {
+      return await parameter.data();
+    } catch (error) {
+      const other = this.#devices.find((device) => !device.isLost);
+      if (pending === undefined || other === undefined || !(error instanceof DeviceError)) throw error;
+      const isSame = parameter.node === pending || parameter.node === recordOf(pending).leaf;
+      if (!isSame) throw error;
+      const lost = parameter.node;
+      const values = await new Tensor(pending, true).to(other).data();
+      if (parameter.node === lost) parameter.assign(fromHost(values, parameter.shape, parameter.dtype));
       return values;
     }
   }

@@ -2,10 +2,12 @@ import type { Device } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { Listeners } from "./callbacks.ts";
 import { type DeviceLost, Fleet } from "./fleet.ts";
 import type { Batch, BatchOf } from "./host-batch.ts";
 import { Inference, requireRowsAtOnce } from "./inference.ts";
 import type { RowMean } from "./mean.ts";
+import type { HostOutput } from "./output-tree.ts";
 import { Placement } from "./placement.ts";
 import { requireSeed } from "./uploads.ts";
 
@@ -26,7 +28,10 @@ export interface ReplicateOptions {
   readonly capacities?: readonly number[];
   /** Milliseconds that a device may take to deliver its rows; then it counts as lost. Default: no limit. */
   readonly stepTimeout?: number;
-  /** Told of a device that failed, and whose rows the others computed. By default a line goes to standard error. */
+  /**
+   * Told once of a device that failed, and whose rows the others computed; what it throws, the call rejects with when it is
+   * done, as a CallbackError. By default a line goes to standard error.
+   */
   readonly onDeviceLost?: (event: DeviceLost) => void;
 }
 
@@ -36,7 +41,8 @@ export interface ReplicateOptions {
  * Per-row outputs come back with all rows in order, means declared with `parallel.mean` are combined by
  * weight, sums over rows are added, and what does not depend on the batch is given as it is. Scalars of the
  * batch go whole to each device; tensors that `fn` captures, a model's parameters, go to each device once for
- * each of their versions.
+ * each of their versions. A call sees batch, captured tensors and modes (`train()`, `eval()`) as they are when it is made,
+ * from the first row to the last.
  *
  * Throws DeviceError for a device listed twice, ArgumentError for none. The function returned rejects with
  * ShapeError when the inputs' numbers of rows differ, with DecompositionError when `fn` mixes rows, and with
@@ -49,21 +55,21 @@ export function replicate<T = Tensor, O = Output>(
 ): (batch: BatchOf<T>) => Promise<Merged<O>> {
   const op = "parallel.replicate";
   const { rowsAtOnce = Infinity, seed = 0, capacities, stepTimeout, onDeviceLost = say } = options;
+  const heard = new Listeners(op);
   const fleet = new Fleet(op, {
     devices,
     stepTimeout,
-    onEvent: (event) => event.kind === "deviceLost" ? onDeviceLost(event) : undefined,
+    onEvent: (event) => event.kind === "deviceLost" ? heard.tell("onDeviceLost", [onDeviceLost], event) : undefined,
   });
   requireRowsAtOnce(op, rowsAtOnce);
   requireSeed(op, seed);
   const placement = new Placement(op, devices, { capacities });
   const inference = new Inference(op, fn as (batch: unknown) => unknown, { fleet, placement, seed });
   return async (batch) => {
-    return await inference.run(
-      batch as Batch,
-      ({ values, shape, dtype }) => tensor(values, { shape, dtype }),
-      rowsAtOnce,
-    ) as Merged<O>;
+    const make = ({ values, shape, dtype }: HostOutput) => tensor(values, { shape, dtype });
+    const result = await inference.run(batch as Batch, make, { rowsAtOnce }) as Merged<O>;
+    heard.raise(result);
+    return result;
   };
 }
 

@@ -5,6 +5,7 @@
 import { DecompositionError, ShardwiseError } from "../errors.ts";
 import { constant, elementwise, expand, iota, reshape, slice } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
+import type { Modes } from "../tensor/mode.ts";
 import { placeholder, trace, type Traced } from "../tensor/trace.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchAxis } from "./batch-axis.ts";
@@ -73,6 +74,7 @@ export function traceShard<R>(
   const traced = trace(() => body(fields.rebuild(inputs.fields), inputs), {
     random: { key, sampleIndex },
     shard: { rows, total, rowIndex: indices },
+    modes: fields.modes,
   });
   return { ...traced, rows, inputs, spreads };
 }
@@ -124,17 +126,21 @@ export interface Judgement<R> {
   of(select: (result: R) => Tensor): Spread;
   /** Tensors from outside that the function assigns to, and how their new values are spread. */
   readonly assignments: readonly (readonly [tensor: Tensor, spread: Spread])[];
+  /** Modes that the function found outside. */
+  readonly modes: Modes;
 }
 
 /**
- * Traces `body` for two numbers of rows and judges its values. Throws DecompositionError when `body` does not
- * work for those numbers of rows.
+ * Traces `body` for two numbers of rows and judges its values. Throws what `body` throws for the batch as it is, and
+ * DecompositionError when it does not work for those numbers of rows.
  */
 export function judgeShards<R>(
   op: string,
   fields: Fields,
   body: (batch: unknown, inputs: ShardInputs) => R,
 ): Judgement<R> {
+  // The real number of rows first, so that a plain mistake in the function is reported as it is.
+  const { modes } = traceShard(fields, Math.max(1, fields.rows), body);
   const [one, two] = probes.map((rows) => {
     try {
       return traceShard(fields, rows, body, probedTotal);
@@ -156,6 +162,7 @@ export function judgeShards<R>(
   return {
     result: one!.result,
     assignments,
+    modes: new Map([...modes, ...one!.modes, ...two!.modes]),
     of: (select) => axes.of(select(one!.result).node, select(two!.result).node),
   };
 }

@@ -239,11 +239,18 @@ export class ShardedSteps {
         const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);
-        const keep = done!.then(() => snapshot.keep(into, step.number));
+        if (first) replicas.wrote();
+        const { version } = replicas;
+        const keep = done!.then(() => {
+          snapshot.keep(into, step.number);
+          replicas.keptOnHost(version, into);
+        });
         keep.catch(() => snapshot.giveBack(into));
         copied = keep;
-      } else device.run(executable, [control!, sums!, totals!, ...buffers], buffers);
-      if (first) replicas.wrote();
+      } else {
+        device.run(executable, [control!, sums!, totals!, ...buffers], buffers);
+        if (first) replicas.wrote();
+      }
       for (const tensor of assigned) statistics.write(tensor, device);
     });
     return copied;

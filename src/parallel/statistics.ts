@@ -6,12 +6,15 @@ import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { Node } from "../graph/node.ts";
 import { fromWords, type Words, wordsFor } from "../graph/words.ts";
 import { fromHost } from "../tensor/create.ts";
+import { storageOf } from "../tensor/record.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** The value of a tensor, read to the host. */
 export interface HostCopy {
   readonly tensor: Tensor;
   readonly words: Words;
+  /** What the tensor was bound to when the copy was asked for. */
+  version?: Node;
 }
 
 interface Entry {
@@ -64,9 +67,17 @@ export class Statistics {
     return { tensor, words: wordsFor(tensor.dtype, Math.max(1, tensor.size)) };
   }
 
-  /** To be called when a step on one device has written a tensor there. */
-  wroteOnDevice(tensor: Tensor): void {
+  /** To be called when a step on one device has written a tensor there, of which a copy may be on its way. */
+  wroteOnDevice(tensor: Tensor, copy: HostCopy | undefined): void {
     this.#onDevice.set(tensor, tensor.node);
+    if (copy !== undefined) copy.version = tensor.node;
+  }
+
+  /** Copies have arrived: should the device be lost, the tensors are read from them. */
+  arrived(copies: readonly HostCopy[]): void {
+    for (const { tensor: { dtype, size }, words, version } of copies) {
+      if (version?.op === "storage") storageOf(version).adoptHost(fromWords(dtype, words, size));
+    }
   }
 
   /** The device is lost: tensors whose newest values were there read as these copies. What the user assigned stays. */

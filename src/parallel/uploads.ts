@@ -7,7 +7,8 @@ import { dtypes } from "../graph/dtype.ts";
 import { size } from "../graph/shape.ts";
 import { bufferOf } from "../tensor/runtime.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { type Fields, type HostTensor, isBatched, rowsForUpload } from "./host-batch.ts";
+import type { Held } from "./held.ts";
+import { type Batch, type Fields, fieldsOf, type HostTensor, isBatched, rowsForUpload } from "./host-batch.ts";
 import { control } from "./shard-trace.ts";
 
 /** A batch that is in host memory throughout. */
@@ -15,12 +16,28 @@ export interface HostFields extends Fields {
   readonly leaves: readonly HostTensor[];
 }
 
-/** Reads the leaves that are tensors; leaves on the host stay as they are. */
-export async function toHost(fields: Fields): Promise<HostFields> {
-  const leaves = await Promise.all(fields.leaves.map(async (leaf): Promise<HostTensor> => {
-    return isTensor(leaf) ? { data: await leaf.data(), shape: leaf.shape, dtype: leaf.dtype } : leaf;
-  }));
-  return { ...fields, leaves };
+/** A batch as it was given: its tensors are read from then on, whatever is assigned to them later. */
+export class GivenBatch {
+  readonly fields: Fields;
+  readonly #leaves: Promise<readonly HostTensor[]>;
+
+  /** Throws as `fieldsOf`. */
+  constructor(op: string, batch: Batch) {
+    this.fields = fieldsOf(op, batch);
+    this.#leaves = Promise.all(this.fields.leaves.map(async (leaf): Promise<HostTensor> => {
+      return isTensor(leaf) ? { data: await leaf.data(), shape: leaf.shape, dtype: leaf.dtype } : leaf;
+    }));
+    this.#leaves.catch(() => {}); // It is waited for when the batch is used.
+  }
+
+  static of(op: string, batch: Batch | GivenBatch): GivenBatch {
+    return batch instanceof GivenBatch ? batch : new GivenBatch(op, batch);
+  }
+
+  /** Its values, in `fields`, which are its own as they were judged. */
+  async onHost(fields: Fields): Promise<HostFields> {
+    return { ...fields, leaves: await this.#leaves };
+  }
 }
 
 /** A cut of a batch: which rows go where. */
@@ -86,11 +103,16 @@ export function writeControl(device: Device, buffer: DeviceBuffer, numbers: Step
   device.write(buffer, words, at);
 }
 
-/** The buffers of captured tensors on a device; `own` gives those that a replica keeps itself. */
+/** The buffers of captured tensors on a device, as `held` has them; `own` gives those that a replica keeps itself. */
 export function bindCaptures(
   captures: readonly { readonly tensor: Tensor }[],
   device: Device,
   own: (tensor: Tensor) => DeviceBuffer | undefined,
+  held?: Held,
 ): Promise<DeviceBuffer[]> {
-  return Promise.all(captures.map(({ tensor }) => own(tensor) ?? bufferOf(tensor, device)));
+  return Promise.all(captures.map(({ tensor }) => {
+    const kept = own(tensor);
+    if (held === undefined) return kept ?? bufferOf(tensor, device);
+    return kept !== undefined && held.isNow(tensor) ? kept : bufferOf(held.of(tensor), device);
+  }));
 }

@@ -11,6 +11,7 @@ import { type Node, toposort } from "../graph/node.ts";
 import { sameShape, type Shape, size } from "../graph/shape.ts";
 import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
+import { areModes, type Modes } from "./mode.ts";
 import { nextKey } from "./random.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
 import { requireConcrete, sharedLeaf, storageOf, valueOf } from "./record.ts";
@@ -25,8 +26,8 @@ const mostSignatures = 256;
 
 /**
  * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it
- * is traced once for each signature: shapes and dtypes of the tensors, and the plain values themselves, are part of
- * it. Tensors that it uses from outside are arguments too, read when the call's turn comes; what it assigns to them
+ * is traced once for each signature: shapes and dtypes of the tensors, the plain values themselves, and the modes of the
+ * modules that it runs (`train()`, `eval()`) at the time of the call are part of it. Tensors that it uses from outside are arguments too, read when the call's turn comes; what it assigns to them
  * is written in place where nothing else needs the old value. What it assigns to an argument, the caller's tensor
  * shows. Random ops draw anew in every call. Calls run one after the other.
  * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is
@@ -45,18 +46,24 @@ export function compile<Arguments extends unknown[], Result>(
     const leaves = flat.leaves.map((leaf) => leaf.node);
     leaves.forEach((node) => requireConcrete("compile", node));
     const signature = `${flat.key};${leaves.map((node) => `${node.dtype}[${node.shape}]`).join()}`;
-    let compiled = traces.get(signature);
+    let key = signature;
+    let compiled = traces.get(key);
+    // What modes count is known of a trace only: those of one signature are looked through.
+    for (let other = 1; compiled !== undefined && !areModes(compiled.modes); other++) {
+      key = `${signature};${other}`;
+      compiled = traces.get(key);
+    }
     if (compiled === undefined) {
       const shapes = leaves.map((node) => node.shape);
       const others = first && { request: first.request, lengths: differing(shapes, first.shapes) };
       compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), { family, others });
       first ??= { request: compiled.request, shapes };
-      for (const [key, oldest] of traces) {
+      for (const [oldest, trace] of traces) {
         if (traces.size < mostSignatures) break;
-        traces.delete(key);
-        oldest.release();
+        traces.delete(oldest);
+        trace.release();
       }
-      traces.set(signature, compiled);
+      traces.set(key, compiled);
     }
     // Handles of its own keep the arguments' values, whatever is assigned before the call's turn comes.
     const held = leaves.map((node) => new Tensor(node, true));
@@ -120,6 +127,8 @@ export class CompiledTrace {
   readonly #argumentPaths: readonly string[];
   /** Tensors from outside that the function uses. */
   readonly captured: readonly Tensor[];
+  /** Modes of modules that it ran. */
+  readonly modes: Modes;
   /** Placeholders of the arguments, the captured tensors, and the random key. */
   readonly #inputs: readonly Node[];
   readonly #usesRandom: boolean;
@@ -146,6 +155,7 @@ export class CompiledTrace {
     this.#argumentCount = args.length;
     this.#argumentPaths = flat.paths;
     this.captured = traced.captures.map((capture) => capture.tensor);
+    this.modes = traced.modes;
     this.#usesRandom = traced.randomCalls > 0;
     this.#inputs = [
       ...args.map((arg) => arg.node),

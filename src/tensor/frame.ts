@@ -37,12 +37,17 @@ export class Frame {
   readonly assignments = new Map<Handle, Node>();
   readonly random: FrameRandom | undefined;
   readonly shard: FrameShard | undefined;
+  /** Modes that are given to the trace or were set in it, by what has them; see mode.ts. */
+  readonly modes: Map<object, boolean>;
+  /** Modes that it found outside. */
+  readonly consulted = new Map<object, boolean>();
   /** Random ops so far. */
   randomCalls = 0;
 
-  constructor(random: FrameRandom | undefined, shard?: FrameShard) {
+  constructor(random: FrameRandom | undefined, shard?: FrameShard, modes: Iterable<readonly [object, boolean]> = []) {
     this.random = random;
     this.shard = shard;
+    this.modes = new Map(modes);
   }
 
   /** What a tensor from outside is in this trace. */

@@ -12,7 +12,15 @@ interface Memory {
   readonly buffers: Map<Device, DeviceBuffer>;
   /** Storages that show this content. */
   owners: number;
+  spare?: FindSpare;
 }
+
+/** Equal bytes that somebody else keeps. */
+export type Spare = { readonly host: HostArray } | { readonly device: Device; readonly buffer: DeviceBuffer };
+/** Where they are, but not on one of these devices. */
+type FindSpare = (failed: ReadonlySet<Device>) => Spare | undefined;
+
+const none: ReadonlySet<Device> = new Set();
 
 let nextId = 0;
 const collected = new FinalizationRegistry<Memory>(drop);
@@ -74,7 +82,7 @@ export class Storage implements StorageToken {
   /** Whether the data is still there: it was neither freed nor overwritten, nor did it go with its device. */
   get exists(): boolean {
     if (this.#memory === undefined) return false;
-    return this.#memory.host !== undefined || this.home !== undefined;
+    return this.#source() !== undefined;
   }
 
   /** Whether no other storage shows the same memory. */
@@ -96,6 +104,24 @@ export class Storage implements StorageToken {
   get home(): Device | undefined {
     for (const device of this.#content("read").buffers.keys()) if (!device.isLost) return device;
     return undefined;
+  }
+
+  /**
+   * Where else the same bytes are, for as long as they are there: asked when no device of its own has them any more, or gives
+   * them. What it tells of is read at once.
+   */
+  set spare(find: FindSpare) {
+    this.#content("spare").spare = find;
+  }
+
+  /** Takes over a buffer of the same bytes on another device. */
+  adopt(device: Device, buffer: DeviceBuffer): void {
+    this.#content("adopt").buffers.set(device, buffer);
+  }
+
+  /** Takes over a host array of the same values, where the data is still there. */
+  adoptHost(data: HostArray): void {
+    if (this.#memory !== undefined) this.#memory.host = data;
   }
 
   /** Another storage of the same memory. */
@@ -159,6 +185,14 @@ export class Storage implements StorageToken {
     this.#memory = undefined;
   }
 
+  /** Where the bytes are: on the host, on a device that is there and has not failed, or kept by somebody else. */
+  #source(failed: ReadonlySet<Device> = none): Spare | undefined {
+    const { host, buffers, spare } = this.#content("read");
+    if (host !== undefined) return { host };
+    for (const [device, buffer] of buffers) if (!device.isLost && !failed.has(device)) return { device, buffer };
+    return spare?.(failed);
+  }
+
   #content(op: string): Memory {
     if (this.#memory === undefined) {
       throw new InternalError(op, { got: `storage ${this.id}, which was freed or overwritten`, need: "data that exists" });
@@ -169,16 +203,26 @@ export class Storage implements StorageToken {
   /** At least `count` elements from `offset`, as a device holds them. */
   async #words(offset = 0, count: number = this.count): Promise<Words> {
     if (count === 0) return asWords(this.dtype, new ArrayBuffer(0));
-    const device = this.home;
-    const buffer = device === undefined ? undefined : this.present(device);
-    if (device === undefined || buffer === undefined) {
-      throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
+    const failed = new Set<Device>();
+    for (;;) {
+      const source = this.#source(failed);
+      if (source === undefined) {
+        throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
+      }
+      if ("host" in source) return toWords(this.dtype, source.host.slice(offset, offset + count));
+      const { device, buffer } = source;
+      // Reads are of whole words of four bytes.
+      const { bytes } = dtypes[this.dtype];
+      const first = Math.floor(offset * bytes / 4) * 4;
+      const end = bytesOf(this.dtype, offset + count);
+      try {
+        return asWords(this.dtype, await device.read(buffer, first, end - first)).subarray(offset - first / bytes);
+      } catch (error) {
+        // Another device may have the same bytes still.
+        failed.add(device);
+        if (this.#memory === undefined || this.#source(failed) === undefined) throw error;
+      }
     }
-    // Reads are of whole words of four bytes.
-    const { bytes } = dtypes[this.dtype];
-    const first = Math.floor(offset * bytes / 4) * 4;
-    const end = bytesOf(this.dtype, offset + count);
-    return asWords(this.dtype, await device.read(buffer, first, end - first)).subarray(offset - first / bytes);
   }
 }
 

@@ -5,6 +5,7 @@ import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { Shape } from "../graph/shape.ts";
 import { Frame, type FrameShard, isTracing, within } from "./frame.ts";
+import { Mode, type Modes } from "./mode.ts";
 import { isTensor, Tensor } from "./tensor.ts";
 
 export { isTracing };
@@ -24,6 +25,8 @@ export interface Traced<R> {
   readonly assignments: ReadonlyMap<Tensor, Node>;
   /** Random ops in it. */
   readonly randomCalls: number;
+  /** Modes that were not given to it, as it found them: for other ones it is another trace. */
+  readonly modes: Modes;
 }
 
 /** Where random ops inside a trace get their bits. */
@@ -41,20 +44,22 @@ export interface TraceRandom {
  * Runs `fn` once and records what it computes. Tensors from outside become placeholders, assignments to them are
  * noted and not made. Reading a value inside throws TraceError, as does a function that is asynchronous. What `fn`
  * throws goes through, and nothing of the trace stays. Without `random`, random ops draw as they do outside a trace,
- * once for all replays.
+ * once for all replays. `modes` hold inside, whatever they are outside.
  */
 export function trace<R>(
   fn: () => R,
-  options: { readonly random?: TraceRandom; readonly shard?: FrameShard } = {},
+  options: { readonly random?: TraceRandom; readonly shard?: FrameShard; readonly modes?: Modes | undefined } = {},
 ): Traced<R> {
-  const frame = new Frame(options.random, options.shard);
+  const frame = new Frame(options.random, options.shard, options.modes);
   const result = within(frame, fn);
   refusePromise("trace", result);
   const captures: Capture[] = [];
   for (const [tensor, placeholder] of frame.captures) if (isTensor(tensor)) captures.push({ tensor, placeholder });
   const assignments = new Map<Tensor, Node>();
   for (const [tensor, node] of frame.assignments) if (isTensor(tensor)) assignments.set(tensor, node);
-  return { result, captures, assignments, randomCalls: frame.randomCalls };
+  const modes = new Map<Mode, boolean>();
+  for (const [mode, on] of frame.consulted) if (mode instanceof Mode) modes.set(mode, on);
+  return { result, captures, assignments, randomCalls: frame.randomCalls, modes };
 }
 
 /** Throws TraceError for the result of an asynchronous function. */
