@@ -2,14 +2,14 @@
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
  * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
-import { AllDevicesLostError, ArgumentError, NonFiniteGradientError, NonFiniteLossError, ShardwiseError, StateError } from "../errors.ts";
+import { AllDevicesLostError, ArgumentError, NonFiniteLossError, ShardwiseError, StateError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Modes } from "../tensor/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchKinds } from "./batch-kinds.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
-import { faultyParameter } from "./faults.ts";
+import { faultyParameter, gradientError } from "./faults.ts";
 import { foldedStep } from "./folded-step.ts";
 import { Held } from "./held.ts";
 import type { Batch } from "./host-batch.ts";
@@ -546,12 +546,7 @@ export class Executor {
 
   #refuseGradient(step: Step, scores: Scores, position: number): never {
     const parameter = this.#options.names?.[position] ?? String(position);
-    this.#failure = new NonFiniteGradientError(op, {
-      parameter,
-      got: `a gradient of parameter ${parameter} that is not finite at step ${step.number}, where the loss is ${lossOf(scores)}`,
-      need: "a finite gradient (the weights and the optimizer's state are those of before the step): look for a function " +
-        "whose derivative is infinite or NaN there, and for NaN in inputs whose rows do not count",
-    });
+    this.#failure = gradientError(op, parameter, { step: step.number, loss: lossOf(scores) });
     throw this.#failure;
   }
 

@@ -1,5 +1,6 @@
 /** Which parameter it is whose gradient is not finite: found on a device as the gradient is stored, or on the host as it is added. */
 import { faultOf } from "../compiler/watch.ts";
+import { NonFiniteGradientError } from "../errors.ts";
 import type { Bucket } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";
 import { infinityBits } from "./vectors.ts";
@@ -59,4 +60,14 @@ function isFiniteWithin({ sums, ...bucket }: BucketSums, start: number, end: num
 
 function valueOf(bits: number): number {
   return new Float32Array(Uint32Array.of(bits).buffer)[0]!;
+}
+
+/** What a step is refused with whose gradient of `parameter` is not finite, although its loss is. */
+export function gradientError(op: string, parameter: string, at: { readonly step: number; readonly loss: number }): NonFiniteGradientError {
+  return new NonFiniteGradientError(op, {
+    parameter,
+    got: `a gradient of parameter ${parameter} that is not finite at step ${at.step}, where the loss is ${at.loss}`,
+    need: "a finite gradient (the weights and the optimizer's state are those of before the step): look for a function " +
+      "whose derivative is infinite or NaN there, and for NaN in inputs whose rows do not count",
+  });
 }

@@ -10,7 +10,7 @@ import { size } from "../graph/shape.ts";
 import { nextTurn } from "../host/host.ts";
 import { remember } from "./history.ts";
 import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
-import { type Chunk, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { type Chunk, type Due, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
 import { allocate, allocateAtOnce, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
@@ -83,10 +83,10 @@ export async function compute(roots: readonly Node[]): Promise<void> {
 
 /** Leaves that stand for nodes from now on, and get their values when these are computed, together. */
 export function promise(nodes: readonly Node[]): Leaf[] {
-  const chunk: Chunk = { nodes };
+  const chunk: Chunk = { nodes, failed: false };
   return nodes.map((node) => {
     const leaf = leafFor(node, Storage.promised(node.dtype, size(node.shape)));
-    recordOf(leaf).due = chunk;
+    recordOf(leaf).due = { node, chunk };
     recordOf(node).leaf = leaf;
     remember(leaf, node);
     return leaf;
@@ -95,20 +95,28 @@ export function promise(nodes: readonly Node[]): Leaf[] {
 
 /** Computes what is due behind `roots`, chunk by chunk, the oldest first. Also what failed before. */
 async function fulfil(roots: readonly Node[]): Promise<void> {
-  const chunksBehind = (nodes: readonly Node[]) => {
-    const leaves = pendingOrder(nodes).filter(isDue);
-    return [...new Set(leaves.map((leaf) => recordOf(leaf).due!))];
-  };
-  const stack = chunksBehind(roots);
-  for (let chunk = stack.at(-1); chunk !== undefined; chunk = stack.at(-1)) {
-    const before = chunksBehind(chunk.nodes);
-    if (before.length > 0) {
-      stack.push(...before);
-      continue;
-    }
-    await computeAll(chunk.nodes);
+  const leavesBehind = (nodes: readonly Node[]) => pendingOrder(nodes).filter(isDue);
+  const stack = leavesBehind(roots);
+  for (let leaf = stack.at(-1); leaf !== undefined; leaf = stack.at(-1)) {
+    const { due } = recordOf(leaf);
+    const before = due === undefined ? [] : leavesBehind([due.node]);
+    stack.push(...before);
+    if (before.length > 0) continue;
+    if (due !== undefined) await computeDue(due);
     stack.pop();
   }
+}
+
+/** A node with what is due with it; alone where that cannot be had, as of a device that was lost meanwhile. */
+async function computeDue({ node, chunk }: Due): Promise<void> {
+  if (!chunk.failed) {
+    try {
+      return await computeAll(chunk.nodes.filter((other) => !pendingOrder([other]).some(isDue)));
+    } catch {
+      chunk.failed = true;
+    }
+  }
+  await computeAll([node]);
 }
 
 async function computeAll(roots: readonly Node[]): Promise<void> {

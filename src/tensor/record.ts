@@ -19,8 +19,8 @@ export interface NodeRecord {
   consumed: boolean;
   /** Whether it depends on a placeholder, so that it has no value outside plans. */
   readonly symbolic: boolean;
-  /** Of a leaf whose value is still to be computed: with what it is. */
-  due: Chunk | undefined;
+  /** Of a leaf whose value is still to be computed. */
+  due: Due | undefined;
   /** Whether a plan computed it and did not keep it. */
   computed: boolean;
   /** Its value. */
@@ -31,9 +31,16 @@ export interface NodeRecord {
   heir: WeakRef<Leaf> | undefined;
 }
 
-/** Nodes that are computed together, although nobody may read them. */
+/** What a value is still to be computed from. */
+export interface Due {
+  readonly node: Node;
+  readonly chunk: Chunk;
+}
+
+/** Nodes that are computed together, although nobody may read them; each alone, once one of them could not be computed. */
 export interface Chunk {
   readonly nodes: readonly Node[];
+  failed: boolean;
 }
 
 /** How the value of a leaf came about. */
