@@ -158,7 +158,8 @@ onEachDevice("on both sides of the size from which scores are not stored", async
     { mask: "bool, causal", poison: "a key and a value that are not numbers", size: [255, 256] },
     { mask: "-Infinity, causal", poison: "a key and a value that are not numbers", size: [256, 256] },
   ];
-  for (const part of sides) {
+  // Drivers of software adapters compile such kernels slowly: there, the sides where scores are not stored.
+  for (const part of device.kind === "cpu" ? sides : [sides[1]!, sides[3]!]) {
     const one: Case = { form: "default", ...part };
     const operands = operandsOf(one);
     const run = compile(evaluated(one.form, operands.causal));
