@@ -49,8 +49,8 @@ class Backlog {
   /** How much was made before the last of them was assigned to. */
   #before = 0;
   /**
-   * Computes tensors, at once or when the calls before are done; they show their leaves from then on. Set by tensor.ts, which
-   * knows how.
+   * Computes tensors, at once or when the calls before are done; they show their leaves from then on. Set by evaluate.ts,
+   * which knows how.
    */
   compute: (handles: readonly Pending[]) => void = () => {};
 

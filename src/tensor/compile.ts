@@ -1,7 +1,6 @@
 /** Functions of tensors, traced once and replayed. */
-import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Plan, Target } from "../compiler/plan.ts";
+import type { Plan } from "../compiler/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { PlanFamily } from "../devices/family.ts";
 import { defaultDevice } from "../devices/default.ts";
@@ -11,6 +10,7 @@ import { type Node, toposort } from "../graph/node.ts";
 import { sameShape, type Shape, size } from "../graph/shape.ts";
 import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
+import { differing, type FamilyOptions, planInFamily } from "./lengths.ts";
 import { areModes, type Modes } from "./mode.ts";
 import { nextKey } from "./random.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
@@ -27,9 +27,10 @@ const mostSignatures = 256;
 /**
  * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it
  * is traced once for each signature: shapes and dtypes of the tensors, the plain values themselves, and the modes of the
- * modules that it runs (`train()`, `eval()`) at the time of the call are part of it. Tensors that it uses from outside are arguments too, read when the call's turn comes; what it assigns to them
- * is written in place where nothing else needs the old value. What it assigns to an argument, the caller's tensor
- * shows. Random ops draw anew in every call. Calls run one after the other.
+ * modules that it runs (`train()`, `eval()`) at the time of the call are part of it. Tensors that it uses from outside
+ * are arguments too, read when the call's turn comes; what it assigns to them is written in place where nothing else
+ * needs the old value. What it assigns to an argument, the caller's tensor shows. Random ops draw anew in every call.
+ * Calls run one after the other.
  * Rejects with TraceError when `fn` reads a value or is asynchronous, and with whatever `fn` throws while it is
  * traced.
  */
@@ -99,28 +100,6 @@ interface Loaded {
   readonly key: DeviceBuffer | undefined;
 }
 
-/** The lengths in which two lists of shapes differ. */
-interface Lengths {
-  readonly own: readonly number[];
-  readonly others: readonly number[];
-}
-
-/** Of what a signature of a function is one. */
-interface ShapesOptions {
-  readonly family?: PlanFamily;
-  /** The graph of another signature, and in what lengths its arguments differ; undefined where not only in those. */
-  readonly others?: { readonly request: CompileRequest; readonly lengths: Lengths | undefined } | undefined;
-}
-
-/** Undefined for shapes that differ in more than lengths, or not at all. */
-function differing(own: readonly Shape[], others: readonly Shape[]): Lengths | undefined {
-  if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return undefined;
-  const lengths = (of: readonly Shape[], from: readonly Shape[]) =>
-    [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
-  const found = { own: lengths(own, others), others: lengths(others, own) };
-  return found.own.length > 0 ? found : undefined;
-}
-
 /** One signature of a compiled function. */
 export class CompiledTrace {
   readonly #argumentCount: number;
@@ -138,9 +117,9 @@ export class CompiledTrace {
   readonly #donations: readonly Donation[];
   readonly #result: FlatTree;
   readonly #loaded = new Map<Device, Promise<Loaded>>();
-  readonly #shapes: ShapesOptions;
+  readonly #shapes: FamilyOptions;
 
-  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, shapes: ShapesOptions = {}) {
+  constructor(flat: FlatTree, fn: (placeholders: readonly Tensor[]) => unknown, shapes: FamilyOptions = {}) {
     this.#shapes = shapes;
     const args = flat.leaves.map((leaf) => placeholder(leaf.shape, leaf.dtype));
     const key = placeholder([2], "u32");
@@ -289,21 +268,12 @@ export class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const executable = await device.load(this.#planFor(device.target), 1, this.#shapes.family);
+      const executable = await device.load(planInFamily(this.request, device.target, this.#shapes), 1, this.#shapes.family);
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
     loading.catch(() => this.#loaded.delete(device));
     return loading;
-  }
-
-  #planFor(target: Target): Plan {
-    const { family, others } = this.#shapes;
-    if (family === undefined || others?.lengths === undefined || target.language === "js") return planOf(this.request, target);
-    // Kernels of which two shapes are known are compiled for all.
-    const { request, lengths } = others;
-    family.example ??= planOf(request, { ...target, varying: lengths.others }).programs;
-    return planOf(this.request, { ...target, varying: lengths.own });
   }
 
   /** Gives back what the devices hold for this trace. */

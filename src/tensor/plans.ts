@@ -7,6 +7,7 @@ import { input, madeAgain, reshape, slice } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type NodeOf, toposort } from "../graph/node.ts";
 import { toWords } from "../graph/words.ts";
+import { differing, planInFamily } from "./lengths.ts";
 
 /** A plan and what it must be given. */
 export interface LoadedGraph {
@@ -167,7 +168,7 @@ async function load(device: Device, roots: readonly Node[], graph: Canonical, li
   return await loadOfForm(device, { roots: roots.map((root) => now.get(root)!), inputs });
 }
 
-/** Graphs that differ in lengths only: from the second one on their kernels are made for any. */
+/** Graphs that differ in lengths only. */
 interface Form {
   readonly family: PlanFamily;
   readonly first: CompileRequest;
@@ -184,7 +185,8 @@ async function loadOfForm(device: Device, request: CompileRequest): Promise<Exec
   const order = toposort(request.roots);
   const key = formOf(request.roots, order);
   let form = known.get(key);
-  const lengths = form && differing(order, toposort(form.first.roots));
+  const shapes = (nodes: readonly Node[]) => nodes.map((node) => node.shape);
+  const others = form && { request: form.first, lengths: differing(shapes(order), shapes(toposort(form.first.roots))) };
   if (form === undefined) {
     for (const oldest of known.keys()) {
       if (known.size < mostForms) break;
@@ -192,9 +194,8 @@ async function loadOfForm(device: Device, request: CompileRequest): Promise<Exec
     }
     known.set(key, form = { family: new PlanFamily(), first: request });
   }
-  if (lengths === undefined) return await device.load(planOf(request, target), 1, form.family);
-  form.family.example ??= planOf(form.first, { ...target, varying: lengths.others }).programs;
-  return await device.load(planOf(request, { ...target, varying: lengths.own }), 1, form.family);
+  const { family } = form;
+  return await device.load(planInFamily(request, target, { family, others }), 1, family);
 }
 
 /** A graph without its lengths: equal for graphs of the same ops on the same axes. */
@@ -206,14 +207,6 @@ function formOf(roots: readonly Node[], order: readonly Node[]): string {
     return `${node.op}|${node.dtype}|${node.shape.length}|${sources}|${axes}`;
   });
   return [...parts, roots.map((root) => numbers.get(root)).join()].join(";");
-}
-
-/** The lengths in which two graphs of one form differ; undefined where they do not. */
-function differing(own: readonly Node[], others: readonly Node[]): { own: number[]; others: number[] } | undefined {
-  const lengths = (of: readonly Node[], from: readonly Node[]) =>
-    [...new Set(of.flatMap(({ shape }, i) => shape.filter((length, axis) => length !== from[i]!.shape[axis])))];
-  const found = { own: lengths(own, others), others: lengths(others, own) };
-  return found.own.length > 0 ? found : undefined;
 }
 
 /** Lifted constants by dtype. */

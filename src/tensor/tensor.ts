@@ -12,8 +12,8 @@ import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import * as e from "./elementwise.ts";
-import { currentFrame, type Frame } from "./frame.ts";
 import { readTensor, realize } from "./evaluate.ts";
+import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
@@ -72,8 +72,8 @@ export class Tensor implements Pending {
   #handles: HandleCount;
   #alias: Alias | undefined;
   #disposed = false;
-  /** Stands for the value: another one with every value that the handle is made to show. */
-  #version: object = {};
+  /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
+  #version: object | undefined;
 
   /**
    * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
@@ -132,7 +132,7 @@ export class Tensor implements Pending {
   /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
   #partOf({ base, offset, parts }: Alias): Node {
     const whole = base.node;
-    const of = currentFrame() === undefined ? base.#version : whole;
+    const of = currentFrame() === undefined ? base.#version ??= {} : whole;
     // Weak, as it may be the last to keep alive what the base's value was computed from.
     let part = parts.get(of)?.deref();
     if (part === undefined) {
@@ -383,8 +383,8 @@ export class Tensor implements Pending {
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
    * query that sees no key gives 0; what a hidden key and its value hold, NaN too, has no effect on the query's result and
-   * gradients, nor the query on theirs. A mask of -1e9, or of the least f32, hides nothing. Throws ShapeError where shapes do not fit, ArgumentError for options that exclude each
-   * other.
+   * gradients, nor the query on theirs. A mask of -1e9, or of the least f32, hides nothing. Throws ShapeError where shapes do
+   * not fit, ArgumentError for options that exclude each other.
    */
   scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
     const { mask, onWeights, scores, ...rest } = options;
@@ -453,7 +453,7 @@ export class Tensor implements Pending {
 
   /** @internal The handle shows another value. */
   bind(node: Node): void {
-    this.#version = {};
+    this.#version = undefined;
     this.#show(node);
   }
 
