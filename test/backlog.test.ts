@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import process from "node:process";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import type { Device } from "../src/devices/device.ts";
+import { toposort } from "../src/graph/node.ts";
 import { concat, grad, optim, type Tensor, tensor, zeros } from "../src/index.ts";
 import * as s from "../src/index.ts";
+import { bufferOf } from "../src/tensor/runtime.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 const noise = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(seed + 1.7 * i));
@@ -116,6 +118,96 @@ onEachDevice("what is due and fails is computed when it is read", async (device)
     device.run = run;
   }
   assert.deepEqual([...await w.data()], [6, 6, 6, 6]);
+});
+
+/** Has everything that is pending computed later, as a loop does that assigns. */
+function bump(device: Device): void {
+  const state = zeros([2], { device });
+  for (let i = 0; i < 3; i++) state.assign(state.add(1));
+  state.add(0);
+}
+
+onEachDevice("a loop that keeps statistics beside its weights learns the same, read or not", async (device) => {
+  const X = tensor(noise(64 * 8, 1), { shape: [64, 8], device });
+  const train = async (isRead: boolean) => {
+    const [w, running] = [zeros([8, 1], { device }).add(0.1), zeros([1], { device })];
+    const losses: Tensor[] = [];
+    for (let i = 0; i < 8; i++) {
+      const h = X.matmul(w);
+      // Assigned, and so the weights are due, between the loss and its gradient.
+      running.assign(running.mul(0.9).add(h.mean().reshape([1]).mul(0.1)));
+      const loss = h.sub(3).square().mean();
+      w.assign(w.sub(grad(loss, w).mul(0.1)));
+      losses.push(loss);
+      if (isRead) await loss.item();
+    }
+    return [...await Promise.all(losses.map((loss) => loss.item())), ...await w.data(), ...await running.data()];
+  };
+  assertClose(await train(false), await train(true), { rtol: 1e-4 });
+});
+
+onEachDevice("what is due is one variable, before and after, and stays what it was for all that use it", async (device) => {
+  const w = zeros([3], { device });
+  w.assign(w.add(1));
+  const loss = w.mul(3).sum();
+  bump(device);
+  assert.deepEqual([...await grad(loss, w).data()], [3, 3, 3], "the gradient by what has become due since");
+
+  const x = tensor([1, 2, 3], { device });
+  const y = x.mul(2);
+  bump(device);
+  x.dispose();
+  assert.deepEqual([...await y.data()], [2, 4, 6], "its source was disposed of");
+
+  const v = zeros([3], { device });
+  v.assign(v.add(1));
+  const pending = v.mul(1.5);
+  const twice = s.compile((a: Tensor, b: Tensor) => a.add(b));
+  const sums = [twice(v, v), twice(pending, v)];
+  bump(device);
+  assert.deepEqual([...await (await sums[0]!).data()], [2, 2, 2], "an argument twice");
+  assert.deepEqual([...await (await sums[1]!).data()], [2.5, 2.5, 2.5]);
+  assert.deepEqual([...await v.data(), ...await pending.data()], [1, 1, 1, 1.5, 1.5, 1.5], "arguments of a compiled call");
+
+  const looping = zeros([3], { device });
+  for (let i = 0; i < 4; i++) looping.assign(looping.add(1));
+  const buffer = await bufferOf(looping, device);
+  assert.deepEqual([...new Float32Array(await device.read(buffer, 0, 12))], [4, 4, 4], "its buffer");
+});
+
+onEachDevice("the graph behind what a loop assigns does not grow", (device) => {
+  const step = regression(device, "adam");
+  const behind: number[] = [];
+  for (let i = 0; i < 30; i++) behind.push(toposort([step().node]).length);
+  assert.ok(behind.at(-1)! <= behind[5]!, `nodes: ${behind}`);
+});
+
+onEachDevice("a value that cannot be computed keeps no other one from it", async (device) => {
+  const [good, bad] = [tensor([1, 2], { device }).mul(2), tensor([1, 2, 3], { device }).mul(3)];
+  const run = device.run.bind(device);
+  device.run = (executable, inputs, outputs, ...rest) => {
+    if (outputs.some((buffer) => buffer.bytes === 12)) throw new Error("too much for this device");
+    return run(executable, inputs, outputs, ...rest);
+  };
+  try {
+    bump(device);
+    const after = good.add(1);
+    assert.deepEqual([...await after.data()], [3, 5]);
+    await assert.rejects(bad.add(1).data(), /too much/);
+  } finally {
+    device.run = run;
+  }
+  assert.deepEqual([...await bad.data()], [3, 6, 9], "once it can be");
+});
+
+onEachDevice("memory of what is disposed of while it is due comes back", async (device) => {
+  const x = await tensor(noise(1 << 18, 1), { device }).mul(2).realize();
+  const before = device.stats().liveBytes;
+  const y = x.mul(1.5);
+  bump(device);
+  y.dispose();
+  await s.zeros([], { device }).add(1).data();
+  assert.ok(device.stats().liveBytes < before + 2 ** 19, `${device.stats().liveBytes} bytes, before ${before}`);
 });
 
 onEachDevice("new lengths compile next to nothing", async (device) => {

@@ -149,6 +149,7 @@ class Backlog {
     this.#made = [];
     this.#look = stride;
     this.#carried = undefined;
+    this.#before = 0;
     if (due.size > 0) this.compute([...due]);
   }
 }

@@ -99,7 +99,7 @@ backlog.compute = (handles) => {
   } catch {
     // The error will meet whoever reads one of them.
   }
-  const leaves = promise(nodes);
-  handles.forEach((handle, i) => handle.promise(leaves[i]!));
-  exclusively(() => compute(leaves)).catch(() => undefined);
+  const leaves = promise([...new Set(nodes)]);
+  handles.forEach((handle, i) => handle.promise(leaves.get(nodes[i]!)!));
+  exclusively(() => compute([...leaves.values()])).catch(() => undefined);
 };

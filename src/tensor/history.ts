@@ -7,7 +7,7 @@ import { GradientError } from "../errors.ts";
 import { withSources } from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, release, toposort } from "../graph/node.ts";
-import { type Leaf, knownRecord, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
+import { dueOf, isDue, type Leaf, knownRecord, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
 /**
@@ -76,7 +76,8 @@ export function free(leaf: Leaf): void {
 /** Forgets how `leaf` came from `source`, if no tensor is left to differentiate by; tells whether it did. */
 function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
   const origin = originOf(leaf);
-  if (origin === undefined || !origin.src.includes(source) || origin.src.some(leadsToTensor)) return false;
+  // What is due is still to be computed from it.
+  if (origin === undefined || isDue(leaf) || !origin.src.includes(source) || origin.src.some(leadsToTensor)) return false;
   const record = recordOf(leaf);
   record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
   const { handles, consumed, leaf: value } = recordOf(origin);
@@ -211,12 +212,12 @@ function originOf(node: Node): Node | undefined {
 
 /**
  * A value is one thing that graphs may show in two ways: as the node that was computed, and as the leaf that holds
- * the result. This is the node where the history is there, else the leaf.
+ * the result, or is to hold it. This is the node where the history is there, else the leaf.
  */
 function identityOf(node: Node): Node {
   const origin = originOf(node);
   if (origin !== undefined) return origin;
-  const leaf = valueOf(node);
+  const leaf = valueOf(node) ?? dueOf(node);
   return leaf !== undefined && originOf(leaf) === undefined ? leaf : node;
 }
 

@@ -118,7 +118,7 @@ export function bits(shape: Shape): Tensor {
 
 /**
  * f32 in [low, high), [0, 1) by default, in steps of (high - low) / 2^24; where they are equal, or no f32 is between them, the
- * one below. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
+ * f32 next to them. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
  */
 export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor {
   const counters = drawShape("random.uniform", shape);

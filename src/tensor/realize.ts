@@ -10,7 +10,7 @@ import { size } from "../graph/shape.ts";
 import { nextTurn } from "../host/host.ts";
 import { remember } from "./history.ts";
 import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
-import { type Chunk, type Due, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { type Chunk, type Due, dueOf, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
 import { allocate, allocateAtOnce, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
@@ -81,16 +81,16 @@ export async function compute(roots: readonly Node[]): Promise<void> {
   await computeAll(roots);
 }
 
-/** Leaves that stand for nodes from now on, and get their values when these are computed, together. */
-export function promise(nodes: readonly Node[]): Leaf[] {
+/** Leaves that stand for nodes, distinct ones, from now on, and get their values when these are computed, together. */
+export function promise(nodes: readonly Node[]): Map<Node, Leaf> {
   const chunk: Chunk = { nodes, failed: false };
-  return nodes.map((node) => {
+  return new Map(nodes.map((node) => {
     const leaf = leafFor(node, Storage.promised(node.dtype, size(node.shape)));
     recordOf(leaf).due = { node, chunk };
     recordOf(node).leaf = leaf;
     remember(leaf, node);
-    return leaf;
-  });
+    return [node, leaf];
+  }));
 }
 
 /** Computes what is due behind `roots`, chunk by chunk, the oldest first. Also what failed before. */
@@ -172,14 +172,15 @@ async function transfer(copy: NodeOf<"copy">): Promise<void> {
 
 /** Makes `storage` the value of `node`. */
 function settle(node: Node, storage: Storage): void {
-  const record = recordOf(node);
-  if (record.leaf !== undefined && isDue(record.leaf)) {
-    storageOf(record.leaf).fulfil(storage);
-    recordOf(record.leaf).due = undefined;
+  const promised = dueOf(node);
+  if (promised !== undefined) {
+    recordOf(promised).due = undefined;
+    storageOf(promised).fulfil(storage);
     return;
   }
-  record.leaf = leafFor(node, storage);
-  remember(record.leaf, node);
+  const leaf = leafFor(node, storage);
+  recordOf(node).leaf = leaf;
+  remember(leaf, node);
 }
 
 /** Values of nodes that need no transfer. */

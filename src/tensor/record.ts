@@ -111,7 +111,13 @@ export function isDue(node: Node): boolean {
   return node.op === "storage" && records.get(node)?.due !== undefined;
 }
 
-/** The leaf that holds a node's value, where it exists, or is due. */
+/** The leaf that a node's value is due to be in. */
+export function dueOf(node: Node): Leaf | undefined {
+  const leaf = records.get(node)?.leaf;
+  return leaf !== undefined && isDue(leaf) ? leaf : undefined;
+}
+
+/** The leaf that holds a node's value, where it exists; of a leaf itself, also where it is due. */
 export function valueOf(node: Node): Leaf | undefined {
   if (node.op === "storage") return node;
   const leaf = records.get(node)?.leaf;

@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { bytesOf } from "../graph/words.ts";
 import { compute, exclusively } from "./realize.ts";
-import { storageOf, valueOf } from "./record.ts";
+import { isDue, storageOf, valueOf } from "./record.ts";
 import { Storage } from "./storage.ts";
 import { Tensor } from "./tensor.ts";
 import { realizeNow } from "./evaluate.ts";
@@ -27,7 +27,7 @@ const partOf = new WeakMap<Tensor, Node>();
 /** `bufferOf`, to be called inside `exclusively`. */
 export async function bufferNow(tensor: Tensor, device: Device): Promise<DeviceBuffer> {
   const { node } = tensor;
-  if (valueOf(node) === undefined) {
+  if (valueOf(node) === undefined || isDue(node)) {
     if (tensor.alias === undefined) await realizeNow([tensor]);
     else await compute([node]);
   }

@@ -43,6 +43,8 @@ export class Storage implements StorageToken {
   /** Number of elements. */
   readonly count: number;
   #memory: Memory | undefined;
+  /** Whether it was freed when there was nothing yet. */
+  #unwanted = false;
 
   private constructor(dtype: DType, count: number, memory: Memory | undefined) {
     this.dtype = dtype;
@@ -56,8 +58,9 @@ export class Storage implements StorageToken {
     return new Storage(dtype, count, undefined);
   }
 
-  /** Takes over the data of another storage, as what was promised. */
+  /** Takes over the data of another storage, as what was promised; frees it where it was freed before. */
   fulfil(storage: Storage): void {
+    if (this.#unwanted) return storage.free();
     const memory = storage.#content("fulfil");
     memory.owners++;
     storage.free();
@@ -179,7 +182,10 @@ export class Storage implements StorageToken {
 
   /** Frees the memory unless another storage shows it. Idempotent. */
   free(): void {
-    if (this.#memory === undefined) return;
+    if (this.#memory === undefined) {
+      this.#unwanted = true;
+      return;
+    }
     collected.unregister(this);
     drop(this.#memory);
     this.#memory = undefined;

@@ -90,7 +90,7 @@ export class Tensor implements Pending {
     this.#handles = record.handles;
     this.#handles.count++;
     dropped.register(this, this.#handles, this);
-    if (this.#frame === undefined) backlog.notice(this, node);
+    if (this.#frame === undefined && !outside) backlog.notice(this, node);
   }
 
   get rank(): number {
