@@ -217,6 +217,24 @@ export function makePrivateFolder(path: string): void {
   makeFolder(path, 0o700);
 }
 
+/** A text for a file, after its digest, by which a damaged file shows. */
+export function withDigest(body: string): string {
+  return `${digest(body)}\n${body}`;
+}
+
+/** The text that `withDigest` was given for a file; undefined where it is not there, cannot be read or is damaged. */
+export function readWithDigest(path: string): string | undefined {
+  let text: string;
+  try {
+    text = fileSystem().readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+  const end = text.indexOf("\n");
+  const body = text.slice(end + 1);
+  return end >= 0 && text.slice(0, end) === digest(body) ? body : undefined;
+}
+
 /** Names in a folder. */
 export function listFolder(path: string): Promise<string[]> {
   return fileSystem().promises.readdir(path);
