@@ -266,6 +266,8 @@ test("folders are made, links followed, and a file keeps its mode", () =>
     assert.equal((await stat(path)).mode & 0o777, 0o660);
     assert.ok(fs.lstatSync(join(folder, "latest")).isSymbolicLink());
     await symlink("loop", join(folder, "loop"));
+    await assert.rejects(() => io.save(join(folder, "loop"), content(3)), (error) =>
+      error instanceof FileError && error.code === "ELOOP");
     const longest = "é".repeat(120);
     await io.save(join(folder, longest), content(3));
     assert.deepEqual((await readdir(folder)).sort(), ["a", "latest", "loop", longest].sort());
