@@ -277,4 +277,26 @@ if (runtime === "deno") {
       assert.equal(code, 0, text);
       assert.deepEqual((await listFolder(folder)).sort(), ["x", left]);
     }));
+
+  test("a trace needs no permission but for its file", () =>
+    withFolder(async (folder) => {
+      const trace = fileURLToPath(new URL("../src/debug/trace.ts", import.meta.url));
+      const script = join(folder, "script.ts");
+      await writeFile(
+        script,
+        `import { flushTrace, traceSpan } from ${JSON.stringify(trace)};
+        traceSpan("track", "span", 0, 1);
+        flushTrace();`,
+      );
+      process.env["SHARDWISE_TRACE"] = "t.json";
+      try {
+        const rights = ["--allow-env", `--allow-read=${project}`, `--allow-write=${join(folder, "t.json")}`];
+        const { code, text } = await running(folder, rights, script);
+        assert.equal(code, 0, text);
+        assert.equal(text, "");
+      } finally {
+        delete process.env["SHARDWISE_TRACE"];
+      }
+      assert.match(await readFile(join(folder, "t.json"), "utf8"), /"span"/);
+    }));
 }
