@@ -2,20 +2,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import fs from "node:fs";
-import {
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  utimes,
-  writeFile,
-} from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, stat, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -32,21 +19,13 @@ import { compile } from "../src/tensor/compile.ts";
 import { tensor, zeros } from "../src/tensor/create.ts";
 import * as random from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { withFolder } from "./folder.ts";
 import { onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 import { cpuTarget } from "./targets.ts";
 
 const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data());
 const valuesOf = async (model: nn.Module): Promise<number[][]> =>
   await Promise.all(Object.values(model.stateDict()).map(numbers));
-
-async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await mkdtemp(join(await realpath(tmpdir()), "shardwise-io-"));
-  try {
-    await body(folder);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-}
 
 /** Tensors that are `value` all over, so that a file of two saves shows. */
 const content = (value: number, length = 5000): Record<string, Tensor> => ({
@@ -254,8 +233,6 @@ test("what cannot be a file is refused at once, and harmed in no way", () =>
       // Nothing can be made there, not even below folders that would have to be made first.
       await refused("/proc/shardwise/below/x", "ENOENT");
       await assert.rejects(() => io.save("/proc/version", state), FileError, "a file that may only be read");
-      await assert.rejects(() => io.save("/dev/null", state), FileError);
-      assert.ok((await stat("/dev/null")).isCharacterDevice());
       assert.throws(() => makeFolder("/proc/shardwise/below"), /ENOENT/);
     }
     await assert.rejects(() => io.load(join(folder, "absent")), (error) =>
@@ -289,6 +266,8 @@ test("folders are made, links followed, and a file keeps its mode", () =>
     assert.equal((await stat(path)).mode & 0o777, 0o660);
     assert.ok(fs.lstatSync(join(folder, "latest")).isSymbolicLink());
     await symlink("loop", join(folder, "loop"));
+    await assert.rejects(() => io.save(join(folder, "loop"), content(3)), (error) =>
+      error instanceof FileError && error.code === "ELOOP");
     const longest = "é".repeat(120);
     await io.save(join(folder, longest), content(3));
     assert.deepEqual((await readdir(folder)).sort(), ["a", "latest", "loop", longest].sort());
@@ -430,4 +409,113 @@ test("some tensors of a file alone, and into a module that does not have all of 
     await io.save(path, { ...model.stateDict(), bias: tensor([1, 2], { dtype: "i32" }) });
     await assert.rejects(() => io.loadInto(other, path), DTypeError);
     assert.deepEqual(await valuesOf(other), await valuesOf(model));
+  }));
+
+test("wrong arguments are refused as such, and harm no file", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "x.safetensors");
+    const [state, model] = [content(1), nn.linear(2, 2)];
+    await io.save(path, model);
+    const before = new Uint8Array(await readFile(path));
+    const bare = Object.create(null) as object;
+    const thrower = {
+      get a(): never {
+        throw new Error("mine");
+      },
+    };
+    class State {
+      readonly a = state["a"];
+    }
+    const wrong = (call: () => unknown, what: string) =>
+      assert.rejects(async () => await call(), (error) => {
+        assert.ok(error instanceof ArgumentError, `${what}: ${String(error)}`);
+        return true;
+      });
+    const none = [null, 5, "x", Symbol("x"), [1], new Map([["a", state["a"]]]), new Date(), new State(), () => 5];
+    for (const value of [...none, [state["a"]], state["a"], undefined, thrower]) {
+      const what = value as unknown as io.Savable;
+      await wrong(() => io.save(path, what), "save");
+      await wrong(() => io.encode(what), "encode");
+    }
+    for (const value of [...none, thrower]) {
+      const options = value as unknown as Record<string, never>;
+      await wrong(() => io.save(path, state, options), "options of save");
+      await wrong(() => io.save(path, state, { metadata: options }), "metadata");
+      await wrong(() => io.encode(state, options), "options of encode");
+      await wrong(() => io.load(path, options), "options of load");
+      await wrong(() => io.loadInto(model, path, options), "options of loadInto");
+      await wrong(() => io.decode(before, "x", options), "options of decode");
+    }
+    for (const value of [null, "x", bare, [Symbol("x")], [5], [, "weight"], new Set(["weight"])]) {
+      const only = value as unknown as string[];
+      await wrong(() => io.load(path, { only }), "only");
+      await wrong(() => io.decode(before, "x", { only }), "only of decode");
+    }
+    for (const value of [bare, Symbol("x"), null, "", 5, [path]]) {
+      const odd = value as unknown as string;
+      await wrong(() => io.save(odd, state), "path of save");
+      await wrong(() => io.load(odd), "path of load");
+      await wrong(() => io.loadInto(model, odd), "path of loadInto");
+      await wrong(() => io.loadInto(odd as unknown as nn.Module, path), "module");
+      await wrong(() => io.decode(odd as unknown as Uint8Array), "bytes");
+      await wrong(() => io.loadInto(model, path, { unexpected: odd as "ignore" }), "unexpected");
+      if (value !== "") await wrong(() => io.decode(before, odd), "name of decode");
+    }
+    for (const value of [{}, model.stateDict()]) {
+      await wrong(() => io.loadInto(value as unknown as nn.Module, path), "module");
+    }
+    for (
+      const value of [before.buffer, "abc", Array.from(before), new DataView(before.buffer), Int8Array.from(before)]
+    ) {
+      await wrong(() => io.decode(value as unknown as Uint8Array), "bytes");
+    }
+    assert.deepEqual(new Uint8Array(await readFile(path)), before);
+    assert.deepEqual(await readdir(folder), ["x.safetensors"]);
+    // What JSON and Object.create give is plain, too.
+    await io.save(path, Object.assign(Object.create(null) as Record<string, Tensor>, state));
+    assert.equal(await valueIn(path), 1);
+  }));
+
+test("a tensor that no memory holds is refused by name, and may be passed over", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "x.safetensors");
+    const bytes = 2 ** 36;
+    const json = JSON.stringify({
+      huge: { dtype: "U8", shape: [bytes], data_offsets: [0, bytes] },
+      none: { dtype: "U8", shape: [0], data_offsets: [bytes, bytes] },
+    });
+    const head = new Uint8Array(8 + json.length);
+    new DataView(head.buffer).setBigUint64(0, BigInt(json.length), true);
+    head.set(new TextEncoder().encode(json), 8);
+    await writeFile(path, head);
+    await truncate(path, head.length + bytes);
+    await assert.rejects(() => io.load(path), (error) =>
+      error instanceof ArgumentError && error.message.includes(`huge of ${bytes} bytes`));
+    assert.deepEqual(Object.keys(await io.load(path, { only: ["none"] })), ["none"]);
+  }));
+
+test("that a type cannot be read is said before anything is read", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "x.safetensors");
+    const json =
+      '{"first":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"odd":{"dtype":"C64","shape":[1],"data_offsets":[8,16]}}';
+    await writeFile(path, `${String.fromCharCode(json.length)}${"\0".repeat(7)}${json}${"\0".repeat(16)}`, "latin1");
+    const { open } = fs.promises;
+    const ends: number[] = [];
+    fs.promises.open = async (name, flag, mode) => {
+      const handle = await open(name, flag, mode);
+      const read = handle.read as (...args: unknown[]) => Promise<unknown>;
+      return Object.assign(handle, {
+        read(...args: [Uint8Array, number, number, number]) {
+          ends.push(args[2] + args[3]);
+          return read.apply(handle, args);
+        },
+      });
+    };
+    try {
+      await assert.rejects(() => io.load(path), DTypeError);
+    } finally {
+      Object.assign(fs.promises, { open });
+    }
+    assert.deepEqual(ends, [8, 8 + json.length]);
   }));

@@ -84,6 +84,41 @@ function file(header: unknown, bytes: Uint8Array = new Uint8Array(0)): Uint8Arra
   return result;
 }
 
+test("in what is written elements lie at multiples of their size, whatever the names", async () => {
+  for (let more = 0; more < 8; more++) {
+    const bytes = await io.encode({
+      a: tensor([true, false, true]),
+      b: tensor([1], { dtype: "f16" }),
+      c: tensor([1, 2]),
+      d: tensor([true]),
+      e: tensor([1], { dtype: "i32" }),
+      f: tensor([1], { dtype: "f16" }),
+    }, { metadata: { more: "x".repeat(more) } });
+    const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+    const text = new TextDecoder().decode(bytes.subarray(8, 8 + length));
+    assert.match(text, /^\{.*\} {0,7}$/);
+    assert.equal(length % 8, 0);
+    interface Written {
+      readonly shape: readonly number[];
+      readonly data_offsets: readonly [number, number];
+    }
+    const { __metadata__: metadata, ...entries } = JSON.parse(text) as Record<string, Written>;
+    assert.deepEqual(metadata, { more: "x".repeat(more) });
+    assert.deepEqual(Object.keys(entries), ["c", "e", "b", "f", "a", "d"]);
+    for (const { shape, data_offsets: [from, to] } of Object.values(entries)) {
+      assert.equal((8 + length + from) % ((to - from) / shape[0]!), 0);
+    }
+  }
+});
+
+test("names and metadata beyond what a header may have are refused when they are written", async () => {
+  const metadata = { a: "x".repeat(100_000_001 - '{"__metadata__":{"a":""}}'.length) };
+  await assert.rejects(
+    () => io.encode({}, { metadata }),
+    (error) => error instanceof ArgumentError && error.op === "io.save" && error.message.includes("100000001 bytes"),
+  );
+});
+
 test("64-bit integers: the last that 32 bits hold are read, the next are refused with name, element and value", async () => {
   const of = (dtype: string, ...values: bigint[]) => {
     const bytes = new Uint8Array(8 * values.length + 4);

@@ -5,7 +5,16 @@
  */
 import { flags } from "../debug/flags.ts";
 import { type Node, toposort } from "../graph/node.ts";
-import { listFolder, makePrivateFolder, modified, removeFile, removePartials, replaceFile } from "../host/files.ts";
+import {
+  listFolder,
+  makePrivateFolder,
+  modified,
+  readWithDigest,
+  removeFile,
+  removePartials,
+  replaceFile,
+  withDigest,
+} from "../host/files.ts";
 import { cacheFolder, digest, mayUseFolder, pathOfUrl, syncFiles } from "../host/host.ts";
 import { compileGraph, type CompileRequest } from "./compile.ts";
 import type { Plan, Program, Target } from "./plan.ts";
@@ -123,15 +132,8 @@ function digestOfSources(): string | undefined {
 type StoredProgram = Program | Omit<Program, "key"> & { readonly beforeSource: string };
 
 function readPlan(path: string): Plan | undefined {
-  let text: string;
-  try {
-    text = syncFiles()!.readFileSync(path, "utf8");
-  } catch {
-    return undefined; // Not there, or not to be read.
-  }
-  const end = text.indexOf("\n");
-  const body = text.slice(end + 1);
-  if (end < 0 || text.slice(0, end) !== digest(body)) return undefined;
+  const body = readWithDigest(path);
+  if (body === undefined) return undefined;
   const plan = JSON.parse(body) as Omit<Plan, "programs"> & { readonly programs: readonly StoredProgram[] };
   const programs = plan.programs.map((stored): Program => {
     if (!("beforeSource" in stored)) return stored;
@@ -150,7 +152,7 @@ function keep(path: string, plan: Plan): void {
   const folder = path.slice(0, path.lastIndexOf("/"));
   // A plan that cannot be kept is compiled again by the next process.
   writing = writing.then(() => makePrivateFolder(folder))
-    .then(() => replaceFile(path, `${digest(body)}\n${body}`, { durable: false }))
+    .then(() => replaceFile(path, withDigest(body), { durable: false }))
     .then(() => prune(folder))
     .catch(() => undefined);
 }

@@ -3,8 +3,8 @@
  * digest, so that processes may share them; a damaged one, or one of another generation, counts for nothing and is made
  * again.
  */
-import { makePrivateFolder, replaceFile } from "../host/files.ts";
-import { digest, stderrLine, syncFiles } from "../host/host.ts";
+import { makePrivateFolder, readWithDigest, replaceFile, withDigest } from "../host/files.ts";
+import { digest, stderrLine } from "../host/host.ts";
 import { planFolder } from "./cache.ts";
 import { type ContractionSchedule, isSchedule } from "./schedules.ts";
 
@@ -24,17 +24,8 @@ export const emptyTable: TunedTable = { schedules: {}, best: 0 };
 /** The table of an adapter; empty where there is none to be read. `adapter` says all that makes it and its driver. */
 export function readTuned(adapter: string): TunedTable {
   const path = pathFor(adapter);
-  if (path === undefined) return emptyTable;
-  let text: string;
-  try {
-    text = syncFiles()!.readFileSync(path, "utf8");
-  } catch {
-    return emptyTable; // Not there, or not to be read.
-  }
-  const end = text.indexOf("\n");
-  const body = text.slice(end + 1);
-  if (end < 0 || text.slice(0, end) !== digest(body)) return emptyTable;
-  return checked(JSON.parse(body));
+  const body = path === undefined ? undefined : readWithDigest(path);
+  return body === undefined ? emptyTable : checked(JSON.parse(body));
 }
 
 /**
@@ -61,7 +52,7 @@ async function addNow(adapter: string, { schedules, best }: TunedTable, before: 
   try {
     makePrivateFolder(path.slice(0, path.lastIndexOf("/")));
     // Measured in minutes, not to be lost.
-    await replaceFile(path, `${digest(body)}\n${body}`, { durable: true });
+    await replaceFile(path, withDigest(body), { durable: true });
   } catch (error) {
     stderrLine(`shardwise: ${path} cannot be written, what was tuned ends with this process (${String(error)})`);
   }

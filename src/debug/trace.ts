@@ -114,8 +114,14 @@ function begin(path: string): void {
   writeAsked("trace", path, () => {
     const files = syncFiles();
     if (files === undefined) return;
-    makeFolder(paths().dirname(path));
-    files.writeFileSync(path, "[\n");
+    const start = () => files.writeFileSync(path, "[\n");
+    try {
+      start();
+    } catch (error) {
+      if ((error as { readonly code?: unknown }).code !== "ENOENT") throw error;
+      makeFolder(paths().dirname(path));
+      start();
+    }
   });
   for (const [name, tid] of tracks) append(trackName(name, tid));
   if (first) onExit(flushTrace);

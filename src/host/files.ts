@@ -10,6 +10,7 @@ import {
   isRunning,
   mayUseFolder,
   paths,
+  platform,
   processId,
   processSpace,
 } from "./host.ts";
@@ -21,13 +22,15 @@ const longestPause = 3_600_000;
 
 /** Names end so while they are written: a digest that stands for the space of process ids, the process, a number. */
 const partialEnd = /\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$/;
+/** Links that are followed from one path, as many as Linux does. */
+const mostLinks = 40;
 /** Longer names are replaced by a digest: a name has at most 255 bytes. */
 const longestStem = 200;
 
 /**
  * Replaces a file, and makes its folder where needed. A reader sees the old content or the new, never a part, also when
  * several replace it at once, in one process or many; the last to complete stays. Where that fails, the old content is
- * still there and nothing else. Links are followed, and a file keeps its mode. With `durable` the content is on disk before it
+ * still there and nothing else. Links are followed as `placeOf` does, and a file keeps its mode. With `durable` the content is on disk before it
  * takes the old one's place, and what writers left there that ended too early is removed.
  * Rejects as the runtime does, and for what is there and no file.
  */
@@ -39,10 +42,12 @@ export async function replaceFile(
   const { promises } = fileSystem();
   const target = placeOf(path);
   const folder = paths().dirname(target);
+  // Without both nothing takes the old one's place, and what is written beside it could not be removed.
+  if (!mayUseFolder(folder, { write: true })) throw failure("EACCES", `${folder} may not be read and written`);
   const old = await promises.stat(target).catch(() => undefined);
   if (old !== undefined) {
     requireFile(target, old);
-    // To replace a file that may not be written to would be allowed by its folder, but not meant.
+    // To replace a file that may not be written to would be allowed by its folder, but not meant. Root may write to all.
     await (await promises.open(target, "r+")).close();
   }
   makeFolder(folder);
@@ -70,8 +75,12 @@ export async function replaceFile(
 
 function requireFile(path: string, status: FileStatus): void {
   if (status.isFile()) return;
-  const [code, what] = status.isDirectory() ? ["EISDIR", "a folder"] : ["EINVAL", "no regular file"];
-  throw Object.assign(new Error(`${code}: ${path} is ${what}`), { code });
+  throw status.isDirectory() ? failure("EISDIR", `${path} is a folder`) : failure("EINVAL", `${path} is no regular file`);
+}
+
+/** An error as the system's are. */
+function failure(code: string, text: string): Error {
+  return Object.assign(new Error(`${code}: ${text}`), { code });
 }
 
 async function writeAll(handle: FileHandle, data: Uint8Array): Promise<void> {
@@ -88,41 +97,75 @@ async function syncFolder(path: string): Promise<void> {
   await handle?.close().catch(() => undefined);
 }
 
-/** The file that a path means at this time: absolute, links followed as far as there is something. */
+/**
+ * The file that a path means at this time: absolute, links followed, also those to what is not there. Throws for a path that
+ * ends as a folder's does, for links in a circle, and for a relative path in a folder that is gone.
+ */
 export function placeOf(path: string): string {
   const { basename, dirname, join, resolve } = paths();
-  const whole = resolve(path);
-  if (!mayUseFolder(whole, { write: false })) return whole;
+  requireFileName(path);
+  let at = resolve(path);
+  if (!mayUseFolder(at, { write: false })) return at;
+  const { realpathSync } = fileSystem();
   const missing: string[] = [];
-  for (let at = whole; at !== dirname(at); at = dirname(at)) {
+  let links = 0;
+  while (at !== dirname(at)) {
     try {
-      return join(fileSystem().realpathSync(at), ...missing);
+      return join(realpathSync(at), ...missing);
     } catch {
-      missing.unshift(basename(at));
+      // Not there, or a link to what is not there.
     }
+    const link = linkAt(at);
+    if (link === undefined) {
+      missing.unshift(basename(at));
+      at = dirname(at);
+      continue;
+    }
+    if (++links > mostLinks) throw failure("ELOOP", `too many links from ${path}`);
+    if (missing.length === 0) requireFileName(link);
+    at = resolve(realpathSync(dirname(at)), link);
   }
-  return whole;
+  return join(at, ...missing);
+}
+
+/** Resolving a path drops a slash at its end, and dots there; a system takes it for a folder. */
+function requireFileName(path: string): void {
+  const end = platform === "win32" ? /[/\\]\.{0,2}$/ : /\/\.{0,2}$/;
+  if (end.test(path)) throw failure("EISDIR", `${path} names a folder`);
+}
+
+function linkAt(path: string): string | undefined {
+  try {
+    return fileSystem().readlinkSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 function partialOf(path: string): string {
   const { basename, dirname, join } = paths();
   const number = crypto.getRandomValues(new Uint32Array(1))[0]!.toString(16).padStart(8, "0");
-  return join(dirname(path), `${stemOf(basename(path))}.${ownSpace()}-${processId}-${number}.partial`);
+  return join(dirname(path), `${stemOf(basename(path))}.${ownSpace().digest}-${processId}-${number}.partial`);
 }
 
 function stemOf(name: string): string {
   return new TextEncoder().encode(name).length > longestStem ? digest(name)! : name;
 }
 
-let space: string | undefined;
+let space: { readonly known: boolean; readonly digest: string } | undefined;
 
-function ownSpace(): string {
-  return space ??= digest(processSpace())!.slice(0, 8);
+function ownSpace(): { readonly known: boolean; readonly digest: string } {
+  if (space === undefined) {
+    const found = processSpace();
+    space = { known: found !== undefined, digest: digest(found ?? "")!.slice(0, 8) };
+  }
+  return space;
 }
 
 /**
- * Removes what `replaceFile` left half written in a folder, for one name or for all, where its process is gone; of processes
- * that cannot be seen from here, what was not written to for an hour. Does nothing where it may not.
+ * Removes what `replaceFile` left half written in a folder, for one name or for all, where its process can be seen from here
+ * to be gone; and of any process, as numbers of processes are used again, what was not written to for an hour. Does nothing
+ * where it may not.
  */
 export async function removePartials(folder: string, name?: string): Promise<void> {
   if (!mayUseFolder(folder, { write: true })) return;
@@ -131,7 +174,7 @@ export async function removePartials(folder: string, name?: string): Promise<voi
     const [end, itsSpace, pid] = partialEnd.exec(found) ?? [];
     if (end === undefined || (stem !== undefined && found !== stem + end)) continue;
     const path = paths().join(folder, found);
-    const ended = itsSpace === ownSpace() && isRunning(Number(pid)) === false;
+    const ended = ownSpace().known && itsSpace === ownSpace().digest && isRunning(Number(pid)) === false;
     if (ended || Date.now() - await modified(path).catch(() => Infinity) > longestPause) {
       await removeFile(path).catch(() => undefined);
     }
@@ -187,7 +230,7 @@ export function makeFolder(path: string, mode = 0o777): void {
   const above = paths().dirname(path);
   if (above !== path) makeFolder(above, mode);
   if (!makeOne(path, mode)) {
-    throw Object.assign(new Error(`ENOENT: the folder ${path} cannot be made`), { code: "ENOENT" });
+    throw failure("ENOENT", `the folder ${path} cannot be made`);
   }
 }
 
@@ -215,6 +258,24 @@ function isFolder(path: string): boolean {
 /** Makes a folder that only this user may enter, and those above it; one that is there stays as it is. */
 export function makePrivateFolder(path: string): void {
   makeFolder(path, 0o700);
+}
+
+/** A text for a file, after its digest, by which a damaged file shows. */
+export function withDigest(body: string): string {
+  return `${digest(body)}\n${body}`;
+}
+
+/** The text that `withDigest` was given for a file; undefined where it is not there, cannot be read or is damaged. */
+export function readWithDigest(path: string): string | undefined {
+  let text: string;
+  try {
+    text = fileSystem().readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+  const end = text.indexOf("\n");
+  const body = text.slice(end + 1);
+  return end >= 0 && text.slice(0, end) === digest(body) ? body : undefined;
 }
 
 /** Names in a folder. */

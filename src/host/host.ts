@@ -46,7 +46,7 @@ interface Paths {
   basename(path: string): string;
   dirname(path: string): string;
   join(...parts: string[]): string;
-  resolve(path: string): string;
+  resolve(...parts: string[]): string;
 }
 
 interface OperatingSystem {
@@ -281,17 +281,22 @@ export function isRunning(pid: number): boolean | undefined {
   }
 }
 
-/** Tells processes that share their ids with this one from those of other machines and containers. */
-export function processSpace(): string {
+/**
+ * Tells processes that share their ids with this one from those of other machines and containers; undefined where that cannot
+ * be known (Deno without `--allow-sys`, or on Linux without `--allow-all`).
+ */
+export function processSpace(): string | undefined {
   const os = isGranted({ name: "sys", kind: "hostname" }) ? builtin<OperatingSystem>("node:os") : undefined;
-  const link = "/proc/self/ns/pid";
-  let space = "";
+  if (os === undefined || platform !== "linux") return os?.hostname();
+  const [boot, ids] = ["/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"] as const;
+  if (!mayUseFolder(boot, { write: false }) || !mayUseFolder(ids, { write: false })) return undefined;
   try {
-    if (platform === "linux" && mayUseFolder(link, { write: false })) space = fileSystem().readlinkSync(link);
+    // Names of machines may be equal, and each has the first namespace under the same number.
+    return [os.hostname(), fileSystem().readFileSync(boot, "utf8").trim(), fileSystem().readlinkSync(ids)].join("|");
   } catch {
     // Deno gives such links only to those who may do anything.
+    return undefined;
   }
-  return `${os?.hostname()}|${space}`;
 }
 
 function builtin<T>(name: string): T | undefined {

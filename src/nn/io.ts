@@ -3,11 +3,12 @@ import { ArgumentError, FileError, ShardwiseError } from "../errors.ts";
 import { placeOf, replaceFile, withFile } from "../host/files.ts";
 import { fromHost } from "../tensor/create.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { Module, requirePaths } from "./module.ts";
+import { isRecord, Module, requirePaths } from "./module.ts";
 import {
   type Entry,
   headerBytes,
   lengthBytes,
+  quoted,
   readHeader,
   readTensor,
   requireReader,
@@ -15,7 +16,7 @@ import {
   writeTensors,
 } from "./safetensors.ts";
 
-/** Named tensors, or a module for its `stateDict()`. */
+/** Named tensors in a plain object, or a module for its `stateDict()`. */
 export type Savable = Module | Readonly<Record<string, Tensor>>;
 
 export interface SaveOptions {
@@ -40,40 +41,50 @@ const saves = new Map<string, Promise<unknown>>();
  * Writes named tensors, or a module's state, to a file, as they are when this is called, and makes its folder where needed.
  * The file has all of the new content or all of the old, at every time and for every reader; calls for one path take effect in
  * their order, and of several processes the last one to complete. Resolves when the content is on disk. A save that fails
- * leaves the old file; what one left that was killed goes with the next save to this path.
- * Throws ArgumentError for what is no tensor, for a tensor named `__metadata__` and for metadata that are no strings. Rejects
- * with FileError for what cannot be written: in a folder that cannot be made, where the path is a folder, without permission
- * or room.
+ * leaves the old file; what one left that was killed goes with the next save to this path. Links are followed, also those to
+ * what is not there yet.
+ * Rejects with ArgumentError for what is neither a module nor a plain object of tensors (no array, no Map), for a tensor named
+ * `__metadata__`, for metadata that are no plain object of strings, and where a getter of these throws; with FileError for what
+ * cannot be written: in a folder that cannot be made, where the path is a folder, ends as one (`new/`) or is of links in a
+ * circle, without permission or room.
  */
 export async function save(path: string, what: Savable, options: SaveOptions = {}): Promise<void> {
   const op = "io.save";
   requirePath(op, path);
+  let place: string;
+  try {
+    place = placeOf(path);
+  } catch (error) {
+    throw asFileError(op, path, error);
+  }
   const content = pieces(what, options);
-  const place = placeOf(path);
   const before = saves.get(place);
-  const replaced = Promise.all([content, before]).then(([content]) => replaceFile(place, content, { durable: true }));
+  const replaced = Promise.all([content, before])
+    .then(([content]) => replaceFile(place, content, { durable: true }).catch((error: unknown) => {
+      throw asFileError(op, path, error);
+    }));
   // Also after one that failed early, the next waits for those before it.
   const done = Promise.allSettled([before, replaced]);
   saves.set(place, done);
   try {
     await replaced;
-  } catch (error) {
-    throw asFileError(op, path, error);
   } finally {
     if (saves.get(place) === done) saves.delete(place);
   }
 }
 
 /**
- * Reads the named tensors of a file, exactly: F32, F16, I32, U32 and BOOL as they are; BF16, F8_E5M2, F8_E4M3 and F8_E8M0 as
- * f32; I8, U8, I16 and U16 as i32; I64 as i32 and U64 as u32. Only F64 is rounded, to the nearest f32 (infinite beyond its
- * range).
- * Throws ArgumentError for a file that is not well-formed and for a name of `only` that it does not have, DTypeError (with the
- * tensor's name) for an I64 or U64 that 32 bits do not hold and for other types, unless `only` passes them over; ShapeError
- * for a tensor of other bytes than its shape says. Rejects with FileError when it cannot be read.
+ * Reads the named tensors of a file, exactly: F32, F16, I32, U32 and BOOL as they are; BF16, F8_E5M2, F8_E4M3, F8_E5M2FNUZ,
+ * F8_E4M3FNUZ and F8_E8M0 as f32; I8, U8, I16 and U16 as i32; I64 as i32 and U64 as u32. Only F64 is rounded, to the nearest
+ * f32 (infinite beyond its range).
+ * Rejects with ArgumentError for wrong arguments, for a file that is not well-formed, for a name of `only` that it does
+ * not have and for a tensor that the host's memory does not hold; DTypeError (with the tensor's name) for an I64 or U64 that 32
+ * bits do not hold and for other types; ShapeError for a tensor of other bytes than its shape says; FileError when it cannot be
+ * read. What `only` passes over may have any type and size.
  */
 export async function load(path: string, options: LoadOptions = {}): Promise<Record<string, Tensor>> {
-  return await loadChosen(path, (names) => chosen(names, options, path));
+  const only = requireOnly("io.load", options);
+  return await loadChosen("io.load", path, (names) => chosen(names, only, path));
 }
 
 /**
@@ -81,12 +92,15 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Rec
  * allows; see `Module.loadStateDict`. Errors as there and in `load`. The module is unchanged where this rejects.
  */
 export async function loadInto<M extends Module>(module: M, path: string, options: LoadIntoOptions = {}): Promise<M> {
-  const { unexpected = "refuse" } = options;
+  const op = "io.loadInto";
+  if (!(module instanceof Module)) throw new ArgumentError(op, { got: kindOf(module), need: "a module" });
+  const { unexpected = "refuse" } = requireOptions(op, options);
   if (unexpected !== "refuse" && unexpected !== "ignore") {
-    throw new ArgumentError("io.loadInto", { got: `unexpected: ${String(unexpected)}`, need: "refuse or ignore" });
+    const got = typeof unexpected === "string" ? unexpected : kindOf(unexpected);
+    throw new ArgumentError(op, { got: `unexpected: ${got}`, need: "refuse or ignore" });
   }
   const own = Object.keys(module.stateDict());
-  const state = await loadChosen(path, (names) => {
+  const state = await loadChosen(op, path, (names) => {
     const wanted = new Set(own);
     requirePaths(own, unexpected === "refuse" ? names : names.filter((name) => wanted.has(name)));
     return own;
@@ -106,11 +120,15 @@ export async function encode(what: Savable, options: SaveOptions = {}): Promise<
   return file;
 }
 
-/** The tensors in the bytes of a file; `name` is what errors call it. Errors as in `load`. */
+/** The tensors in the bytes of a file; `name` is what errors call it. Throws what `load` rejects with, but no FileError. */
 export function decode(file: Uint8Array, name = "the file", options: LoadOptions = {}): Record<string, Tensor> {
+  const op = "io.decode";
+  if (kindOf(file) !== "Uint8Array") throw new ArgumentError(op, { got: kindOf(file), need: "bytes in a Uint8Array" });
+  if (typeof name !== "string") throw new ArgumentError(op, { got: `${kindOf(name)} as a name`, need: "a string" });
+  const only = requireOnly(op, options);
   const end = lengthBytes + headerBytes(file.subarray(0, lengthBytes), file.length, name);
   const entries = readHeader(file.subarray(lengthBytes, end), file.length, name);
-  const wanted = chosen([...entries.keys()], options, name);
+  const wanted = chosen([...entries.keys()], only, name);
   return Object.fromEntries(wanted.map((path) => {
     const entry = entries.get(path)!;
     // A copy; `slice` of a Buffer is none.
@@ -120,18 +138,18 @@ export function decode(file: Uint8Array, name = "the file", options: LoadOptions
 }
 
 /** The content of a file. All tensors are read at once, and kept from changes by handles of their own. */
-async function pieces(what: Savable, { metadata }: SaveOptions): Promise<Uint8Array[]> {
+async function pieces(what: Savable, options: SaveOptions): Promise<Uint8Array[]> {
   const op = "io.save";
-  for (const [name, value] of Object.entries(metadata ?? {})) {
+  const { metadata } = requireOptions(op, options);
+  const kept = metadata === undefined ? undefined : entriesOf(op, "metadata", metadata, "strings in a plain object");
+  for (const [name, value] of kept ?? []) {
     if (typeof value === "string") continue;
     throw new ArgumentError(op, { got: `metadata with ${name}: ${typeof value}`, need: "strings" });
   }
-  const kept = metadata === undefined ? undefined : Object.fromEntries(Object.entries(metadata));
-  if (typeof what !== "object" || what === null) {
-    throw new ArgumentError(op, { got: typeof what, need: "a module or tensors by name" });
-  }
-  const state = what instanceof Module ? what.stateDict() : what;
-  const reading = Object.entries(state).map(async ([name, tensor]): Promise<[string, Values]> => {
+  const state = what instanceof Module
+    ? Object.entries(what.stateDict())
+    : entriesOf(op, "the state", what, "a module, or tensors in a plain object");
+  const reading = state.map(async ([name, tensor]): Promise<[string, Values]> => {
     if (!isTensor(tensor)) throw new ArgumentError(op, { got: `${name}: ${typeof tensor}`, need: "a tensor" });
     // Read by the given handle, so that it has what is computed for this; by another the data lives on if that is disposed.
     const own = tensor.detach();
@@ -141,14 +159,37 @@ async function pieces(what: Savable, { metadata }: SaveOptions): Promise<Uint8Ar
       own.dispose();
     }
   });
-  return writeTensors(new Map(await Promise.all(reading)), kept);
+  return writeTensors(new Map(await Promise.all(reading)), kept && Object.fromEntries(kept));
+}
+
+/** Options, once read. Throws ArgumentError for what is no plain object. */
+function requireOptions<T extends object>(op: string, options: T): Partial<T> {
+  return Object.fromEntries(entriesOf(op, "options", options, "a plain object")) as Partial<T>;
+}
+
+/** What is in a plain object. Throws ArgumentError for all else, of which entries may be none or others than are meant. */
+function entriesOf<T>(op: string, what: string, value: Readonly<Record<string, T>> | object, need: string): [string, T][] {
+  if (typeof value !== "object" || value === null || !isRecord(value)) {
+    const kind = kindOf(value);
+    throw new ArgumentError(op, { got: `${what}: ${kind === "Object" ? "an object of a class" : kind}`, need });
+  }
+  try {
+    return Object.entries(value);
+  } catch (cause) {
+    throw new ArgumentError(op, { got: `${what}: a getter that throws`, need, cause });
+  }
+}
+
+/** `Map`, `Null`, `String`, …: for anything, also what cannot be made a string. */
+function kindOf(value: unknown): string {
+  return Object.prototype.toString.call(value).slice("[object ".length, -1);
 }
 
 async function loadChosen(
+  op: string,
   path: string,
   choose: (names: readonly string[]) => readonly string[],
 ): Promise<Record<string, Tensor>> {
-  const op = "io.load";
   requirePath(op, path);
   try {
     return await withFile(path, async ({ bytes, read }) => {
@@ -158,7 +199,15 @@ async function loadChosen(
       for (const [name, { type }] of wanted) requireReader(name, type, path);
       const tensors: [string, Tensor][] = [];
       for (const [name, entry] of wanted) {
-        tensors.push([name, tensorOf(readTensor(name, entry, await read(entry.from, entry.to - entry.from), path))]);
+        const bytes = entry.to - entry.from;
+        try {
+          tensors.push([name, tensorOf(readTensor(name, entry, await read(entry.from, bytes), path))]);
+        } catch (cause) {
+          // What a runtime says of an array that it cannot make.
+          if (!(cause instanceof RangeError)) throw cause;
+          const need = "tensors that memory holds, or io.load(path, { only: [names] }) without it";
+          throw new ArgumentError(op, { got: `${path}: ${quoted(name)} of ${bytes} bytes`, need, cause });
+        }
       }
       // Not assigned by name: __proto__ is one.
       return Object.fromEntries(tensors);
@@ -168,11 +217,17 @@ async function loadChosen(
   }
 }
 
-function chosen(names: readonly string[], { only }: LoadOptions, file: string): readonly string[] {
+function requireOnly(op: string, options: LoadOptions): readonly string[] | undefined {
+  const { only } = requireOptions(op, options);
+  if (only === undefined) return undefined;
+  // Spread, as `every` passes holes over.
+  if (Array.isArray(only) && [...only].every((name) => typeof name === "string")) return [...only];
+  const got = Array.isArray(only) ? "what is no string" : kindOf(only);
+  throw new ArgumentError(op, { got: `only: ${got}`, need: "a list of names" });
+}
+
+function chosen(names: readonly string[], only: readonly string[] | undefined, file: string): readonly string[] {
   if (only === undefined) return names;
-  if (!Array.isArray(only)) {
-    throw new ArgumentError("io.load", { got: `only: ${typeof only}`, need: "a list of names" });
-  }
   const there = new Set(names);
   const missing = only.filter((name) => !there.has(name));
   if (missing.length > 0) {
@@ -188,7 +243,7 @@ function tensorOf({ dtype, shape, values }: Values): Tensor {
 function requirePath(op: string, path: unknown): void {
   if (typeof path === "string" && path !== "") return;
   throw new ArgumentError(op, {
-    got: `the path ${path === "" ? '""' : String(path)}`,
+    got: `the path ${path === "" ? '""' : kindOf(path)}`,
     need: "the path of a file, as a string",
   });
 }

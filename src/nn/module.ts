@@ -166,7 +166,8 @@ function walk(root: Module): Found {
   return found;
 }
 
-function isRecord(value: object): boolean {
+/** @internal Whether it is a plain object, and no class's. */
+export function isRecord(value: object): boolean {
   const prototype = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;
 }

@@ -199,7 +199,8 @@ function described(value: unknown): string {
   return short(JSON.stringify(value));
 }
 
-function quoted(name: string): string {
+/** A name, for a message. */
+export function quoted(name: string): string {
   return short(/^[\w.-]+$/.test(name) ? name : JSON.stringify(name));
 }
 
