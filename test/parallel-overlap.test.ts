@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Device } from "../src/devices/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
-import { CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
+import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
 import { compile, data, nn, optim, parallel, random, tensor, type Tensor } from "../src/index.ts";
 import type { StepRecord } from "../src/nn/history.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
@@ -235,6 +235,62 @@ onDevices("an evaluation whose source keeps steps waiting lets them go on, and k
   assert.equal(predicted, 3);
   assert.equal(steps.length, 3);
   assert.notEqual((await train.evaluate([ramp(5), ramp(7), ramp(4)])).loss, before.loss, "the steps did move something");
+});
+
+onDevices("an evaluation that ends early waits for its source, which may wait for what waits for the evaluation", async (devices) => {
+  const { trainer } = scaling(devices);
+  await trainer.step(batchOf(4));
+  const wrong = { x: ones(3), y: zeros(4) };
+  let ends = 0;
+  const sources = {
+    // What it makes ahead waits for a step.
+    ahead: async function* () {
+      try {
+        yield wrong;
+        await trainer.step(batchOf(4));
+        yield batchOf(4);
+      } finally {
+        ends++;
+      }
+    },
+    // So does its end.
+    end: async function* () {
+      try {
+        yield wrong;
+        yield batchOf(4);
+      } finally {
+        await trainer.step(batchOf(4));
+        ends++;
+      }
+    },
+    // And one whose batches never fail, but what it does last.
+    failing: async function* () {
+      yield wrong;
+      await trainer.step(batchOf(4));
+      throw new Error("mine");
+    },
+  };
+  for (const source of Object.values(sources)) await assert.rejects(trainer.evaluate(source()), ShapeError);
+  await assert.rejects(trainer.fit([batchOf(4)], { validation: sources.ahead(), ...silent }), ShapeError);
+  assert.equal(ends, 3);
+  assert.equal((await trainer.step(batchOf(4))).step, 7);
+  // Once all devices are lost, there is no version to keep.
+  let waited: unknown;
+  const lost = async function* () {
+    try {
+      yield batchOf(4);
+      const step = trainer.step(batchOf(4));
+      for (const device of devices) simulateLoss(device, "gone");
+      waited = await step.catch((error: unknown) => error);
+      yield batchOf(4);
+    } finally {
+      ends++;
+    }
+  };
+  const error: unknown = await trainer.evaluate(lost()).catch((error: unknown) => error);
+  assert.ok(waited instanceof AllDevicesLostError, String(waited));
+  assert.ok(error instanceof AllDevicesLostError, String(error));
+  assert.equal(ends, 4);
 });
 
 onDevices("what a callback or a source throws is typed, and the steps that are done are in the history", async (devices) => {
