@@ -459,6 +459,37 @@ onDevices("after fit was rejected, predict and evaluate have the weights of befo
   assertClose(await y.data(), [0.98 ** 4]);
 });
 
+onDevices("a step that is refused takes none with it that is asked for at once, and ends a fit", async (devices) => {
+  const { model, trainer } = scaling(devices);
+  const bad = { x: data.array(Float32Array.of(1, NaN, 1, 1), { shape: [4] }), y: zeros(4) };
+  const [one, two, y, three, four, z] = await Promise.allSettled([
+    trainer.step(bad),
+    trainer.step(batchOf(4)),
+    trainer.predict({ x: ones(1) }).then((y) => y.data()),
+    trainer.step(bad),
+    trainer.step(batchOf(4)),
+    trainer.evaluate(batchOf(4)),
+  ]);
+  assert.ok(one.status === "rejected" && one.reason instanceof NonFiniteLossError && three.status === "rejected");
+  assert.match((three.reason as Error).message, /at step 3/, "its own error");
+  assert.ok(two.status === "fulfilled" && four.status === "fulfilled" && two.value.updated && four.value.updated);
+  assert.ok(y.status === "fulfilled" && z.status === "fulfilled");
+  assertClose([...y.value, z.value.loss], [0.98, 0.98 ** 4]);
+  // Between those of a fit it is an error of that one as well, whose steps behind it change nothing.
+  let other: Promise<unknown> | undefined;
+  const run = trainer.fit(Array.from({ length: 6 }, () => batchOf(4)), {
+    onBatch: () => void (other ??= trainer.step(bad).catch((error: unknown) => error)),
+    ...silent,
+  });
+  const error: unknown = await run.catch((error: unknown) => error);
+  assert.ok(error instanceof NonFiniteLossError, String(error));
+  assert.equal(error, await other);
+  const done = 2 + trainer.history.steps.length;
+  assert.ok(done < 8);
+  assertClose([await model.w.item()], [0.98 ** done], { rtol: 1e-5 });
+  assert.equal((await trainer.fit([batchOf(4)], silent)).steps.length, 1);
+});
+
 onDevices("after release every call is a typed error, what was asked for before is done, and the model is whole", async (devices) => {
   const { model, trainer } = scaling(devices);
   await trainer.step(batchOf(4));
