@@ -430,3 +430,42 @@ test("sums on the host tell their largest magnitude", () => {
     else assert.equal(largest, bits);
   }
 });
+
+test("so do numbers to which nothing is added", () => {
+  const check = (values: readonly number[], from: number) => {
+    const vectors = new Vectors([5, values.length]);
+    const [, own] = vectors.all as [Float32Array, Float32Array];
+    own.set(values);
+    const words = new Uint32Array(own.slice(from).buffer);
+    const expected = words.reduce((most, word) => Math.max(most, word % 2 ** 31), 0);
+    assert.equal(vectors.largest(own, from, values.length - from), expected, `${values} from ${from}`);
+  };
+  fc.assert(
+    fc.property(fc.array(fc.oneof(fc.float(), fc.constantFrom(NaN, Infinity, -Infinity, -0, 1e-45)), { minLength: 1, maxLength: 50 }), fc.nat(49), (values, from) => {
+      check(values, from % values.length);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test("they are looked through by the loop that adds, many times as fast as one by one", () => {
+  const n = 2 ** 20;
+  const vectors = new Vectors([n]);
+  const [own] = vectors.all as [Float32Array];
+  own.fill(1);
+  const time = (body: () => void) => {
+    const times = Array.from({ length: 9 }, () => {
+      const start = performance.now();
+      body();
+      return performance.now() - start;
+    });
+    return Math.min(...times);
+  };
+  const words = new Uint32Array(own.buffer, own.byteOffset, n);
+  const plain = time(() => {
+    let largest = 0;
+    for (const word of words) largest = Math.max(largest, word & 0x7fffffff);
+    assert.equal(largest, 0x3f800000);
+  });
+  assert.ok(time(() => assert.equal(vectors.largest(own, 0, n), 0x3f800000)) < plain / 2);
+});
