@@ -19,6 +19,7 @@ import { tensor } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { where } from "../src/tensor/where.ts";
 import { evaluate } from "./evaluate.ts";
+import { FaultyDevice } from "./faulty-device.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 const host = (values: readonly number[], shape: readonly number[] = [values.length]): HostTensor => {
@@ -112,6 +113,71 @@ for (const kind of testKinds) {
         assert.ok((await weightsOf(model)).some((value, i) => value !== before[i]));
         await run.release();
         await untroubled.release();
+      });
+    }
+  }
+}
+
+/** Losses whose sums are all finite, and what is made of them is not: of odd's gradient, by the sign of `steep`. */
+const overflows: Readonly<Record<string, (model: Slopes) => NonNullable<Options["loss"]>>> = {
+  "only its division makes infinite": (model) => (output, batch) => {
+    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(1e30);
+    return nn.loss({ sum: output.mul(1e-30).sum().add(steep.sum()), count: batch.y.mul(1e-20).sum() });
+  },
+  "only the sum over two groups makes infinite": (model) => (_, batch) => {
+    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(4e37).sum();
+    return nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.2) })
+      .plus(nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.201) }));
+  },
+  "only a penalty beside it makes infinite": (model) => (_, batch) => {
+    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(3e37).sum();
+    const most = model.odd.sub(model.odd.detach()).mul(3e38).sum();
+    return nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.2) }).plus(nn.penalty(most));
+  },
+};
+
+for (const kind of testKinds) {
+  for (const count of [1, 3]) {
+    for (const [mode, options] of Object.entries(modes)) {
+      test(`the gradient that counts is the one that the update takes: ${mode} [${kind} x ${count}]`, async (t) => {
+        const devices = await virtualDevices(kind, count);
+        if (devices === undefined) return t.skip("no adapter");
+        for (const [which, lossOf] of Object.entries(overflows)) {
+          const model = new Slopes();
+          const run = train(model, devices, { ...options, loss: lossOf(model) });
+          const before = await weightsOf(model);
+          const steep = { ...rows([]), steep: host(new Array<number>(7).fill(1)) };
+          await assert.rejects(run.step(steep as never), (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd", which);
+          assert.deepEqual(await weightsOf(model), before, which);
+          await run.release();
+        }
+        // What is not finite and does not count is no part of it, and leaves no mark.
+        const model = new Slopes();
+        const { even, odd } = model;
+        const mean = (output: Tensor, batch: DefaultBatch) => nn.mse(output, batch.y, { weights: batch["weights"]! });
+        const run = train(model, devices, { ...options, loss: mean });
+        const weights = (values: number) => host(new Array<number>(7).fill(values));
+        const [nothing, all] = [{ ...rows([0, 1]), weights: weights(0) }, { ...rows([]), weights: weights(1) }];
+        const before = await weightsOf(model);
+        assert.equal((await run.step(nothing as never)).updated, false);
+        assert.deepEqual(await weightsOf(model), before);
+        assert.equal((await run.step(all as never)).updated, true);
+        await run.release();
+        // The first group counts nothing, the second does.
+        const two = train(model, devices, { ...options, loss: (output, batch) => mean(output, batch).plus(nn.loss({ sum: even.square().sum().mul(batch.y.sum()), count: batch.y.sum() })) });
+        assert.equal((await two.step(nothing as never)).updated, true);
+        assert.ok((await weightsOf(model)).every(Number.isFinite));
+        await two.release();
+        // A penalty of infinite slope, of a batch that counts nothing.
+        const bent = train(model, devices, { ...options, loss: (output, batch) => mean(output, batch).plus(nn.penalty(odd.asin().sum())) });
+        odd.assign(tensor([1]));
+        assert.equal((await bent.step({ ...rows([]), weights: weights(0) } as never)).updated, false);
+        assert.deepEqual(await odd.array(), [1]);
+        odd.assign(tensor([0.5]));
+        assert.equal((await bent.step(all as never)).updated, true);
+        odd.assign(tensor([1]));
+        await assert.rejects(bent.step(all as never), NonFiniteGradientError);
+        await bent.release();
       });
     }
   }
@@ -327,6 +393,31 @@ test("watching takes no kernel and reads nothing", async () => {
   }
 });
 
+test("nor does it where one device adds up shards: a kernel for their sums, and one for their totals", async () => {
+  const model = new Slopes();
+  const losses: Options["loss"][] = [
+    (output, batch) => nn.mse(output, batch.y),
+    (output, batch) => nn.mse(output, batch.y).plus(nn.mse(output, batch.y, { weights: batch.y })).plus(nn.penalty(model.last.square().sum())),
+  ];
+  for (const kind of testKinds) {
+    const [inner] = await virtualDevices(kind, 2) ?? [];
+    if (inner === undefined) continue;
+    const device = new FaultyDevice(inner);
+    const kernels: number[] = [];
+    const run = device.run.bind(device);
+    device.run = (executable, ...rest) => {
+      kernels.push(executable.plan.steps.length);
+      run(executable, ...rest);
+    };
+    for (const loss of losses) {
+      const trainer = train(model, [device], { loss: loss!, deterministic: { shards: 4 } });
+      await trainer.step(rows([]));
+      await trainer.release();
+    }
+    assert.deepEqual(kernels, [2, 2]);
+  }
+});
+
 test("sums on the host tell their largest magnitude", () => {
   const vectors = new Vectors([37, 37]);
   const [a, b] = vectors.all as [Float32Array, Float32Array];
@@ -338,4 +429,43 @@ test("sums on the host tell their largest magnitude", () => {
     if (bits === undefined) assert.ok(largest > infinityBits);
     else assert.equal(largest, bits);
   }
+});
+
+test("so do numbers to which nothing is added", () => {
+  const check = (values: readonly number[], from: number) => {
+    const vectors = new Vectors([5, values.length]);
+    const [, own] = vectors.all as [Float32Array, Float32Array];
+    own.set(values);
+    const words = new Uint32Array(own.slice(from).buffer);
+    const expected = words.reduce((most, word) => Math.max(most, word % 2 ** 31), 0);
+    assert.equal(vectors.largest(own, from, values.length - from), expected, `${values} from ${from}`);
+  };
+  fc.assert(
+    fc.property(fc.array(fc.oneof(fc.float(), fc.constantFrom(NaN, Infinity, -Infinity, -0, 1e-45)), { minLength: 1, maxLength: 50 }), fc.nat(49), (values, from) => {
+      check(values, from % values.length);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test("they are looked through by the loop that adds, many times as fast as one by one", () => {
+  const n = 2 ** 20;
+  const vectors = new Vectors([n]);
+  const [own] = vectors.all as [Float32Array];
+  own.fill(1);
+  const time = (body: () => void) => {
+    const times = Array.from({ length: 9 }, () => {
+      const start = performance.now();
+      body();
+      return performance.now() - start;
+    });
+    return Math.min(...times);
+  };
+  const words = new Uint32Array(own.buffer, own.byteOffset, n);
+  const plain = time(() => {
+    let largest = 0;
+    for (const word of words) largest = Math.max(largest, word & 0x7fffffff);
+    assert.equal(largest, 0x3f800000);
+  });
+  assert.ok(time(() => assert.equal(vectors.largest(own, 0, n), 0x3f800000)) < plain / 2);
 });

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { Device } from "../src/devices/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
-import { AllDevicesLostError, DeviceError, DeviceLostError, OutOfMemoryError } from "../src/errors.ts";
+import { AllDevicesLostError, DeviceError, DeviceLostError, NonFiniteLossError, OutOfMemoryError } from "../src/errors.ts";
 import { data, devices as open, nn, optim, parallel, random, tensor } from "../src/index.ts";
 import * as io from "../src/nn/io.ts";
 import type { DeviceEvent, DeviceLost } from "../src/parallel/fleet.ts";
@@ -331,7 +331,7 @@ const everyFault: readonly Omit<Fault, "nth">[] = [
 ];
 
 /** A model with statistics, and with parameters that are computed at the first step. */
-function normed(devices: readonly Device[]) {
+function normed(devices: readonly Device[], options: Options = sixShards) {
   random.seed(5);
   const model = nn.sequential(nn.batchNorm(6), nn.dropout(0.3), nn.linear(6, 4));
   const trainer = nn.trainer(model, {
@@ -339,7 +339,7 @@ function normed(devices: readonly Device[]) {
     optimizer: optim.adam({ learningRate: 0.01 }),
     devices,
     seed: 5,
-    ...sixShards,
+    ...options,
   });
   return { model, trainer };
 }
@@ -463,3 +463,78 @@ for (const kind of testKinds) {
     }
   });
 }
+
+/** A batch whose loss is NaN. */
+const refused = { x: data.array((x.data as Float32Array).map((value, i) => i === 40 ? NaN : value), { shape: [rows, 6] }), y };
+
+for (const kind of testKinds) {
+  test(`after a step that was refused the model is read from the host too when all devices are lost [${kind}]`, async (t) => {
+    if (await virtualDevices(kind, 3) === undefined) return t.skip("no adapter");
+    for (const make of [perceptron, normed]) {
+      for (const options of [{}, sixShards]) {
+        for (const count of [1, 3]) {
+          const devices = await fresh(kind, count);
+          const { model, trainer } = make(devices, options);
+          await trainer.step(batch);
+          const before = await stateOf(model);
+          for (let i = 0; i < 2; i++) await assert.rejects(trainer.step(refused), NonFiniteLossError);
+          for (const device of devices) simulateLoss(device, "unplugged");
+          assert.deepEqual(await stateOf(model), before);
+          const error: unknown = await trainer.step(batch).catch((error: unknown) => error);
+          assert.ok(error instanceof AllDevicesLostError && error.step === 1, String(error));
+          assert.deepEqual(await stateOf(model), before);
+        }
+      }
+    }
+  });
+}
+
+test("a device may fail while the trainer recovers from a step that was refused", async () => {
+  const expected = await undisturbed("cpu");
+  for (const how of ["lose", "reject"] as const) {
+    for (const [device, nth] of [[0, 1], [1, 1], [1, 2], [2, 2]] as const) {
+      const devices = (await fresh("cpu", 3)).map((device) => new FaultyDevice(device));
+      const { model, trainer } = perceptron(devices);
+      await trainer.step(batch);
+      await assert.rejects(trainer.step(refused), NonFiniteLossError);
+      devices[device]!.plan({ call: "write", nth, kind: how });
+      await trainer.step(batch);
+      assert.equal(trainer.history.events.length, 1);
+      assert.equal((trainer.history.events[0] as DeviceLost).phase, "between steps");
+      assert.notDeepEqual(await weightsOf(model), expected[1]);
+      for (const [i, of] of devices.entries()) assert.equal((await trainer.devices()).includes(of), i !== device);
+    }
+  }
+  // The only one: what it refuses is tried again; once it is lost, fit says so as a step does.
+  const [only] = (await fresh("cpu", 1)).map((device) => new FaultyDevice(device));
+  const { model, trainer } = perceptron([only!]);
+  await trainer.step(batch);
+  await assert.rejects(trainer.step(refused), NonFiniteLossError);
+  only!.plan({ call: "write", nth: 1, kind: "reject" });
+  await assert.rejects(trainer.step(batch), DeviceLostError);
+  assert.deepEqual(await weightsOf(model), expected[1]);
+  assert.equal((await trainer.step(batch)).updated, true);
+  const before = await weightsOf(model);
+  await assert.rejects(trainer.step(refused), NonFiniteLossError);
+  only!.plan({ call: "write", nth: 1, kind: "lose" });
+  const error: unknown = await trainer.fit([batch], { progress: "none" }).catch((error: unknown) => error);
+  assert.ok(error instanceof AllDevicesLostError && error.step !== undefined, String(error));
+  assert.deepEqual(await weightsOf(model), before);
+});
+
+test("a device that is lost during a step that is refused is told of, too", async () => {
+  for (let moment = 0; moment < 40; moment++) {
+    const devices = await fresh("cpu", 3);
+    const { trainer } = perceptron(devices);
+    await trainer.step(batch);
+    const step = trainer.step(refused);
+    step.catch(() => {}); // It is waited for below.
+    for (let turn = 0; turn < moment; turn++) {
+      await (turn % 8 === 7 ? new Promise((resolve) => setTimeout(resolve, 0)) : Promise.resolve());
+    }
+    simulateLoss(devices[moment % 3]!, "unplugged");
+    await assert.rejects(step, NonFiniteLossError);
+    await trainer.step(batch);
+    assert.equal(trainer.history.events.length, 1, `lost at moment ${moment}`);
+  }
+});

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Device } from "../src/devices/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
-import { CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
+import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
 import { compile, data, nn, optim, parallel, random, tensor, type Tensor } from "../src/index.ts";
 import type { StepRecord } from "../src/nn/history.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
@@ -237,6 +237,62 @@ onDevices("an evaluation whose source keeps steps waiting lets them go on, and k
   assert.notEqual((await train.evaluate([ramp(5), ramp(7), ramp(4)])).loss, before.loss, "the steps did move something");
 });
 
+onDevices("an evaluation that ends early waits for its source, which may wait for what waits for the evaluation", async (devices) => {
+  const { trainer } = scaling(devices);
+  await trainer.step(batchOf(4));
+  const wrong = { x: ones(3), y: zeros(4) };
+  let ends = 0;
+  const sources = {
+    // What it makes ahead waits for a step.
+    ahead: async function* () {
+      try {
+        yield wrong;
+        await trainer.step(batchOf(4));
+        yield batchOf(4);
+      } finally {
+        ends++;
+      }
+    },
+    // So does its end.
+    end: async function* () {
+      try {
+        yield wrong;
+        yield batchOf(4);
+      } finally {
+        await trainer.step(batchOf(4));
+        ends++;
+      }
+    },
+    // And one whose batches never fail, but what it does last.
+    failing: async function* () {
+      yield wrong;
+      await trainer.step(batchOf(4));
+      throw new Error("mine");
+    },
+  };
+  for (const source of Object.values(sources)) await assert.rejects(trainer.evaluate(source()), ShapeError);
+  await assert.rejects(trainer.fit([batchOf(4)], { validation: sources.ahead(), ...silent }), ShapeError);
+  assert.equal(ends, 3);
+  assert.equal((await trainer.step(batchOf(4))).step, 7);
+  // Once all devices are lost, there is no version to keep.
+  let waited: unknown;
+  const lost = async function* () {
+    try {
+      yield batchOf(4);
+      const step = trainer.step(batchOf(4));
+      for (const device of devices) simulateLoss(device, "gone");
+      waited = await step.catch((error: unknown) => error);
+      yield batchOf(4);
+    } finally {
+      ends++;
+    }
+  };
+  const error: unknown = await trainer.evaluate(lost()).catch((error: unknown) => error);
+  assert.ok(waited instanceof AllDevicesLostError, String(waited));
+  assert.ok(error instanceof AllDevicesLostError, String(error));
+  assert.equal(ends, 4);
+});
+
 onDevices("what a callback or a source throws is typed, and the steps that are done are in the history", async (devices) => {
   const stop = new Error("enough");
   const callback = async (run: Promise<unknown>, name: RegExp) => {
@@ -401,6 +457,37 @@ onDevices("after fit was rejected, predict and evaluate have the weights of befo
   const [a, b, y] = await Promise.all([trainer.step(batchOf(4)), trainer.step(batchOf(4)), trainer.predict({ x: ones(1) })]);
   assert.ok(a.updated && b.updated);
   assertClose(await y.data(), [0.98 ** 4]);
+});
+
+onDevices("a step that is refused takes none with it that is asked for at once, and ends a fit", async (devices) => {
+  const { model, trainer } = scaling(devices);
+  const bad = { x: data.array(Float32Array.of(1, NaN, 1, 1), { shape: [4] }), y: zeros(4) };
+  const [one, two, y, three, four, z] = await Promise.allSettled([
+    trainer.step(bad),
+    trainer.step(batchOf(4)),
+    trainer.predict({ x: ones(1) }).then((y) => y.data()),
+    trainer.step(bad),
+    trainer.step(batchOf(4)),
+    trainer.evaluate(batchOf(4)),
+  ]);
+  assert.ok(one.status === "rejected" && one.reason instanceof NonFiniteLossError && three.status === "rejected");
+  assert.match((three.reason as Error).message, /at step 3/, "its own error");
+  assert.ok(two.status === "fulfilled" && four.status === "fulfilled" && two.value.updated && four.value.updated);
+  assert.ok(y.status === "fulfilled" && z.status === "fulfilled");
+  assertClose([...y.value, z.value.loss], [0.98, 0.98 ** 4]);
+  // Between those of a fit it is an error of that one as well, whose steps behind it change nothing.
+  let other: Promise<unknown> | undefined;
+  const run = trainer.fit(Array.from({ length: 6 }, () => batchOf(4)), {
+    onBatch: () => void (other ??= trainer.step(bad).catch((error: unknown) => error)),
+    ...silent,
+  });
+  const error: unknown = await run.catch((error: unknown) => error);
+  assert.ok(error instanceof NonFiniteLossError, String(error));
+  assert.equal(error, await other);
+  const done = 2 + trainer.history.steps.length;
+  assert.ok(done < 8);
+  assertClose([await model.w.item()], [0.98 ** done], { rtol: 1e-5 });
+  assert.equal((await trainer.fit([batchOf(4)], silent)).steps.length, 1);
 });
 
 onDevices("after release every call is a typed error, what was asked for before is done, and the model is whole", async (devices) => {

@@ -203,8 +203,9 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /**
-   * One training step, in training mode whatever `train()` and `eval()` have set, of the batch as it is at the call, after all
-   * steps asked for before; afterwards the model's tensors read as the new weights. Rejects with
+   * One training step, in training mode whatever `train()` and `eval()` have set, of the batch as it is at the call (a host
+   * tensor's `data` is not copied: it is not to be written to before the call is done), after all steps asked for before,
+   * whatever became of them; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
    * over rows, NonFiniteLossError for a loss that is NaN or infinite and NonFiniteGradientError for such a gradient (the
    * weights and the optimizer's state stay as they were before the step), ReplicaMismatchError
@@ -218,7 +219,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   }
 
   /**
-   * Trains for some epochs, and returns their record. Rejects as `step` does, or with the reason of the signal; with a
+   * Trains for some epochs, and returns their record. Rejects as `step` does, also with what a `step` was refused with that
+   * another call has put between its own, or with the reason of the signal; with a
    * CallbackError for what `onBatch`, `onEpoch`, a listener or a source of batches throws (an error of shardwise stays as it
    * is). Whatever ends it, the steps that are done are in `history`, those under way included. Rejects with StateError while
    * another `fit` of this trainer runs.

@@ -2,31 +2,24 @@
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
  * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
-import { AllDevicesLostError, ArgumentError, NonFiniteLossError, ShardwiseError, StateError } from "../errors.ts";
+import { AllDevicesLostError, ArgumentError, ShardwiseError, StateError } from "../errors.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Modes } from "../tensor/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchKinds } from "./batch-kinds.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";
-import { faultyParameter, gradientError } from "./faults.ts";
 import { foldedStep } from "./folded-step.ts";
 import { Held } from "./held.ts";
 import type { Batch } from "./host-batch.ts";
+import { Judge, type Judged } from "./judge.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
 import { type Checked, judgeProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
-import {
-  counted,
-  isFiniteLoss,
-  lossOf,
-  readScores,
-  scoreLength,
-  type Scores,
-} from "./scores.ts";
+import { scoreLength, type Scores } from "./scores.ts";
 import { type Phases, ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
-import { Statistics } from "./statistics.ts";
+import { type HostCopy, Statistics } from "./statistics.ts";
 import type { Step } from "./step.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
 import { type Turn, Turns } from "./turns.ts";
@@ -105,6 +98,7 @@ export class Executor {
   readonly #plans: TrainingPlans;
   readonly #sharded: ShardedSteps;
   readonly #snapshot = new Snapshot();
+  readonly #judge: Judge;
   readonly #layouts: BatchKinds<Checked>;
   readonly #joining: Device[] = [];
   readonly #turns = new Turns();
@@ -114,7 +108,6 @@ export class Executor {
   #last: Promise<void> = Promise.resolve();
   #steps = 0;
   #updates = 0;
-  #failure: NonFiniteLossError | undefined;
   #gone: AllDevicesLostError | undefined;
   #saidNothingCounted = false;
   #released = false;
@@ -143,6 +136,7 @@ export class Executor {
       onEvent: (event) => options.onEvent?.(event),
     });
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
+    this.#judge = new Judge(op, this.replicas, options.names);
     this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({
@@ -157,10 +151,11 @@ export class Executor {
   }
 
   /**
-   * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the
-   * loss is NaN or infinite, with NonFiniteGradientError when the loss is finite and the gradient is not; then this step and those enqueued after it change nothing and reject in the same
-   * way, until `recover` is called. Rejects with ShapeError for a batch whose tensors differ in their rows,
-   * DecompositionError for a loss that is no sum over rows, AllDevicesLostError when no device is left.
+   * Enqueues one training step, after those before it. Its outcome rejects with NonFiniteLossError when the loss is NaN or
+   * infinite, with NonFiniteGradientError when the loss is finite and the gradient is not; then this step and those enqueued
+   * after it change nothing and reject in the same way, until `recover` or `step` is called. Rejects with ShapeError for a
+   * batch whose tensors differ in their rows, DecompositionError for a loss that is no sum over rows, AllDevicesLostError
+   * when no device is left.
    */
   enqueue(batch: Batch | GivenBatch): Promise<EnqueuedStep> {
     return this.#take(batch, () => Promise.resolve());
@@ -177,10 +172,10 @@ export class Executor {
 
   /** Lets training go on after a loss or a gradient that was not finite, from the weights of before it. */
   recover(): Promise<void> {
-    return this.#turns.take(() => this.#recover());
+    return this.#turns.take(() => this.#recover().catch((error: unknown) => this.#ended(error)));
   }
 
-  /** One training step, to its end. It recovers from a failure of the steps before it. */
+  /** One training step, to its end. It begins when those before it are judged, and recovers from a failure of theirs. */
   async step(batch: Batch | GivenBatch): Promise<StepOutcome> {
     const { outcome } = await this.#take(batch, () => this.#recover());
     return await outcome;
@@ -263,11 +258,12 @@ export class Executor {
   }
 
   async #recover(): Promise<void> {
-    if (this.#failure === undefined) return;
     await this.#last;
-    this.#failure = undefined;
-    await this.fleet.prune(this.#steps + 1);
-    this.replicas.heal();
+    if (!this.#judge.hasRefused) return;
+    const step = this.#steps + 1;
+    await this.fleet.prune(step);
+    this.fleet.each(step, "between steps", (device) => this.replicas.heal(device));
+    this.#judge.recovered();
   }
 
   #requireOpen(): void {
@@ -279,14 +275,14 @@ export class Executor {
     const { learningRate, seed } = this.#options;
     this.#requireOpen();
     if (this.#gone !== undefined) throw this.#gone;
-    if (this.#failure !== undefined) throw this.#failure;
+    this.#judge.requireNone();
     const number = this.#steps + 1;
     await this.fleet.prune(number);
     await this.#ready();
     if (this.#joining.length > 0) {
       await this.#last;
       for (const device of this.#joining.splice(0)) await this.#join(device, number);
-      if (this.#failure !== undefined) throw this.#failure;
+      this.#judge.requireNone();
     }
     const { value: { layout, penalty, dependsOnTotal }, fields } = this.#layouts.of(given.fields);
     const step: Step = {
@@ -357,7 +353,7 @@ export class Executor {
   /** A batch without rows. */
   #onNone(step: Step): Begun {
     const scores = new Array<number>(scoreLength(step.layout)).fill(0);
-    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#counted(step, this.#judge(step, scores)))) };
+    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#counted(step, this.#judge.judge(step, scores)))) };
   }
 
   /**
@@ -397,25 +393,12 @@ export class Executor {
       ],
     );
     replicas.wrote();
-    const { version } = replicas;
     assignBuffers(prepared.assigned, device, assigned);
     prepared.assigned.forEach(({ tensor }, i) => this.statistics.wroteOnDevice(tensor, statistics[i]));
-    const read = fleet.timed(device, Promise.all(reads)).finally(() => {
+    const read = Promise.all(reads).then(() => Array.from(numbers)).finally(() => {
       if (!device.isLost) device.free(scores);
     });
-    read.catch(() => {}); // It is waited for when the step before it is done.
-    const outcome = this.#last.then(async () => {
-      await read;
-      const judged = this.#counted(step, this.#judge(step, Array.from(numbers), faults));
-      if (copy !== undefined) {
-        this.#snapshot.keep(copy, step.number, statistics);
-        replicas.keptOnHost(version, copy);
-        this.statistics.arrived(statistics);
-      }
-      const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
-      return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
-    });
-    return { outcome, next: this.#nextAfter(outcome) };
+    return this.#wroteOnOne(step, { read, faults, copy, statistics, start, enqueued });
   }
 
   /** One device and several shards, which it adds up itself; undefined where the host must have a part in it. */
@@ -430,19 +413,27 @@ export class Executor {
     const start = performance.now();
     const copy = this.#memoryForCopy(step);
     const faults = new Uint32Array(2);
-    const enqueued = prepared.run(state, faults, copy);
+    const read = prepared.run(state, faults, copy);
+    return this.#wroteOnOne(step, { read, faults, copy, statistics: [], start, enqueued: performance.now() });
+  }
+
+  /** What a step that one device has written its state in comes to, once that is read. */
+  #wroteOnOne(step: Step, { read, faults, copy, statistics, start, enqueued }: OnOne): Begun {
+    const { replicas, fleet } = this;
+    const device = fleet.devices[0]!;
     const { version } = replicas;
-    const scatter = performance.now() - start;
-    const read = fleet.timed(device, enqueued);
-    read.catch(() => {}); // It is waited for when the step before it is done.
+    const done = fleet.timed(device, read);
+    done.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
-      await read;
-      const judged = this.#counted(step, this.#judge(step, await enqueued, faults));
+      await done;
       if (copy !== undefined) {
-        this.#snapshot.keep(copy, step.number);
+        // Of a step that is refused they are a version too, of the bits of before it.
         replicas.keptOnHost(version, copy);
+        this.statistics.arrived(statistics);
       }
-      const phases = { ...noPhases, scatter, wait: performance.now() - start - scatter };
+      const judged = this.#counted(step, this.#judge.judge(step, await read, faults));
+      if (copy !== undefined) this.#snapshot.keep(copy, step.number, statistics);
+      const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
     });
     return { outcome, next: this.#nextAfter(outcome) };
@@ -475,10 +466,10 @@ export class Executor {
     const { checkEvery } = this.#options;
     let judged: Judged | undefined;
     const judge = (scores: readonly number[]) => {
-      judged = this.#judge(step, scores);
+      judged = this.#judge.judge(step, scores);
       return judged.updated;
     };
-    const refuse = (parameter: number) => this.#refuseGradient(step, judged!.scores, parameter);
+    const refuse = (parameter: number) => this.#judge.refuseGradient(step, judged!.scores, parameter);
     const enqueued = this.#sharded.run(step, { judge, refuse, copy: this.#copies(step, 1) }).then(async (result) => {
       this.#counted(step, judged!);
       if (checkEvery > 0 && step.number % checkEvery === 0) {
@@ -523,33 +514,6 @@ export class Executor {
     return snapshotEvery > 0 && step.number % snapshotEvery === 0;
   }
 
-  /** Judges the scores of a step, and the faults of its gradient where a device has found them. Throws NonFiniteLossError. */
-  #judge(step: Step, numbers: readonly number[], faults?: Uint32Array): Judged {
-    if (this.#failure !== undefined) throw this.#failure;
-    const scores = readScores(step.layout, numbers);
-    if (faults !== undefined && isFiniteLoss(scores)) {
-      const parameter = faultyParameter(this.replicas, faults);
-      if (parameter !== undefined) this.#refuseGradient(step, scores, parameter);
-    }
-    if (!isFiniteLoss(scores)) {
-      this.#failure = new NonFiniteLossError(op, {
-        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${
-          scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ")
-        }`,
-        need:
-          "a finite loss (the weights are those of before the step): look at the batch and the learning rate",
-      });
-      throw this.#failure;
-    }
-    return { scores, updated: step.fields.rows > 0 && counted(scores) };
-  }
-
-  #refuseGradient(step: Step, scores: Scores, position: number): never {
-    const parameter = this.#options.names?.[position] ?? String(position);
-    this.#failure = gradientError(op, parameter, { step: step.number, loss: lossOf(scores) });
-    throw this.#failure;
-  }
-
   /** Takes account of a step that is not refused. */
   #counted(step: Step, judged: Judged): Judged {
     if (judged.updated) this.#updates++;
@@ -584,9 +548,17 @@ export class Executor {
   }
 }
 
-interface Judged {
-  readonly scores: Scores;
-  readonly updated: boolean;
+/** A step on one device that is enqueued. */
+interface OnOne {
+  /** The scores of the whole batch. */
+  readonly read: Promise<readonly number[]>;
+  /** Read with them: the state's faults, and the parameters and statistics where the host keeps them. */
+  readonly faults: Uint32Array;
+  readonly copy: Float32Array | undefined;
+  readonly statistics: readonly HostCopy[];
+  /** When it began, and when it was on the device. */
+  readonly start: number;
+  readonly enqueued: number;
 }
 
 function requireWhole(name: string, value: number): void {

@@ -49,10 +49,11 @@ export class GradientCheck {
 function isFiniteWithin({ sums, ...bucket }: BucketSums, start: number, end: number, counts: readonly number[], penalty: boolean): boolean {
   const length = bucket.end - bucket.start;
   for (let i = start - bucket.start; i < end - bucket.start; i++) {
-    let gradient = penalty ? sums[counts.length * length + i]! : 0;
+    let gradient = 0;
     counts.forEach((count, group) => {
       if (count !== 0) gradient = Math.fround(gradient + Math.fround(sums[group * length + i]! / count));
     });
+    if (penalty) gradient = Math.fround(gradient + sums[counts.length * length + i]!);
     if (!Number.isFinite(gradient)) return false;
   }
   return true;

@@ -153,27 +153,35 @@ export class Fleet {
     let todo = placed.map((job, i) => this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! });
     const failures: { readonly failure: Failure; readonly jobs: number }[] = [];
     let last: string | undefined;
-    while (todo.length > 0) {
-      const lists = new Map<Device, J[]>();
-      for (const { device, job } of todo) lists.set(device, [...lists.get(device) ?? [], job]);
-      const left = await Promise.all(
-        [...lists].map(async ([device, list]) => {
-          const { undelivered, error } = await this.#work(device, together(device, list), prepare, run);
-          if (undelivered.length === 0) return [];
-          const failure = this.#fault(device, error);
-          if (failure !== undefined) failures.push({ failure, jobs: undelivered.length });
-          last = failure?.message ?? messageOf(error);
-          return undelivered;
-        }),
-      );
-      const moved = left.flat();
-      if (this.#devices.length === 0) { for (const { failure } of failures) this.#report(failure, step, 0); }
-      this.#requireSome(last);
-      // Neighbours stay neighbours.
-      const each = Math.ceil(moved.length / this.#devices.length);
-      todo = moved.map((job, i) => ({ job, device: this.#devices[Math.floor(i / each)]! }));
+    let delivered = false;
+    try {
+      while (todo.length > 0) {
+        const lists = new Map<Device, J[]>();
+        for (const { device, job } of todo) lists.set(device, [...lists.get(device) ?? [], job]);
+        // All of them, so that a device that fails beside what is no fault of one is noted.
+        const settled = await Promise.allSettled(
+          [...lists].map(async ([device, list]) => {
+            const { undelivered, error } = await this.#work(device, together(device, list), prepare, run);
+            if (undelivered.length === 0) return [];
+            const failure = this.#fault(device, error);
+            if (failure !== undefined) failures.push({ failure, jobs: undelivered.length });
+            last = failure?.message ?? messageOf(error);
+            return undelivered;
+          }),
+        );
+        const moved = settled.flatMap((left) => {
+          if (left.status === "rejected") throw left.reason;
+          return left.value;
+        });
+        this.#requireSome(last);
+        // Neighbours stay neighbours.
+        const each = Math.ceil(moved.length / this.#devices.length);
+        todo = moved.map((job, i) => ({ job, device: this.#devices[Math.floor(i / each)]! }));
+      }
+      delivered = true;
+    } finally {
+      for (const { failure, jobs } of failures) this.#report(failure, step, delivered ? jobs : 0);
     }
-    for (const { failure, jobs } of failures) this.#report(failure, step, jobs);
   }
 
   /**

@@ -273,12 +273,11 @@ export class Replicas {
     return tensor === this.#flat ? this.#replicas.get(device)?.copy : undefined;
   }
 
-  /** Lets updates happen again after a loss or a gradient that was not finite. */
-  heal(): void {
-    for (const [device, { scalars, faults }] of this.#replicas) {
-      device.write(scalars, Float32Array.of(1), 0);
-      device.write(faults, noFaults);
-    }
+  /** Lets updates happen again on a device after a loss or a gradient that was not finite. */
+  heal(device: Device): void {
+    const { scalars, faults } = this.#replicas.get(device)!;
+    device.write(scalars, Float32Array.of(1), 0);
+    device.write(faults, noFaults);
   }
 
   /** Checksums of a device's state, in the order parameters, slots; of equal text where the bits are equal. */

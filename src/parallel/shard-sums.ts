@@ -5,7 +5,7 @@
  */
 import { elementwise, full } from "../graph/build.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { flushedAdd, largestOf, smallestNormal, type Vectors } from "./vectors.ts";
+import { flushedAdd, smallestNormal, type Vectors } from "./vectors.ts";
 
 /** Elements that are added at one time: few enough to stay in the cache over all shards. */
 const block = 4096;
@@ -15,7 +15,7 @@ const block = 4096;
  * the bits of the largest magnitude among the sums.
  */
 export function sumShards(vectors: Vectors, parts: readonly Float32Array[], n: number): number {
-  if (parts.length === 1) return largestOf(parts[0]!.subarray(0, n));
+  if (parts.length === 1) return vectors.largest(parts[0]!, 0, n);
   let largest = 0;
   for (let begin = 0; begin < n; begin += block) {
     const length = Math.min(block, n - begin);

@@ -22,7 +22,7 @@ import type { Step } from "./step.ts";
 import { totalsLength, type TrainingPlans } from "./training-plans.ts";
 import { inPlace } from "./update.ts";
 import { writeControl } from "./uploads.ts";
-import { largestOf, Vectors } from "./vectors.ts";
+import { Vectors } from "./vectors.ts";
 
 /** Milliseconds of the host in a step. */
 export interface Phases {
@@ -121,7 +121,7 @@ export class ShardedSteps {
       clock.time("reduce", () => {
         check.note(sumShards(vectors, parts, groups * size));
         // Of the penalty there is one gradient, with nothing to be added to it.
-        if (parts[0]!.length > groups * size) check.note(largestOf(parts[0]!.subarray(groups * size)));
+        if (parts[0]!.length > groups * size) check.note(vectors.largest(parts[0]!, groups * size, parts[0]!.length - groups * size));
       });
       clock.time("broadcast", () =>
         fleet.each(step.number, "update", (device) => {

@@ -5,15 +5,15 @@ import type { PlanFamily } from "../devices/family.ts";
 import type { Watch } from "../compiler/watch.ts";
 import { broadcastTo, byteLength, elementwise, input } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import { concat, full, zeros } from "../tensor/create.ts";
+import { concat, zeros } from "../tensor/create.ts";
 import { grad } from "../tensor/grad.ts";
 import { adopt, replaceBuffer } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Capture, placeholder, trace } from "../tensor/trace.ts";
-import { where } from "../tensor/where.ts";
 import type { Bucket } from "./buckets.ts";
+import { countsAny, gradientOfSums, meanGradient, watchedSum } from "./gradient.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
-import { groupsOf, packScores, type Program, type Ratio } from "./program.ts";
+import { groupsOf, packScores, type Program } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
@@ -153,9 +153,7 @@ export class TrainingPlans {
         ];
         const guard = {
           finite: parts.map((part) => part.isFinite()).reduce((a, b) => a.and(b)),
-          counted: groups.length === 0
-            ? full([], true)
-            : groups.map(({ count }) => count.notEqual(0)).reduce((a, b) => a.or(b)),
+          counted: countsAny(groups.map(({ count }) => count)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars, faults };
         const parameters = this.#replicas.within({ start: 0, end: length });
@@ -207,17 +205,9 @@ export class TrainingPlans {
       };
       const traced = trace(() => {
         const row = (i: number) => sums.slice({ axis: 0, start: i, end: i + 1 }).reshape([length]);
-        const counts = Array.from({ length: groups }, (_, i) => totals.slice({ axis: 0, start: i, end: i + 1 }).reshape([]));
-        const terms = counts.map((count, i) => {
-          const counted = count.notEqual(0);
-          return where(counted, row(i).div(where(counted, count, 1)), 0);
-        });
-        if (penalty) terms.push(row(groups));
-        const gradient = terms.length === 0 ? zeros([length]) : terms.reduce((a, b) => a.add(b));
-        const guard = {
-          finite: totals.isFinite().all(),
-          counted: groups === 0 ? full([], true) : counts.map((count) => count.notEqual(0)).reduce((a, b) => a.or(b)),
-        };
+        const counts = countsOf(totals, groups);
+        const gradient = gradientOfSums(Array.from({ length: groups + (penalty ? 1 : 0) }, (_, i) => row(i)), counts, [length]);
+        const guard = { finite: totals.isFinite().all(), counted: countsAny(counts) };
         const rate = controlScalar({ fields: [], control: controls }, control.learningRate);
         return updated(this.#rule, state, gradient, rate, { clipNorm: this.#clipNorm, guard });
       });
@@ -233,7 +223,8 @@ export class TrainingPlans {
   /**
    * The sums over all shards on the device that has run them. Inputs: for each group of shards that ran together its outputs,
    * scores and buckets, one shard's after the other's; then the state's faults. Outputs: sums and totals, as the update takes
-   * them, and the faults in place.
+   * them, and the faults of the gradient that they make, in place. The kernel that stores the sums sees all that makes an
+   * element of the gradient, so that it can be watched without being stored.
    */
   fold(runs: readonly ShardOutputs[], buckets: readonly Bucket[], { groups, penalty }: Summed): { readonly plan: SharedPlan } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
@@ -253,9 +244,11 @@ export class TrainingPlans {
             const size = bucket.end - bucket.start;
             return sumOfTensors(parts(buckets.indexOf(bucket) + 1, row * size, size, row === groups));
           }));
-        return { rows, outputs: [concat(rows.flat(), { axis: 0 }), totals] };
+        const counts = countsOf(totals, groups);
+        const watched = rows[0]!.map((_, bucket) => watchedSum(rows.map((row) => row[bucket]!), counts));
+        return { watched, outputs: [concat([watched, ...rows.slice(1)].flat(), { axis: 0 }), totals] };
       });
-      const { rows, outputs } = traced.result;
+      const { watched, outputs } = traced.result;
       const faults = placeholder([2], "u32");
       const given = inputs.flat();
       const plan = new SharedPlan({
@@ -263,7 +256,7 @@ export class TrainingPlans {
         inputs: [...given, faults].map((x) => x.node),
         donate: [{ input: given.length, output: outputs.length }],
         watch: {
-          values: rows.flatMap((row) => inBucketOrder(buckets).map(({ start }, i) => ({ node: row[i]!.node, number: start, each: true }))),
+          values: inBucketOrder(buckets).map(({ start }, i) => ({ node: watched[i]!.node, number: start, each: true })),
           boundary: this.#replicas.boundary,
           faults: given.length,
         },
@@ -331,20 +324,7 @@ function ownInputs(traced: ShardTrace<unknown>): Node[] {
   return [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
 }
 
-/**
- * The gradients of sum over groups of sum / count, plus the penalty's; groups that count nothing are left out.
- */
-function meanGradient(
-  groups: readonly Ratio[],
-  penalty: Tensor | undefined,
-  parameters: readonly Tensor[],
-): Tensor[] {
-  const terms = groups.map(({ sum, count }) => {
-    const counted = count.notEqual(0);
-    return grad(sum, parameters).map((part) => where(counted, part.div(where(counted, count, 1)), 0));
-  });
-  if (penalty !== undefined) terms.push(grad(penalty, parameters));
-  return parameters.map((parameter, i) =>
-    terms.length === 0 ? zeros(parameter.shape) : terms.map((of) => of[i]!).reduce((a, b) => a.add(b))
-  );
+/** The counts of the groups, which the totals begin with. */
+function countsOf(totals: Tensor, groups: number): Tensor[] {
+  return Array.from({ length: groups }, (_, i) => totals.slice({ axis: 0, start: i, end: i + 1 }).reshape([]));
 }

@@ -4,7 +4,8 @@
 export interface Turn {
   /**
    * Waits for something of the user's, which may itself wait for a later turn: when others want theirs, they get it after a
-   * moment, once `leave` is done. What follows then runs beside them.
+   * moment, once `leave` is done. What follows then runs beside them. Where `leave` fails it rejects so, and the turn is given
+   * on all the same.
    */
   wait<T>(coming: Promise<T>, leave: () => Promise<void>): Promise<T>;
 }
@@ -26,9 +27,12 @@ export class Turns {
     let has = true;
     const wait = async <T>(coming: Promise<T>, leave: () => Promise<void>): Promise<T> => {
       if (has && await this.#wantedBefore(coming)) {
-        await leave();
-        has = false;
-        give();
+        try {
+          await leave();
+        } finally {
+          has = false;
+          give();
+        }
       }
       return await coming;
     };
