@@ -3,14 +3,14 @@ import { test } from "node:test";
 import { parseListing } from "../src/devices/dawn.ts";
 import { defaultDevice, setDefaultDevice } from "../src/devices/default.ts";
 import { type DeviceOptions, devices } from "../src/devices/discovery.ts";
-import { simulateLoss } from "../src/devices/loss.ts";
+import { abandonDevice, simulateLoss } from "../src/devices/loss.ts";
 import { nullDevice } from "../src/devices/null.ts";
 import { pollFor } from "../src/devices/polling.ts";
 import { deviceById, openDevices } from "../src/devices/registry.ts";
-import { ArgumentError, DeviceError } from "../src/errors.ts";
+import { ArgumentError, DeviceError, DeviceLostError } from "../src/errors.ts";
 import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds, virtualDevices } from "./harness.ts";
-import { affine, chain, increment, inPlace } from "./tiny-plans.ts";
+import { affine, chain, counting, increment, inPlace } from "./tiny-plans.ts";
 
 for (const kind of testKinds) {
   test(`asking twice gives the same devices [${kind}]`, async (context) => {
@@ -73,6 +73,78 @@ for (const kind of testKinds) {
     again?.close();
   });
 }
+
+/** While `body` runs, the n-th `requestDevice` of Dawn's rejects where `fails(n)`. `used` gives the instances that were asked. */
+async function withRequests<T>(fails: (nth: number) => boolean, body: (used: () => number) => Promise<T>): Promise<T> {
+  const { globals } = await import("webgpu") as unknown as {
+    readonly globals: { readonly GPU: { readonly prototype: GPU }; readonly GPUAdapter: { readonly prototype: GPUAdapter } };
+  };
+  const [gpu, adapter] = [globals.GPU.prototype, globals.GPUAdapter.prototype];
+  const { requestAdapter } = gpu;
+  const { requestDevice } = adapter;
+  const instances = new Set<GPU>();
+  let requests = 0;
+  gpu.requestAdapter = function (this: GPU, ...options) {
+    instances.add(this);
+    return requestAdapter.apply(this, options);
+  };
+  adapter.requestDevice = function (this: GPUAdapter, ...descriptor) {
+    return fails(requests++) ? Promise.reject(new Error("planned")) : requestDevice.apply(this, descriptor);
+  };
+  try {
+    return await body(() => instances.size);
+  } finally {
+    Object.assign(gpu, { requestAdapter });
+    Object.assign(adapter, { requestDevice });
+  }
+}
+
+const lastOfFive = async () => (await devices({ kind: "gpu", virtual: 5, runtime: "dawn" }))[4]!;
+
+test("a GPU that does not open is asked for once more, of another instance; however often it fails, no more are made", async (context) => {
+  if (!testKinds.includes("gpu") || await testDevice("gpu") === undefined) return context.skip("no adapter");
+  (await lastOfFive()).close();
+  const opened = await withRequests((nth) => nth === 0, async (used) => {
+    const device = await lastOfFive();
+    assert.equal(used(), 2);
+    return device;
+  });
+  await opened.sync();
+  opened.close();
+  await withRequests(() => true, async (used) => {
+    for (let times = 0; times < 6; times++) {
+      await assert.rejects(lastOfFive(), (error: unknown) => error instanceof DeviceError && /does not open: Error: planned/.test(error.message));
+    }
+    assert.equal(used(), 2);
+  });
+  await (await lastOfFive()).sync();
+  for (const device of await devices({ kind: "gpu", virtual: 5, runtime: "dawn" })) device.close();
+});
+
+test("a GPU that was given up is let go of when its work is done, and what served it serves again", async (context) => {
+  if (!testKinds.includes("gpu") || await testDevice("gpu") === undefined) return context.skip("no adapter");
+  for (const device of openDevices()) device.close();
+  const before = globalThis.setImmediate;
+  await withRequests(() => false, async (used) => {
+    for (let times = 0; times < 4; times++) {
+      const [device] = await devices({ kind: "gpu", virtual: 5, runtime: "dawn" });
+      const executable = await device!.load(inPlace(counting(), 16));
+      const x = device!.alloc(16);
+      device!.write(x, Uint32Array.of(0, 0, 1_000_000, 0));
+      device!.run(executable, [x], [x]);
+      const reading = device!.read(x);
+      abandonDevice(device!, "planned");
+      await assert.rejects(reading, DeviceLostError);
+      for (const other of openDevices()) other.close();
+      const start = performance.now();
+      while (globalThis.setImmediate !== before) {
+        assert.ok(performance.now() - start < 20_000, "its instance is polled still");
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    }
+    assert.equal(used(), 5);
+  });
+});
 
 test("bad options are refused", async () => {
   const bad = [

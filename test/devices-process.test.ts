@@ -13,6 +13,7 @@ import { testDevice, testKinds } from "./harness.ts";
 const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("device-program.ts", import.meta.url));
 
+const abandoning = fileURLToPath(new URL("abandon-program.ts", import.meta.url));
 const threads = fileURLToPath(new URL("threads-program.ts", import.meta.url));
 
 interface Ran {
@@ -62,6 +63,39 @@ for (const how of ["close", "lose", "abandon"]) {
       assert.ok(Math.max(...late) - Math.min(...late) < 2, `${counts}`);
     });
   }
+}
+
+/** Whose WebGPU, to what a kernel counts (0: for ever), what waits for it, how the program ends, how Dawn polls. */
+const givenUp = [
+  "dawn 0 nothing end",
+  "dawn 0 read code eager",
+  "dawn 0 sync throw",
+  "dawn 0 load end eager",
+  "dawn 0 profile end",
+  "dawn 0 step end",
+  "dawn 2000000000 read end",
+  ...(runtime === "deno" ? ["deno 0 nothing end", "deno 0 nothing code", "deno 2000000000 nothing end"] : []),
+];
+for (const how of givenUp) {
+  test(`giving up a GPU that does not answer waits for nothing, and the process ends: ${how}`, async (context) => {
+    const gpu = testKinds.includes("gpu") ? await testDevice("gpu") : undefined;
+    if (gpu?.info.software !== true) return context.skip("no adapter, or a real GPU, which others may need");
+    const [whose, , waiting, ending] = how.split(" ");
+    const { status, stdout, stderr } = runProgram(how.split(" "), {}, abandoning);
+    const ended = Date.now();
+    assert.equal(status, ending === "code" ? 3 : ending === "throw" ? 1 : 0, `${stdout}${stderr}`);
+    // Deno tells of no exit when an error ends the program.
+    if (ending !== "throw" || runtime === "node") {
+      const [, code, at] = /^exit (\d) at (\d+)$/m.exec(stdout) ?? [];
+      assert.equal(Number(code), status);
+      assert.ok(ended - Number(at) < 3000, `${ended - Number(at)} ms from the program's end to that of the process`);
+    }
+    const told = ({ nothing: "undefined", profile: "done", step: "gpu:1 timeout" })[waiting!] ?? "DeviceLostError";
+    assert.match(stdout, new RegExp(`^told ${told}$`, "m"));
+    if (waiting !== "step") assert.ok(Number(/^gave up in (\d+) ms$/m.exec(stdout)?.[1]) < 1000, stdout);
+    if (whose === "dawn") assert.match(stdout, /^counted true\nresult 2,4,6$/m);
+    assert.ok(Number(/^polls (\d+)$/m.exec(stdout)?.[1]) < 20, stdout);
+  });
 }
 
 test("flags: devices, kernel counts, kernel times, sources and a trace", async () => {

@@ -45,6 +45,30 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
   };
 }
 
+/** Counts x[1] up to x[2], or for ever where that is 0, on a GPU. */
+export function counting(): Program {
+  const wgsl = `@group(0) @binding(0) var<storage, read_write> x: array<atomic<u32>>;
+@compute @workgroup_size(1)
+fn main() {
+  let end = atomicLoad(&x[2]);
+  loop {
+    if (atomicLoad(&x[0]) == 1u) { break; }
+    if (atomicAdd(&x[1], 1u) + 1u == end && end > 0u) { break; }
+  }
+}`;
+  return {
+    key: "wgsl counting",
+    name: "counting",
+    language: "wgsl",
+    source: wgsl,
+    bindings: [{ access: "readWrite", dtype: "u32" }],
+    workgroups: [1, 1, 1],
+    invocations: 1,
+    flops: 1,
+    bytes: 16,
+  };
+}
+
 /** A kernel that no compiler takes, with its mistake in line 3. */
 export function broken(language: Target["language"]): Program {
   const wgsl = `@group(0) @binding(0) var<storage, read_write> x: array<f32>;

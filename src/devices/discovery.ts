@@ -165,9 +165,9 @@ async function openWebGpu(
   };
   try {
     const gpu = await open().catch(async () => {
-      // What served a device that was lost may have gone with it.
-      adapter.giveUp(slot);
-      return await open();
+      // What served a device that was lost may have gone with it. It cannot be ended, so that it is kept, to be tried again.
+      const keep = adapter.giveUp(slot);
+      return await open().finally(keep);
     });
     return new WebGpuDevice(identity, gpu, budgetOf(budget, info.software));
   } catch (error) {

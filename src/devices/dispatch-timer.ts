@@ -1,4 +1,5 @@
 import type { Program } from "../compiler/plan.ts";
+import type { Lifetime } from "./lifetime.ts";
 import type { Native } from "./native.ts";
 import { kernelClock, kernelRan, timesUnderWay } from "./profile.ts";
 import type { Recorder } from "./recorder.ts";
@@ -14,6 +15,7 @@ const bytesPerTime = 8;
  */
 export class DispatchTimer {
   readonly #native: Native;
+  readonly #lifetime: Lifetime;
   readonly #owner: string;
   readonly #hasTimestamps: boolean;
   #queries: GPUQuerySet | undefined;
@@ -23,8 +25,9 @@ export class DispatchTimer {
   /** When the last kernel ended, by the host's clock. */
   #ended = -Infinity;
 
-  constructor(native: Native, owner: string) {
+  constructor(native: Native, lifetime: Lifetime, owner: string) {
     this.#native = native;
+    this.#lifetime = lifetime;
     this.#owner = owner;
     this.#hasTimestamps = native.device.features.has("timestamp-query");
   }
@@ -58,7 +61,7 @@ export class DispatchTimer {
     if (this.#programs.length > 0) return;
     recorder.flush();
     const submitted = performance.now();
-    timesUnderWay(this.#native.device.queue.onSubmittedWorkDone().then(() => {
+    timesUnderWay(this.#lifetime.whileThere("profile", this.#native.device.queue.onSubmittedWorkDone()).then(() => {
       const end = performance.now();
       const start = Math.max(submitted, this.#ended);
       this.#ended = end;
@@ -79,7 +82,7 @@ export class DispatchTimer {
     encoder.copyBufferToBuffer(resolved, 0, staging, 0, size);
     recorder.flush();
     const submitted = performance.now();
-    timesUnderWay(staging.mapAsync(mapForReading).then(() => {
+    timesUnderWay(this.#lifetime.whileThere("profile", staging.mapAsync(mapForReading)).then(() => {
       const times = [...new BigUint64Array(staging.getMappedRange())].map((nanoseconds) => Number(nanoseconds) / 1e6);
       this.#ahead = Math.max(this.#ahead, submitted - times[0]!);
       programs.forEach((program, index) => {

@@ -4,8 +4,10 @@ import type { Device } from "./device.ts";
 import { WebGpuDevice } from "./webgpu.ts";
 
 /**
- * Gives up a device that does not answer: it counts as lost from now on, and what waits for it rejects. Its driver is
- * told nothing, as that would wait for a kernel that never ends.
+ * Gives up a device that does not answer: it counts as lost from now on, and what waits for it rejects. Returns at once, whatever
+ * the device does, and does not keep the process from ending. Its driver is told nothing, as that would wait for a kernel
+ * that never ends, and goes on working on what it has; what it holds is let go of when that is done, on Deno's own WebGPU when
+ * the process ends.
  */
 export function abandonDevice(device: Device, message: string): void {
   device.abandon(message);

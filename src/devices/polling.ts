@@ -1,3 +1,5 @@
+import { dontWaitFor, inLaterTurn } from "../host/host.ts";
+
 /**
  * Dawn's Node binding polls with `setImmediate` as long as a promise of it is pending, and so burns a core while
  * the GPU works; where the GPU is the CPU, that is a core less for the kernels. It looks the function up on
@@ -7,6 +9,10 @@
  * and there is none where the program has set immediates of its own, which would wait, too.
  * Only Dawn's own callbacks, which are native functions, are slowed. The policy is in place while software devices and no others
  * are open: a real GPU is waited for without delay.
+ *
+ * It is in place, too, while there are devices that were given up. What is asked of such a one may never be answered, and by
+ * `setImmediate` Dawn would keep the process from ending, and a core busy, for ever: its instance is polled seldom, by timers
+ * for which no process waits.
  */
 
 type SetImmediate = (callback: (...args: unknown[]) => void, ...args: unknown[]) => unknown;
@@ -17,10 +23,20 @@ const spinning = 0.3;
 const patience = 1 / 16;
 const shortest = 0.05;
 const longest = 4;
+/** That length for a device that was given up. */
+const longestAside = 1000;
 /** Milliseconds of the shortest timer. */
 const timer = 1;
 
 const host = globalThis as unknown as { setImmediate?: SetImmediate };
+
+/** The polls of one instance of Dawn's: each sets the next one. */
+interface Chain {
+  /** The poll that is set, and the runtime's handle of it. */
+  next: { readonly poll: () => void; readonly handle: unknown } | undefined;
+  /** Since when nobody waits for what it brings, by `performance.now()`. */
+  aside: number | undefined;
+}
 
 let softwareDevices = 0;
 let hardwareDevices = 0;
@@ -56,10 +72,62 @@ export function pollEagerly(): () => void {
   };
 }
 
+let devicesAside = 0;
+/** The chain of which a poll runs now. */
+let polling: Chain | undefined;
+/** While more than 0, each reaction to what a poll brings finds the poll's chain in `bringing`. */
+let tracingReactions = 0;
+let bringing: Chain | undefined;
+/** How often a chain is looked for. The first time finds it, where polls bring what is asked for at once. */
+const attempts = 10;
+
+/**
+ * Goes on polling for the instance of a device that was given up, until the function that is returned is called. `ask` asks
+ * that device for something that the instance's next poll brings, whatever the device does, and gives the promise of Dawn's.
+ */
+export function pollAside(ask: () => Promise<unknown>): () => void {
+  let over = false;
+  let chain: Chain | undefined;
+  const look = (left: number) => {
+    // Polls that were set before the policy was in place have run by then, and set others that are known.
+    inLaterTurn(() => {
+      if (over || left === 0) return;
+      tracingReactions++;
+      const brought = () => {
+        tracingReactions--;
+        if (over) return;
+        chain = bringing;
+        if (chain === undefined) return look(left - 1);
+        chain.aside = performance.now();
+        dontWaitFor(chain.next?.handle);
+      };
+      ask().then(brought, brought);
+    });
+  };
+  devicesAside++;
+  update();
+  look(attempts);
+  return () => {
+    if (over) return;
+    over = true;
+    if (chain !== undefined) {
+      // The instance may serve again.
+      chain.aside = undefined;
+      if (chain.next !== undefined) original?.(chain.next.poll);
+    }
+    devicesAside--;
+    update();
+  };
+}
+
 function count(software: boolean, by: 1 | -1): void {
   if (software) softwareDevices += by;
   else hardwareDevices += by;
-  if (active()) install();
+  update();
+}
+
+function update(): void {
+  if (active() || devicesAside > 0) install();
   else uninstall();
 }
 
@@ -70,16 +138,45 @@ function active(): boolean {
 function install(): void {
   const immediate = host.setImmediate;
   if (original !== undefined || immediate === undefined) return;
-  const policy: SetImmediate = (callback, ...args) => {
-    const since = performance.now() - submitted;
-    const ours = isNative(callback);
-    if (!ours) othersTurn = true;
-    if (!active() || eager > 0 || since < spinning || !ours) return immediate(callback, ...args);
+  const set = (poll: () => void, chain: Chain): unknown => {
+    const now = performance.now();
+    if (chain.aside !== undefined) {
+      const handle = setTimeout(poll, Math.min(longestAside, Math.max(timer, patience * (now - chain.aside))));
+      dontWaitFor(handle);
+      return handle;
+    }
+    const since = now - submitted;
+    if (!active() || eager > 0 || since < spinning) return immediate(poll);
     const pause = Math.min(longest, Math.max(shortest, patience * since));
     const alone = !othersTurn;
     othersTurn = false;
-    if (pause < timer && alone && sleep(pause)) return immediate(callback, ...args);
-    return setTimeout(callback, Math.max(timer, pause), ...args);
+    if (pause < timer && alone && sleep(pause)) return immediate(poll);
+    return setTimeout(poll, Math.max(timer, pause));
+  };
+  const policy: SetImmediate = (callback, ...args) => {
+    if (!isNative(callback)) {
+      othersTurn = true;
+      return immediate(callback, ...args);
+    }
+    const chain = polling ?? { next: undefined, aside: undefined };
+    let ran = false;
+    const poll = () => {
+      if (ran) return; // Before its time.
+      ran = true;
+      chain.next = undefined;
+      polling = chain;
+      const traced = tracingReactions > 0;
+      if (traced) queueMicrotask(() => bringing = chain);
+      try {
+        callback(...args);
+      } finally {
+        polling = undefined;
+        if (traced) queueMicrotask(() => bringing = undefined);
+      }
+    };
+    const handle = set(poll, chain);
+    chain.next = { poll, handle };
+    return handle;
   };
   // util.promisify(setImmediate) finds its promise form in a property.
   Object.defineProperties(policy, Object.getOwnPropertyDescriptors(immediate));

@@ -3,6 +3,7 @@ import { flags } from "../debug/flags.ts";
 import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
+import { leaveBehind } from "./abandoned.ts";
 import { BindGroups } from "./bind-groups.ts";
 import { bindSlots, requireItems, slotBytes } from "./bind.ts";
 import { describe } from "./describe.ts";
@@ -145,7 +146,7 @@ export class WebGpuDevice implements Device {
       destroy: (memory) => memory.destroy(),
     }, { budget: Infinity, largest });
     this.#scratch = new Scratch(this.#pool);
-    this.#timer = new DispatchTimer(native, this.name);
+    this.#timer = new DispatchTimer(native, this.#lifetime, this.name);
     if (flags().validate) {
       this.#validator = new Validator({
         name: this.name,
@@ -275,8 +276,7 @@ export class WebGpuDevice implements Device {
     requireItems("load", plan, items, Infinity);
     const before = this.#pipelines.compiled;
     markSubmission(); // Compiling waits too; the first moments of it are worth polling for.
-    const outcomes = await Promise.allSettled(this.#pipelines.load(plan.programs, family));
-    this.#lifetime.require("load");
+    const outcomes = await this.#lifetime.whileThere("load", Promise.allSettled(this.#pipelines.load(plan.programs, family)));
     const programs = outcomes.map((outcome) => {
       if (outcome.status === "rejected") throw outcome.reason;
       return outcome.value;
@@ -331,14 +331,10 @@ export class WebGpuDevice implements Device {
     const done = this.#gpu.ended("abandoned");
     this.#validator?.report();
     this.#recorder.drop();
-    // To end it would wait for its work, which may go on for ever, and so would the collection of what is held of it.
-    abandoned.add(this);
-    const end = () => {
-      abandoned.delete(this);
+    leaveBehind(this, this.#native.device, this.info.runtime, () => {
       this.#release();
       done?.();
-    };
-    this.#native.device.queue.onSubmittedWorkDone().then(end, end);
+    });
   }
 
   /** Behaves from now on as a device that was lost. For tests of what is done about it. */
@@ -439,8 +435,7 @@ export class WebGpuDevice implements Device {
 
   /** Waits until the kernels so far are compared. */
   async #validated(validator: Validator, op: string): Promise<void> {
-    await validator.checked;
-    this.#lifetime.require(op);
+    await this.#lifetime.whileThere(op, validator.checked);
   }
 
   #dispatch(
@@ -546,9 +541,6 @@ export class WebGpuDevice implements Device {
     this.#steps = new WeakMap();
   }
 }
-
-/** Devices that were given up while they worked. */
-const abandoned = new Set<WebGpuDevice>();
 
 /** WebGPU takes no view of shared memory. */
 function unshared(data: ArrayBufferView): ArrayBufferView<ArrayBuffer> {

@@ -62,7 +62,10 @@ interface HostProcess {
   readonly stderr: { write(text: string): unknown; readonly isTTY?: boolean };
   getBuiltinModule?(name: string): unknown;
   constrainedMemory?(): number;
-  once(event: "exit", listener: () => void): unknown;
+  once(event: "exit" | "beforeExit", listener: () => void): unknown;
+  on(event: "beforeExit", listener: () => void): unknown;
+  off(event: "beforeExit", listener: () => void): unknown;
+  exit(): unknown;
   kill(pid: number, signal: 0): unknown;
 }
 
@@ -73,7 +76,10 @@ type Permission =
   | { readonly name: "sys"; readonly kind: "hostname" | "systemMemoryInfo" };
 
 interface HostGlobals {
-  readonly Deno?: { readonly permissions: { querySync(query: Permission): { readonly state: string } } };
+  readonly Deno?: {
+    readonly permissions: { querySync(query: Permission): { readonly state: string } };
+    unrefTimer(id: number): void;
+  };
   readonly process?: HostProcess;
   readonly setImmediate?: (callback: () => void) => unknown;
   readonly gc?: () => void;
@@ -152,6 +158,23 @@ export function stderrIsTerminal(): boolean {
 /** Calls `listener` when the process ends by itself; it must be synchronous. Does nothing in a browser. */
 export function onExit(listener: () => void): void {
   hostProcess?.once("exit", listener);
+}
+
+/**
+ * Lets the program, once it has come to its end, end without the runtime's clean-up, in which a driver may wait for ever; until
+ * the function that is returned is called. Its exit code and what listens for `exit` stay as they are.
+ */
+export function endWithoutCleanUp(): () => void {
+  // Called by the last listener, this only ends; without a code, it takes that of the program.
+  const last = () => hostProcess?.once("exit", () => hostProcess.exit());
+  hostProcess?.on("beforeExit", last);
+  return () => void hostProcess?.off("beforeExit", last);
+}
+
+/** Lets a timer or an immediate not keep the process from ending. */
+export function dontWaitFor(handle: unknown): void {
+  if (typeof handle === "number") host.Deno?.unrefTimer(handle);
+  else (handle as { unref?(): void } | undefined)?.unref?.();
 }
 
 /** Collects garbage now where the runtime lets us (Node, Deno; elsewhere with `--expose-gc`); tells whether it did. */
