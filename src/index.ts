@@ -11,24 +11,39 @@ export {
   type NestedArray,
   type Operand,
   type PoolOptions,
-  type ReduceOptions,
   Tensor,
   type WindowsOptions,
 } from "./tensor/tensor.ts";
+export type {
+  ArgOptions,
+  AxisOptions,
+  Bounds,
+  DTypeOptions,
+  FlattenOptions,
+  GeluOptions,
+  NamedAxisOptions,
+  PadOptions,
+  SortOptions,
+} from "./tensor/options.ts";
+export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/reduce.ts";
 export { realize } from "./tensor/evaluate.ts";
 export type { Padding, PerAxis } from "./tensor/windows.ts";
 export {
   arange,
+  type ArangeOptions,
   concat,
   type CreateOptions,
+  type DeviceOption,
   einsum,
   eye,
+  type EyeOptions,
   full,
   linspace,
   oneHot,
   ones,
   stack,
   tensor,
+  type TensorOptions,
   type TypedArray,
   zeros,
 } from "./tensor/create.ts";

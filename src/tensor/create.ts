@@ -6,13 +6,17 @@ import { type DType, dtypes, holds, type HostArray, isDType } from "../graph/dty
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
+import { anything, boolean, either, type Fields, type Kind, listOf, number, options, rest, string } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { einsum as einsumNodes } from "./contract.ts";
 import { apply } from "./elementwise.ts";
 import { oneHot as oneHotNode } from "./indexing.ts";
+import { axis, device, dtype, shape } from "./kinds.ts";
 import * as movement from "./movement.ts";
 import { flattenNested, type NestedArray } from "./nested.ts";
+import type { AxisOptions, DTypeOptions } from "./options.ts";
 import { Storage } from "./storage.ts";
-import { Tensor } from "./tensor.ts";
+import { Tensor, tensorKind } from "./tensor.ts";
 
 /** Numbers in a typed array. */
 export type TypedArray =
@@ -27,7 +31,30 @@ export type TypedArray =
   | Uint32Array;
 
 export interface CreateOptions {
+  /** The dtype of the elements; each function says which one by default. */
   readonly dtype?: DType | undefined;
+  /** Binds the tensor to a device; without it, it may meet any. */
+  readonly device?: Device | undefined;
+}
+
+export interface TensorOptions extends CreateOptions {
+  /** The shape, of as many elements as there are. By default that of nested arrays, and [length] for a typed array. */
+  readonly shape?: Shape | undefined;
+}
+
+export interface ArangeOptions extends CreateOptions {
+  /** The first number. Default 0. */
+  readonly start?: number | undefined;
+  /** From one number to the next; not 0. Default 1. */
+  readonly step?: number | undefined;
+}
+
+export interface EyeOptions extends CreateOptions {
+  /** The number of columns. Default: as many as rows. */
+  readonly columns?: number | undefined;
+}
+
+export interface DeviceOption {
   /** Binds the tensor to a device; without it, it may meet any. */
   readonly device?: Device | undefined;
 }
@@ -40,8 +67,9 @@ export interface CreateOptions {
  */
 export function tensor(
   data: NestedArray | TypedArray,
-  options: CreateOptions & { readonly shape?: Shape | undefined } = {},
+  options: TensorOptions = {},
 ): Tensor {
+  signatures.tensor.check(arguments);
   const typed = ArrayBuffer.isView(data);
   const { shape, values } = typed ? { shape: [data.length], values: data } : flattenNested("tensor", data);
   const dtype = requireDTypeName("tensor", options.dtype) ?? (typed ? dtypeOf(data) : dtypeOfValues(values));
@@ -88,6 +116,23 @@ function requireDTypeName(op: string, dtype: DType | undefined): DType | undefin
   throw new DTypeError(op, { got: String(dtype), need: Object.keys(dtypes).join(", ") });
 }
 
+const creating: Fields<CreateOptions> = { dtype, device };
+const data: Kind<never> = { ...anything, need: "numbers or booleans, lists of them, or a typed array" };
+const tensors = listOf(tensorKind, "a list of Tensors");
+const signatures = {
+  tensor: takes("tensor", { data, options: options<TensorOptions>({ ...creating, shape }) }),
+  full: takes("full", { shape, value: either(number, boolean), options: options<CreateOptions>(creating) }),
+  zeros: takes("zeros", { shape, options: options<CreateOptions>(creating) }),
+  ones: takes("ones", { shape, options: options<CreateOptions>(creating) }),
+  arange: takes("arange", { end: number, options: options<ArangeOptions>({ ...creating, start: number, step: number }) }),
+  linspace: takes("linspace", { start: number, end: number, count: number, options: options<DeviceOption>({ device }) }),
+  eye: takes("eye", { rows: number, options: options<EyeOptions>({ ...creating, columns: number }) }),
+  concat: takes("concat", { tensors, options: options<AxisOptions>({ axis }) }),
+  stack: takes("stack", { tensors, options: options<AxisOptions>({ axis }) }),
+  oneHot: takes("oneHot", { labels: tensorKind, classes: number, options: options<DTypeOptions>({ dtype }) }),
+  einsum: takes("einsum", { spec: string, tensors: rest(tensorKind) }),
+};
+
 function deviceId(op: string, device: Device | undefined): number | undefined {
   if (device?.isLost === true) throw new DeviceError(op, { got: `${device.name}, which was closed or lost`, need: "an open device" });
   return device?.id;
@@ -101,15 +146,31 @@ function placed(op: string, node: Node, device: Device | undefined): Tensor {
 
 /** A tensor of one value; f32 by default, bool for a boolean. */
 export function full(shape: Shape, value: number | boolean, options: CreateOptions = {}): Tensor {
+  signatures.full.check(arguments);
   checkShape("full", shape);
   const dtype = requireDTypeName("full", options.dtype) ?? (typeof value === "boolean" ? "bool" : "f32");
   return placed("full", build.full(shape, Number(value), dtype), options.device);
 }
-export function zeros(shape: Shape, options: CreateOptions = {}): Tensor {
-  return full(shape, 0, options);
+
+/** `zeros([2, 3], options)`, or `zeros(2, 3)`; f32 by default. */
+export function zeros(shape: Shape, options?: CreateOptions): Tensor;
+export function zeros(...lengths: readonly number[]): Tensor;
+export function zeros(...given: readonly unknown[]): Tensor {
+  return filled("zeros", 0, given);
 }
-export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
-  return full(shape, 1, options);
+
+/** `ones([2, 3], options)`, or `ones(2, 3)`; f32 by default. */
+export function ones(shape: Shape, options?: CreateOptions): Tensor;
+export function ones(...lengths: readonly number[]): Tensor;
+export function ones(...given: readonly unknown[]): Tensor {
+  return filled("ones", 1, given);
+}
+
+function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]): Tensor {
+  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) return full(given, value);
+  signatures[op].check(given);
+  const [shape, options] = given as readonly [Shape, CreateOptions?];
+  return full(shape, value, options);
 }
 
 /**
@@ -117,7 +178,8 @@ export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
  * where start or step is a fraction, else the first of i32, u32 and f32 that holds all numbers (f32 rounds them). Throws
  * ArgumentError where a dtype of integers that is asked for does not hold them.
  */
-export function arange(end: number, options?: CreateOptions & { readonly start?: number; readonly step?: number }): Tensor {
+export function arange(end: number, options?: ArangeOptions): Tensor {
+  signatures.arange.check(arguments);
   const { start = 0, step = 1 } = options ?? {};
   if (![start, end, step].every(Number.isFinite) || step === 0) {
     throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
@@ -141,7 +203,8 @@ export function arange(end: number, options?: CreateOptions & { readonly start?:
 }
 
 /** `count` f32 numbers at equal distances from `start` to `end`, both included. */
-export function linspace(start: number, end: number, count: number, options: { readonly device?: Device } = {}): Tensor {
+export function linspace(start: number, end: number, count: number, options: DeviceOption = {}): Tensor {
+  signatures.linspace.check(arguments);
   checkShape("linspace", [count]);
   if (!Number.isFinite(start) || !Number.isFinite(end)) {
     throw new ArgumentError("linspace", { got: `${start} to ${end}`, need: "finite numbers" });
@@ -151,7 +214,8 @@ export function linspace(start: number, end: number, count: number, options: { r
 }
 
 /** Ones on the diagonal of a matrix, else zeros. */
-export function eye(rows: number, options: CreateOptions & { readonly columns?: number } = {}): Tensor {
+export function eye(rows: number, options: EyeOptions = {}): Tensor {
+  signatures.eye.check(arguments);
   const columns = options.columns ?? rows;
   checkShape("eye", [rows, columns]);
   const row = build.reshape(build.iota(rows), [rows, 1]);
@@ -160,21 +224,25 @@ export function eye(rows: number, options: CreateOptions & { readonly columns?: 
 }
 
 /** Tensors joined along an axis (0 by default), in the dtype in which they meet. */
-export function concat(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+export function concat(tensors: readonly Tensor[], options: AxisOptions = {}): Tensor {
+  signatures.concat.check(arguments);
   return new Tensor(movement.concat(tensors.map((x) => x.node), options.axis ?? 0));
 }
 
 /** Tensors of equal shape side by side along a new axis (0 by default). */
-export function stack(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+export function stack(tensors: readonly Tensor[], options: AxisOptions = {}): Tensor {
+  signatures.stack.check(arguments);
   return new Tensor(movement.stack(tensors.map((x) => x.node), options.axis ?? 0));
 }
 
 /** A new last axis of length `classes`: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-export function oneHot(labels: Tensor, classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+export function oneHot(labels: Tensor, classes: number, options: DTypeOptions = {}): Tensor {
+  signatures.oneHot.check(arguments);
   return new Tensor(oneHotNode(labels.node, classes, options.dtype ?? "f32"));
 }
 
 /** Einstein summation, `einsum("ij,jk->ik", a, b)`; see contract.ts for the notation. */
 export function einsum(spec: string, ...tensors: readonly Tensor[]): Tensor {
+  signatures.einsum.check(arguments);
   return new Tensor(einsumNodes(spec, tensors.map((x) => x.node)));
 }

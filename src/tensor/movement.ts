@@ -34,12 +34,29 @@ export function permute(x: Node, axes: readonly number[]): Node {
   return build.permute(x, axes.map((axis) => resolveAxis("permute", axis, x.shape.length)));
 }
 
-/** By default the last two axes change places (a vector stays as it is). */
-export function transpose(x: Node, axes: readonly number[] | undefined): Node {
-  if (axes !== undefined) return permute(x, axes);
+/** Lengths that were given as one list, or each as an argument of its own. */
+export function lengthsOf(op: string, given: readonly (number | Shape)[]): Shape {
+  const [first] = given;
+  if (given.length === 1 && typeof first === "object") return first;
+  const lengths = given.filter((one) => typeof one === "number");
+  if (lengths.length === given.length && given.length > 0) return lengths;
+  throw new ArgumentError(op, { got: given.length === 0 ? "no lengths" : `lists among ${given.length} arguments`, need: "one list of numbers, or numbers" });
+}
+
+/** Axes in the order of a list, or two that change places: by default the last two (a vector stays as it is). */
+export function transpose(x: Node, ...given: readonly (number | readonly number[] | undefined)[]): Node {
+  const [axes, other] = given;
+  if (typeof axes === "object" && given.length === 1) return permute(x, axes);
   const rank = x.shape.length;
-  if (rank < 2) return x;
-  return build.permute(x, x.shape.map((_, axis) => axis < rank - 2 ? axis : 2 * rank - 3 - axis));
+  if (axes === undefined && given.length <= 1) {
+    if (rank < 2) return x;
+    return build.permute(x, x.shape.map((_, axis) => axis < rank - 2 ? axis : 2 * rank - 3 - axis));
+  }
+  if (typeof axes !== "number" || typeof other !== "number" || given.length > 2) {
+    throw new ArgumentError("transpose", { got: `${given.length} arguments`, need: "a list of all axes, or two axes to change places" });
+  }
+  const [a, b] = [resolveAxis("transpose", axes, rank), resolveAxis("transpose", other, rank)];
+  return build.permute(x, x.shape.map((_, axis) => axis === a ? b : axis === b ? a : axis));
 }
 
 /** Source axis `from` becomes axis `to`; the others keep their order. */

@@ -6,8 +6,10 @@ import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import { instance, type Kind } from "../signature/kinds.ts";
+import { guard, type Methods } from "../signature/takes.ts";
 import * as activation from "./activation.ts";
-import { attendOnline, attendStored, isLong } from "./attention.ts";
+import { attend } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
@@ -18,36 +20,34 @@ import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
 import { nested, type NestedArray, show } from "./nested.ts";
+import type {
+  ArgOptions,
+  AttentionOptionsOf,
+  AxisOptions,
+  Bounds,
+  DTypeOptions,
+  FlattenOptions,
+  GeluOptions,
+  NamedAxisOptions,
+  PadOptions,
+  SortOptions,
+} from "./options.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { locate } from "./realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
+import type { NormOptions, ReduceOptions, VarianceOptions } from "./reduce.ts";
+import { signaturesOf } from "./signatures.ts";
 import { windows, type WindowsOptions } from "./windows.ts";
 
 /** An operand: a number or boolean takes the tensor's dtype where that holds it, else it makes the result f32. */
 export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
-export interface AttentionOptions {
-  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides. Broadcasts to [..., queries, keys]. */
-  readonly mask?: Tensor;
-  /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
-  readonly causal?: boolean;
-  /** Factor of the scores. Default 1 / sqrt(features). */
-  readonly scale?: number;
-  /**
-   * "stored": scores and weights [..., queries, keys] are in memory. "online": they never are, forward and backward; they are
-   * computed block by block, and again for the gradients. By default by the number of scores: many are not stored. A second
-   * gradient, and the gradient of a mask of numbers, stores them in either case.
-   */
-  readonly scores?: "stored" | "online";
-  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Hidden keys stay hidden. */
-  readonly onWeights?: (weights: Tensor) => Tensor;
-}
+export type AttentionOptions = AttentionOptionsOf<Tensor>;
 
-export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, ReduceOptions, WindowsOptions };
-type ReduceOptions = r.ReduceOptions;
+export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
 /** The tensor of which another one shows a part, and the nodes of that part, by what stands for the tensor's value. */
 interface Alias {
@@ -196,13 +196,13 @@ export class Tensor implements Pending {
   round(): Tensor { return new Tensor(e.rounded("round", this.node)); }
   relu(): Tensor { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
-  gelu(options: { readonly approximate?: "none" | "tanh" } = {}): Tensor {
+  gelu(options: GeluOptions = {}): Tensor {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
   sigmoid(): Tensor { return new Tensor(activation.sigmoid(this.node)); }
   silu(): Tensor { return new Tensor(activation.silu(this.node)); }
   softplus(): Tensor { return new Tensor(activation.softplus(this.node)); }
-  clamp(options: { readonly min?: Operand; readonly max?: Operand }): Tensor {
+  clamp(options: Bounds<Tensor> = {}): Tensor {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
@@ -239,17 +239,36 @@ export class Tensor implements Pending {
   bitcast(dtype: DType): Tensor { return new Tensor(build.bitcast(this.node, dtype)); }
 
   // Movement.
-  /** One length may be -1. */
-  reshape(shape: Shape): Tensor { return new Tensor(movement.reshape(this.node, shape)); }
-  flatten(options: { readonly start?: number; readonly end?: number } = {}): Tensor {
+  /** The same elements in order; one length may be -1. */
+  reshape(shape: Shape): Tensor;
+  reshape(...lengths: readonly number[]): Tensor;
+  reshape(...shape: readonly (number | Shape)[]): Tensor {
+    return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
+  }
+  flatten(options: FlattenOptions = {}): Tensor {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
-  /** Axes in the order given; by default the last two change places. */
-  transpose(axes?: readonly number[]): Tensor { return new Tensor(movement.transpose(this.node, axes)); }
-  permute(axes: readonly number[]): Tensor { return new Tensor(movement.permute(this.node, axes)); }
+  /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
+  transpose(axes?: readonly number[]): Tensor;
+  transpose(axis: number, other: number): Tensor;
+  transpose(...axes: readonly (number | readonly number[] | undefined)[]): Tensor {
+    return new Tensor(movement.transpose(this.node, ...axes));
+  }
+  /** Axes in the order given. */
+  permute(axes: readonly number[]): Tensor;
+  permute(...axes: readonly number[]): Tensor;
+  permute(...axes: readonly (number | readonly number[])[]): Tensor {
+    return new Tensor(movement.permute(this.node, movement.lengthsOf("permute", axes)));
+  }
   /** NumPy broadcasting; -1 keeps a length. */
-  broadcastTo(shape: Shape): Tensor { return new Tensor(movement.broadcastTo(this.node, shape)); }
-  expand(shape: Shape): Tensor { return this.broadcastTo(shape); }
+  broadcastTo(shape: Shape): Tensor;
+  broadcastTo(...lengths: readonly number[]): Tensor;
+  broadcastTo(...shape: readonly (number | Shape)[]): Tensor {
+    return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("broadcastTo", shape)));
+  }
+  expand(shape: Shape): Tensor;
+  expand(...lengths: readonly number[]): Tensor;
+  expand(...shape: readonly (number | Shape)[]): Tensor { return this.broadcastTo(movement.lengthsOf("expand", shape)); }
   squeeze(axis?: number | readonly number[]): Tensor { return new Tensor(movement.squeeze(this.node, axis)); }
   unsqueeze(axis: number): Tensor { return new Tensor(movement.unsqueeze(this.node, axis)); }
   flip(axis?: number | readonly number[]): Tensor { return new Tensor(movement.flip(this.node, axis)); }
@@ -262,29 +281,29 @@ export class Tensor implements Pending {
     return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
-  at(index: number, options: { readonly axis?: number } = {}): Tensor {
+  at(index: number, options: AxisOptions = {}): Tensor {
     return new Tensor(movement.at(this.node, index, options.axis ?? 0));
   }
   /**
    * The parts at `indices` of an axis (0 by default). JS numbers may count from the end and must be in range; of an
    * index tensor, positions out of range give 0.
    */
-  take(indices: Tensor | readonly number[], options: { readonly axis?: number } = {}): Tensor {
+  take(indices: Tensor | readonly number[], options: AxisOptions = {}): Tensor {
     const axis = options.axis ?? 0;
     if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
     const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
     return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
   }
   /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
-  gather(index: Tensor, options: { readonly axis: number }): Tensor {
+  gather(index: Tensor, options: NamedAxisOptions): Tensor {
     return new Tensor(indexing.gather(this.node, index.node, options.axis));
   }
   /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
-  scatterAdd(index: Tensor, values: Tensor, options: { readonly axis: number }): Tensor {
+  scatterAdd(index: Tensor, values: Tensor, options: NamedAxisOptions): Tensor {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-  oneHot(classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+  oneHot(classes: number, options: DTypeOptions = {}): Tensor {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
   }
   /**
@@ -293,19 +312,23 @@ export class Tensor implements Pending {
    */
   windows(options: WindowsOptions): Tensor { return new Tensor(windows(this.node, options)); }
   /** One count for all sides, or [before, after] for each axis. */
-  pad(widths: number | readonly (readonly [number, number])[], options: { readonly value?: number } = {}): Tensor {
+  pad(widths: number | readonly (readonly [number, number])[], options: PadOptions = {}): Tensor {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
   }
   /** So many parts, the longer ones first, or parts of these lengths, along an axis (0 by default). */
-  split(parts: number | readonly number[], options: { readonly axis?: number } = {}): Tensor[] {
+  split(parts: number | readonly number[], options: AxisOptions = {}): Tensor[] {
     return movement.split(this.node, parts, options.axis ?? 0).map((node) => new Tensor(node));
   }
   /** Every element `count` times in a row, along an axis (0 by default). */
-  repeat(count: number, options: { readonly axis?: number } = {}): Tensor {
+  repeat(count: number, options: AxisOptions = {}): Tensor {
     return new Tensor(movement.repeat(this.node, count, options.axis ?? 0));
   }
   /** The whole tensor again and again: `counts[i]` times along axis i. */
-  tile(counts: readonly number[]): Tensor { return new Tensor(movement.tile(this.node, counts)); }
+  tile(counts: readonly number[]): Tensor;
+  tile(...counts: readonly number[]): Tensor;
+  tile(...counts: readonly (number | readonly number[])[]): Tensor {
+    return new Tensor(movement.tile(this.node, movement.lengthsOf("tile", counts)));
+  }
 
   // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
   sum(options: ReduceOptions = {}): Tensor { return new Tensor(r.sum(this.node, options)); }
@@ -314,43 +337,43 @@ export class Tensor implements Pending {
   max(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amax", this.node, options)); }
   min(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amin", this.node, options)); }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
-  variance(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
+  variance(options: VarianceOptions = {}): Tensor {
     return new Tensor(r.variance(this.node, options));
   }
-  std(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
+  std(options: VarianceOptions = {}): Tensor {
     return new Tensor(r.standardDeviation(this.node, options));
   }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
-  argmax(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
+  argmax(options: ArgOptions = {}): Tensor {
     return new Tensor(r.argExtreme("amax", this.node, options));
   }
-  argmin(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
+  argmin(options: ArgOptions = {}): Tensor {
     return new Tensor(r.argExtreme("amin", this.node, options));
   }
   all(options: ReduceOptions = {}): Tensor { return new Tensor(r.all(this.node, options)); }
   any(options: ReduceOptions = {}): Tensor { return new Tensor(r.any(this.node, options)); }
   /** Euclidean by default. The gradient at 0 is 0. */
-  norm(options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity } = {}): Tensor {
+  norm(options: NormOptions = {}): Tensor {
     return new Tensor(r.norm(this.node, options));
   }
   logSumExp(options: ReduceOptions = {}): Tensor { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
-  softmax(options: { readonly axis?: number } = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  logSoftmax(options: { readonly axis?: number } = {}): Tensor {
+  softmax(options: AxisOptions = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  logSoftmax(options: AxisOptions = {}): Tensor {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  cumsum(options: { readonly axis?: number } = {}): Tensor {
+  cumsum(options: AxisOptions = {}): Tensor {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  cumprod(options: { readonly axis?: number } = {}): Tensor {
+  cumprod(options: AxisOptions = {}): Tensor {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
-  sort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+  sort(options: SortOptions = {}): Tensor {
     return new Tensor(order.sort(this.node, options.axis ?? -1, options.descending ?? false));
   }
   /** i32 positions that sort, stably. */
-  argsort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+  argsort(options: SortOptions = {}): Tensor {
     return new Tensor(order.argsort(this.node, options.axis ?? -1, options.descending ?? false));
   }
 
@@ -387,21 +410,9 @@ export class Tensor implements Pending {
    * not fit, ArgumentError for options that exclude each other.
    */
   scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-    const { mask, onWeights, scores, ...rest } = options;
-    if (scores !== undefined && scores !== "stored" && scores !== "online") {
-      throw new ArgumentError("scaledDotProductAttention", { got: `scores "${scores}"`, need: '"stored" or "online"' });
-    }
-    if (scores === "online" && onWeights !== undefined) {
-      throw new ArgumentError("scaledDotProductAttention", {
-        got: 'scores "online" with onWeights',
-        need: "one of them: weights that are to be looked at are stored",
-      });
-    }
-    if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, v.node, rest.causal === true) ? "online" : "stored")) === "online") {
-      return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
-    }
+    const { mask, onWeights, ...rest } = options;
     const changed = onWeights && ((weights: Node) => onWeights(new Tensor(weights)).node);
-    return new Tensor(attendStored(this.node, k.node, v.node, { ...rest, mask: mask?.node }, changed));
+    return new Tensor(attend(this.node, k.node, v.node, { ...rest, mask: mask?.node, onWeights: changed }));
   }
 
   // Where and when.
@@ -541,6 +552,15 @@ export class Tensor implements Pending {
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
   }
+  /** Operators of JavaScript cannot compute with tensors: they throw, where they would give NaN or compare texts. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new ArgumentError("tensor", { got: "a Tensor where JavaScript needs a number (t * 2, t < 2, t + 1)", need: "a method: t.mul(2), t.less(2), t.add(1); await t.item() for the number" });
+  }
+  /** Always throws: a value is read with `await`. */
+  toJSON(): never {
+    throw new ArgumentError("JSON.stringify", { got: `a Tensor ${this.dtype}${formatShape(this.shape)}`, need: "its values: await t.array()" });
+  }
 
   #map(op: ElementwiseName): Tensor {
     return new Tensor(e.apply(op, this.node));
@@ -549,6 +569,18 @@ export class Tensor implements Pending {
     return new Tensor(e.apply(op, this.node, operand(op, other)));
   }
 }
+
+/** For what functions take. */
+export const tensorKind: Kind<Tensor> = instance(Tensor, "a Tensor");
+export const operandKind: Kind<Operand> = {
+  need: "a Tensor, a number or a boolean",
+  accepts: (x) => x instanceof Tensor || typeof x === "number" || typeof x === "boolean",
+};
+
+/** Those that only the engine itself calls, and those that JavaScript calls. */
+type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSON";
+const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandKind);
+guard("", Tensor.prototype, signatures);
 
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
