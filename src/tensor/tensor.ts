@@ -19,19 +19,8 @@ import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
-import { nested, type NestedArray, show } from "./nested.ts";
-import type {
-  ArgOptions,
-  AttentionOptionsOf,
-  AxisOptions,
-  Bounds,
-  DTypeOptions,
-  FlattenOptions,
-  GeluOptions,
-  NamedAxisOptions,
-  PadOptions,
-  SortOptions,
-} from "./options.ts";
+import { nested, type NestedArray, show, visible } from "./nested.ts";
+import type * as o from "./options.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { locate } from "./realize.ts";
@@ -45,7 +34,7 @@ import { windows, type WindowsOptions } from "./windows.ts";
 export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
-export type AttentionOptions = AttentionOptionsOf<Tensor>;
+export type AttentionOptions = o.AttentionOptionsOf<Tensor>;
 
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
@@ -74,6 +63,8 @@ export class Tensor implements Pending {
   #disposed = false;
   /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
   #version: object | undefined;
+  /** What is printed of a value that was read. */
+  #read: { readonly version: object; readonly visible: HostArray } | undefined;
 
   /**
    * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
@@ -132,7 +123,7 @@ export class Tensor implements Pending {
   /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
   #partOf({ base, offset, parts }: Alias): Node {
     const whole = base.node;
-    const of = currentFrame() === undefined ? base.#version ??= {} : whole;
+    const of = currentFrame() === undefined ? base.#currentVersion() : whole;
     // Weak, as it may be the last to keep alive what the base's value was computed from.
     let part = parts.get(of)?.deref();
     if (part === undefined) {
@@ -196,13 +187,13 @@ export class Tensor implements Pending {
   round(): Tensor { return new Tensor(e.rounded("round", this.node)); }
   relu(): Tensor { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
-  gelu(options: GeluOptions = {}): Tensor {
+  gelu(options: o.GeluOptions = {}): Tensor {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
   sigmoid(): Tensor { return new Tensor(activation.sigmoid(this.node)); }
   silu(): Tensor { return new Tensor(activation.silu(this.node)); }
   softplus(): Tensor { return new Tensor(activation.softplus(this.node)); }
-  clamp(options: Bounds<Tensor> = {}): Tensor {
+  clamp(options: o.Bounds<Tensor> = {}): Tensor {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
@@ -245,7 +236,7 @@ export class Tensor implements Pending {
   reshape(...shape: readonly (number | Shape)[]): Tensor {
     return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
   }
-  flatten(options: FlattenOptions = {}): Tensor {
+  flatten(options: o.FlattenOptions = {}): Tensor {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
   /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
@@ -281,29 +272,29 @@ export class Tensor implements Pending {
     return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
-  at(index: number, options: AxisOptions = {}): Tensor {
+  at(index: number, options: o.AxisOptions = {}): Tensor {
     return new Tensor(movement.at(this.node, index, options.axis ?? 0));
   }
   /**
    * The parts at `indices` of an axis (0 by default). JS numbers may count from the end and must be in range; of an
    * index tensor, positions out of range give 0.
    */
-  take(indices: Tensor | readonly number[], options: AxisOptions = {}): Tensor {
+  take(indices: Tensor | readonly number[], options: o.AxisOptions = {}): Tensor {
     const axis = options.axis ?? 0;
     if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
     const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
     return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
   }
   /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
-  gather(index: Tensor, options: NamedAxisOptions): Tensor {
+  gather(index: Tensor, options: o.NamedAxisOptions): Tensor {
     return new Tensor(indexing.gather(this.node, index.node, options.axis));
   }
   /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
-  scatterAdd(index: Tensor, values: Tensor, options: NamedAxisOptions): Tensor {
+  scatterAdd(index: Tensor, values: Tensor, options: o.NamedAxisOptions): Tensor {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-  oneHot(classes: number, options: DTypeOptions = {}): Tensor {
+  oneHot(classes: number, options: o.DTypeOptions = {}): Tensor {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
   }
   /**
@@ -312,15 +303,15 @@ export class Tensor implements Pending {
    */
   windows(options: WindowsOptions): Tensor { return new Tensor(windows(this.node, options)); }
   /** One count for all sides, or [before, after] for each axis. */
-  pad(widths: number | readonly (readonly [number, number])[], options: PadOptions = {}): Tensor {
+  pad(widths: number | readonly (readonly [number, number])[], options: o.PadOptions = {}): Tensor {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
   }
   /** So many parts, the longer ones first, or parts of these lengths, along an axis (0 by default). */
-  split(parts: number | readonly number[], options: AxisOptions = {}): Tensor[] {
+  split(parts: number | readonly number[], options: o.AxisOptions = {}): Tensor[] {
     return movement.split(this.node, parts, options.axis ?? 0).map((node) => new Tensor(node));
   }
   /** Every element `count` times in a row, along an axis (0 by default). */
-  repeat(count: number, options: AxisOptions = {}): Tensor {
+  repeat(count: number, options: o.AxisOptions = {}): Tensor {
     return new Tensor(movement.repeat(this.node, count, options.axis ?? 0));
   }
   /** The whole tensor again and again: `counts[i]` times along axis i. */
@@ -344,10 +335,10 @@ export class Tensor implements Pending {
     return new Tensor(r.standardDeviation(this.node, options));
   }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
-  argmax(options: ArgOptions = {}): Tensor {
+  argmax(options: o.ArgOptions = {}): Tensor {
     return new Tensor(r.argExtreme("amax", this.node, options));
   }
-  argmin(options: ArgOptions = {}): Tensor {
+  argmin(options: o.ArgOptions = {}): Tensor {
     return new Tensor(r.argExtreme("amin", this.node, options));
   }
   all(options: ReduceOptions = {}): Tensor { return new Tensor(r.all(this.node, options)); }
@@ -358,22 +349,22 @@ export class Tensor implements Pending {
   }
   logSumExp(options: ReduceOptions = {}): Tensor { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
-  softmax(options: AxisOptions = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  logSoftmax(options: AxisOptions = {}): Tensor {
+  softmax(options: o.AxisOptions = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  logSoftmax(options: o.AxisOptions = {}): Tensor {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  cumsum(options: AxisOptions = {}): Tensor {
+  cumsum(options: o.AxisOptions = {}): Tensor {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  cumprod(options: AxisOptions = {}): Tensor {
+  cumprod(options: o.AxisOptions = {}): Tensor {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
-  sort(options: SortOptions = {}): Tensor {
+  sort(options: o.SortOptions = {}): Tensor {
     return new Tensor(order.sort(this.node, options.axis ?? -1, options.descending ?? false));
   }
   /** i32 positions that sort, stably. */
-  argsort(options: SortOptions = {}): Tensor {
+  argsort(options: o.SortOptions = {}): Tensor {
     return new Tensor(order.argsort(this.node, options.axis ?? -1, options.descending ?? false));
   }
 
@@ -506,7 +497,11 @@ export class Tensor implements Pending {
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
   data(): Promise<HostArray> {
-    return readTensor(this);
+    const version = this.#currentVersion();
+    return readTensor(this).then((values) => {
+      this.#read = { version, visible: visible(values, this.shape) };
+      return values;
+    });
   }
   /** The values as nested arrays; a scalar is a number, or a boolean. */
   array(): Promise<NestedArray> {
@@ -538,16 +533,21 @@ export class Tensor implements Pending {
     this.dispose();
   }
 
-  /** dtype and shape, where it is, and its values where the host knows them. */
+  #currentVersion(): object { return (this.#alias?.base ?? this).#version ??= {}; }
+
+  /** dtype and shape, where it is, and its values once they were read, or where the host has them. */
   toString(): string {
     const { device } = this;
     const place = device === undefined ? "" : ` on ${device.name}`;
-    if (this.#disposed) return `Tensor ${this.dtype}${formatShape(this.shape)} (disposed)`;
-    const node = this.#alias === undefined ? this.#node : undefined;
-    const found = node === undefined ? undefined : locate(node);
+    return `Tensor ${this.dtype}${formatShape(this.shape)}${place} ${this.#valueText()}`;
+  }
+  #valueText(): string {
+    if (this.#disposed) return "(disposed)";
+    if (this.#read?.version === this.#currentVersion()) return show(this.#read.visible, this.shape, this.dtype);
+    const found = this.#alias === undefined ? locate(this.#node) : undefined;
     const host = found?.storage.host?.subarray(found.offset, found.offset + this.size);
-    const value = host !== undefined ? ` ${show(host, this.shape, this.dtype)}` : found === undefined ? " (not computed)" : "";
-    return `Tensor ${this.dtype}${formatShape(this.shape)}${place}${value}`;
+    if (host !== undefined) return show(visible(host, this.shape), this.shape, this.dtype);
+    return found === undefined && this.isPending ? "(not computed)" : "(not read)";
   }
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
