@@ -71,25 +71,26 @@ export interface Device {
   readonly name: string;
   readonly kind: "gpu" | "cpu" | "null";
   readonly info: DeviceInfo;
+  /** @internal What kernels are made for. */
   readonly target: Target;
   /** Resolves when the device is closed or lost; never rejects. */
   readonly lost: Promise<DeviceLoss>;
   readonly isLost: boolean;
-  /** Throws OutOfMemoryError above the device's budget, DeviceLostError when it is gone. */
+  /** @internal Throws OutOfMemoryError above the device's budget, DeviceLostError when it is gone. */
   alloc(bytes: number): DeviceBuffer;
-  /** Back to the pool; idempotent. */
+  /** @internal Back to the pool; idempotent. */
   free(buffer: DeviceBuffer): void;
-  /** Copies host bytes in, at `offset` bytes (a multiple of 4). The array may be changed as soon as the call returns. */
+  /** @internal Copies host bytes in, at `offset` bytes (a multiple of 4). The array may be changed as soon as the call returns. */
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset?: number): void;
-  /** A copy of bytes once all earlier work is done. `offset` and `bytes` are multiples of 4; bytes is the rest by default. */
+  /** @internal A copy of bytes once all earlier work is done. `offset` and `bytes` are multiples of 4; bytes is the rest by default. */
   read(buffer: DeviceBuffer, offset?: number, bytes?: number): Promise<ArrayBuffer>;
   /**
-   * Compiles a plan's kernels; a plan for items is made ready for as many as `items` of them at once, 1 by default. Where
+   * @internal Compiles a plan's kernels; a plan for items is made ready for as many as `items` of them at once, 1 by default. Where
    * compiling is costly, plans of one family share kernels. Rejects with KernelCompileError, which carries the numbered source.
    */
   load(plan: Plan, items?: number, family?: PlanFamily): Promise<Executable>;
   /**
-   * Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread
+   * @internal Runs a plan: `inputs` and `outputs` in the order of the plan's (a slot named twice is given the same buffer twice; unread
    * inputs may be undefined). A plan for items does so for the first `items` of them, 1 by default.
    */
   run(
@@ -99,7 +100,7 @@ export interface Device {
     items?: number,
   ): void;
   /**
-   * Runs a plan and copies parts of its outputs to the host, each as soon as the last kernel that writes it is done:
+   * @internal Runs a plan and copies parts of its outputs to the host, each as soon as the last kernel that writes it is done:
    * while large ones travel, the kernels that follow run. A promise for each, in order; one that rejects, as `read`
    * does, leaves its array as it was. Throws ArgumentError for a part that is not in its output.
    */
@@ -114,7 +115,7 @@ export interface Device {
   sync(): Promise<void>;
   stats(): DeviceStats;
   /**
-   * Gives the device up without a word to its driver, which would wait for a kernel that never ends. It counts as lost
+   * @internal Gives the device up without a word to its driver, which would wait for a kernel that never ends. It counts as lost
    * from now on; what waits for it rejects at once.
    */
   abandon(message: string): void;
