@@ -4,6 +4,7 @@ import type { PlanFamily } from "./family.ts";
 
 /** Memory on a device. Its bytes are undefined until written. */
 export interface DeviceBuffer {
+  /** Unique in the process. */
   readonly id: number;
   /** Usable bytes; a multiple of 4. */
   readonly bytes: number;
@@ -30,29 +31,41 @@ export interface OutputRead {
 
 /** Why a device is gone. */
 export interface DeviceLoss {
+  /** "closed" by `close`, or "lost": gone, or given up. */
   readonly reason: "closed" | "lost";
+  /** What the driver or the caller said. */
   readonly message: string;
 }
 
 /** What a device did since it was opened. */
 export interface DeviceStats {
-  /** Bytes of buffers in use, their peak, and bytes kept in the pool for reuse. */
+  /** Bytes of buffers in use. */
   readonly liveBytes: number;
+  /** The most bytes that were in use at one time. */
   readonly peakBytes: number;
+  /** Bytes kept in the pool for reuse. */
   readonly pooledBytes: number;
   /** Buffers made by the driver, that is, not served by the pool. */
   readonly allocations: number;
   /** Distinct kernels compiled. */
   readonly kernels: number;
+  /** Kernels that were run. */
   readonly dispatches: number;
+  /** Lists of commands that were handed to the driver. */
   readonly submissions: number;
+  /** Bytes copied from the host. */
   readonly bytesWritten: number;
+  /** Bytes copied to the host. */
   readonly bytesRead: number;
 }
 
+/** What serves a device. */
 export interface DeviceInfo {
+  /** Who made it, as the driver says. */
   readonly vendor: string;
+  /** Its family, as the driver says. */
   readonly architecture: string;
+  /** Its name, as the driver says. */
   readonly description: string;
   /** A software adapter: the GPU API served by the CPU. */
   readonly software: boolean;
@@ -69,12 +82,15 @@ export interface Device {
   readonly id: number;
   /** `gpu:0`, `cpu:1`, …: distinct among open devices. */
   readonly name: string;
+  /** What it is; "null" computes nothing. */
   readonly kind: "gpu" | "cpu" | "null";
+  /** What serves it. */
   readonly info: DeviceInfo;
   /** @internal What kernels are made for. */
   readonly target: Target;
   /** Resolves when the device is closed or lost; never rejects. */
   readonly lost: Promise<DeviceLoss>;
+  /** Whether it was closed or lost. */
   readonly isLost: boolean;
   /** @internal Throws OutOfMemoryError above the device's budget, DeviceLostError when it is gone. */
   alloc(bytes: number): DeviceBuffer;
@@ -113,6 +129,7 @@ export interface Device {
   ): Promise<void>[];
   /** Resolves when all earlier work is done. */
   sync(): Promise<void>;
+  /** What it did since it was opened. */
   stats(): DeviceStats;
   /**
    * @internal Gives the device up without a word to its driver, which would wait for a kernel that never ends. It counts as lost

@@ -30,6 +30,7 @@ export type TypedArray =
   | Uint16Array
   | Uint32Array;
 
+/** What a new tensor is like. */
 export interface CreateOptions {
   /** The dtype of the elements; each function says which one by default. */
   readonly dtype?: DType | undefined;
@@ -37,11 +38,13 @@ export interface CreateOptions {
   readonly device?: Device | undefined;
 }
 
+/** What a tensor of given numbers is like. */
 export interface TensorOptions extends CreateOptions {
   /** The shape, of as many elements as there are. By default that of nested arrays, and [length] for a typed array. */
   readonly shape?: Shape | undefined;
 }
 
+/** The numbers of `arange`. */
 export interface ArangeOptions extends CreateOptions {
   /** The first number. Default 0. */
   readonly start?: number | undefined;
@@ -49,11 +52,13 @@ export interface ArangeOptions extends CreateOptions {
   readonly step?: number | undefined;
 }
 
+/** The matrix that `eye` makes. */
 export interface EyeOptions extends CreateOptions {
   /** The number of columns. Default: as many as rows. */
   readonly columns?: number | undefined;
 }
 
+/** Where a new tensor is. */
 export interface DeviceOption {
   /** Binds the tensor to a device; without it, it may meet any. */
   readonly device?: Device | undefined;

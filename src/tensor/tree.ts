@@ -17,6 +17,7 @@ export type TreeOf<T, Leaf> = [Tree] extends [T] ? AnyTree<Leaf>
 
 /** A tree taken apart. */
 export interface FlatTree {
+  /** The tensors, in the order of the paths. */
   readonly leaves: readonly Tensor[];
   /** Where each leaf is, as in `layers[0].weight`; empty for a tree that is a leaf. */
   readonly paths: readonly string[];
