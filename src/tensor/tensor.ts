@@ -14,7 +14,7 @@ import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import * as e from "./elementwise.ts";
-import { readTensor, realize } from "./evaluate.ts";
+import { readTensor, realizeAll } from "./evaluate.ts";
 import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
@@ -71,6 +71,9 @@ export class Tensor implements Pending {
    * a variable. With `outside` it is on that node in any case, and belongs to no trace, even when made inside one.
    */
   constructor(given: Node, outside = false) {
+    if (typeof (given as Partial<Node> | undefined)?.op !== "string") {
+      throw new ArgumentError("Tensor", { got: "new Tensor(…)", need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])" });
+    }
     const node = outside || !recordOf(given).shown ? given : build.another(given);
     this.shape = node.shape;
     this.dtype = node.dtype;
@@ -150,10 +153,10 @@ export class Tensor implements Pending {
   /** The quotient; integers give f32. */
   div(other: Operand): Tensor { return this.#with("div", other); }
   /** The quotient rounded down; integer division by 0 gives 0. */
-  floorDiv(other: Operand): Tensor { return new Tensor(e.floorDiv(this.node, operand("floorDiv", other))); }
+  floorDiv(other: Operand): Tensor { return new Tensor(e.floorDiv(this.node, operand(other))); }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
-  mod(other: Operand): Tensor { return new Tensor(e.mod(this.node, operand("mod", other))); }
-  pow(exponent: Operand): Tensor { return new Tensor(e.pow(this.node, operand("pow", exponent))); }
+  mod(other: Operand): Tensor { return new Tensor(e.mod(this.node, operand(other))); }
+  pow(exponent: Operand): Tensor { return new Tensor(e.pow(this.node, operand(exponent))); }
   /** The larger; where one is NaN, either. */
   maximum(other: Operand): Tensor { return this.#with("max", other); }
   /** The smaller; where one is NaN, either. */
@@ -194,32 +197,32 @@ export class Tensor implements Pending {
   silu(): Tensor { return new Tensor(activation.silu(this.node)); }
   softplus(): Tensor { return new Tensor(activation.softplus(this.node)); }
   clamp(options: o.Bounds<Tensor> = {}): Tensor {
-    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
+    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
   less(other: Operand): Tensor { return this.#with("lt", other); }
   lessEqual(other: Operand): Tensor { return this.#with("le", other); }
-  greater(other: Operand): Tensor { return new Tensor(e.less(operand("greater", other), this.node)); }
-  greaterEqual(other: Operand): Tensor { return new Tensor(e.lessEqual(operand("greaterEqual", other), this.node)); }
+  greater(other: Operand): Tensor { return new Tensor(e.less(operand(other), this.node)); }
+  greaterEqual(other: Operand): Tensor { return new Tensor(e.lessEqual(operand(other), this.node)); }
   equal(other: Operand): Tensor { return this.#with("eq", other); }
   notEqual(other: Operand): Tensor { return this.#with("ne", other); }
   isNaN(): Tensor { return new Tensor(e.isNaN(this.node)); }
   isFinite(): Tensor { return new Tensor(e.isFinite(this.node)); }
   /** Of truth values: what is not 0 is true. */
   not(): Tensor { return new Tensor(e.not(this.node)); }
-  and(other: Operand): Tensor { return new Tensor(e.logical("and", this.node, operand("and", other))); }
-  or(other: Operand): Tensor { return new Tensor(e.logical("or", this.node, operand("or", other))); }
-  xor(other: Operand): Tensor { return new Tensor(e.logical("xor", this.node, operand("xor", other))); }
-  bitAnd(other: Operand): Tensor { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
-  bitOr(other: Operand): Tensor { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
-  bitXor(other: Operand): Tensor { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
+  and(other: Operand): Tensor { return new Tensor(e.logical("and", this.node, operand(other))); }
+  or(other: Operand): Tensor { return new Tensor(e.logical("or", this.node, operand(other))); }
+  xor(other: Operand): Tensor { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  bitAnd(other: Operand): Tensor { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  bitOr(other: Operand): Tensor { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  bitXor(other: Operand): Tensor { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
   bitNot(): Tensor { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
-  shiftLeft(other: Operand): Tensor { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
-  shiftRight(other: Operand): Tensor { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
+  shiftLeft(other: Operand): Tensor { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
+  shiftRight(other: Operand): Tensor { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
   /** `a` where this is true (not 0), else `b`. */
   where(a: Operand, b: Operand): Tensor {
-    return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
+    return new Tensor(e.where(this.node, operand(a), operand(b)));
   }
   /**
    * f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. f16 gets the nearest half,
@@ -259,7 +262,7 @@ export class Tensor implements Pending {
   }
   expand(shape: Shape): Tensor;
   expand(...lengths: readonly number[]): Tensor;
-  expand(...shape: readonly (number | Shape)[]): Tensor { return this.broadcastTo(movement.lengthsOf("expand", shape)); }
+  expand(...shape: readonly (number | Shape)[]): Tensor { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
   squeeze(axis?: number | readonly number[]): Tensor { return new Tensor(movement.squeeze(this.node, axis)); }
   unsqueeze(axis: number): Tensor { return new Tensor(movement.unsqueeze(this.node, axis)); }
   flip(axis?: number | readonly number[]): Tensor { return new Tensor(movement.flip(this.node, axis)); }
@@ -517,7 +520,7 @@ export class Tensor implements Pending {
    * when the event loop turns; `device.sync()` sends them at once.
    */
   realize(): Promise<this> {
-    return realize(this).then(() => this);
+    return realizeAll([this]).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -566,7 +569,7 @@ export class Tensor implements Pending {
     return new Tensor(e.apply(op, this.node));
   }
   #with(op: ElementwiseName, other: Operand): Tensor {
-    return new Tensor(e.apply(op, this.node, operand(op, other)));
+    return new Tensor(e.apply(op, this.node, operand(other)));
   }
 }
 
@@ -586,11 +589,9 @@ export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
 
-/** An operand as the ops on nodes take it. Throws ArgumentError for anything but a tensor, a number or a boolean. */
-export function operand(op: string, x: Operand): e.NodeOperand {
-  if (x instanceof Tensor) return x.node;
-  if (typeof x === "number" || typeof x === "boolean") return x;
-  throw new ArgumentError(op, { got: x === null ? "null" : typeof x, need: "a Tensor, a number or a boolean" });
+/** An operand as the ops on nodes take it. */
+export function operand(x: Operand): e.NodeOperand {
+  return x instanceof Tensor ? x.node : x;
 }
 
 function isList<T>(x: readonly T[] | object): x is readonly T[] {
