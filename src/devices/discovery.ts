@@ -100,15 +100,22 @@ function normalize(options: DeviceOptions): DeviceOptions {
 
 async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[]; refusal: DeviceError }> {
   const own = wanted.runtime !== "dawn" && runtime !== "node" && hasNavigatorGpu();
+  const isHardware = ({ info }: Adapter) => !info.software;
   let trouble = "";
   let all: Adapter[] = [];
   try {
-    all = own ? await navigatorAdapters((wanted.virtual ?? 1) > 1) : runtime === "browser" ? [] : await dawnAdapters();
+    if (own) all = await navigatorAdapters((wanted.virtual ?? 1) > 1);
+    else if (runtime !== "browser") {
+      const any = wanted.name !== undefined || wanted.software === true;
+      if (!any) all = await dawnAdapters("hardware");
+      // What was not looked for is to be told where nothing else is found.
+      if (any || ((wanted.kind === "gpu" || wanted.software === false) && !all.some(isHardware))) all = await dawnAdapters("all");
+    }
   } catch (error) {
     if (!(error instanceof DeviceError)) throw error;
     trouble = `, because there is ${error.got}`;
   }
-  const hardware = all.filter(({ info }) => !info.software);
+  const hardware = all.filter(isHardware);
   const software = all.filter(({ info }) => info.software);
   const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble}`;
   const refusal = new DeviceError("devices", {
