@@ -1,28 +1,42 @@
 /** Functions without parameters as layers, so that `sequential` can chain them. */
-import { ShapeError } from "../errors.ts";
+import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
 import { formatShape, size } from "../graph/shape.ts";
-import type { PoolOptions, Tensor } from "../tensor/tensor.ts";
+import { callable, options, required, string } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { type Signature, takes } from "../signature/takes.ts";
+import { axis, dtype as dtypeKind, padding, perAxis } from "../tensor/kinds.ts";
+import type { AxisOptions } from "../tensor/options.ts";
+import { isTensor, type PoolOptions, type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
 
 /** A layer that applies a function. */
 export class Activation extends Module {
   readonly name: string;
   readonly apply: (x: Tensor) => Tensor;
+  readonly #takes: Signature;
 
+  /** `name` is what errors call it, after `nn.`. */
   constructor(name: string, apply: (x: Tensor) => Tensor) {
     super();
+    signatures.Activation.check(arguments);
     this.name = name;
     this.apply = apply;
+    this.#takes = takes(`nn.${name}`, { x: tensorKind });
   }
 
+  /** Throws ArgumentError where the function gives anything but a Tensor. */
   override forward(x: Tensor): Tensor {
-    return this.apply(x);
+    this.#takes.check(arguments);
+    const y: unknown = this.apply(x);
+    if (isTensor(y)) return y;
+    throw new ArgumentError(`nn.${this.name}`, { got: `a function that returns ${show(y)}`, need: "one that returns a Tensor" });
   }
 }
 
 /** A function of your own as a layer. */
 export function lambda(apply: (x: Tensor) => Tensor): Activation {
+  signatures.lambda.check(arguments);
   return new Activation("lambda", apply);
 }
 
@@ -31,62 +45,74 @@ export function lambda(apply: (x: Tensor) => Tensor): Activation {
  * linear layer and again after its activation, as in linear, cast, relu, cast, all that a training step keeps of them is f16.
  */
 export function cast(dtype: DType): Activation {
+  signatures.cast.check(arguments);
   return new Activation("cast", (x) => x.cast(dtype));
 }
 
 /** max(x, 0). */
 export function relu(): Activation {
+  signatures.relu.check(arguments);
   return new Activation("relu", (x) => x.relu());
 }
 
 /** x times the normal distribution function of x. Hendrycks and Gimpel, Gaussian Error Linear Units (2016). */
 export function gelu(): Activation {
+  signatures.gelu.check(arguments);
   return new Activation("gelu", (x) => x.gelu());
 }
 
 export function tanh(): Activation {
+  signatures.tanh.check(arguments);
   return new Activation("tanh", (x) => x.tanh());
 }
 
 /** 1 / (1 + exp(-x)). */
 export function sigmoid(): Activation {
+  signatures.sigmoid.check(arguments);
   return new Activation("sigmoid", (x) => x.sigmoid());
 }
 
 /** x * sigmoid(x), also called swish. */
 export function silu(): Activation {
+  signatures.silu.check(arguments);
   return new Activation("silu", (x) => x.silu());
 }
 
 /** log(1 + exp(x)). */
 export function softplus(): Activation {
+  signatures.softplus.check(arguments);
   return new Activation("softplus", (x) => x.softplus());
 }
 
 /** exp(x) over its sum along `axis`, by default the last. */
-export function softmax(options: { readonly axis?: number } = {}): Activation {
+export function softmax(options: AxisOptions = {}): Activation {
+  signatures.softmax.check(arguments);
   const { axis = -1 } = options;
   return new Activation("softmax", (x) => x.softmax({ axis }));
 }
 
 /** The logarithm of softmax along `axis`, by default the last. */
-export function logSoftmax(options: { readonly axis?: number } = {}): Activation {
+export function logSoftmax(options: AxisOptions = {}): Activation {
+  signatures.logSoftmax.check(arguments);
   const { axis = -1 } = options;
   return new Activation("logSoftmax", (x) => x.logSoftmax({ axis }));
 }
 
 /** The largest of each window of [n, height, width, channels]; by default windows lie side by side. */
 export function maxPool2d(options: PoolOptions): Activation {
+  signatures.maxPool2d.check(arguments);
   return new Activation("maxPool2d", (x) => x.maxPool2d(options));
 }
 
 /** The mean of each window of [n, height, width, channels]; by default windows lie side by side. */
 export function avgPool2d(options: PoolOptions): Activation {
+  signatures.avgPool2d.check(arguments);
   return new Activation("avgPool2d", (x) => x.avgPool2d(options));
 }
 
 /** [n, ...] to [n, elements of a row]. Throws ShapeError for a scalar. */
 export function flatten(): Activation {
+  signatures.flatten.check(arguments);
   return new Activation("flatten", (x) => {
     const [rows, ...rest] = x.shape;
     if (rows === undefined) {
@@ -95,3 +121,22 @@ export function flatten(): Activation {
     return x.reshape([rows, size(rest)]);
   });
 }
+
+const alongAxis = { options: options<AxisOptions>({ axis }) };
+const pooling = { options: required<PoolOptions>(["size"], { size: perAxis, stride: perAxis, padding }) };
+const signatures = {
+  Activation: takes("nn.Activation", { name: string, apply: callable }),
+  lambda: takes("nn.lambda", { apply: callable }),
+  cast: takes("nn.cast", { dtype: dtypeKind }),
+  relu: takes("nn.relu", {}),
+  gelu: takes("nn.gelu", {}),
+  tanh: takes("nn.tanh", {}),
+  sigmoid: takes("nn.sigmoid", {}),
+  silu: takes("nn.silu", {}),
+  softplus: takes("nn.softplus", {}),
+  softmax: takes("nn.softmax", alongAxis),
+  logSoftmax: takes("nn.logSoftmax", alongAxis),
+  maxPool2d: takes("nn.maxPool2d", pooling),
+  avgPool2d: takes("nn.avgPool2d", pooling),
+  flatten: takes("nn.flatten", {}),
+};

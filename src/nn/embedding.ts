@@ -1,14 +1,23 @@
 import { DTypeError } from "../errors.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { number, options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { type Initializer, normal } from "./init.ts";
+import { initializer } from "./kinds.ts";
 import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
-import { parameter } from "./parameter.ts";
+import { initialized } from "./parameter.ts";
 
 export interface EmbeddingOptions {
   /** Initial table. Default normal with standard deviation 1. */
-  readonly init?: Initializer;
+  readonly init?: Initializer | undefined;
 }
+
+const op = "nn.embedding";
+const signatures = {
+  embedding: takes(op, { entries: number, features: number, options: options<EmbeddingOptions>({ init: initializer }) }),
+  forward: takes(op, { indices: tensorKind }),
+};
 
 /** Rows of `weight` [entries, features] by integers [...], as [..., features]. */
 export class Embedding extends Module {
@@ -16,15 +25,17 @@ export class Embedding extends Module {
 
   constructor(entries: number, features: number, options: EmbeddingOptions = {}) {
     super();
-    requireLength("nn.embedding", "entries", entries);
-    requireLength("nn.embedding", "features", features);
+    signatures.embedding.check(arguments);
+    requireLength(op, "entries", entries);
+    requireLength(op, "features", features);
     const { init = normal() } = options;
-    this.weight = parameter(init([entries, features], { in: entries, out: features }));
+    this.weight = initialized(op, init, [entries, features], { in: entries, out: features });
   }
 
   override forward(indices: Tensor): Tensor {
+    signatures.forward.check(arguments);
     if (indices.dtype !== "i32" && indices.dtype !== "u32") {
-      throw new DTypeError("nn.embedding", {
+      throw new DTypeError(op, {
         got: `indices of ${indices.dtype}`,
         need: 'integers: cast them with .cast("i32")',
       });
@@ -35,5 +46,6 @@ export class Embedding extends Module {
 
 /** A table of `entries` vectors of `features` elements. Throws ArgumentError unless both are integers of at least 1. */
 export function embedding(entries: number, features: number, options: EmbeddingOptions = {}): Embedding {
+  signatures.embedding.check(arguments);
   return new Embedding(entries, features, options);
 }

@@ -4,14 +4,24 @@ import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../er
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
+import { either, instance, type Kind, listOf, number, optional, required } from "../signature/kinds.ts";
+import { guard, type Methods, takes } from "../signature/takes.ts";
 import { full } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
 
 /** A mean: `sum / count`, both f32 scalars that add up over the shards of a batch. */
 export interface Ratio {
   readonly sum: Tensor;
   readonly count: Tensor;
+}
+
+/** A mean of your own: see `nn.loss`. */
+export interface GivenRatio {
+  /** The sum over what is counted, an f32 scalar. */
+  readonly sum: Tensor;
+  /** What it is divided by: an f32 scalar, or a number of at least 0. */
+  readonly count: Tensor | number;
 }
 
 /** One term of a loss: `weight * sum / count`. */
@@ -30,6 +40,7 @@ export class Loss {
   readonly penalty: Tensor | undefined;
 
   constructor(terms: readonly LossTerm[], penalty?: Tensor) {
+    signatures.Loss.check(arguments);
     for (const term of terms) {
       requireScalar("nn.loss", "sum", term.sum);
       requireScalar("nn.loss", "count", term.count);
@@ -95,7 +106,9 @@ export class Metric implements Ratio {
   readonly sum: Tensor;
   readonly count: Tensor;
 
-  constructor({ sum, count }: Ratio) {
+  constructor(ratio: Ratio) {
+    signatures.Metric.check(arguments);
+    const { sum, count } = ratio;
     requireScalar("nn.metric", "sum", sum);
     requireScalar("nn.metric", "count", count);
     this.sum = sum;
@@ -109,12 +122,14 @@ export class Metric implements Ratio {
 }
 
 /** A loss of your own: `sum` over what `count` counts. Both are f32 scalars; a number serves as a constant count. */
-export function loss(ratio: { readonly sum: Tensor; readonly count: Tensor | number }): Loss {
+export function loss(ratio: GivenRatio): Loss {
+  signatures.loss.check(arguments);
   return new Loss([{ sum: ratio.sum, count: asCount("nn.loss", ratio.count), weight: 1 }]);
 }
 
 /** A metric of your own: `sum` over what `count` counts. Both are f32 scalars; a number serves as a constant count. */
-export function metric(ratio: { readonly sum: Tensor; readonly count: Tensor | number }): Metric {
+export function metric(ratio: GivenRatio): Metric {
+  signatures.metric.check(arguments);
   return new Metric({ sum: ratio.sum, count: asCount("nn.metric", ratio.count) });
 }
 
@@ -122,8 +137,25 @@ export function metric(ratio: { readonly sum: Tensor; readonly count: Tensor | n
  * A term that depends on parameters only, such as weight decay: an f32 scalar that counts once, whatever the shards.
  */
 export function penalty(value: Tensor): Loss {
+  signatures.penalty.check(arguments);
   return new Loss([], value);
 }
+
+export const lossKind: Kind<Loss> = instance(Loss, "a Loss, as of nn.crossEntropy, nn.mse or nn.loss({ sum, count })");
+const ratio = { sum: tensorKind, count: tensorKind };
+const given = { ratio: required<GivenRatio>(["sum", "count"], { sum: tensorKind, count: either(tensorKind, number) }) };
+const signatures = {
+  Loss: takes("nn.Loss", {
+    terms: listOf(required<LossTerm>(["sum", "count", "weight"], { ...ratio, weight: number }), "a list of { sum, count, weight }"),
+    penalty: optional(tensorKind),
+  }),
+  Metric: takes("nn.Metric", { ratio: required<Ratio>(["sum", "count"], ratio) }),
+  loss: takes("nn.loss", given),
+  metric: takes("nn.metric", given),
+  penalty: takes("nn.penalty", { value: tensorKind }),
+};
+const methods: Methods<Loss> = { plus: { other: lossKind }, scale: { factor: number } };
+guard("Loss.", Loss.prototype, methods);
 
 /**
  * Throws DecompositionError when a count has a derivative with respect to one of `parameters`: numerators and

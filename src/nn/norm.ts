@@ -2,7 +2,10 @@ import { ArgumentError, ShapeError } from "../errors.ts";
 import { formatShape, type Shape, size } from "../graph/shape.ts";
 import { allReduce } from "../parallel/collectives.ts";
 import { full } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { boolean, either, number, options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
+import { shape as shapeKind } from "../tensor/kinds.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { ones, zeros } from "./init.ts";
 import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
@@ -10,9 +13,9 @@ import { buffer, parameter } from "./parameter.ts";
 
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
-  readonly epsilon?: number;
+  readonly epsilon?: number | undefined;
   /** Whether to scale and shift by parameters. Default true. */
-  readonly affine?: boolean;
+  readonly affine?: boolean | undefined;
 }
 
 /**
@@ -27,6 +30,7 @@ export class LayerNorm extends Module {
 
   constructor(shape: number | Shape, options: LayerNormOptions = {}) {
     super();
+    signatures.layerNorm.check(arguments);
     const { epsilon = 1e-5, affine = true } = options;
     this.shape = typeof shape === "number" ? [shape] : [...shape];
     this.shape.forEach((length, axis) => requireLength("nn.layerNorm", `length of axis ${axis}`, length));
@@ -43,6 +47,7 @@ export class LayerNorm extends Module {
   }
 
   override forward(x: Tensor): Tensor {
+    signatures.normalizeLayer.check(arguments);
     const first = x.rank - this.shape.length;
     if (first < 0 || !this.shape.every((length, i) => x.shape[first + i] === length)) {
       throw new ShapeError("nn.layerNorm", { got: formatShape(x.shape), need: `[..., ${this.shape.join(", ")}]` });
@@ -59,16 +64,17 @@ export class LayerNorm extends Module {
  * no sense.
  */
 export function layerNorm(shape: number | Shape, options: LayerNormOptions = {}): LayerNorm {
+  signatures.layerNorm.check(arguments);
   return new LayerNorm(shape, options);
 }
 
 export interface BatchNormOptions {
   /** Added to the variance. Default 1e-5. */
-  readonly epsilon?: number;
+  readonly epsilon?: number | undefined;
   /** Weight of the newest batch in the running statistics, above 0 and at most 1. Default 0.1. */
-  readonly momentum?: number;
+  readonly momentum?: number | undefined;
   /** Whether to scale and shift by parameters. Default true. */
-  readonly affine?: boolean;
+  readonly affine?: boolean | undefined;
 }
 
 /**
@@ -88,6 +94,7 @@ export class BatchNorm extends Module {
 
   constructor(features: number, options: BatchNormOptions = {}) {
     super();
+    signatures.batchNorm.check(arguments);
     const { epsilon = 1e-5, momentum = 0.1, affine = true } = options;
     requireLength("nn.batchNorm", "features", features);
     if (!(epsilon > 0)) {
@@ -108,6 +115,7 @@ export class BatchNorm extends Module {
   }
 
   override forward(x: Tensor): Tensor {
+    signatures.normalizeBatch.check(arguments);
     if (x.rank < 2 || x.shape[x.rank - 1] !== this.features) {
       throw new ShapeError("nn.batchNorm", {
         got: formatShape(x.shape),
@@ -153,5 +161,19 @@ function count(x: Tensor): Tensor {
  * Batch normalisation of the last axis, of so many features. Throws ArgumentError for numbers that make no sense.
  */
 export function batchNorm(features: number, options: BatchNormOptions = {}): BatchNorm {
+  signatures.batchNorm.check(arguments);
   return new BatchNorm(features, options);
 }
+
+const signatures = {
+  layerNorm: takes("nn.layerNorm", {
+    shape: either(number, shapeKind),
+    options: options<LayerNormOptions>({ epsilon: number, affine: boolean }),
+  }),
+  normalizeLayer: takes("nn.layerNorm", { x: tensorKind }),
+  batchNorm: takes("nn.batchNorm", {
+    features: number,
+    options: options<BatchNormOptions>({ epsilon: number, momentum: number, affine: boolean }),
+  }),
+  normalizeBatch: takes("nn.batchNorm", { x: tensorKind }),
+};

@@ -1,15 +1,26 @@
 /**
  * Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors.
  */
-import { DTypeError } from "../errors.ts";
+import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { dtypes, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
-import { size } from "../graph/shape.ts";
+import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import { show } from "../signature/show.ts";
+import { takes } from "../signature/takes.ts";
 import { fromHost } from "../tensor/create.ts";
 import { storageOf, valueOf } from "../tensor/record.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { isTensor, type Tensor, tensorKind } from "../tensor/tensor.ts";
+import type { Fan, Initializer } from "./init.ts";
 
-const roles = new WeakMap<Tensor, "parameter" | "buffer">();
+/** What is frozen counts as a buffer, until it is a parameter again. */
+const roles = new WeakMap<Tensor, "parameter" | "buffer" | "frozen">();
+
+const signatures = {
+  parameter: takes("nn.parameter", { value: tensorKind }),
+  buffer: takes("nn.buffer", { value: tensorKind }),
+  isParameter: takes("nn.isParameter", { value: tensorKind }),
+  isBuffer: takes("nn.isBuffer", { value: tensorKind }),
+};
 
 /**
  * Marks a tensor as a parameter: `Module.parameters()` finds it, optimizers train it, `stateDict` keeps it. What is
@@ -17,6 +28,7 @@ const roles = new WeakMap<Tensor, "parameter" | "buffer">();
  * Throws DTypeError unless it is f32.
  */
 export function parameter(value: Tensor): Tensor {
+  signatures.parameter.check(arguments);
   if (value.dtype !== "f32") {
     throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, in which weights are kept: cast them where they are used" });
   }
@@ -24,19 +36,47 @@ export function parameter(value: Tensor): Tensor {
 }
 
 /**
+ * A parameter of a layer, with the first value that `init` makes. Throws ArgumentError where that is no Tensor, ShapeError where
+ * it has another shape.
+ */
+export function initialized(op: string, init: Initializer, shape: Shape, fan: Fan): Tensor {
+  const value: unknown = init(shape, fan);
+  if (!isTensor(value)) throw new ArgumentError(op, { got: `an init that returns ${show(value)}`, need: "one that returns a Tensor" });
+  if (sameShape(value.shape, shape)) return parameter(value);
+  throw new ShapeError(op, { got: `an init that returns ${formatShape(value.shape)}`, need: formatShape(shape) });
+}
+
+/**
  * Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics,
  * tables).
  */
 export function buffer(value: Tensor): Tensor {
+  signatures.buffer.check(arguments);
   return mark(ownLeaf(value), "buffer");
 }
 
 export function isParameter(value: Tensor): boolean {
+  signatures.isParameter.check(arguments);
   return roles.get(value) === "parameter";
 }
 
 export function isBuffer(value: Tensor): boolean {
-  return roles.get(value) === "buffer";
+  signatures.isBuffer.check(arguments);
+  const role = roles.get(value);
+  return role === "buffer" || role === "frozen";
+}
+
+/** Makes a parameter a buffer. */
+export function freeze(value: Tensor): void {
+  if (!isParameter(value)) return;
+  roles.set(value, "frozen");
+  // Not a part of what is trained any more.
+  if (value.alias !== undefined) value.assign(value.detach());
+}
+
+/** Makes what was frozen a parameter again. */
+export function unfreeze(value: Tensor): void {
+  if (roles.get(value) === "frozen") roles.set(value, "parameter");
 }
 
 function mark(tensor: Tensor, role: "parameter" | "buffer"): Tensor {

@@ -1,5 +1,16 @@
-import type { Tensor } from "../tensor/tensor.ts";
-import { type Layer, Module } from "./module.ts";
+import { ArgumentError } from "../errors.ts";
+import { anything, listOf, rest } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { takes } from "../signature/takes.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
+import { type Layer, Module, moduleKind } from "./module.ts";
+
+const op = "nn.sequential";
+const signatures = {
+  list: takes(op, { layers: listOf<Layer>(anything, "a list of modules") }),
+  layers: takes(op, { layers: rest(moduleKind) }),
+  forward: takes(op, { x: tensorKind }),
+};
 
 /** Layers applied one after the other. */
 export class Sequential extends Module {
@@ -7,15 +18,24 @@ export class Sequential extends Module {
 
   constructor(layers: readonly Layer[]) {
     super();
-    this.layers = layers;
+    signatures.list.check(arguments);
+    signatures.layers.check(layers);
+    this.layers = [...layers];
   }
 
   override forward(x: Tensor): Tensor {
-    return this.layers.reduce((value, layer) => layer.forward(value), x);
+    signatures.forward.check(arguments);
+    return this.layers.reduce((value, layer, i) => {
+      const next: unknown = layer.forward(value);
+      if (next !== undefined) return next as Tensor;
+      throw new ArgumentError(op, { got: `undefined from layer ${i}, ${show(layer)}`, need: "a forward that returns a Tensor" });
+    }, x);
   }
 }
 
-/** A chain of layers; of none, the identity. A layer that stands twice has one set of weights. */
-export function sequential(...layers: Layer[]): Sequential {
-  return new Sequential(layers);
+/** A chain of layers, given one by one or as a list; of none, the identity. A layer that stands twice has one set of weights. */
+export function sequential(...layers: readonly Layer[] | readonly [layers: readonly Layer[]]): Sequential {
+  if (layers.length === 1 && Array.isArray(layers[0])) return new Sequential(layers[0] as readonly Layer[]);
+  signatures.layers.check(layers);
+  return new Sequential(layers as readonly Layer[]);
 }

@@ -2,6 +2,7 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isDType } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
+import { show } from "../signature/show.ts";
 import { toWords, type Words } from "../graph/words.ts";
 import type { Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
@@ -39,6 +40,8 @@ export type BatchOf<T> = T extends Tensor ? Tensor | HostTensor : { readonly [K 
 
 /** A batch taken apart: its tensors in order, and the way back to its structure. */
 export interface Fields {
+  /** What it was given to, for messages. */
+  readonly op: string;
   readonly paths: readonly string[];
   readonly leaves: readonly (Tensor | HostTensor)[];
   /** Rows of the batch. */
@@ -58,7 +61,12 @@ export function isHostTensor(x: unknown): x is HostTensor {
   if (typeof x !== "object" || x === null || !("data" in x) || !("shape" in x) || !("dtype" in x)) {
     return false;
   }
-  return ArrayBuffer.isView(x.data) && Array.isArray(x.shape) && isDType(x.dtype);
+  return isHostData(x.data) && Array.isArray(x.shape) && isDType(x.dtype);
+}
+
+/** Whether it is a typed array of what an element may be: of no 64-bit integers. */
+export function isHostData(x: unknown): x is HostData {
+  return ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigInt64Array) && !(x instanceof BigUint64Array);
 }
 
 /** Whether a leaf has a row for each sample: all but scalars do. */
@@ -82,7 +90,7 @@ export function fieldsOf(op: string, batch: Batch): Fields {
     leaves.map((leaf) => `|${leaf.dtype}[${isBatched(leaf) ? ["rows", ...leaf.shape.slice(1)] : ""}]`).join(
       "",
     );
-  return { paths, leaves, rows, signature, rebuild: (others) => structure.rebuild(others) };
+  return { op, paths, leaves, rows, signature, rebuild: (others) => structure.rebuild(others) };
 }
 
 interface Structure {
@@ -114,7 +122,7 @@ function collect(
       rebuild: (others) => parts.map((part) => part.rebuild(others)),
     };
   }
-  if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x)) {
+  if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !(Symbol.iterator in x)) {
     const parts = Object.entries(x as { readonly [name: string]: Batch }).map(([name, part]) => {
       return [name, collect(op, part, path === "" ? name : `${path}.${name}`, paths, leaves, depth + 1)] as const;
     });
@@ -124,7 +132,7 @@ function collect(
     };
   }
   throw new ArgumentError(op, {
-    got: `${ArrayBuffer.isView(x) ? "a typed array" : String(x)} as ${path === "" ? "the batch" : path}`,
+    got: `${show(x)} as ${path === "" ? "the batch" : path}`,
     need:
       "tensors, or host tensors { data, shape, dtype }, in records and arrays: tensor(data) or data.batches make them",
   });

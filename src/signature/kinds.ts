@@ -103,7 +103,9 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
     },
     accepts(x) {
       if (typeof x !== "object" || x === null || Array.isArray(x)) return false;
+      let isEmpty = true;
       for (const name in x) {
+        isEmpty = false;
         const kind = table.get(name);
         if (kind === undefined) return false;
         const value = (x as Record<string, unknown>)[name];
@@ -112,19 +114,21 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       for (let i = 0; i < needed.length; i++) {
         if ((x as Record<string, unknown>)[needed[i]!] === undefined) return false;
       }
-      return true;
+      // A Map or a Tensor has no fields that could be options.
+      return !isEmpty || !isInstance(x);
     },
     refuse(name, x) {
       if (!isPlain(x)) {
         const place = [...needed, ...names].find((one) => table.get(one)!.accepts(x) && table.get(one) !== anything);
         return { got: `${show(x)} as ${name}`, need: place === undefined ? all : `${all}: did you mean { ${place}: ${show(x)} }?` };
       }
-      for (const [key, value] of Object.entries(x as object)) {
+      for (const key of Object.keys(x as object)) {
         const kind = table.get(key);
         if (kind === undefined) {
           const need = names.length === 0 ? "no options" : `one of ${names.join(", ")}`;
           return { got: `the option ${JSON.stringify(key)}`, need: `${need}${meant(key, names)}` };
         }
+        const value = (x as Record<string, unknown>)[key];
         if (value !== undefined && !kind.accepts(value)) return refusalOf(kind, key, value);
       }
       const missing = needed.find((key) => (x as Record<string, unknown>)[key] === undefined)!;

@@ -1,5 +1,7 @@
 /** What an optimizer computes: a pure rule from parameters, gradients and state to new parameters and state. */
 import { ArgumentError } from "../../errors.ts";
+import { type Kind, number } from "../../signature/kinds.ts";
+import { takes } from "../../signature/takes.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Schedule } from "./schedules.ts";
 
@@ -38,11 +40,18 @@ export interface UpdateRule {
   update(input: UpdateInput): UpdateResult;
 }
 
+const ruleKind: Kind<UpdateRule> = {
+  need: "an optimizer, such as optim.adam()",
+  accepts: (x) => typeof x === "object" && x !== null && "learningRate" in x && "name" in x,
+};
+const signature = takes("optim.learningRateAt", { rule: ruleKind, step: number });
+
 /**
  * The learning rate at `step` (1 at the first update). Throws ArgumentError when a schedule gives no finite number of
  * at least 0.
  */
 export function learningRateAt(rule: UpdateRule, step: number): number {
+  signature.check(arguments);
   const { name, learningRate } = rule;
   return requireLearningRate(name, typeof learningRate === "function" ? learningRate(step) : learningRate, step);
 }
