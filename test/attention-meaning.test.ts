@@ -124,12 +124,12 @@ const described = ({ form, mask, poison, size }: Case) => `${form}, mask ${mask}
 const forms = ["stored", "online", "onWeights"] as const;
 
 /** Every mask with every poison, by a function that is compiled once for those that differ in numbers alone. */
-async function table(device: Device, cases: readonly string[], sizes: readonly Case["size"][], isCompiled: boolean): Promise<void> {
+async function table(device: Device, casesOf: (form: Form) => readonly string[], sizes: readonly Case["size"][], isCompiled: boolean): Promise<void> {
   for (const form of forms) {
     for (const causal of [false, true]) {
       const fn = evaluated(form, causal);
       const run = isCompiled ? compile(fn) : fn;
-      for (const mask of cases.filter((name) => (masks[name]!.causal === true) === causal)) {
+      for (const mask of casesOf(form).filter((name) => (masks[name]!.causal === true) === causal)) {
         for (const [poison, size] of Object.keys(poisons).flatMap((name) => sizes.map((size) => [name, size] as const))) {
           const one = { form, mask, poison, size };
           const operands = operandsOf(one);
@@ -144,11 +144,14 @@ async function table(device: Device, cases: readonly string[], sizes: readonly C
 const small = [[5, 7], [9, 6]] as const;
 
 onEachDevice("attention means one thing, for each form and mask, whatever is where it is hidden", async (device) => {
-  await table(device, Object.keys(masks), device.kind === "cpu" ? small : small.slice(0, 1), true);
+  // Drivers compile slowly: on a GPU, stored scores are masked by "bool, causal" for both of its parts.
+  const isPart = (mask: string) => mask === "causal" || mask === "bool";
+  const casesOf = (form: Form) => Object.keys(masks).filter((mask) => device.kind === "cpu" || form === "online" || !isPart(mask));
+  await table(device, casesOf, device.kind === "cpu" ? small : small.slice(0, 1), true);
 });
 
 onEachDevice("as it is called, too", async (device) => {
-  await table(device, device.kind === "cpu" ? Object.keys(masks) : ["bool, causal", "-Infinity"], small.slice(0, 1), false);
+  await table(device, () => device.kind === "cpu" ? Object.keys(masks) : ["bool, causal", "-Infinity"], small.slice(0, 1), false);
 });
 
 onEachDevice("on both sides of the size from which scores are not stored", async (device) => {
@@ -158,8 +161,8 @@ onEachDevice("on both sides of the size from which scores are not stored", async
     { mask: "bool, causal", poison: "a key and a value that are not numbers", size: [255, 256] },
     { mask: "-Infinity, causal", poison: "a key and a value that are not numbers", size: [256, 256] },
   ];
-  // Drivers of software adapters compile such kernels slowly: there, the sides where scores are not stored.
-  for (const part of device.kind === "cpu" ? sides : [sides[1]!, sides[3]!]) {
+  // Sizes alone decide. Drivers of software adapters compile such kernels slowly: there, one side where scores are not stored.
+  for (const part of device.kind === "cpu" ? sides : sides.slice(3)) {
     const one: Case = { form: "default", ...part };
     const operands = operandsOf(one);
     const run = compile(evaluated(one.form, operands.causal));

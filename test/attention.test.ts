@@ -87,8 +87,8 @@ test("online attention and its gradients agree with float64 around the edges of 
 
 /** A target, the edges of its blocks, and how many shapes are tried: drivers compile for seconds. */
 const targets: Readonly<Record<string, { target: (device: Device) => Target; edges: readonly number[]; runs: number }>> = {
-  "the device's own": { target: ({ target }) => target, edges: [32], runs: 2 },
-  "blocks of an invocation": { target: ({ target }) => ({ ...target, class: "software", subgroupSize: 0 }), edges: [8], runs: 2 },
+  "the device's own": { target: ({ target }) => target, edges: [32], runs: 1 },
+  "blocks of an invocation": { target: ({ target }) => ({ ...target, class: "software", subgroupSize: 0 }), edges: [8], runs: 1 },
   "workgroup memory": { target: ({ target }) => ({ ...target, class: "discrete" }), edges: [64], runs: 1 },
 };
 

@@ -222,7 +222,7 @@ test("few results of long columns, exactly: matrices by vectors, sums over rows"
       fc.subarray(["product", "sum", "largest", "least"], { minLength: 1 }),
       check,
     ),
-    { numRuns: 10, endOnFailure: true },
+    { numRuns: 6, endOnFailure: true },
   );
 });
 
@@ -262,7 +262,7 @@ test("rows that a workgroup walks together give what they give one by one", asyn
         assertClose(actual!, expected!, { atol: 2e-6, rtol: 2e-5, message: name });
       },
     ),
-    { numRuns: 40 },
+    { numRuns: 20 },
   );
 });
 
@@ -321,7 +321,7 @@ test("a long sum of few results is cut into parts on a GPU, and is the same", as
       await givesExactly(device, shape, target);
     }),
     {
-      numRuns: 10,
+      numRuns: 6,
       // What an invocation brings of k and its place along n are multiples of one number here.
       examples: [[{ batch: 1, m: 25, k: 1000, n: 13, transposed: [false, false], epilogue: false }]],
     },

@@ -80,7 +80,7 @@ async function hang(): Promise<void> {
 async function overlap(): Promise<void> {
   const used = await open(2);
   const training = trainer(used, 1200, {}); // Its gradient leaves in two buckets of 6 MB.
-  for (let step = 0; step < 6; step++) await training.step(batchOf(256));
+  for (let step = 0; step < 3; step++) await training.step(batchOf(128));
   console.log(`devices ${used.map(({ name }) => name).join(" ")}`);
 }
 
