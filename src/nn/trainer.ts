@@ -422,7 +422,7 @@ function fieldX(batch: TensorRecord): Tensor {
   const { x } = batch;
   if (isTensor(x)) return x;
   throw new ArgumentError("nn.trainer", {
-    got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
+    got: isTensor(batch) ? "a Tensor as the batch" : `a batch with the fields ${Object.keys(batch).join(", ")}`,
     need:
       "a field x, or a forward that says what the model takes: forward: (model, batch) => model.forward(batch.name)",
   });
