@@ -688,8 +688,8 @@ for (const count of [1, 3]) {
     const cases: readonly (readonly [model: nn.Module, options: object, message: RegExp])[] = [
       [hidingInPrivate(() => nn.linear(2, 2)), {}, /a parameter \[2, 2\] .*not found in the model.*#private/],
       [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(other.forward(b.x)) }, /a parameter \[2, 2\]/],
-      [nn.linear(2, 1), { loss: (o: Tensor, b: Any) => nn.mse(o.mul(temperature), b.y) }, /a parameter \[\]/],
-      [nn.linear(2, 1), { loss: (o: Tensor, b: Any) => nn.mse(o, b.y).plus(nn.penalty(other.weight.square().sum())) }, /a parameter \[2, 2\]/],
+      [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(b.x).mul(temperature) }, /a parameter \[\]/],
+      [nn.linear(2, 1), { forward: (m: Any, b: Any) => ({ y: m.forward(b.x), z: other.weight.square() }), loss: ({ y, z }: Any, b: Any) => nn.mse(y, b.y).plus(nn.penalty(z.sum())) }, /a parameter \[2, 2\]/],
       [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(trained.forward(b.x)) }, /a parameter of another trainer or optimizer/],
       [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(bound.forward(b.x)) }, /a parameter of another trainer or optimizer/],
     ];
@@ -705,6 +705,9 @@ for (const count of [1, 3]) {
     const frozen: readonly object[] = [
       { forward: (m: Any, b: Any) => m.forward(other.forward(b.x).detach()) },
       { forward: (m: Any, b: Any) => m.forward(trained.forward(b.x).stopGradient()) },
+      // The critic of a generator, which another trainer trains.
+      { loss: (o: Tensor, b: Any) => nn.mse(trained.forward(o.mul(b.x)), b.x) },
+      { loss: (o: Tensor, b: Any) => nn.mse(other.forward(o.mul(b.x)), b.x) },
       { metrics: { distance: (_: Any, b: Any) => nn.mse(other.forward(b.x), b.x) } },
     ];
     for (const options of frozen) assert.equal((await (await makeTrainer(options, nn.linear(2, 1), count)).step(good)).updated, true);

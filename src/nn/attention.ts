@@ -79,7 +79,7 @@ export class MultiHeadAttention extends Module {
         throw new ShapeError(op, { got: formatShape(part.shape), need: `[..., positions, ${features}]` });
       }
     }
-    const drops = this.drop.training && this.drop.rate > 0;
+    const drops = this.drop.rate > 0 && this.drop.training;
     const attended = this.#apart(this.query.forward(x)).scaledDotProductAttention(
       this.#apart(this.key.forward(context)),
       this.#apart(this.value.forward(context)),

@@ -27,7 +27,7 @@ export class Dropout extends Module {
 
   override forward(x: Tensor): Tensor {
     signatures.forward.check(arguments);
-    if (!this.training || this.rate === 0) return x;
+    if (this.rate === 0 || !this.training) return x;
     const keep = 1 - this.rate;
     return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0);
   }

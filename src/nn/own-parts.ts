@@ -1,7 +1,7 @@
 /** Whether what a trainer runs is made of parts of its model: what the walk over its fields cannot see shows in the trace. */
 import { ArgumentError } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
-import { toposort } from "../graph/node.ts";
+import { type Node, toposort } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
 import { flats } from "../parallel/flats.ts";
 import { currentFrame } from "../tensor/frame.ts";
@@ -27,12 +27,21 @@ export function refuseForeignModules(): void {
   }
 }
 
-/** The same for a parameter that is not one of `own` and by which the loss has a derivative: it would not be trained. */
-export function refuseForeignParameters(loss: Loss, own: readonly Tensor[]): void {
+/** The parameters that were used in a trace so far, and are none of `own`: by the nodes that stand for them. */
+export function foreignParameters(own: readonly Tensor[]): ReadonlyMap<Node, Tensor> {
   const known = new Set(own.map((parameter) => parameter.alias?.base ?? parameter));
-  const foreign = new Map([...currentFrame()?.captures ?? []].flatMap(([tensor, node]) => {
-    return isTensor(tensor) && !known.has(tensor) && (isParameter(tensor) || flats.has(tensor)) ? [[node, tensor] as const] : [];
-  }));
+  const foreign = new Map<Node, Tensor>();
+  for (const [tensor, node] of currentFrame()?.captures ?? []) {
+    if (isTensor(tensor) && !known.has(tensor) && (isParameter(tensor) || flats.has(tensor))) foreign.set(node, tensor);
+  }
+  return foreign;
+}
+
+/**
+ * Throws ArgumentError where a loss has a derivative by one of the `foreign` parameters of a forward pass, which would not be
+ * trained. What only the loss uses may be another model, as the critic of a generator is.
+ */
+export function refuseUntrained(loss: Loss, foreign: ReadonlyMap<Node, Tensor>): void {
   if (foreign.size === 0) return;
   const roots = [...loss.terms.map(({ sum }) => sum.node), ...loss.penalty === undefined ? [] : [loss.penalty.node]];
   for (const node of toposort(roots, (node) => isFloat(node.dtype) && node.op !== "stopGradient" && !foreign.has(node))) {
@@ -40,7 +49,7 @@ export function refuseForeignParameters(loss: Loss, own: readonly Tensor[]): voi
     if (tensor === undefined) continue;
     const what = flats.has(tensor) ? "a parameter of another trainer or optimizer" : `a parameter ${formatShape(tensor.shape)}`;
     throw new ArgumentError(op, {
-      got: `${what} that the loss depends on and that is not found in the model: it is in a #private field, say, or a closure`,
+      got: `${what} that the forward pass uses and that is not found in the model: it is in a #private field, say, or a closure`,
       need: `it in ${places}, or freeze() of its module, where it is not to be trained`,
     });
   }

@@ -31,7 +31,7 @@ import type {
 import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
 import type { Module } from "./module.ts";
 import { learningRateAt } from "./optim/rule.ts";
-import { refuseForeignModules, refuseForeignParameters } from "./own-parts.ts";
+import { foreignParameters, refuseForeignModules, refuseUntrained } from "./own-parts.ts";
 import { progress } from "./progress.ts";
 import { isSource, requireBatches, type RowsOptions, signatures, type TrainerOptions } from "./trainer-options.ts";
 
@@ -162,8 +162,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * tensor's `data` is not copied: it is not to be written to before the call is done), after all steps asked for before,
    * whatever became of them; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
-   * over rows, ArgumentError for a function that fails for a field that is not in the batch and for parameters that are used and
-   * not found in the model, NonFiniteLossError for a loss that is NaN or infinite (with the label that makes it so, where one is
+   * over rows, ArgumentError for a function that fails for a field that is not in the batch and for parameters that the forward
+   * pass uses and that are not found in the model, NonFiniteLossError for a loss that is NaN or infinite (with the label that makes it so, where one is
    * outside the classes) and NonFiniteGradientError for such a gradient (the
    * weights and the optimizer's state stay as they were before the step), ReplicaMismatchError
    * when devices disagree, AllDevicesLostError when no device is left (the model then has the last weights that the
@@ -372,6 +372,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   #score(batch: B, parameters: readonly Tensor[]) {
     const { loss, metrics = {} } = this.#options;
     const output = this.#forward(batch);
+    const foreign = foreignParameters(parameters);
     const value: unknown = loss(output, batch);
     refusePromise("nn.trainer", value);
     if (!(value instanceof Loss)) {
@@ -385,7 +386,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       if (isRatio(ratio)) return [name, new Metric({ sum: ratio.sum, count: ratio.count })] as const;
       throw notDecomposable(`a metric ${name}`, ratio, "nn.accuracy or nn.metric({ sum, count })");
     });
-    refuseForeignParameters(value, parameters);
+    refuseUntrained(value, foreign);
     refuseForeignModules();
     return { loss: value, metrics: Object.fromEntries(scored) };
   }
@@ -422,7 +423,7 @@ function fieldX(batch: TensorRecord): Tensor {
   const { x } = batch;
   if (isTensor(x)) return x;
   throw new ArgumentError("nn.trainer", {
-    got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
+    got: isTensor(batch) ? "a Tensor as the batch" : `a batch with the fields ${Object.keys(batch).join(", ")}`,
     need:
       "a field x, or a forward that says what the model takes: forward: (model, batch) => model.forward(batch.name)",
   });

@@ -1,12 +1,13 @@
 /** Why a loss is not finite: labels outside the classes, which are looked for only when there is no number. */
-import { fromWords } from "../graph/words.ts";
+import type { HostArray } from "../graph/dtype.ts";
 import { interpret, type Values } from "../graph/interpret.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { type Shape, size, strides } from "../graph/shape.ts";
+import { fromWords } from "../graph/words.ts";
 import { isTracing } from "../tensor/frame.ts";
 import { storageOf, valueOf } from "../tensor/record.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { isBatched, rowsForUpload } from "./host-batch.ts";
+import { rowsForUpload } from "./host-batch.ts";
 import type { Program } from "./program.ts";
 import { traceShard } from "./shard-trace.ts";
 import { controlWords, type HostFields, type StepNumbers } from "./uploads.ts";
@@ -42,18 +43,20 @@ export function wrongLabel(fields: HostFields, program: Program, numbers: Omit<S
     const traced = traceShard(fields, fields.rows, program);
     const { terms, penalty } = traced.result.loss;
     const roots = [...terms.map(({ sum }) => sum.node), ...penalty === undefined ? [] : [penalty.node]];
-    const given = new Map<Node, ArrayLike<number>>([[traced.inputs.control.node, controlWords({ ...numbers, offset: 0 })]]);
-    traced.inputs.fields.forEach(({ node, dtype }, i) => {
-      given.set(node, fromWords(dtype, rowsForUpload(fields.leaves[i]!, 0, isBatched(node) ? fields.rows : 0), size(node.shape)));
-    });
-    const captured = new Map(traced.captures.map(({ tensor, placeholder }) => [placeholder, tensor]));
+    const valueOfInput = new Map<Node, () => HostArray | Uint32Array | undefined>([
+      [traced.inputs.control.node, () => controlWords({ ...numbers, offset: 0 })],
+      ...traced.inputs.fields.map(({ node, dtype }, i) =>
+        [node, () => fromWords(dtype, rowsForUpload(fields.leaves[i]!, 0, fields.rows), size(node.shape))] as const
+      ),
+      ...traced.captures.map(({ tensor, placeholder }) => [placeholder, () => onHost(tensor)] as const),
+    ]);
     for (const node of toposort(roots)) {
       const range = ranges.get(node);
       if (range === undefined) continue;
+      const given = new Map<Node, ArrayLike<number>>();
       for (const input of toposort([range.labels])) {
-        const leaf = captured.has(input) ? valueOf(captured.get(input)!.node) : undefined;
-        const host = leaf === undefined ? undefined : storageOf(leaf).host;
-        if (host !== undefined) given.set(input, host);
+        const value = valueOfInput.get(input)?.();
+        if (value !== undefined) given.set(input, value);
       }
       const reason = wrongIn(range, interpret([range.labels], given)[0]!, fields.rows);
       if (reason !== undefined) return reason;
@@ -62,6 +65,11 @@ export function wrongLabel(fields: HostFields, program: Program, numbers: Omit<S
     // The loss is not finite, whatever else there is to be said of it.
   }
   return undefined;
+}
+
+function onHost(tensor: Tensor): HostArray | undefined {
+  const leaf = valueOf(tensor.node);
+  return leaf === undefined ? undefined : storageOf(leaf).host;
 }
 
 function wrongIn({ op, labels: { shape }, classes }: LabelRange, labels: Values, rows: number): Reason | undefined {

@@ -37,7 +37,7 @@ export class WatchedBatch {
       });
       const has = new Map(missing.map(({ path, there }) => [path, `${path} has ${there.join(", ") || "nothing"}`]));
       throw new ArgumentError(op, {
-        got: `a function that reads ${missing.map(nameOf).join(" and ")} where ${[...has.values()].join(" and ")}`,
+        got: `a function that reads ${missing.map(nameOf).join(" and ")} where ${[...has.values()].join(" and ")}, and fails: ${(cause as Error).message}`,
         need: `a batch that has what is read of it${hints.length === 0 ? "" : `: did you mean ${hints[0]}?`}`,
         cause,
       });

@@ -7,7 +7,7 @@ import type { MomentOptions } from "./moments.ts";
 import type { LearningRate } from "./rule.ts";
 
 export const learningRate: Kind<LearningRate> = {
-  need: "a learning rate: a number, or a function of the step such as optim.cosineSchedule(…)",
+  need: "a number or a function of the step as learning rate, such as optim.cosineSchedule(…)",
   accepts: (x) => typeof x === "number" || typeof x === "function",
 };
 

@@ -30,7 +30,9 @@ export type LearningRate = number | ((step: number) => number) | Schedule;
 
 /** The rule alone, and what it needs. */
 export interface UpdateRule {
+  /** What errors call it, after `optim.`. */
   readonly name: string;
+  /** At least 0. */
   readonly learningRate: LearningRate;
   /** Names of the state vectors, which are 0 at first. */
   readonly slots: readonly string[];
