@@ -280,6 +280,8 @@ onEachDevice("attention against float64: scaled, causal, masked, and where nothi
   for (const [name, y, score] of cases) {
     const expected = [0, 1].flatMap((b) => attend(half(parts[0]!, b), half(parts[1]!, b), half(parts[2]!, b), score));
     assertClose(await numbers(y), expected, { message: name, atol: 1e-5 });
+    // Drivers compile slowly; attention-meaning.test.ts has the gradients of every mask on each device.
+    if (device.kind === "gpu" && name !== "scale") continue;
     for (const dx of grad(y.square().sum(), [q, k, v])) assert.ok((await numbers(dx)).every(Number.isFinite), `gradient, ${name}`);
   }
   // With more queries than keys, the first see nothing.
@@ -295,10 +297,10 @@ onEachDevice("conv2d, pooling and attention agree with PyTorch", async (device) 
   for (const c of fixture.conv2d) {
     const [x, w, g] = [give(c.x, c.shapes.x), give(c.w, c.shapes.w), give(c.cotangent, c.shapes.y)];
     const y = x.conv2d(w, c.options);
-    const [dx, dw] = grad(y.mul(g).sum(), [x, w] as const);
-    assertClose(await numbers(y), flat(c.y), { message: c.name, atol: 1e-5 });
-    assertClose(await numbers(dx!), flat(c.dx), { message: `${c.name}, by x`, atol: 1e-5 });
-    assertClose(await numbers(dw!), flat(c.dw), { message: `${c.name}, by w`, atol: 1e-5 });
+    const actual = await Promise.all([y, ...grad(y.mul(g).sum(), [x, w])].map(numbers));
+    for (const [i, name] of (["y", "dx", "dw"] as const).entries()) {
+      assertClose(actual[i]!, flat(c[name]), { message: `${c.name}, ${name}`, atol: 1e-5 });
+    }
   }
   for (const c of fixture.pool2d) {
     const [x, g] = [give(c.x, c.shapes.x), give(c.cotangent, c.shapes.y)];
@@ -310,10 +312,9 @@ onEachDevice("conv2d, pooling and attention agree with PyTorch", async (device) 
     const [q, k, v, g] = (["q", "k", "v", "cotangent"] as const).map((name) => give(c[name], c.shapes[name])) as [Tensor, Tensor, Tensor, Tensor];
     for (const scores of ["stored", "online"] as const) {
       const y = q.scaledDotProductAttention(k, v, { causal: c.causal, scores });
-      assertClose(await numbers(y), flat(c.y), { message: `attention, ${scores}`, atol: 1e-5 });
-      const gradients = grad(y.mul(g).sum(), [q, k, v]);
-      for (const [i, name] of (["dq", "dk", "dv"] as const).entries()) {
-        assertClose(await numbers(gradients[i]!), flat(c[name]), { message: `${name}, ${scores}`, atol: 1e-5 });
+      const actual = await Promise.all([y, ...grad(y.mul(g).sum(), [q, k, v])].map(numbers));
+      for (const [i, name] of (["y", "dq", "dk", "dv"] as const).entries()) {
+        assertClose(actual[i]!, flat(c[name]), { message: `${name}, ${scores}`, atol: 1e-5 });
       }
     }
   }
@@ -359,12 +360,14 @@ class Cnn extends nn.Module {
 }
 
 for (const kind of testKinds) {
-  test(`a small CNN has one gradient, on 1, 2 and 3 devices [${kind}]`, async (t) => {
+  // A software adapter compiles the kernels of every shard size anew.
+  const counts = kind === "cpu" ? [1, 2, 3] : [1, 3];
+  test(`a small CNN has one gradient, on ${counts.join(", ")} devices [${kind}]`, async (t) => {
     const rows = 7;
     const x = data.array(Float32Array.from(noise(rows * 6 * 6 * 2, 1)), { shape: [rows, 6, 6, 2] });
     const labels = data.array(Int32Array.from({ length: rows }, (_, i) => i % 3), { shape: [rows] });
     const ends: number[][] = [];
-    for (const count of [1, 2, 3]) {
+    for (const count of counts) {
       const devices = await virtualDevices(kind, count);
       if (devices === undefined) return t.skip("no adapter");
       random.seed(11);

@@ -26,11 +26,22 @@ function perceptron() {
 
 async function weightsOf(model: ReturnType<typeof perceptron>): Promise<Float64Array> {
   const parts = await Promise.all(model.parameters().map((parameter) => parameter.data()));
-  return Float64Array.from(parts.flatMap((part) => [...part]));
+  const all = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let start = 0;
+  for (const part of parts) {
+    all.set(part as Float32Array, start);
+    start += part.length;
+  }
+  return all;
 }
 
 function apart(a: Float64Array, b: Float64Array): { error: number; norm: number } {
-  return { error: Math.hypot(...a.map((x, i) => x - b[i]!)), norm: Math.hypot(...b) };
+  let [error, norm] = [0, 0];
+  for (let i = 0; i < a.length; i++) {
+    error += (a[i]! - b[i]!) ** 2;
+    norm += b[i]! ** 2;
+  }
+  return { error: Math.sqrt(error), norm: Math.sqrt(norm) };
 }
 
 function trainer(model: ReturnType<typeof perceptron>, devices: readonly Device[], optimizer: Parameters<typeof nn.trainer>[1]["optimizer"]) {
