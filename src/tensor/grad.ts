@@ -7,7 +7,7 @@ import { type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { unroll } from "./history.ts";
 import { isTensor, Tensor } from "./tensor.ts";
-import { flattenTree, type Tree, type TreeOf } from "./tree.ts";
+import { flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
 
 function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
   if (inputs.length === 0) return [];
@@ -28,8 +28,8 @@ function siblings(nodes: readonly Node[]): Tensor[] {
  * A gradient has the dtype of its tensor; that of an f16 is computed in f32 and rounded at the end.
  * Throws GradientError unless the loss and all inputs are floats and the loss is a scalar.
  */
-export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
-  return gradientTree(loss, inputs) as TreeOf<T, Tensor>;
+export function grad<T extends Tree>(loss: Tensor, inputs: T): TensorsOf<T> {
+  return gradientTree(loss, inputs) as TensorsOf<T>;
 }
 
 function gradientTree(loss: Tensor, inputs: unknown): unknown {
@@ -40,12 +40,12 @@ function gradientTree(loss: Tensor, inputs: unknown): unknown {
 }
 
 /** A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. */
-export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
-  fn: (inputs: T, ...rest: Rest) => Tensor,
-): (inputs: T, ...rest: Rest) => [value: Tensor, gradient: TreeOf<T, Tensor>] {
+export function valueAndGrad<T extends Tree, Rest extends unknown[], V extends Tensor>(
+  fn: (inputs: T, ...rest: Rest) => V,
+): (inputs: T, ...rest: Rest) => [value: V, gradient: TensorsOf<T>] {
   return (inputs, ...rest) => {
     const value = fn(inputs, ...rest);
-    return [value, gradientTree(value, inputs) as TreeOf<T, Tensor>];
+    return [value, gradientTree(value, inputs) as TensorsOf<T>];
   };
 }
 
@@ -58,7 +58,7 @@ export function vjp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   cotangent: TreeOf<R, Tensor>,
-): [value: R, cotangents: TreeOf<P, Tensor>];
+): [value: R, cotangents: TensorsOf<P>];
 export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotangent: unknown): [unknown, unknown] {
   const value = fn(primals);
   const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
@@ -75,7 +75,7 @@ export function jvp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   tangents: TreeOf<P, Tensor>,
-): [value: R, tangents: TreeOf<R, Tensor>];
+): [value: R, tangents: TensorsOf<R>];
 export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangents: unknown): [unknown, unknown] {
   const value = fn(primals);
   const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];

@@ -111,7 +111,7 @@ function drawShape(op: string, shape: Shape): Counters {
 }
 
 /** u32, all values equally likely. */
-export function bits(shape: Shape): Tensor {
+export function bits(shape: Shape): Tensor<"u32"> {
   const counters = drawShape("random.bits", shape);
   return new Tensor(bitsOf(drawKey(), counters));
 }
@@ -120,7 +120,7 @@ export function bits(shape: Shape): Tensor {
  * f32 in [low, high), [0, 1) by default, in steps of (high - low) / 2^24; where they are equal, or no f32 is between them, the
  * f32 next to them. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
  */
-export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor {
+export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor<"f32"> {
   const counters = drawShape("random.uniform", shape);
   return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), options));
 }
@@ -157,13 +157,13 @@ function below(value: number): number {
 }
 
 /** f32 of mean 0 and variance 1. */
-export function normal(shape: Shape): Tensor {
+export function normal(shape: Shape): Tensor<"f32"> {
   const counters = drawShape("random.normal", shape);
   return new Tensor(normalOf(drawKey(), counters));
 }
 
 /** bool, true with probability `p`. Throws ArgumentError unless p is from 0 to 1. */
-export function bernoulli(shape: Shape, p: number): Tensor {
+export function bernoulli(shape: Shape, p: number): Tensor<"bool"> {
   const counters = drawShape("random.bernoulli", shape);
   return new Tensor(chance(uniformOf(bitsOf(drawKey(), counters)), p));
 }
@@ -174,7 +174,7 @@ function chance(unit: Node, p: number): Node {
 }
 
 /** i32 from low to high - 1. A value is more likely than another by at most (high - low) / 2^32 of its probability. */
-export function integers(shape: Shape, options: { readonly low?: number; readonly high: number }): Tensor {
+export function integers(shape: Shape, options: { readonly low?: number; readonly high: number }): Tensor<"i32"> {
   const { low = 0, high } = options;
   if (!Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) || high <= low) {
     throw new ArgumentError("random.integers", { got: `low ${low}, high ${high}`, need: "32-bit integers, low < high" });
@@ -186,7 +186,7 @@ export function integers(shape: Shape, options: { readonly low?: number; readonl
 }
 
 /** i32 [n]: 0 to n - 1 in random order. */
-export function permutation(n: number): Tensor {
+export function permutation(n: number): Tensor<"i32"> {
   const counters = drawShape("random.permutation", [n]);
   return new Tensor(build.argsort(bitsOf(drawKey(), counters)));
 }
@@ -195,17 +195,17 @@ export function permutation(n: number): Tensor {
  * f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that
  * is cut.
  */
-export function uniformLike(x: Tensor): Tensor {
+export function uniformLike(x: Tensor): Tensor<"f32"> {
   return new Tensor(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))));
 }
 
 /** f32 like `x` of mean 0 and variance 1; keyed by rows as `uniformLike`. */
-export function normalLike(x: Tensor): Tensor {
+export function normalLike(x: Tensor): Tensor<"f32"> {
   return new Tensor(normalOf(drawKey(), countersOf(x.shape, x.node)));
 }
 
 /** bool like `x`, true with probability `p`; keyed by rows as `uniformLike`. */
-export function bernoulliLike(x: Tensor, p: number): Tensor {
+export function bernoulliLike(x: Tensor, p: number): Tensor<"bool"> {
   return new Tensor(chance(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))), p));
 }
 
