@@ -10,7 +10,7 @@ export interface EmbeddingOptions {
   readonly init?: Initializer;
 }
 
-/** Integers [...] to rows of `weight` [entries, features]: [..., features]. */
+/** Rows of `weight` [entries, features] by integers [...], as [..., features]. */
 export class Embedding extends Module {
   readonly weight: Tensor;
 

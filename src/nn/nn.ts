@@ -40,14 +40,18 @@ export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy }
 export type { AccuracyOptions } from "./metrics.ts";
 export type { RowOptions } from "./rows.ts";
 export { Trainer, trainer } from "./trainer.ts";
+export type { Phases } from "../parallel/sharded-step.ts";
 export type { BatchOf } from "../parallel/host-batch.ts";
 export type {
   BatchEvent,
   BatchSource,
   DefaultBatch,
+  DeviceMemory,
+  EventListeners,
   FitOptions,
   RowsOptions,
   TensorRecord,
+  TensorTree,
   TrainerOptions,
 } from "./trainer.ts";
 export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./history.ts";

@@ -95,7 +95,7 @@ export interface DeviceMemory {
   readonly pooled: number;
 }
 
-interface EventListeners {
+export interface EventListeners {
   readonly deviceLost: Set<(event: DeviceLost) => void>;
   readonly deviceJoined: Set<(event: DeviceJoined) => void>;
 }

@@ -31,12 +31,13 @@ export type TypedArray =
   | Uint16Array
   | Uint32Array;
 
-/** The dtype that data have where none is asked for. */
+/** The dtype that data have where none is asked for: of numbers and booleans, or of a typed array. */
 export type DTypeOfData<X> = X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
   : X extends NestedArray<number> ? "f32"
   : X extends NestedArray<boolean> ? "bool"
   : "f32" | "bool";
 
+/** What a new tensor is like. */
 export interface CreateOptions<D extends DType = DType> {
   /** The dtype of the elements; each function says which one by default. */
   readonly dtype?: D | undefined;
@@ -44,11 +45,13 @@ export interface CreateOptions<D extends DType = DType> {
   readonly device?: Device | undefined;
 }
 
+/** What a tensor of given numbers is like. */
 export interface TensorOptions<D extends DType = DType> extends CreateOptions<D> {
   /** The shape, of as many elements as there are. By default that of nested arrays, and [length] for a typed array. */
   readonly shape?: Shape | undefined;
 }
 
+/** The numbers of `arange`. */
 export interface ArangeOptions<D extends DType = DType, Start extends number = number, Step extends number = number> extends CreateOptions<D> {
   /** The first number. Default 0. */
   readonly start?: Start | undefined;
@@ -56,11 +59,13 @@ export interface ArangeOptions<D extends DType = DType, Start extends number = n
   readonly step?: Step | undefined;
 }
 
+/** The matrix that `eye` makes. */
 export interface EyeOptions<D extends DType = DType> extends CreateOptions<D> {
   /** The number of columns. Default: as many as rows. */
   readonly columns?: number | undefined;
 }
 
+/** Where a new tensor is. */
 export interface DeviceOption {
   /** Binds the tensor to a device; without it, it may meet any. */
   readonly device?: Device | undefined;
@@ -152,7 +157,11 @@ function placed<D extends DType>(op: string, node: Node, device: Device | undefi
 }
 
 /** A tensor of one value; f32 by default, bool for a boolean. */
-export function full<V extends number | boolean, D extends DType = DTypeOfData<V>>(shape: Shape, value: V, options: CreateOptions<D> = {}): Tensor<NoInfer<D>> {
+export function full<V extends number | boolean, D extends DType = DTypeOfData<V>>(
+  shape: Shape,
+  value: V,
+  options: CreateOptions<D> = {},
+): Tensor<NoInfer<D>> {
   signatures.full.check(arguments);
   checkShape("full", shape);
   const dtype = requireDTypeName("full", options.dtype) ?? (typeof value === "boolean" ? "bool" : "f32");

@@ -8,6 +8,7 @@ import { realize } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 import { isTensor, type Tensor } from "./tensor.ts";
 
+/** How a profile is taken. */
 export interface ProfileOptions {
   /** How often the function is run and timed; 1 by default. Short kernels need many: clocks of GPUs have coarse steps. */
   readonly repeat?: number;
@@ -22,9 +23,11 @@ export interface ProfileOptions {
 
 /** All dispatches of kernels of one name, in all timed runs and on all devices. */
 export interface KernelProfile {
+  /** Its name, as `explain` gives it. */
   readonly name: string;
   /** Dispatches. */
   readonly count: number;
+  /** Milliseconds of all its runs. */
   readonly milliseconds: number;
   /** Milliseconds of one dispatch. */
   readonly mean: number;
@@ -54,10 +57,13 @@ export class Profile implements Work {
   readonly milliseconds: number;
   /** Time of all kernels; with several devices it may be more than the wall time. */
   readonly kernelMilliseconds: number;
+  /** Kernels that ran. */
   readonly dispatches: number;
   /** Timing adds to them: each plan is submitted by itself, and by wall time each kernel. */
   readonly submissions: number;
+  /** Bytes copied to devices. */
   readonly bytesWritten: number;
+  /** Bytes copied from devices. */
   readonly bytesRead: number;
   /** Distinct kernels that were compiled, in the runs before the timed ones too. */
   readonly compiled: number;

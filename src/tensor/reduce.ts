@@ -11,6 +11,7 @@ import type { ReductionName } from "../graph/ops.ts";
 import { powersOfTwo } from "../graph/powers.ts";
 import { add, apply, div, equal, isFinite, isInfinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
 
+/** Over what is reduced. */
 export interface ReduceOptions {
   /** The axes that are reduced; all by default. Negative ones count from the end. */
   readonly axis?: number | readonly number[] | undefined;
@@ -18,11 +19,13 @@ export interface ReduceOptions {
   readonly keepDims?: boolean | undefined;
 }
 
+/** Over what a variance is taken, and by what it is divided. */
 export interface VarianceOptions extends ReduceOptions {
   /** What is taken off the number of elements before the division by it. Default 0. */
   readonly correction?: number | undefined;
 }
 
+/** Over what a norm is taken, and which one. */
 export interface NormOptions extends ReduceOptions {
   /** 2: the Euclidean norm; 1: the sum of magnitudes; Infinity: the largest magnitude. Default 2. */
   readonly ord?: 1 | 2 | typeof Infinity | undefined;

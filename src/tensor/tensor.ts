@@ -20,19 +20,8 @@ import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
-import { nested, type NestedArray, show } from "./nested.ts";
-import type {
-  ArgOptions,
-  AttentionOptionsOf,
-  AxisOptions,
-  Bounds,
-  DTypeOptions,
-  FlattenOptions,
-  GeluOptions,
-  NamedAxisOptions,
-  PadOptions,
-  SortOptions,
-} from "./options.ts";
+import { nested, type NestedArray, show, visible } from "./nested.ts";
+import type * as o from "./options.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { locate } from "./realize.ts";
@@ -46,7 +35,7 @@ import { windows, type WindowsOptions } from "./windows.ts";
 export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
-export type AttentionOptions = AttentionOptionsOf<Tensor, Tensor<"f32">>;
+export type AttentionOptions = o.AttentionOptionsOf<Tensor, Tensor<"f32">>;
 
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
@@ -60,9 +49,9 @@ interface Alias {
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
 
 /**
- * An array of any number of axes. Calls on it are lazy: they say what is to be computed, and reading a value (`data`,
- * `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its sources
- * later.
+ * An array of any number of axes, of elements of a dtype D. Calls on it are lazy: they say what is to be computed, and reading
+ * a value (`data`, `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its
+ * sources later. `Tensor<"f32">` is what ops on it give, as far as that is known; `Tensor` alone is of any dtype.
  */
 export class Tensor<out D extends DType = DType> implements Pending {
   /** Lengths of the axes, outermost first; `[]` is a scalar. */
@@ -75,6 +64,8 @@ export class Tensor<out D extends DType = DType> implements Pending {
   #disposed = false;
   /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
   #version: object | undefined;
+  /** What is printed of a value that was read. */
+  #read: { readonly version: object; readonly visible: HostArray } | undefined;
 
   /**
    * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
@@ -133,7 +124,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
   #partOf({ base, offset, parts }: Alias): Node {
     const whole = base.node;
-    const of = currentFrame() === undefined ? base.#version ??= {} : whole;
+    const of = currentFrame() === undefined ? base.#currentVersion() : whole;
     // Weak, as it may be the last to keep alive what the base's value was computed from.
     let part = parts.get(of)?.deref();
     if (part === undefined) {
@@ -197,13 +188,13 @@ export class Tensor<out D extends DType = DType> implements Pending {
   round(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("round", this.node)); }
   relu(): Tensor<Computed<D>> { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
-  gelu(options: GeluOptions = {}): Tensor<"f32"> {
+  gelu(options: o.GeluOptions = {}): Tensor<"f32"> {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
   sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
   silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
   softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
-  clamp<O extends Operand = boolean>(options: Bounds<O> = {}): Tensor<Extreme<D, O>> {
+  clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
@@ -246,7 +237,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   reshape(...shape: readonly (number | Shape)[]): Tensor<D> {
     return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
   }
-  flatten(options: FlattenOptions = {}): Tensor<D> {
+  flatten(options: o.FlattenOptions = {}): Tensor<D> {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
   /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
@@ -282,29 +273,29 @@ export class Tensor<out D extends DType = DType> implements Pending {
     return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
-  at(index: number, options: AxisOptions = {}): Tensor<D> {
+  at(index: number, options: o.AxisOptions = {}): Tensor<D> {
     return new Tensor(movement.at(this.node, index, options.axis ?? 0));
   }
   /**
    * The parts at `indices` of an axis (0 by default). JS numbers may count from the end and must be in range; of an
    * index tensor, positions out of range give 0.
    */
-  take(indices: Tensor | readonly number[], options: AxisOptions = {}): Tensor<D> {
+  take(indices: Tensor | readonly number[], options: o.AxisOptions = {}): Tensor<D> {
     const axis = options.axis ?? 0;
     if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
     const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
     return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
   }
   /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
-  gather(index: Tensor, options: NamedAxisOptions): Tensor<D> {
+  gather(index: Tensor, options: o.NamedAxisOptions): Tensor<D> {
     return new Tensor(indexing.gather(this.node, index.node, options.axis));
   }
   /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
-  scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: NamedAxisOptions): Tensor<Computed<Promote<D, E>>> {
+  scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Computed<Promote<D, E>>> {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-  oneHot<E extends DType = "f32">(classes: number, options: DTypeOptions<E> = {}): Tensor<NoInfer<E>> {
+  oneHot<E extends DType = "f32">(classes: number, options: o.DTypeOptions<E> = {}): Tensor<NoInfer<E>> {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
   }
   /**
@@ -313,15 +304,15 @@ export class Tensor<out D extends DType = DType> implements Pending {
    */
   windows(options: WindowsOptions): Tensor<D> { return new Tensor(windows(this.node, options)); }
   /** One count for all sides, or [before, after] for each axis. */
-  pad(widths: number | readonly (readonly [number, number])[], options: PadOptions = {}): Tensor<D> {
+  pad(widths: number | readonly (readonly [number, number])[], options: o.PadOptions = {}): Tensor<D> {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
   }
   /** So many parts, the longer ones first, or parts of these lengths, along an axis (0 by default). */
-  split(parts: number | readonly number[], options: AxisOptions = {}): Tensor<D>[] {
+  split(parts: number | readonly number[], options: o.AxisOptions = {}): Tensor<D>[] {
     return movement.split(this.node, parts, options.axis ?? 0).map((node) => new Tensor(node));
   }
   /** Every element `count` times in a row, along an axis (0 by default). */
-  repeat(count: number, options: AxisOptions = {}): Tensor<D> {
+  repeat(count: number, options: o.AxisOptions = {}): Tensor<D> {
     return new Tensor(movement.repeat(this.node, count, options.axis ?? 0));
   }
   /** The whole tensor again and again: `counts[i]` times along axis i. */
@@ -338,43 +329,33 @@ export class Tensor<out D extends DType = DType> implements Pending {
   max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
   min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
-  variance(options: VarianceOptions = {}): Tensor<"f32"> {
-    return new Tensor(r.variance(this.node, options));
-  }
-  std(options: VarianceOptions = {}): Tensor<"f32"> {
-    return new Tensor(r.standardDeviation(this.node, options));
-  }
+  variance(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.variance(this.node, options)); }
+  std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
-  argmax(options: ArgOptions = {}): Tensor<"i32"> {
-    return new Tensor(r.argExtreme("amax", this.node, options));
-  }
-  argmin(options: ArgOptions = {}): Tensor<"i32"> {
-    return new Tensor(r.argExtreme("amin", this.node, options));
-  }
+  argmax(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amax", this.node, options)); }
+  argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
   all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
   any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
   /** Euclidean by default. The gradient at 0 is 0. */
-  norm(options: NormOptions = {}): Tensor<"f32"> {
-    return new Tensor(r.norm(this.node, options));
-  }
+  norm(options: NormOptions = {}): Tensor<"f32"> { return new Tensor(r.norm(this.node, options)); }
   logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
-  softmax(options: AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  logSoftmax(options: AxisOptions = {}): Tensor<"f32"> {
+  softmax(options: o.AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  cumsum(options: AxisOptions = {}): Tensor<Computed<D>> {
+  cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  cumprod(options: AxisOptions = {}): Tensor<Computed<D>> {
+  cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
-  sort(options: SortOptions = {}): Tensor<D> {
+  sort(options: o.SortOptions = {}): Tensor<D> {
     return new Tensor(order.sort(this.node, options.axis ?? -1, options.descending ?? false));
   }
   /** i32 positions that sort, stably. */
-  argsort(options: SortOptions = {}): Tensor<"i32"> {
+  argsort(options: o.SortOptions = {}): Tensor<"i32"> {
     return new Tensor(order.argsort(this.node, options.axis ?? -1, options.descending ?? false));
   }
 
@@ -507,13 +488,20 @@ export class Tensor<out D extends DType = DType> implements Pending {
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
   data(): Promise<HostArray<D>> {
-    return readTensor(this) as Promise<HostArray<D>>;
+    const version = this.#currentVersion();
+    return readTensor(this).then((values) => {
+      this.#read = { version, visible: visible(values, this.shape) };
+      return values as HostArray<D>;
+    });
   }
-  /** The values as nested arrays; a scalar is a number, or a boolean. */
+  /**
+   * The values as nested arrays; a scalar is a number, or a boolean. How deep they are is no part of a Tensor's type: say it
+   * where they are taken, `const rows: number[][] = await x.array()`, or as `x.array<number[][]>()`.
+   */
   array<A extends NestedArray<Item<D>> = NestedArray<Item<D>>>(): Promise<A> {
     return this.data().then((data) => nested(data, this.shape, this.dtype) as A);
   }
-  /** The value of a tensor of one element; a bool gives 0 or 1. Throws ShapeError for any other. */
+  /** The value of a tensor of one element: a boolean for a bool, else a number. Throws ShapeError for any other. */
   item(): Promise<Item<D>> {
     if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
     return this.data().then((data) => nested(data, [], this.dtype) as Item<D>);
@@ -539,16 +527,21 @@ export class Tensor<out D extends DType = DType> implements Pending {
     this.dispose();
   }
 
-  /** dtype and shape, where it is, and its values where the host knows them. */
+  #currentVersion(): object { return (this.#alias?.base ?? this).#version ??= {}; }
+
+  /** dtype and shape, where it is, and its values once they were read, or where the host has them. */
   toString(): string {
     const { device } = this;
     const place = device === undefined ? "" : ` on ${device.name}`;
-    if (this.#disposed) return `Tensor ${this.dtype}${formatShape(this.shape)} (disposed)`;
-    const node = this.#alias === undefined ? this.#node : undefined;
-    const found = node === undefined ? undefined : locate(node);
+    return `Tensor ${this.dtype}${formatShape(this.shape)}${place} ${this.#valueText()}`;
+  }
+  #valueText(): string {
+    if (this.#disposed) return "(disposed)";
+    if (this.#read?.version === this.#currentVersion()) return show(this.#read.visible, this.shape, this.dtype);
+    const found = this.#alias === undefined ? locate(this.#node) : undefined;
     const host = found?.storage.host?.subarray(found.offset, found.offset + this.size);
-    const value = host !== undefined ? ` ${show(host, this.shape, this.dtype)}` : found === undefined ? " (not computed)" : "";
-    return `Tensor ${this.dtype}${formatShape(this.shape)}${place}${value}`;
+    if (host !== undefined) return show(visible(host, this.shape), this.shape, this.dtype);
+    return found === undefined && this.isPending ? "(not computed)" : "(not read)";
   }
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();

@@ -23,6 +23,7 @@ export type TensorsOf<T> = [Tree] extends [T] ? AnyTree<Tensor>
 
 /** A tree taken apart. */
 export interface FlatTree {
+  /** The tensors, in the order of the paths. */
   readonly leaves: readonly Tensor[];
   /** Where each leaf is, as in `layers[0].weight`; empty for a tree that is a leaf. */
   readonly paths: readonly string[];

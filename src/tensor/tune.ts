@@ -35,7 +35,9 @@ export interface TunedContraction {
 
 /** What `tune` found. As a string, a table. */
 export class Tuning {
+  /** The name of the device. */
   readonly device: string;
+  /** Each product or convolution that was measured. */
   readonly contractions: readonly TunedContraction[];
   /** Why nothing was tuned; undefined where it was. */
   readonly refusal: string | undefined;
@@ -47,6 +49,7 @@ export class Tuning {
     this.refusal = refusal;
   }
 
+  /** A table for people. */
   toString(): string {
     const head = this.refusal ?? `${this.contractions.length} contractions on ${this.device}`;
     return [head, ...this.contractions.flatMap(listing)].join("\n");
