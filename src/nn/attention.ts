@@ -49,7 +49,7 @@ export class MultiHeadAttention extends Module {
     this.scores = options.scores;
   }
 
-  override forward(x: Tensor, options: { readonly context?: Tensor; readonly mask?: Tensor } = {}): Tensor {
+  override forward(x: Tensor, options: { readonly context?: Tensor; readonly mask?: Tensor } = {}): Tensor<"f32"> {
     const { context = x, mask } = options;
     const features = this.query.weight.shape[0]!;
     for (const part of [x, context]) {

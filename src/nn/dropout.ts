@@ -1,4 +1,6 @@
 import { ArgumentError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
+import type { Sum } from "../tensor/dtypes.ts";
 import * as random from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
@@ -19,10 +21,10 @@ export class Dropout extends Module {
     this.rate = rate;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward<D extends DType>(x: Tensor<D>): Tensor<D | Sum<D, number>> {
     if (!this.training || this.rate === 0) return x;
     const keep = 1 - this.rate;
-    return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0);
+    return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0) as Tensor as Tensor<Sum<D, number>>;
   }
 }
 

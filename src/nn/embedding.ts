@@ -12,7 +12,7 @@ export interface EmbeddingOptions {
 
 /** Rows of `weight` [entries, features] by integers [...], as [..., features]. */
 export class Embedding extends Module {
-  readonly weight: Tensor;
+  readonly weight: Tensor<"f32">;
 
   constructor(entries: number, features: number, options: EmbeddingOptions = {}) {
     super();
@@ -22,7 +22,7 @@ export class Embedding extends Module {
     this.weight = parameter(init([entries, features], { in: entries, out: features }));
   }
 
-  override forward(indices: Tensor): Tensor {
+  override forward(indices: Tensor): Tensor<"f32"> {
     if (indices.dtype !== "i32" && indices.dtype !== "u32") {
       throw new DTypeError("nn.embedding", {
         got: `indices of ${indices.dtype}`,

@@ -12,7 +12,7 @@ export interface Fan {
 }
 
 /** Makes the initial value of a parameter of `shape`. */
-export type Initializer = (shape: Shape, fan: Fan) => Tensor;
+export type Initializer = (shape: Shape, fan: Fan) => Tensor<"f32">;
 
 /**
  * Uniform within ±sqrt(6 / (in + out)). Glorot and Bengio, Understanding the difficulty of training deep feedforward
@@ -61,7 +61,7 @@ export function uniform(options: { readonly min?: number; readonly max?: number 
   return (shape) => random.uniform(shape, { low: min, high: max });
 }
 
-function symmetric(shape: Shape, limit: number): Tensor {
+function symmetric(shape: Shape, limit: number): Tensor<"f32"> {
   return random.uniform(shape, { low: -limit, high: limit });
 }
 

@@ -2,7 +2,7 @@
  * Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors.
  */
 import { DTypeError } from "../errors.ts";
-import { dtypes, type HostArray } from "../graph/dtype.ts";
+import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { fromHost } from "../tensor/create.ts";
@@ -16,18 +16,18 @@ const roles = new WeakMap<Tensor, "parameter" | "buffer">();
  * returned starts with the value of `value` and is a leaf of its own, with no history.
  * Throws DTypeError unless it is f32.
  */
-export function parameter(value: Tensor): Tensor {
+export function parameter(value: Tensor): Tensor<"f32"> {
   if (value.dtype !== "f32") {
     throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, in which weights are kept: cast them where they are used" });
   }
-  return mark(ownLeaf(value), "parameter");
+  return mark(ownLeaf(value) as Tensor<"f32">, "parameter");
 }
 
 /**
  * Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics,
  * tables).
  */
-export function buffer(value: Tensor): Tensor {
+export function buffer<D extends DType>(value: Tensor<D>): Tensor<D> {
   return mark(ownLeaf(value), "buffer");
 }
 
@@ -39,13 +39,13 @@ export function isBuffer(value: Tensor): boolean {
   return roles.get(value) === "buffer";
 }
 
-function mark(tensor: Tensor, role: "parameter" | "buffer"): Tensor {
+function mark<D extends DType>(tensor: Tensor<D>, role: "parameter" | "buffer"): Tensor<D> {
   roles.set(tensor, role);
   return tensor;
 }
 
 /** A tensor of the same value with no history. */
-function ownLeaf(value: Tensor): Tensor {
+function ownLeaf<D extends DType>(value: Tensor<D>): Tensor<D> {
   const host = hostValue(value.node);
   return host === undefined ? value.detach() : fromHost(host, value.shape, value.dtype, value.device);
 }

@@ -5,6 +5,7 @@
  */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import type { DType } from "../graph/dtype.ts";
 import { formatShape } from "../graph/shape.ts";
 import { arange } from "../tensor/create.ts";
 import { currentFrame } from "../tensor/frame.ts";
@@ -25,7 +26,7 @@ export interface AllReduceOptions {
  *
  * Throws ArgumentError for other options, DTypeError for a bool tensor.
  */
-export function allReduce(x: Tensor, { op = "sum", count }: AllReduceOptions = {}): Tensor {
+export function allReduce<D extends DType>(x: Tensor<D>, { op = "sum", count }: AllReduceOptions = {}): Tensor<D> {
   if ((op === "mean") !== (count !== undefined)) {
     throw new ArgumentError("allReduce", {
       got: op === "mean" ? "no count" : `a count with op ${op}`,
@@ -43,7 +44,7 @@ export function allReduce(x: Tensor, { op = "sum", count }: AllReduceOptions = {
       }
       const all = allReduce(count!);
       const counted = all.notEqual(0);
-      return where(counted, allReduce(x).div(where(counted, all, 1)), 0);
+      return where(counted, allReduce(x).div(where(counted, all, 1)), 0) as Tensor as Tensor<D>;
     }
     default:
       throw new ArgumentError("allReduce", { got: `op ${String(op)}`, need: "sum, mean, max or min" });
@@ -54,7 +55,7 @@ export function allReduce(x: Tensor, { op = "sum", count }: AllReduceOptions = {
  * The rows of the whole batch, in order: the same on every shard. `x` has the rows of the shard on `axis` (0 by default).
  * Its gradient is the sum over all shards, of which each gets that of its own rows.
  */
-export function allGather(x: Tensor, { axis = 0 }: { readonly axis?: number } = {}): Tensor {
+export function allGather<D extends DType>(x: Tensor<D>, { axis = 0 }: { readonly axis?: number } = {}): Tensor<D> {
   const at = axis < 0 ? axis + x.rank : axis;
   if (!Number.isInteger(axis) || at < 0 || at >= x.rank) {
     throw new ShapeError("allGather", { got: `axis ${axis} of ${formatShape(x.shape)}`, need: "an axis of x" });
@@ -71,11 +72,11 @@ export function allGather(x: Tensor, { axis = 0 }: { readonly axis?: number } = 
   const first = [at, ...x.shape.keys()].filter((n, i) => i === 0 || n !== at);
   const back = x.shape.map((_, i) => first.indexOf(i));
   const gathered = build.allGather(x.permute(first).node, rows / shard.rows * shard.total);
-  return new Tensor(gathered).permute(back);
+  return new Tensor<D>(gathered).permute(back);
 }
 
 /** The index of each row of `x`, a tensor with a row for each sample on axis 0, in the whole batch: u32 [rows]. */
-export function rowIndex(x: Tensor): Tensor {
+export function rowIndex(x: Tensor): Tensor<"u32"> {
   const shard = currentFrame()?.shard;
   const rows = x.shape[0];
   if (rows === undefined || (shard !== undefined && rows !== shard.rows)) {

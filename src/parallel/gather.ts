@@ -3,7 +3,7 @@ import type { Device } from "../devices/device.ts";
 import { formatShape } from "../graph/shape.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { type AxisOptions, batchAxes } from "./scatter.ts";
 
 export interface GatherOptions extends AxisOptions {
@@ -18,7 +18,7 @@ export interface GatherOptions extends AxisOptions {
  * Throws ArgumentError for no shards or shards of other forms, ShapeError and DTypeError for leaves that do
  * not fit together.
  */
-export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TreeOf<T, Tensor> {
+export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TensorsOf<T> {
   const op = "parallel.gather";
   const flats = sameForm(op, shards);
   const first = flats[0]!;
@@ -31,7 +31,7 @@ export function gather<T extends Tree>(shards: readonly T[], options: GatherOpti
     const parts = flats.map((flat) => flat.leaves[i]!);
     checkParts(op, first.paths[i]!, parts, axis);
     return concat(parts.map(here), { axis });
-  })) as TreeOf<T, Tensor>;
+  })) as TensorsOf<T>;
 }
 
 /** Trees taken apart. Throws ArgumentError unless there is at least one and all are of one form. */

@@ -3,7 +3,7 @@ import { isFloat } from "../graph/dtype.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Tree, TreeOf } from "../tensor/tree.ts";
+import type { TensorsOf, Tree } from "../tensor/tree.ts";
 import { sameForm } from "./gather.ts";
 
 /** A weighted mean, or a sum. */
@@ -24,7 +24,7 @@ export type ReduceOptions =
 export async function reduce<T extends Tree>(
   shards: readonly T[],
   options: ReduceOptions,
-): Promise<TreeOf<T, Tensor>> {
+): Promise<TensorsOf<T>> {
   const op = "parallel.reduce";
   const flats = sameForm(op, shards);
   const weights = options.weights === undefined ? undefined : readWeights(op, options.weights, shards.length);
@@ -38,7 +38,7 @@ export async function reduce<T extends Tree>(
   const leaves = await Promise.all(first.leaves.map((_, i) => {
     return reduceLeaf(op, first.paths[i]!, flats.map((flat) => flat.leaves[i]!), weights);
   }));
-  return first.rebuild(leaves) as TreeOf<T, Tensor>;
+  return first.rebuild(leaves) as TensorsOf<T>;
 }
 
 async function reduceLeaf(

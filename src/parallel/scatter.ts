@@ -1,8 +1,7 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape, resolveAxis } from "../graph/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { requireDistinct } from "./distinct.ts";
 import { type Capacities, shardOffsets, shardSizes } from "./shard-sizes.ts";
 
@@ -30,7 +29,7 @@ export function scatter<T extends Tree>(
   tree: T,
   devices: readonly Device[],
   options: ScatterOptions = {},
-): TreeOf<T, Tensor>[] {
+): TensorsOf<T>[] {
   const op = "parallel.scatter";
   requireDistinct(op, devices);
   const flat = flattenTree(op, tree);
@@ -55,7 +54,7 @@ export function scatter<T extends Tree>(
         : leaf.slice({ axis, start: offsets[i]!, end: offsets[i]! + sizes[i]! });
       return part.to(device);
     });
-    return flat.rebuild(leaves) as TreeOf<T, Tensor>;
+    return flat.rebuild(leaves) as TensorsOf<T>;
   });
 }
 

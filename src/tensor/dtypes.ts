@@ -74,6 +74,9 @@ interface Computations {
 /** The dtype in which D is computed with, and which the result has: f32 for f16, i32 for bool. */
 export type Computed<D extends DType> = Computations[D];
 
+/** The dtype of a product of matrices, and of whatever else is summed up of products. */
+export type Product<A extends DType, B extends DType> = Computed<Promote<A, B>>;
+
 /** The dtype of a sum, difference or product of a tensor of D and an operand: that in which they meet, computed with. */
 export type Sum<D extends DType, O> = O extends Typed ? Computed<Promote<D, O["dtype"]>>
   : O extends number ? Computed<MeetingsWithNumbers[D][NumberKind<O>]>
@@ -106,13 +109,10 @@ interface Integers {
   bool: "i32";
 }
 
-/** The integers as which the bits of D are computed with; those of floats are not. */
-export type Bits<D extends DType> = Integers[D];
-
-/** The dtype of what is computed of the bits of a tensor of D and an operand. */
-export type BitsMeet<D extends DType, O> = O extends Typed ? Bits<Promote<D, O["dtype"]>>
-  : O extends number ? Bits<MeetingsWithNumbers[D][NumberKind<O>]>
-  : Bits<D>;
+/** The dtype of what is computed of the bits of a tensor of D, and of an operand: an integer, as there is none of floats. */
+export type Bits<D extends DType, O = boolean> = O extends Typed ? Integers[Promote<D, O["dtype"]>]
+  : O extends number ? Integers[MeetingsWithNumbers[D][NumberKind<O>]]
+  : Integers[D];
 
 /** The dtype of `arange` where none is asked for. */
 export type Counted<End extends number, Start extends number, Step extends number> = [NumberKind<Start>] extends ["fraction"] ? "f32"

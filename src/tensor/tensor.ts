@@ -13,7 +13,7 @@ import { attend } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
-import type { Bits, BitsMeet, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Promote, Sum } from "./dtypes.ts";
+import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
 import * as e from "./elementwise.ts";
 import { readTensor, realize } from "./evaluate.ts";
 import { currentFrame, type Frame } from "./frame.ts";
@@ -211,13 +211,13 @@ export class Tensor<out D extends DType = DType> implements Pending {
   and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand("and", other))); }
   or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand("or", other))); }
   xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand("xor", other))); }
-  bitAnd<O extends Operand>(other: O): Tensor<BitsMeet<D, O>> { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
-  bitOr<O extends Operand>(other: O): Tensor<BitsMeet<D, O>> { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
-  bitXor<O extends Operand>(other: O): Tensor<BitsMeet<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
+  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
+  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
+  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
   bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
-  shiftLeft<O extends Operand>(other: O): Tensor<BitsMeet<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
-  shiftRight<O extends Operand>(other: O): Tensor<BitsMeet<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
+  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
+  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
   /** `a` where this is true (not 0), else `b`. */
   where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
     return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
@@ -291,7 +291,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     return new Tensor(indexing.gather(this.node, index.node, options.axis));
   }
   /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
-  scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Computed<Promote<D, E>>> {
+  scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Product<D, E>> {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
@@ -364,21 +364,25 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the
    * right.
    */
-  matmul<E extends DType>(other: Tensor<E>): Tensor<Computed<Promote<D, E>>> { return new Tensor(contract.matmul(this.node, other.node)); }
-  dot<E extends DType>(other: Tensor<E>): Tensor<Computed<Promote<D, E>>> { return new Tensor(contract.dot(this.node, other.node)); }
+  matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.matmul(this.node, other.node)); }
+  dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
   /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
-  conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Computed<Promote<D, E>>> { return new Tensor(convolve("conv1d", this.node, w.node, options, 1)); }
+  conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
+    return new Tensor(convolve("conv1d", this.node, w.node, options, 1));
+  }
   /**
    * The convolution (cross-correlation) of [n, height, width, in] by w [kernelHeight, kernelWidth, in / groups, out], to
    * [n, oh, ow, out]; oh = floor((height + padding - (kernelHeight - 1) * dilation - 1) / stride) + 1. Output channel o is of
    * group floor(o * groups / out). Throws ShapeError where shapes do not fit, ArgumentError for options that make no sense.
    */
-  conv2d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Computed<Promote<D, E>>> { return new Tensor(convolve("conv2d", this.node, w.node, options, 2)); }
+  conv2d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
+    return new Tensor(convolve("conv2d", this.node, w.node, options, 2));
+  }
   /**
    * The adjoint of conv2d: [n, height, width, in] by w [kernelHeight, kernelWidth, out, in], to [n, oh, ow, out]; oh =
    * (height - 1) * stride + (kernelHeight - 1) * dilation + 1 - padding, and height * stride with padding "same".
    */
-  convTranspose2d<E extends DType>(w: Tensor<E>, options: ConvTransposeOptions = {}): Tensor<Computed<Promote<D, E>>> {
+  convTranspose2d<E extends DType>(w: Tensor<E>, options: ConvTransposeOptions = {}): Tensor<Product<D, E>> {
     return new Tensor(convolveTransposed("convTranspose2d", this.node, w.node, options, 2));
   }
   /** [n, height, width, channels] to the largest of each window. Equal largest elements share the gradient equally. */
