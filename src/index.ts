@@ -28,7 +28,7 @@ export type {
 } from "./tensor/options.ts";
 export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/reduce.ts";
 export type { Range } from "./tensor/movement.ts";
-export { realize } from "./tensor/evaluate.ts";
+export { realize } from "./tensor/together.ts";
 export type { Padding, PerAxis } from "./tensor/windows.ts";
 export {
   arange,
@@ -63,7 +63,7 @@ export {
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
 export type { KernelClock } from "./devices/profile.ts";
 export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
-export { type AnyTree, type FlatTree, flattenTree, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
+export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";
 export type { Shape } from "./graph/shape.ts";

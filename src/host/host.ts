@@ -35,7 +35,7 @@ export interface FileSystem {
   appendFileSync(path: string, data: string): void;
   writeFileSync(path: string, data: string): void;
   mkdirSync(path: string, options: { mode?: number }): unknown;
-  readdirSync(path: string): string[];
+  readdirSync(path: string, options?: { readonly recursive: boolean }): string[];
   readlinkSync(path: string): string;
   realpathSync(path: string): string;
   statSync(path: string): FileStatus;

@@ -4,6 +4,7 @@ import type { Device } from "../devices/device.ts";
 import { PlanFamily } from "../devices/family.ts";
 import {
   AllDevicesLostError,
+  ArgumentError,
   DeviceError,
   DeviceLostError,
   KernelCompileError,
@@ -78,12 +79,17 @@ export class Fleet {
   readonly #phases = new Map<Device, Phase>();
   readonly #timedOut = new Set<Device>();
 
-  /** Throws ArgumentError for no devices, DeviceError for one listed twice. */
+  /** Throws ArgumentError for no devices or a time that will not do, DeviceError for a device listed twice. */
   constructor(op: string, options: FleetOptions) {
-    requireDistinct(op, options.devices);
+    const { devices, stepTimeout } = options;
+    requireDistinct(op, devices);
+    // Timers take longer times for none.
+    if (stepTimeout !== undefined && !(stepTimeout > 0 && stepTimeout < 2 ** 31)) {
+      throw new ArgumentError(op, { got: `stepTimeout ${stepTimeout}`, need: "milliseconds, more than 0 and less than 2^31" });
+    }
     this.#op = op;
     this.#options = options;
-    this.#devices = [...options.devices];
+    this.#devices = [...devices];
   }
 
   /** The devices in use, in order. */

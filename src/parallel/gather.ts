@@ -1,15 +1,20 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape } from "../graph/shape.ts";
+import { options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { concat } from "../tensor/create.ts";
+import { device, trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
-import { type AxisOptions, batchAxes } from "./scatter.ts";
+import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 
 export interface GatherOptions extends AxisOptions {
   /** Where the result shall be. Default: the device of the first shard. */
   readonly device?: Device;
 }
+
+const signature = takes("parallel.gather", { shards: trees, options: options<GatherOptions>({ ...alongAxis, device }) });
 
 /**
  * Joins shards along their batch axis, in order: the inverse of `scatter` with the same options. Of what is
@@ -19,7 +24,8 @@ export interface GatherOptions extends AxisOptions {
  * not fit together.
  */
 export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TensorsOf<T> {
-  const op = "parallel.gather";
+  signature.check(arguments);
+  const { op } = signature;
   const flats = sameForm(op, shards);
   const first = flats[0]!;
   const axes = batchAxes(op, first, options);

@@ -5,6 +5,7 @@ import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { toWords, type Words } from "../graph/words.ts";
 import type { Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { deepest } from "../tensor/tree.ts";
 
 /** Typed arrays that can hold a batch's elements. */
 export type HostData =
@@ -95,7 +96,11 @@ function collect(
   path: string,
   paths: string[],
   leaves: (Tensor | HostTensor)[],
+  depth = 0,
 ): Structure {
+  if (depth > deepest) {
+    throw new ArgumentError(op, { got: `a batch nested more than ${deepest} deep, or that contains itself`, need: "another one" });
+  }
   if (isTensor(x) || isHostTensor(x)) {
     const index = leaves.length;
     paths.push(path === "" ? "the batch" : path);
@@ -103,7 +108,7 @@ function collect(
     return { text: "*", rebuild: (others) => others[index] };
   }
   if (Array.isArray(x)) {
-    const parts = (x as readonly Batch[]).map((part, i) => collect(op, part, `${path}[${i}]`, paths, leaves));
+    const parts = Array.from(x as readonly Batch[], (part, i) => collect(op, part, `${path}[${i}]`, paths, leaves, depth + 1));
     return {
       text: `[${parts.map((part) => part.text)}]`,
       rebuild: (others) => parts.map((part) => part.rebuild(others)),
@@ -111,7 +116,7 @@ function collect(
   }
   if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x)) {
     const parts = Object.entries(x as { readonly [name: string]: Batch }).map(([name, part]) => {
-      return [name, collect(op, part, path === "" ? name : `${path}.${name}`, paths, leaves)] as const;
+      return [name, collect(op, part, path === "" ? name : `${path}.${name}`, paths, leaves, depth + 1)] as const;
     });
     return {
       text: `{${parts.map(([name, part]) => `${JSON.stringify(name)}:${part.text}`)}}`,

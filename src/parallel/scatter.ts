@@ -1,9 +1,12 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape, resolveAxis } from "../graph/shape.ts";
+import { type Fields, listOf, number, options, string } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
+import { axis, devices, tree } from "../tensor/kinds.ts";
 import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { requireDistinct } from "./distinct.ts";
-import { type Capacities, shardOffsets, shardSizes } from "./shard-sizes.ts";
+import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 
 export interface AxisOptions {
   /** The batch axis of every leaf. Default 0. */
@@ -15,7 +18,22 @@ export interface AxisOptions {
   readonly replicated?: readonly string[];
 }
 
-export interface ScatterOptions extends AxisOptions, Partial<Capacities> {}
+export interface ScatterOptions extends AxisOptions {
+  /** How much each device gets, in proportion to these numbers. By default equal shares. */
+  readonly capacities?: readonly number[];
+}
+
+/** What `AxisOptions` are. */
+export const alongAxis: Fields<AxisOptions> = {
+  axis,
+  replicated: listOf(string, 'a list of paths, such as ["table", "layers[0]"]'),
+};
+
+const signature = takes("parallel.scatter", {
+  tree,
+  devices,
+  options: options<ScatterOptions>({ ...alongAxis, capacities: listOf(number, "a number for each device") }),
+});
 
 /**
  * Cuts every leaf of a tree along its batch axis into a shard for each device, and moves it there: one tree
@@ -30,7 +48,8 @@ export function scatter<T extends Tree>(
   devices: readonly Device[],
   options: ScatterOptions = {},
 ): TensorsOf<T>[] {
-  const op = "parallel.scatter";
+  signature.check(arguments);
+  const { op } = signature;
   requireDistinct(op, devices);
   const flat = flattenTree(op, tree);
   const axes = batchAxes(op, flat, options);

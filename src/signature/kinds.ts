@@ -7,6 +7,8 @@ import { show } from "./show.ts";
 export interface Refusal {
   readonly got: string;
   readonly need: string;
+  /** What is thrown. By default ArgumentError. */
+  readonly error?: Kind<unknown>["error"];
 }
 
 /** A kind of values; T is their type, for the type checker alone. */
@@ -16,8 +18,10 @@ export interface Kind<out T> {
   accepts(x: unknown): boolean;
   /** More of what is wrong with a value that is not accepted. */
   refuse?(name: string, x: unknown): Refusal;
+  /** The kind that tells of a plain object what is wrong in it. */
+  readonly record?: Kind<unknown> | undefined;
   /** By default ArgumentError. */
-  readonly error?: new (op: string, complaint: Refusal) => ShardwiseError;
+  readonly error?: (new (op: string, complaint: Refusal) => ShardwiseError) | undefined;
   /** Whether the argument may be left out. */
   readonly optional?: boolean;
   /** Whether it takes all arguments that are left. */
@@ -51,6 +55,7 @@ export function either<T extends readonly Kind<unknown>[]>(...kinds: T): Kind<T[
   return {
     need: `${kinds.slice(0, -1).map(({ need }) => need).join(", ")} or ${kinds.at(-1)!.need}`,
     accepts: (x) => kinds.some((kind) => kind.accepts(x)),
+    record: kinds.find(({ record }) => record !== undefined)?.record,
   };
 }
 
@@ -91,8 +96,11 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
   const table = new Map(Object.entries(fields) as [string, Kind<unknown>][]);
   const names = [...table.keys()];
   const all = names.length === 0 ? "an object without options" : `an object of ${names.join(", ")}`;
-  return {
+  const kind: Kind<O> = {
     need: all,
+    get record() {
+      return kind;
+    },
     accepts(x) {
       if (typeof x !== "object" || x === null || Array.isArray(x)) return false;
       for (const name in x) {
@@ -107,11 +115,11 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       return true;
     },
     refuse(name, x) {
-      if (typeof x !== "object" || x === null || Array.isArray(x) || isInstance(x)) {
-        const place = names.find((one) => table.get(one)!.accepts(x) && table.get(one) !== anything);
+      if (!isPlain(x)) {
+        const place = [...needed, ...names].find((one) => table.get(one)!.accepts(x) && table.get(one) !== anything);
         return { got: `${show(x)} as ${name}`, need: place === undefined ? all : `${all}: did you mean { ${place}: ${show(x)} }?` };
       }
-      for (const [key, value] of Object.entries(x)) {
+      for (const [key, value] of Object.entries(x as object)) {
         const kind = table.get(key);
         if (kind === undefined) {
           const need = names.length === 0 ? "no options" : `one of ${names.join(", ")}`;
@@ -123,12 +131,22 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       return { got: `no ${missing}`, need: `${missing}: ${table.get(missing)!.need}` };
     },
   };
+  return kind;
 }
 
 /** What a kind says of a value that it does not accept: an argument, or an option. */
 export function refusalOf(kind: Kind<unknown>, name: string, x: unknown, argument = false): Refusal {
+  return { error: kind.error, ...complaintOf(kind, name, x, argument) };
+}
+
+function complaintOf(kind: Kind<unknown>, name: string, x: unknown, argument: boolean): Refusal {
   if (x === undefined) return { got: `undefined as ${name}`, need: kind.need };
-  return kind.refuse?.(name, x) ?? { got: argument ? `${show(x)} as ${name}` : `${name} ${show(x)}`, need: kind.need };
+  const of = kind.refuse === undefined && isPlain(x) ? kind.record ?? kind : kind;
+  return of.refuse?.(name, x) ?? { got: argument ? `${show(x)} as ${name}` : `${name} ${show(x)}`, need: kind.need };
+}
+
+function isPlain(x: unknown): boolean {
+  return typeof x === "object" && x !== null && !Array.isArray(x) && !isInstance(x);
 }
 
 /** Whether an object is of a class of its own. */

@@ -34,6 +34,16 @@ export class Signature {
     }
   }
 
+  /** What `check` throws, as a promise that rejects; undefined where it throws nothing. */
+  rejection(args: ArrayLike<unknown>): Promise<never> | undefined {
+    try {
+      this.check(args);
+      return undefined;
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
   /** Throws for the first argument that is not as it should be. */
   refuse(args: ArrayLike<unknown>): never {
     const { op, kinds, names } = this;
@@ -41,7 +51,8 @@ export class Signature {
       const given = kind.rest === true ? Array.from(args).slice(i) : [args[i]];
       for (const x of given) {
         if (x === undefined ? kind.optional === true : kind.accepts(x)) continue;
-        throw new (kind.error ?? ArgumentError)(op, refusalOf(kind, names[i]!, x, true));
+        const refusal = refusalOf(kind, names[i]!, x, true);
+        throw new (refusal.error ?? ArgumentError)(op, refusal);
       }
     }
     const surplus = show(args[kinds.length]);
@@ -127,11 +138,6 @@ function throwing(signature: Signature, method: Called): Called {
 
 function rejecting(signature: Signature, method: Called): Called {
   return function (...args) {
-    try {
-      signature.check(args);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return method.apply(this, args);
+    return signature.rejection(args) ?? method.apply(this, args);
   };
 }

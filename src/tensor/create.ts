@@ -2,7 +2,7 @@
 import type { Device } from "../devices/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { type DType, dtypes, holds, type HostArray, isDType } from "../graph/dtype.ts";
+import { type DType, dtypes, holds, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
@@ -84,7 +84,7 @@ export function tensor<X extends NestedArray | TypedArray, D extends DType = DTy
   signatures.tensor.check(arguments);
   const typed = ArrayBuffer.isView(data);
   const { shape, values } = typed ? { shape: [data.length], values: data } : flattenNested("tensor", data);
-  const dtype = requireDTypeName("tensor", options.dtype) ?? (typed ? dtypeOf(data) : dtypeOfValues(values)) as D;
+  const dtype = options.dtype ?? (typed ? dtypeOf(data) : dtypeOfValues(values)) as D;
   const wanted = options.shape ?? shape;
   checkShape("tensor", wanted);
   if (size(wanted) !== values.length) {
@@ -123,11 +123,6 @@ function dtypeOfValues(values: readonly (number | boolean)[] | TypedArray): DTyp
   throw new DTypeError("tensor", { got: "numbers and booleans together", need: "one kind, or a dtype" });
 }
 
-function requireDTypeName<D extends DType>(op: string, dtype: D | undefined): D | undefined {
-  if (dtype === undefined || isDType(dtype)) return dtype;
-  throw new DTypeError(op, { got: String(dtype), need: Object.keys(dtypes).join(", ") });
-}
-
 const creating: Fields<CreateOptions> = { dtype, device };
 const data: Kind<never> = { ...anything, need: "numbers or booleans, lists of them, or a typed array" };
 const tensors = listOf(tensorKind, "a list of Tensors");
@@ -163,9 +158,13 @@ export function full<V extends number | boolean, D extends DType = DTypeOfData<V
   options: CreateOptions<D> = {},
 ): Tensor<NoInfer<D>> {
   signatures.full.check(arguments);
-  checkShape("full", shape);
-  const dtype = requireDTypeName("full", options.dtype) ?? (typeof value === "boolean" ? "bool" : "f32");
-  return placed("full", build.full(shape, Number(value), dtype), options.device);
+  return filledWith("full", value, shape, options);
+}
+
+function filledWith<D extends DType>(op: string, value: number | boolean, shape: Shape, options: CreateOptions<D>): Tensor<D> {
+  checkShape(op, shape);
+  const dtype = options.dtype ?? (typeof value === "boolean" ? "bool" : "f32");
+  return placed(op, build.full(shape, Number(value), dtype), options.device);
 }
 
 /** `zeros([2, 3], options)`, or `zeros(2, 3)`; f32 by default. */
@@ -183,10 +182,10 @@ export function ones(...given: readonly unknown[]): Tensor {
 }
 
 function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]): Tensor {
-  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) return full(given, value);
+  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) return filledWith(op, value, given, {});
   signatures[op].check(given);
-  const [shape, options] = given as readonly [Shape, CreateOptions?];
-  return full(shape, value, options);
+  const [shape, options = {}] = given as readonly [Shape, CreateOptions?];
+  return filledWith(op, value, shape, options);
 }
 
 /**
@@ -204,10 +203,11 @@ export function arange<End extends number, Start extends number = 0, Step extend
     throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
   }
   const count = Math.max(0, Math.ceil((end - start) / step));
+  checkShape("arange", [count]);
   const last = count === 0 ? start : start + (count - 1) * step;
   const whole = Number.isInteger(start) && Number.isInteger(step);
   const fits = (integer: DType) => count === 0 || (whole && holds(integer, start) && holds(integer, last));
-  const asked: DType | undefined = requireDTypeName("arange", options?.dtype);
+  const asked: DType | undefined = options?.dtype;
   if (asked === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
   if (asked === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16") as Tensor<DType> as Tensor<D>;
   if ((asked === "i32" || asked === "u32") && !fits(asked)) {
@@ -221,14 +221,20 @@ export function arange<End extends number, Start extends number = 0, Step extend
   return placed("arange", node, options?.device);
 }
 
-/** `count` f32 numbers at equal distances from `start` to `end`, both included. */
+/** Numbers that linspace computes, on the host. */
+const mostSpaced = 2 ** 27;
+
+/** `count` f32 numbers at equal distances from `start` to `end`, both included; at most 2^27, as the host computes them. */
 export function linspace(start: number, end: number, count: number, options: DeviceOption = {}): Tensor<"f32"> {
   signatures.linspace.check(arguments);
-  checkShape("linspace", [count]);
+  if (!Number.isInteger(count) || count < 0 || count > mostSpaced) {
+    throw new ShapeError("linspace", { got: `count ${count}`, need: `a whole number from 0 to ${mostSpaced}` });
+  }
   if (!Number.isFinite(start) || !Number.isFinite(end)) {
     throw new ArgumentError("linspace", { got: `${start} to ${end}`, need: "finite numbers" });
   }
-  const data = Float32Array.from({ length: count }, (_, i) => i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1));
+  const data = new Float32Array(count);
+  for (let i = 0; i < count; i++) data[i] = i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1);
   return fromHost(data, [count], "f32", options.device);
 }
 
@@ -239,7 +245,7 @@ export function eye<D extends DType = "f32">(rows: number, options: EyeOptions<D
   checkShape("eye", [rows, columns]);
   const row = build.reshape(build.iota(rows), [rows, 1]);
   const node = apply("eq", row, build.iota(columns));
-  return placed("eye", build.cast(node, requireDTypeName("eye", options.dtype) ?? "f32"), options.device);
+  return placed("eye", build.cast(node, options.dtype ?? "f32"), options.device);
 }
 
 /** Tensors joined along an axis (0 by default), in the dtype in which they meet. */

@@ -5,6 +5,8 @@ import { callerOf, withDeepStacks } from "../debug/caller.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type Purpose, watchNodes } from "../graph/node.ts";
 import { formatShape, type Shape } from "../graph/shape.ts";
+import { anything, callable, rest } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { CompiledTrace, placeOf } from "./compile.ts";
 import { refuseInTrace } from "./frame.ts";
 import { type FlatTree, flattenTree } from "./tree.ts";
@@ -86,6 +88,8 @@ export class Explanation {
   }
 }
 
+const signature = takes("explain", { fn: callable, args: rest(anything) });
+
 /**
  * Traces `fn` with such arguments, as `compile` does, and compiles what it computes for the device of the tensors, or the
  * default one. Nothing is run, and what the function assigns is not assigned. Give it the function itself, not what
@@ -96,6 +100,7 @@ export async function explain<Arguments extends unknown[]>(
   fn: (...args: Arguments) => unknown,
   ...args: Arguments
 ): Promise<Explanation> {
+  signature.check(arguments);
   refuseInTrace("explain");
   const flat = flattenTree("explain", args, { statics: true });
   const origins = new Origins();

@@ -1,12 +1,14 @@
 /** Kinds of arguments that tensors have to do with. */
 import type { Device } from "../devices/device.ts";
+import { device } from "../devices/kinds.ts";
 import { DTypeError } from "../errors.ts";
 import { type DType, dtypeNames, isDType } from "../graph/dtype.ts";
-import { either, type Kind, listOf, number, oneOf, rest } from "../signature/kinds.ts";
+import { anything, either, type Kind, listOf, number, oneOf, rest } from "../signature/kinds.ts";
 import { nearest } from "../signature/nearest.ts";
 import { show } from "../signature/show.ts";
 import type { Padding, PerAxis } from "./windows.ts";
 
+export { device };
 export const shape: Kind<readonly number[]> = listOf(number, "a shape, a list of lengths such as [2, 3]");
 /** A shape, or its lengths as arguments of their own. */
 export const lengths: Kind<number | readonly number[]> = rest(either(shape, number));
@@ -25,8 +27,8 @@ export const dtype: Kind<DType> = {
   },
 };
 
-/** By what is asked of one, as there are several classes of them, and wrapped ones. */
-export const device: Kind<Device> = {
-  need: "a device, one of devices()",
-  accepts: (x) => typeof x === "object" && x !== null && typeof (x as Device).id === "number" && typeof (x as Device).alloc === "function",
-};
+export const devices: Kind<readonly Device[]> = listOf(device, "a list of devices, as from await devices()");
+
+/** What is no tree is told where it is taken apart, with its place. */
+export const tree: Kind<never> = { ...anything, need: "a Tensor, or lists and records of them" };
+export const trees: Kind<readonly never[]> = listOf(tree, "a list of trees of Tensors, one for each shard");

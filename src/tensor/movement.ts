@@ -67,9 +67,11 @@ export function moveAxis(x: Node, from: number, to: number): Node {
 }
 
 /** NumPy broadcasting to `shape`; -1 keeps a length. */
-export function broadcastTo(x: Node, shape: Shape): Node {
+export function broadcastTo(x: Node, shape: Shape, op = "broadcastTo"): Node {
   const missing = shape.length - x.shape.length;
-  return build.broadcastTo(x, shape.map((n, axis) => n === -1 && axis >= missing ? x.shape[axis - missing]! : n));
+  const lengths = shape.map((n, axis) => n === -1 && axis >= missing ? x.shape[axis - missing]! : n);
+  checkShape(op, lengths);
+  return build.broadcastTo(x, lengths);
 }
 
 /** Without axes of length 1: all of them, or those named. Throws ShapeError when a named one is longer. */
@@ -166,12 +168,15 @@ export function pad(x: Node, widths: number | readonly (readonly [number, number
   return build.pad(x, pairs.map((pair) => pair[0]), pairs.map((pair) => pair[1]), value);
 }
 
+/** Parts that an axis is cut into where only their number is given: each is a tensor. */
+const mostParts = 2 ** 16;
+
 /** Parts along an axis: so many, as equal as can be with the longer ones first, or of these lengths. */
 export function split(x: Node, parts: number | readonly number[], axis: number): Node[] {
   const i = resolveAxis("split", axis, x.shape.length);
   const length = x.shape[i]!;
-  if (typeof parts === "number" && !(Number.isSafeInteger(parts) && parts > 0)) {
-    throw new ArgumentError("split", { got: `${parts} parts`, need: "a whole number of at least 1, or a list of lengths" });
+  if (typeof parts === "number" && !(Number.isInteger(parts) && parts > 0 && parts <= mostParts)) {
+    throw new ArgumentError("split", { got: `${parts} parts`, need: `a whole number from 1 to ${mostParts}, or a list of lengths` });
   }
   const lengths = typeof parts === "number"
     ? Array.from({ length: parts }, (_, k) => Math.floor(length / parts) + (k < length % parts ? 1 : 0))
@@ -189,9 +194,11 @@ export function split(x: Node, parts: number | readonly number[], axis: number):
 export function repeat(x: Node, count: number, axis: number): Node {
   const i = resolveAxis("repeat", axis, x.shape.length);
   checkCount("repeat", count);
+  const shape = x.shape.map((n, a) => a === i ? n * count : n);
+  checkShape("repeat", shape);
   const wide = [...x.shape.slice(0, i + 1), count, ...x.shape.slice(i + 1)];
   const expanded = build.expand(unsqueeze(x, i + 1), wide);
-  return build.reshape(expanded, x.shape.map((n, a) => a === i ? n * count : n));
+  return build.reshape(expanded, shape);
 }
 
 /** The whole tensor `counts[i]` times along axis i; counts are aligned from the last axis. */
@@ -200,9 +207,11 @@ export function tile(x: Node, counts: readonly number[]): Node {
   const rank = Math.max(x.shape.length, counts.length);
   const lengths = [...new Array<number>(rank - x.shape.length).fill(1), ...x.shape];
   const times = [...new Array<number>(rank - counts.length).fill(1), ...counts];
+  const shape = lengths.map((n, i) => n * times[i]!);
+  checkShape("tile", shape);
   const spaced = build.reshape(x, lengths.flatMap((n) => [1, n]));
   const expanded = build.expand(spaced, lengths.flatMap((n, i) => [times[i]!, n]));
-  return build.reshape(expanded, lengths.map((n, i) => n * times[i]!));
+  return build.reshape(expanded, shape);
 }
 
 function checkCount(op: string, count: number): void {

@@ -1,7 +1,7 @@
 /** Nested JS arrays from and to flat data. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { type DType, type HostArray, isFloat } from "../graph/dtype.ts";
-import { type Shape, size, strides } from "../graph/shape.ts";
+import { mostAxes, type Shape, size, strides } from "../graph/shape.ts";
 
 /** A number, a boolean, or arrays of them, all of one length on each level; T says of which. */
 export type NestedArray<T extends number | boolean = number | boolean> = T | readonly NestedArray<T>[];
@@ -12,7 +12,11 @@ export type NestedArray<T extends number | boolean = number | boolean> = T | rea
  */
 export function flattenNested(op: string, data: NestedArray): { shape: number[]; values: (number | boolean)[] } {
   const shape: number[] = [];
-  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) shape.push(level.length);
+  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) {
+    shape.push(level.length);
+    // An array that has itself among its elements has no end.
+    if (shape.length > mostAxes) throw new ShapeError(op, { got: `arrays nested more than ${mostAxes} deep`, need: `at most ${mostAxes} axes` });
+  }
   const values: (number | boolean)[] = [];
   const visit = (part: unknown, axis: number): void => {
     if (Array.isArray(part)) {

@@ -15,7 +15,7 @@ import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
 import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
 import * as e from "./elementwise.ts";
-import { readTensor, realize } from "./evaluate.ts";
+import { readTensor, realizeAll } from "./evaluate.ts";
 import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
@@ -51,7 +51,7 @@ const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count
 /**
  * An array of any number of axes, of elements of a dtype D. Calls on it are lazy: they say what is to be computed, and reading
  * a value (`data`, `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its
- * sources later. `Tensor<"f32">` is what ops on it give, as far as that is known; `Tensor` alone is of any dtype.
+ * sources later. What ops give is typed by its dtype, as far as that is known; `Tensor` alone is one of any.
  */
 export class Tensor<out D extends DType = DType> implements Pending {
   /** Lengths of the axes, outermost first; `[]` is a scalar. */
@@ -72,6 +72,9 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * a variable. With `outside` it is on that node in any case, and belongs to no trace, even when made inside one.
    */
   constructor(given: Node, outside = false) {
+    if (typeof (given as Partial<Node> | undefined)?.op !== "string") {
+      throw new ArgumentError("Tensor", { got: "new Tensor(…)", need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])" });
+    }
     const node = outside || !recordOf(given).shown ? given : build.another(given);
     this.shape = node.shape;
     this.dtype = node.dtype as D;
@@ -151,10 +154,10 @@ export class Tensor<out D extends DType = DType> implements Pending {
   /** The quotient; integers give f32. */
   div(other: Operand): Tensor<"f32"> { return this.#with("div", other); }
   /** The quotient rounded down; integer division by 0 gives 0. */
-  floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand("floorDiv", other))); }
+  floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand(other))); }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
-  mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand("mod", other))); }
-  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand("pow", exponent))); }
+  mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand(other))); }
+  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
   /** The larger; where one is NaN, either. */
   maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("max", other); }
   /** The smaller; where one is NaN, either. */
@@ -195,32 +198,32 @@ export class Tensor<out D extends DType = DType> implements Pending {
   silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
   softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
   clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
-    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
+    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
   less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
   lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
-  greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand("greater", other), this.node)); }
-  greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand("greaterEqual", other), this.node)); }
+  greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
+  greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
   equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
   notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
   isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
   isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
   /** Of truth values: what is not 0 is true. */
   not(): Tensor<"bool"> { return new Tensor(e.not(this.node)); }
-  and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand("and", other))); }
-  or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand("or", other))); }
-  xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand("xor", other))); }
-  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
-  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
-  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
+  and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
+  or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
+  xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
   bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
-  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
-  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
+  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
+  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
   /** `a` where this is true (not 0), else `b`. */
   where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
-    return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
+    return new Tensor(e.where(this.node, operand(a), operand(b)));
   }
   /**
    * f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. f16 gets the nearest half,
@@ -260,7 +263,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
   expand(shape: Shape): Tensor<D>;
   expand(...lengths: readonly number[]): Tensor<D>;
-  expand(...shape: readonly (number | Shape)[]): Tensor<D> { return this.broadcastTo(movement.lengthsOf("expand", shape)); }
+  expand(...shape: readonly (number | Shape)[]): Tensor<D> { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
   squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
   unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
   flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
@@ -515,7 +518,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * when the event loop turns; `device.sync()` sends them at once.
    */
   realize(): Promise<this> {
-    return realize(this).then(() => this);
+    return realizeAll([this]).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -564,7 +567,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     return new Tensor(e.apply(op, this.node));
   }
   #with<R extends DType>(op: ElementwiseName, other: Operand): Tensor<R> {
-    return new Tensor(e.apply(op, this.node, operand(op, other)));
+    return new Tensor(e.apply(op, this.node, operand(other)));
   }
 }
 
@@ -584,11 +587,9 @@ export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
 
-/** An operand as the ops on nodes take it. Throws ArgumentError for anything but a tensor, a number or a boolean. */
-export function operand(op: string, x: Operand): e.NodeOperand {
-  if (x instanceof Tensor) return x.node;
-  if (typeof x === "number" || typeof x === "boolean") return x;
-  throw new ArgumentError(op, { got: x === null ? "null" : typeof x, need: "a Tensor, a number or a boolean" });
+/** An operand as the ops on nodes take it. */
+export function operand(x: Operand): e.NodeOperand {
+  return x instanceof Tensor ? x.node : x;
 }
 
 function isList<T>(x: readonly T[] | object): x is readonly T[] {
