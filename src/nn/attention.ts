@@ -70,7 +70,7 @@ export class MultiHeadAttention extends Module {
     this.scores = options.scores;
   }
 
-  override forward(x: Tensor, options: AttendOptions = {}): Tensor {
+  override forward(x: Tensor, options: AttendOptions = {}): Tensor<"f32"> {
     signatures.forward.check(arguments);
     const { context = x, mask } = options;
     const features = this.query.weight.shape[0]!;

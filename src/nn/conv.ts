@@ -40,8 +40,8 @@ const signatures = {
 
 /** x [n, height, width, in] to x.conv2d(weight) + bias; `weight` is [kernelHeight, kernelWidth, in / groups, out]. */
 export class Conv2d extends Module {
-  readonly weight: Tensor;
-  readonly bias: Tensor | undefined;
+  readonly weight: Tensor<"f32">;
+  readonly bias: Tensor<"f32"> | undefined;
   readonly inputs: number;
   readonly options: ConvOptions;
 
@@ -66,7 +66,7 @@ export class Conv2d extends Module {
     this.bias = bias ? parameter(zeros([outputs], fan)) : undefined;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     if (x.rank !== 4 || x.shape[3] !== this.inputs) {
       throw new ShapeError(op, { got: formatShape(x.shape), need: `[n, height, width, ${this.inputs}]` });

@@ -1,6 +1,8 @@
 import { ArgumentError } from "../errors.ts";
 import { number } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
+import type { DType } from "../graph/dtype.ts";
+import type { Sum } from "../tensor/dtypes.ts";
 import * as random from "../tensor/random.ts";
 import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
@@ -25,11 +27,11 @@ export class Dropout extends Module {
     this.rate = rate;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward<D extends DType>(x: Tensor<D>): Tensor<D | Sum<D, number>> {
     signatures.forward.check(arguments);
     if (this.rate === 0 || !this.training) return x;
     const keep = 1 - this.rate;
-    return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0);
+    return where(random.bernoulliLike(x, keep), x.mul(1 / keep), 0) as Tensor as Tensor<Sum<D, number>>;
   }
 }
 

@@ -21,7 +21,7 @@ const signatures = {
 
 /** Rows of `weight` [entries, features] by integers [...], as [..., features]. */
 export class Embedding extends Module {
-  readonly weight: Tensor;
+  readonly weight: Tensor<"f32">;
 
   constructor(entries: number, features: number, options: EmbeddingOptions = {}) {
     super();
@@ -32,7 +32,7 @@ export class Embedding extends Module {
     this.weight = initialized(op, init, [entries, features], { in: entries, out: features });
   }
 
-  override forward(indices: Tensor): Tensor {
+  override forward(indices: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     if (indices.dtype !== "i32" && indices.dtype !== "u32") {
       throw new DTypeError(op, {

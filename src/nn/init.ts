@@ -17,7 +17,7 @@ export interface Fan {
 }
 
 /** Makes the initial value of a parameter of `shape`. */
-export type Initializer = (shape: Shape, fan: Fan) => Tensor;
+export type Initializer = (shape: Shape, fan: Fan) => Tensor<"f32">;
 
 export interface NormalOptions {
   /** Default 0. */
@@ -46,7 +46,7 @@ function byFan(name: string, make: Initializer): Initializer {
 }
 
 /** One that needs no fan. */
-function alike(name: string, make: (shape: Shape) => Tensor): Initializer {
+function alike(name: string, make: (shape: Shape) => Tensor<"f32">): Initializer {
   return checked(name, optional(fan), make);
 }
 
@@ -108,11 +108,11 @@ export function uniform(options: UniformOptions = {}): Initializer {
   return alike("uniform", (shape) => random.uniform(shape, { low: min, high: max }));
 }
 
-function symmetric(shape: Shape, limit: number): Tensor {
+function symmetric(shape: Shape, limit: number): Tensor<"f32"> {
   return random.uniform(shape, { low: -limit, high: limit });
 }
 
-function gaussian(shape: Shape, variance: number): Tensor {
+function gaussian(shape: Shape, variance: number): Tensor<"f32"> {
   return random.normal(shape).mul(Math.sqrt(variance));
 }
 

@@ -23,8 +23,8 @@ const signatures = {
 
 /** x [..., in] to x @ weight + bias [..., out]; `weight` is [in, out]. */
 export class Linear extends Module {
-  readonly weight: Tensor;
-  readonly bias: Tensor | undefined;
+  readonly weight: Tensor<"f32">;
+  readonly bias: Tensor<"f32"> | undefined;
 
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
@@ -37,7 +37,7 @@ export class Linear extends Module {
     this.bias = bias ? parameter(zeros([outputs], fan)) : undefined;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     const inputs = this.weight.shape[0]!;
     if (x.rank === 0 || x.shape.at(-1) !== inputs) {

@@ -43,13 +43,13 @@ export abstract class Module {
   abstract forward(...inputs: never[]): unknown;
 
   /** The distinct parameters, in the order of the fields: a tied weight once. */
-  parameters(): Tensor[] {
+  parameters(): Tensor<"f32">[] {
     return Object.values(this.namedParameters());
   }
 
   /** The distinct parameters by path, as in `layers.0.weight`; a tied weight under its first path. */
-  namedParameters(): Record<string, Tensor> {
-    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor)));
+  namedParameters(): Record<string, Tensor<"f32">> {
+    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor))) as Record<string, Tensor<"f32">>;
   }
 
   /** The distinct buffers, in the order of the fields. */

@@ -23,8 +23,8 @@ export interface LayerNormOptions {
  * Ba, Kiros and Hinton, Layer Normalization (2016).
  */
 export class LayerNorm extends Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
+  readonly weight: Tensor<"f32"> | undefined;
+  readonly bias: Tensor<"f32"> | undefined;
   readonly shape: Shape;
   readonly epsilon: number;
 
@@ -46,7 +46,7 @@ export class LayerNorm extends Module {
     this.bias = affine ? parameter(zeros(this.shape, fan)) : undefined;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor): Tensor<"f32"> {
     signatures.normalizeLayer.check(arguments);
     const first = x.rank - this.shape.length;
     if (first < 0 || !this.shape.every((length, i) => x.shape[first + i] === length)) {
@@ -84,10 +84,10 @@ export interface BatchNormOptions {
  * Ioffe and Szegedy, Batch Normalization (2015).
  */
 export class BatchNorm extends Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
-  readonly runningMean: Tensor;
-  readonly runningVariance: Tensor;
+  readonly weight: Tensor<"f32"> | undefined;
+  readonly bias: Tensor<"f32"> | undefined;
+  readonly runningMean: Tensor<"f32">;
+  readonly runningVariance: Tensor<"f32">;
   readonly features: number;
   readonly epsilon: number;
   readonly momentum: number;
@@ -114,7 +114,7 @@ export class BatchNorm extends Module {
     this.runningVariance = buffer(ones(shape, fan));
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor): Tensor<"f32"> {
     signatures.normalizeBatch.check(arguments);
     if (x.rank < 2 || x.shape[x.rank - 1] !== this.features) {
       throw new ShapeError("nn.batchNorm", {
@@ -128,14 +128,14 @@ export class BatchNorm extends Module {
     return this.weight === undefined ? normal : normal.mul(this.weight).add(this.bias!);
   }
 
-  #batchMean(x: Tensor): Tensor {
-    const mean = allReduce(x.sum(over(x)), { op: "mean", count: count(x) });
+  #batchMean(x: Tensor): Tensor<"f32"> {
+    const mean = allReduce(x.sum(over(x)) as Tensor<"f32">, { op: "mean", count: count(x) });
     this.#move(this.runningMean, mean);
     return mean;
   }
 
   /** Of differences from the mean of the whole batch, as E[x²] - E[x]² would lose what they have in common. */
-  #batchVariance(x: Tensor, centered: Tensor): Tensor {
+  #batchVariance(x: Tensor, centered: Tensor<"f32">): Tensor<"f32"> {
     const variance = allReduce(centered.square().sum(over(x)), { op: "mean", count: count(x) });
     const n = allReduce(count(x));
     this.#move(this.runningVariance, variance.mul(n.div(n.sub(1).maximum(1))));
@@ -153,7 +153,7 @@ function over(x: Tensor): { axis: number[] } {
 }
 
 /** Elements of each feature, an f32 scalar. */
-function count(x: Tensor): Tensor {
+function count(x: Tensor): Tensor<"f32"> {
   return full([], x.size / x.shape[x.rank - 1]!);
 }
 

@@ -2,7 +2,7 @@
  * Which tensors of a module are trained and which are only kept: marks, not classes, so that both stay plain tensors.
  */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
-import { dtypes, type HostArray } from "../graph/dtype.ts";
+import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import { show } from "../signature/show.ts";
@@ -27,19 +27,19 @@ const signatures = {
  * returned starts with the value of `value` and is a leaf of its own, with no history.
  * Throws DTypeError unless it is f32.
  */
-export function parameter(value: Tensor): Tensor {
+export function parameter(value: Tensor): Tensor<"f32"> {
   signatures.parameter.check(arguments);
   if (value.dtype !== "f32") {
     throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, in which weights are kept: cast them where they are used" });
   }
-  return mark(ownLeaf(value), "parameter");
+  return mark(ownLeaf(value) as Tensor<"f32">, "parameter");
 }
 
 /**
  * A parameter of a layer, with the first value that `init` makes. Throws ArgumentError where that is no Tensor, ShapeError where
  * it has another shape.
  */
-export function initialized(op: string, init: Initializer, shape: Shape, fan: Fan): Tensor {
+export function initialized(op: string, init: Initializer, shape: Shape, fan: Fan): Tensor<"f32"> {
   const value: unknown = init(shape, fan);
   if (!isTensor(value)) throw new ArgumentError(op, { got: `an init that returns ${show(value)}`, need: "one that returns a Tensor" });
   if (sameShape(value.shape, shape)) return parameter(value);
@@ -50,7 +50,7 @@ export function initialized(op: string, init: Initializer, shape: Shape, fan: Fa
  * Marks a tensor as a buffer: state that is saved and moved with the module, but not trained (running statistics,
  * tables).
  */
-export function buffer(value: Tensor): Tensor {
+export function buffer<D extends DType>(value: Tensor<D>): Tensor<D> {
   signatures.buffer.check(arguments);
   return mark(ownLeaf(value), "buffer");
 }
@@ -79,13 +79,13 @@ export function unfreeze(value: Tensor): void {
   if (roles.get(value) === "frozen") roles.set(value, "parameter");
 }
 
-function mark(tensor: Tensor, role: "parameter" | "buffer"): Tensor {
+function mark<D extends DType>(tensor: Tensor<D>, role: "parameter" | "buffer"): Tensor<D> {
   roles.set(tensor, role);
   return tensor;
 }
 
 /** A tensor of the same value with no history. */
-function ownLeaf(value: Tensor): Tensor {
+function ownLeaf<D extends DType>(value: Tensor<D>): Tensor<D> {
   const host = hostValue(value.node);
   return host === undefined ? value.detach() : fromHost(host, value.shape, value.dtype, value.device);
 }

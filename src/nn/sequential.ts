@@ -1,8 +1,12 @@
 import { ArgumentError } from "../errors.ts";
+import type { DType } from "../graph/dtype.ts";
 import { anything, listOf, rest } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";
 import { takes } from "../signature/takes.ts";
+import type { Sum } from "../tensor/dtypes.ts";
 import { type Tensor, tensorKind } from "../tensor/tensor.ts";
+import type { Activation, GivenOf } from "./activation.ts";
+import type { Dropout } from "./dropout.ts";
 import { type Layer, Module, moduleKind } from "./module.ts";
 
 const op = "nn.sequential";
@@ -12,8 +16,18 @@ const signatures = {
   forward: takes(op, { x: tensorKind }),
 };
 
-/** Layers applied one after the other. */
-export class Sequential extends Module {
+/** The dtype that a chain of layers gives of D. */
+export type ChainOf<L extends readonly Layer[], D extends DType = DType> = L extends
+  readonly [infer First extends Layer, ...infer Rest extends readonly Layer[]] ? ChainOf<Rest, NextOf<First, D>>
+  : L extends readonly [] ? D
+  : DType;
+
+type NextOf<L extends Layer, D extends DType> = L extends Activation<infer G> ? GivenOf<G, D>
+  : L extends Dropout ? D | Sum<D, number>
+  : ReturnType<L["forward"]>["dtype"];
+
+/** Layers applied one after the other, which give a tensor of D. */
+export class Sequential<out D extends DType = DType> extends Module {
   readonly layers: readonly Layer[];
 
   constructor(layers: readonly Layer[]) {
@@ -23,17 +37,19 @@ export class Sequential extends Module {
     this.layers = [...layers];
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor): Tensor<D> {
     signatures.forward.check(arguments);
     return this.layers.reduce((value, layer, i) => {
       const next: unknown = layer.forward(value);
       if (next !== undefined) return next as Tensor;
       throw new ArgumentError(op, { got: `undefined from layer ${i}, ${show(layer)}`, need: "a forward that returns a Tensor" });
-    }, x);
+    }, x) as Tensor<D>;
   }
 }
 
 /** A chain of layers, given one by one or as a list; of none, the identity. A layer that stands twice has one set of weights. */
+export function sequential<const L extends readonly Layer[]>(layers: L): Sequential<ChainOf<L>>;
+export function sequential<L extends readonly Layer[]>(...layers: L): Sequential<ChainOf<L>>;
 export function sequential(...layers: readonly Layer[] | readonly [layers: readonly Layer[]]): Sequential {
   if (layers.length === 1 && Array.isArray(layers[0])) return new Sequential(layers[0] as readonly Layer[]);
   signatures.layers.check(layers);

@@ -5,6 +5,7 @@
  */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import type { DType } from "../graph/dtype.ts";
 import { formatShape } from "../graph/shape.ts";
 import { oneOf, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
@@ -42,7 +43,7 @@ const signatures = {
  *
  * Throws ArgumentError for other options, DTypeError for a bool tensor.
  */
-export function allReduce(x: Tensor, options: AllReduceOptions = {}): Tensor {
+export function allReduce<D extends DType>(x: Tensor<D>, options: AllReduceOptions = {}): Tensor<D> {
   signatures.allReduce.check(arguments);
   const { op = "sum", count } = options;
   if ((op === "mean") !== (count !== undefined)) {
@@ -57,14 +58,14 @@ export function allReduce(x: Tensor, options: AllReduceOptions = {}): Tensor {
   }
   const all = allReduce(count!);
   const counted = all.notEqual(0);
-  return where(counted, allReduce(x).div(where(counted, all, 1)), 0);
+  return where(counted, allReduce(x).div(where(counted, all, 1)), 0) as Tensor as Tensor<D>;
 }
 
 /**
  * The rows of the whole batch, in order: the same on every shard. `x` has the rows of the shard on `axis` (0 by default).
  * Its gradient is the sum over all shards, of which each gets that of its own rows.
  */
-export function allGather(x: Tensor, options: AllGatherOptions = {}): Tensor {
+export function allGather<D extends DType>(x: Tensor<D>, options: AllGatherOptions = {}): Tensor<D> {
   signatures.allGather.check(arguments);
   const { axis = 0 } = options;
   const at = axis < 0 ? axis + x.rank : axis;
@@ -83,11 +84,11 @@ export function allGather(x: Tensor, options: AllGatherOptions = {}): Tensor {
   const first = [at, ...x.shape.keys()].filter((n, i) => i === 0 || n !== at);
   const back = x.shape.map((_, i) => first.indexOf(i));
   const gathered = build.allGather(x.permute(first).node, rows / shard.rows * shard.total);
-  return new Tensor(gathered).permute(back);
+  return new Tensor<D>(gathered).permute(back);
 }
 
 /** The index of each row of `x`, a tensor with a row for each sample on axis 0, in the whole batch: u32 [rows]. */
-export function rowIndex(x: Tensor): Tensor {
+export function rowIndex(x: Tensor): Tensor<"u32"> {
   signatures.rowIndex.check(arguments);
   const shard = currentFrame()?.shard;
   const rows = x.shape[0];

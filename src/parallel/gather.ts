@@ -6,7 +6,7 @@ import { takes } from "../signature/takes.ts";
 import { concat } from "../tensor/create.ts";
 import { device, trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 
 export interface GatherOptions extends AxisOptions {
@@ -23,7 +23,7 @@ const signature = takes("parallel.gather", { shards: trees, options: options<Gat
  * Throws ArgumentError for no shards or shards of other forms, ShapeError and DTypeError for leaves that do
  * not fit together.
  */
-export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TreeOf<T, Tensor> {
+export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TensorsOf<T> {
   signature.check(arguments);
   const { op } = signature;
   const flats = sameForm(op, shards);
@@ -37,7 +37,7 @@ export function gather<T extends Tree>(shards: readonly T[], options: GatherOpti
     const parts = flats.map((flat) => flat.leaves[i]!);
     checkParts(op, first.paths[i]!, parts, axis);
     return concat(parts.map(here), { axis });
-  })) as TreeOf<T, Tensor>;
+  })) as TensorsOf<T>;
 }
 
 /** Trees taken apart. Throws ArgumentError unless there is at least one and all are of one form. */

@@ -6,7 +6,7 @@ import { takes } from "../signature/takes.ts";
 import { tensor } from "../tensor/create.ts";
 import { trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Tree, TreeOf } from "../tensor/tree.ts";
+import type { TensorsOf, Tree } from "../tensor/tree.ts";
 import { sameForm } from "./gather.ts";
 
 /** A weighted mean, or a sum. */
@@ -41,7 +41,7 @@ const signature = takes("parallel.reduce", {
 export async function reduce<T extends Tree>(
   shards: readonly T[],
   options: ReduceOptions,
-): Promise<TreeOf<T, Tensor>> {
+): Promise<TensorsOf<T>> {
   signature.check(arguments);
   const { op } = signature;
   const flats = sameForm(op, shards);
@@ -56,7 +56,7 @@ export async function reduce<T extends Tree>(
   const leaves = await Promise.all(first.leaves.map((_, i) => {
     return reduceLeaf(op, first.paths[i]!, flats.map((flat) => flat.leaves[i]!), weights);
   }));
-  return first.rebuild(leaves) as TreeOf<T, Tensor>;
+  return first.rebuild(leaves) as TensorsOf<T>;
 }
 
 async function reduceLeaf(

@@ -4,8 +4,7 @@ import { formatShape, resolveAxis } from "../graph/shape.ts";
 import { type Fields, listOf, number, options, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { axis, devices, tree } from "../tensor/kinds.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { requireDistinct } from "./distinct.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 
@@ -48,7 +47,7 @@ export function scatter<T extends Tree>(
   tree: T,
   devices: readonly Device[],
   options: ScatterOptions = {},
-): TreeOf<T, Tensor>[] {
+): TensorsOf<T>[] {
   signature.check(arguments);
   const { op } = signature;
   requireDistinct(op, devices);
@@ -74,7 +73,7 @@ export function scatter<T extends Tree>(
         : leaf.slice({ axis, start: offsets[i]!, end: offsets[i]! + sizes[i]! });
       return part.to(device);
     });
-    return flat.rebuild(leaves) as TreeOf<T, Tensor>;
+    return flat.rebuild(leaves) as TensorsOf<T>;
   });
 }
 

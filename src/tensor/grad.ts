@@ -11,7 +11,7 @@ import { takes } from "../signature/takes.ts";
 import { unroll } from "./history.ts";
 import { tree } from "./kinds.ts";
 import { isTensor, Tensor, tensorKind } from "./tensor.ts";
-import { flattenTree, type Tree, type TreeOf } from "./tree.ts";
+import { flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
 
 const loss: Kind<Tensor> = { ...tensorKind, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
 const signatures = {
@@ -40,9 +40,9 @@ function siblings(nodes: readonly Node[]): Tensor[] {
  * A gradient has the dtype of its tensor; that of an f16 is computed in f32 and rounded at the end.
  * Throws GradientError unless the loss and all inputs are floats and the loss is a scalar.
  */
-export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
+export function grad<T extends Tree>(loss: Tensor, inputs: T): TensorsOf<T> {
   signatures.grad.check(arguments);
-  return gradientTree("grad", loss, inputs) as TreeOf<T, Tensor>;
+  return gradientTree("grad", loss, inputs) as TensorsOf<T>;
 }
 
 function gradientTree(op: string, loss: Tensor, inputs: unknown): unknown {
@@ -55,14 +55,14 @@ function gradientTree(op: string, loss: Tensor, inputs: unknown): unknown {
  * A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. It throws
  * as `grad` does, and ArgumentError where `fn` gives no tensor.
  */
-export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
-  fn: (inputs: T, ...rest: Rest) => Tensor,
-): (inputs: T, ...rest: Rest) => [value: Tensor, gradient: TreeOf<T, Tensor>] {
+export function valueAndGrad<T extends Tree, Rest extends unknown[], V extends Tensor>(
+  fn: (inputs: T, ...rest: Rest) => V,
+): (inputs: T, ...rest: Rest) => [value: V, gradient: TensorsOf<T>] {
   signatures.valueAndGrad.check(arguments);
   return (inputs, ...rest) => {
     const value = fn(inputs, ...rest);
     if (!isTensor(value)) throw new ArgumentError("valueAndGrad", { got: `${show(value)} as what the function gives`, need: "a Tensor (of a Loss, its mean)" });
-    return [value, gradientTree("valueAndGrad", value, inputs) as TreeOf<T, Tensor>];
+    return [value, gradientTree("valueAndGrad", value, inputs) as TensorsOf<T>];
   };
 }
 
@@ -75,7 +75,7 @@ export function vjp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   cotangent: TreeOf<R, Tensor>,
-): [value: R, cotangents: TreeOf<P, Tensor>];
+): [value: R, cotangents: TensorsOf<P>];
 export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotangent: unknown): [unknown, unknown] {
   signatures.vjp.check(arguments);
   const value = fn(primals);
@@ -93,7 +93,7 @@ export function jvp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   tangents: TreeOf<P, Tensor>,
-): [value: R, tangents: TreeOf<R, Tensor>];
+): [value: R, tangents: TensorsOf<R>];
 export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangents: unknown): [unknown, unknown] {
   signatures.jvp.check(arguments);
   const value = fn(primals);

@@ -3,8 +3,8 @@ import { ArgumentError, ShapeError } from "../errors.ts";
 import { type DType, type HostArray, isFloat } from "../graph/dtype.ts";
 import { mostAxes, type Shape, size, strides } from "../graph/shape.ts";
 
-/** A number, a boolean, or arrays of them, all of one length on each level. */
-export type NestedArray = number | boolean | readonly NestedArray[];
+/** A number, a boolean, or arrays of them, all of one length on each level; T says of which. */
+export type NestedArray<T extends number | boolean = number | boolean> = T | readonly NestedArray<T>[];
 
 /**
  * The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no

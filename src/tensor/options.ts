@@ -35,12 +35,12 @@ export interface GeluOptions {
   readonly approximate?: "none" | "tanh" | undefined;
 }
 
-/** The bounds of clamp; T is Tensor. */
-export interface Bounds<T> {
+/** The bounds of clamp; each a Tensor, a number or a boolean. */
+export interface Bounds<O> {
   /** The least value. By default none. */
-  readonly min?: T | number | boolean | undefined;
-  /** The largest value; By default none. */
-  readonly max?: T | number | boolean | undefined;
+  readonly min?: O | undefined;
+  /** The largest value. By default none. */
+  readonly max?: O | undefined;
 }
 
 /** Which axes become one. */
@@ -58,13 +58,13 @@ export interface PadOptions {
 }
 
 /** The dtype of a result. */
-export interface DTypeOptions {
+export interface DTypeOptions<D extends DType = DType> {
   /** Default "f32". */
-  readonly dtype?: DType | undefined;
+  readonly dtype?: D | undefined;
 }
 
-/** What of keys each query may see, and how: see `scaledDotProductAttention`; T is Tensor. */
-export interface AttentionOptionsOf<T> {
+/** What of keys each query may see, and how: see `scaledDotProductAttention`; T is Tensor, and Weights one of f32. */
+export interface AttentionOptionsOf<T, Weights = T> {
   /** bool: true where a query sees a key; a number is added to the score, -Infinity hides. Broadcasts to [..., queries, keys]. */
   readonly mask?: T | undefined;
   /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. Default false. */
@@ -78,5 +78,5 @@ export interface AttentionOptionsOf<T> {
    */
   readonly scores?: "stored" | "online" | undefined;
   /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Hidden keys stay hidden. */
-  readonly onWeights?: ((weights: T) => T) | undefined;
+  readonly onWeights?: ((weights: Weights) => T) | undefined;
 }

@@ -144,7 +144,7 @@ function drawShape(op: string, shape: Shape): Counters {
 }
 
 /** u32, all values equally likely. */
-export function bits(shape: Shape): Tensor {
+export function bits(shape: Shape): Tensor<"u32"> {
   check(signatures.bits, arguments);
   const counters = drawShape("random.bits", shape);
   return new Tensor(bitsOf(drawKey(), counters));
@@ -154,7 +154,7 @@ export function bits(shape: Shape): Tensor {
  * f32 in [low, high), [0, 1) by default, in steps of (high - low) / 2^24; where they are equal, or no f32 is between them, the
  * f32 next to them. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
  */
-export function uniform(shape: Shape, options: UniformOptions = {}): Tensor {
+export function uniform(shape: Shape, options: UniformOptions = {}): Tensor<"f32"> {
   check(signatures.uniform, arguments);
   const { low = 0, high = 1 } = options;
   if (!Number.isFinite(Math.fround(low)) || !Number.isFinite(Math.fround(high)) || low > high) {
@@ -192,14 +192,14 @@ function below(value: number): number {
 }
 
 /** f32 of mean 0 and variance 1. */
-export function normal(shape: Shape): Tensor {
+export function normal(shape: Shape): Tensor<"f32"> {
   check(signatures.normal, arguments);
   const counters = drawShape("random.normal", shape);
   return new Tensor(normalOf(drawKey(), counters));
 }
 
 /** bool, true with probability `p`. Throws ArgumentError unless p is from 0 to 1. */
-export function bernoulli(shape: Shape, p: number): Tensor {
+export function bernoulli(shape: Shape, p: number): Tensor<"bool"> {
   check(signatures.bernoulli, arguments);
   requireProbability("random.bernoulli", p);
   const counters = drawShape("random.bernoulli", shape);
@@ -212,7 +212,7 @@ function requireProbability(op: string, p: number): void {
 }
 
 /** i32 from low to high - 1. A value is more likely than another by at most (high - low) / 2^32 of its probability. */
-export function integers(shape: Shape, options: IntegersOptions): Tensor {
+export function integers(shape: Shape, options: IntegersOptions): Tensor<"i32"> {
   check(signatures.integers, arguments);
   const { low = 0, high } = options;
   if (!Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) || high <= low) {
@@ -225,7 +225,7 @@ export function integers(shape: Shape, options: IntegersOptions): Tensor {
 }
 
 /** i32 [n]: 0 to n - 1 in random order. */
-export function permutation(n: number): Tensor {
+export function permutation(n: number): Tensor<"i32"> {
   signatures.permutation.check(arguments);
   const counters = drawShape("random.permutation", [n]);
   return new Tensor(build.argsort(bitsOf(drawKey(), counters)));
@@ -235,19 +235,19 @@ export function permutation(n: number): Tensor {
  * f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that
  * is cut.
  */
-export function uniformLike(x: Tensor): Tensor {
+export function uniformLike(x: Tensor): Tensor<"f32"> {
   signatures.uniformLike.check(arguments);
   return new Tensor(uniformOf(bitsOf(drawKey(), countersOf("random.uniformLike", x.shape, x.node))));
 }
 
 /** f32 like `x` of mean 0 and variance 1; keyed by rows as `uniformLike`. */
-export function normalLike(x: Tensor): Tensor {
+export function normalLike(x: Tensor): Tensor<"f32"> {
   signatures.normalLike.check(arguments);
   return new Tensor(normalOf(drawKey(), countersOf("random.normalLike", x.shape, x.node)));
 }
 
 /** bool like `x`, true with probability `p`; keyed by rows as `uniformLike`. */
-export function bernoulliLike(x: Tensor, p: number): Tensor {
+export function bernoulliLike(x: Tensor, p: number): Tensor<"bool"> {
   signatures.bernoulliLike.check(arguments);
   requireProbability("random.bernoulliLike", p);
   return new Tensor(less(uniformOf(bitsOf(drawKey(), countersOf("random.bernoulliLike", x.shape, x.node))), p));

@@ -84,7 +84,7 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
     sigmoid: unary,
     silu: unary,
     softplus: unary,
-    clamp: { options: options<Bounds<T>>({ min: operand, max: operand }) },
+    clamp: { options: options<Bounds<T | number | boolean>>({ min: operand, max: operand }) },
     less: binary,
     lessEqual: binary,
     greater: binary,

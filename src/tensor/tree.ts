@@ -18,6 +18,12 @@ export type TreeOf<T, Leaf> = [Tree] extends [T] ? AnyTree<Leaf>
   : T extends object ? { -readonly [K in keyof T]: TreeOf<T[K], Leaf> }
   : T;
 
+/** A tree of the same form, of tensors of the same dtypes. */
+export type TensorsOf<T> = [Tree] extends [T] ? AnyTree<Tensor>
+  : T extends Tensor<infer D> ? Tensor<D>
+  : T extends object ? { -readonly [K in keyof T]: TensorsOf<T[K]> }
+  : T;
+
 /** A tree taken apart. */
 export interface FlatTree {
   /** The tensors, in the order of the paths. */

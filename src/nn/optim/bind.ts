@@ -25,7 +25,7 @@ export interface BoundOptimizer<T extends ParameterTree = ParameterTree> {
    * number
    * of updates made.
    */
-  readonly state: Readonly<Record<string, Tensor>>;
+  readonly state: Readonly<Record<string, Tensor<"f32">>>;
   /**
    * One update. Inside `compile` it becomes part of the compiled step.
    * Throws ShapeError or ArgumentError when the gradients are not those of the parameters, TraceError when the learning
@@ -47,7 +47,7 @@ export function bind<T extends ParameterTree>(rule: UpdateRule, parameters: T): 
 
 class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   readonly parameters: T;
-  readonly state: Readonly<Record<string, Tensor>>;
+  readonly state: Readonly<Record<string, Tensor<"f32">>>;
   readonly #rule: UpdateRule;
   readonly #takes: { readonly step: Signature; readonly load: Signature };
   readonly #names: readonly string[];
