@@ -7,11 +7,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as s from "../src/index.ts";
 import type {
-  Bits,
   Computed,
-  Counted,
   DType,
-  DTypeOfData,
   Extreme,
   HostArray,
   Item,
