@@ -26,6 +26,21 @@ export type {
   PadOptions,
   SortOptions,
 } from "./tensor/options.ts";
+export type {
+  Bits,
+  Computed,
+  Counted,
+  Extreme,
+  Item,
+  Magnitude,
+  Meet,
+  MeetAll,
+  MeetOperands,
+  Power,
+  Product,
+  Promote,
+  Sum,
+} from "./tensor/dtypes.ts";
 export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/reduce.ts";
 export type { Range } from "./tensor/movement.ts";
 export { realize } from "./tensor/together.ts";
@@ -36,6 +51,7 @@ export {
   concat,
   type CreateOptions,
   type DeviceOption,
+  type DTypeOfData,
   einsum,
   eye,
   type EyeOptions,
@@ -63,7 +79,7 @@ export {
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
 export type { KernelClock } from "./devices/profile.ts";
 export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
-export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
+export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";
 export type { Shape } from "./graph/shape.ts";

@@ -22,6 +22,7 @@ export {
   softplus,
   tanh,
 } from "./activation.ts";
+export type { GivenOf, Gives } from "./activation.ts";
 export { MultiHeadAttention, multiHeadAttention } from "./attention.ts";
 export type { AttendOptions, MultiHeadAttentionOptions } from "./attention.ts";
 export { Conv2d, conv2d } from "./conv.ts";
@@ -32,6 +33,7 @@ export type { EmbeddingOptions } from "./embedding.ts";
 export { BatchNorm, batchNorm, LayerNorm, layerNorm } from "./norm.ts";
 export type { BatchNormOptions, LayerNormOptions } from "./norm.ts";
 export { Sequential, sequential } from "./sequential.ts";
+export type { ChainOf } from "./sequential.ts";
 export { Loss, loss, Metric, metric, penalty } from "./loss.ts";
 export type { GivenRatio, LossTerm, Ratio } from "./loss.ts";
 export { binaryCrossEntropy, crossEntropy, mse } from "./losses.ts";

@@ -68,7 +68,8 @@ function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights
     ? matmul(build.cast(q, "f32"), transpose(k, undefined))
     : contract("heed", build.broadcastTo(seen, shape), q, transpose(k, undefined));
   const scores = bias === undefined ? mul(products, factor) : add(mul(products, factor), bias);
-  const weights = onWeights(seenSoftmax(scores, seen));
+  // What is not f32 would have the products of integers with integer values.
+  const weights = build.cast(onWeights(seenSoftmax(scores, seen)), "f32");
   if (seen === undefined) return matmul(weights, v);
   if (weights.shape.length < 2 || weights.shape.at(-2) !== shape.at(-2) || weights.shape.at(-1) !== shape.at(-1)) {
     throw new ShapeError("scaledDotProductAttention", { got: `weights ${formatShape(weights.shape)}`, need: `those of ${formatShape(shape)}` });

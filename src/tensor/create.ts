@@ -249,13 +249,13 @@ export function eye<D extends DType = "f32">(rows: number, options: EyeOptions<D
 }
 
 /** Tensors joined along an axis (0 by default), in the dtype in which they meet. */
-export function concat<const T extends readonly Tensor[]>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
+export function concat<T extends readonly Tensor[] | []>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
   signatures.concat.check(arguments);
   return new Tensor(movement.concat(tensors.map((x) => x.node), options.axis ?? 0));
 }
 
 /** Tensors of equal shape side by side along a new axis (0 by default). */
-export function stack<const T extends readonly Tensor[]>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
+export function stack<T extends readonly Tensor[] | []>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
   signatures.stack.check(arguments);
   return new Tensor(movement.stack(tensors.map((x) => x.node), options.axis ?? 0));
 }
