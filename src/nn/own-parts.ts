@@ -14,8 +14,8 @@ const op = "nn.trainer";
 const places = "a public field of the model or of a module in it (in arrays and plain objects too)";
 
 /**
- * To be called in a trace, after all that is traced. Throws ArgumentError for a module that trains and is not one of the
- * model's: it would drop what `evaluate` and `predict` are to keep.
+ * To be called in a trace, after the forward pass. Throws ArgumentError for a module that trains and is not one of the model's:
+ * it would drop what `evaluate` and `predict` are to keep.
  */
 export function refuseForeignModules(): void {
   for (const [mode, on] of currentFrame()?.consulted ?? []) {

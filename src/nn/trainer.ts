@@ -93,7 +93,11 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     // A model's own forward is called with what the batch holds; its types are the caller's to match.
     const own = (batch: B) => (model.forward as (x: Tensor) => O).call(model, fieldX(batch));
     const run = forward === undefined ? own : (batch: B) => forward(model, batch);
-    this.#forward = (batch) => requireOutput(run(batch));
+    this.#forward = (batch) => {
+      const output = requireOutput(run(batch));
+      refuseForeignModules();
+      return output;
+    };
   }
 
   /** All steps and epochs of `fit` so far, and all devices that were lost or have joined. */
@@ -359,14 +363,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     return {
       executor,
       evaluation: new Evaluation("evaluate", program, shared),
-      inference: new Inference("predict", (batch) => this.#predicted(batch as B), shared),
+      inference: new Inference("predict", (batch) => this.#forward(batch as B), shared),
     };
-  }
-
-  #predicted(batch: B): O {
-    const output = this.#forward(batch);
-    refuseForeignModules();
-    return output;
   }
 
   #score(batch: B, parameters: readonly Tensor[]) {
@@ -387,7 +385,6 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       throw notDecomposable(`a metric ${name}`, ratio, "nn.accuracy or nn.metric({ sum, count })");
     });
     refuseUntrained(value, foreign);
-    refuseForeignModules();
     return { loss: value, metrics: Object.fromEntries(scored) };
   }
 
