@@ -53,7 +53,7 @@ const wrong: readonly (readonly [program: string, message: RegExp])[] = [
   [`trainer.step({ y: x });`, /Property 'x' is missing/],
   [`trainer.step({ x, z: x });`, /'z' does not exist/],
   [`trainer.evaluate(cut(other));`, /BatchesWithout<"x">/],
-  [`trainer.evaluate({ x: 1 });`, /'number' is not assignable to type 'Tensor \| HostTensor'/],
+  [`trainer.evaluate({ x: 1 });`, /'number' is not assignable to type 'Tensor<DType> \| HostTensor'/],
   [`trainer.predict("x");`, /'string' is not assignable/],
   [`weighted.fit(cut(only));`, /BatchesWithout<"weights">/],
   [`weighted.step({ x });`, /Property 'weights' is missing/],
