@@ -1,5 +1,17 @@
 import { DeviceError } from "../errors.ts";
-import { environment, mayUseFolder, platform, runtime, stderrLine, syncFiles, withEnvironment } from "../host/host.ts";
+import {
+  architecture,
+  environment,
+  mayLoadLibrary,
+  mayUseEnvironment,
+  mayUseFolder,
+  pathOfUrl,
+  platform,
+  runtime,
+  stderrLine,
+  syncFiles,
+  withEnvironment,
+} from "../host/host.ts";
 import type { Adapter, Slot } from "./adapters.ts";
 import { adapterInfo } from "./gpu-target.ts";
 
@@ -42,6 +54,8 @@ const listed = new Map<Wanted, Promise<Adapter[]>>();
  * error, which nothing can keep it from; nor is Dawn where Linux has no hardware, about which it would say more.
  */
 export async function dawnAdapters(wanted: Wanted): Promise<Adapter[]> {
+  // Where it cannot be told, or not be done, all are listed at once.
+  if (wanted === "hardware" && (mayHaveGpus() === undefined || !mayUseEnvironment(driversDisabled))) return dawnAdapters("all");
   const listing = listed.get(wanted) ?? listAdapters(wanted);
   listed.set(wanted, listing);
   const adapters = await listing.catch((error: unknown) => {
@@ -54,32 +68,34 @@ export async function dawnAdapters(wanted: Wanted): Promise<Adapter[]> {
 }
 
 async function listAdapters(wanted: Wanted): Promise<Adapter[]> {
-  if (wanted === "hardware" && !mayHaveGpus()) return [];
+  const hasHardware = wanted === "hardware" ? mayHaveGpus() : undefined;
+  if (hasHardware === false) return [];
   const dawn = await loadDawn();
   const adapters: Adapter[] = [];
-  for (const found of await distinct(dawn, await list(dawn, wanted === "hardware" ? withoutSoftware() : {}))) {
+  for (const found of await distinct(dawn, await list(dawn, hasHardware === true ? withoutSoftware() : {}))) {
     const adapter = await dawnAdapter(dawn, found);
     if (adapter !== undefined) adapters.push(adapter);
   }
   return adapters;
 }
 
-/** What keeps Vulkan's loader from Mesa's software driver. */
+/** Drivers that Vulkan's loader passes over. */
+const driversDisabled = "VK_LOADER_DRIVERS_DISABLE";
+
+/** What keeps it from Mesa's software driver. */
 function withoutSoftware(): Record<string, string> {
-  const name = "VK_LOADER_DRIVERS_DISABLE";
-  const before = environment(name);
-  return platform === "linux" ? { [name]: before === undefined ? "*lvp*" : `${before},*lvp*` } : {};
+  const before = environment(driversDisabled);
+  return { [driversDisabled]: before === undefined ? "*lvp*" : `${before},*lvp*` };
 }
 
 /** Files by which Linux's drivers are reached: Mesa's in a folder of their own, NVIDIA's, WSL's and some of mobile chips. */
 const driverFiles = /^(nvidia|nvhost|nvmap|dxg|mali|kgsl|galcore|pvr)/;
 
-/** False where this is Linux without hardware. */
-function mayHaveGpus(): boolean {
-  if (platform !== "linux") return true;
-  const names = namesIn("/dev");
-  return names === undefined || names.some((name) => driverFiles.test(name)) ||
-    (names.includes("dri") && namesIn("/dev/dri")?.some((name) => name.startsWith("renderD")) !== false);
+/** Whether Linux has hardware; undefined where that cannot be told, as on other systems. */
+function mayHaveGpus(): boolean | undefined {
+  const names = platform === "linux" ? namesIn("/dev") : undefined;
+  if (names === undefined || names.some((name) => driverFiles.test(name))) return names && true;
+  return names.includes("dri") ? namesIn("/dev/dri")?.some((name) => name.startsWith("renderD")) : false;
 }
 
 /** What is in a folder, in order; undefined where it may not be read, or is not there. */
@@ -92,7 +108,21 @@ function namesIn(folder: string): string[] | undefined {
   }
 }
 
+/** The library of the package, where that lies in a folder and not in Deno's own cache. */
+function libraryPath(): string | undefined {
+  try {
+    const index = pathOfUrl(import.meta.resolve("webgpu"));
+    const build = platform === "darwin" ? "darwin-universal" : `${platform}-${architecture}`;
+    return index?.replace(/[^/\\]*$/, `dist/${build}/dawn.node`);
+  } catch {
+    return undefined;
+  }
+}
+
 async function loadDawn(): Promise<DawnModule> {
+  if (!mayLoadLibrary(undefined) && !mayLoadLibrary(libraryPath())) {
+    throw new DeviceError("devices", { got: "no permission to load the npm package webgpu", need: "deno run --allow-ffi" });
+  }
   try {
     return await import("webgpu") as DawnModule;
   } catch (cause) {

@@ -101,7 +101,7 @@ function normalize(options: DeviceOptions): DeviceOptions {
 async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[]; refusal: DeviceError }> {
   const own = wanted.runtime !== "dawn" && runtime !== "node" && hasNavigatorGpu();
   const isHardware = ({ info }: Adapter) => !info.software;
-  let trouble = "";
+  let trouble: DeviceError | undefined;
   let all: Adapter[] = [];
   try {
     if (own) all = await navigatorAdapters((wanted.virtual ?? 1) > 1);
@@ -113,14 +113,16 @@ async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[
     }
   } catch (error) {
     if (!(error instanceof DeviceError)) throw error;
-    trouble = `, because there is ${error.got}`;
+    trouble = error;
   }
   const hardware = all.filter(isHardware);
   const software = all.filter(({ info }) => info.software);
-  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble}`;
+  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble === undefined ? "" : `, because there is ${trouble.got}`}`;
   const refusal = new DeviceError("devices", {
     got: wanted.name === undefined ? described : `${described}, for the name "${wanted.name}"`,
-    need: wanted.name === undefined && all.length === 0
+    need: trouble !== undefined
+      ? trouble.need
+      : wanted.name === undefined && all.length === 0
       ? "a GPU with its Vulkan driver (Metal and Direct3D 12 come with their systems), or a software adapter: on Debian " +
         "and Ubuntu, install mesa-vulkan-drivers and libvulkan1 (on Debian 12 those of bookworm-backports)"
       : "an adapter as asked for",
