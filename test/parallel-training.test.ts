@@ -38,11 +38,12 @@ const wideBatch = {
 
 for (const kind of testKinds) {
   test(`a gradient of several buckets is that of one device, and has the same bits through a fault [${kind}]`, async (t) => {
-    const devices = await virtualDevices(kind, 3);
+    // Drivers compile each kernel anew for each virtual GPU.
+    const devices = await virtualDevices(kind, kind === "cpu" ? 3 : 2);
     if (devices === undefined) return t.skip("no adapter");
     const run = async (some: readonly Device[], deterministic?: { readonly shards: number }) => {
       const { model, trainer } = wideTrainer(some, deterministic);
-      for (let step = 0; step < 3; step++) await trainer.step(wideBatch);
+      for (let step = 0; step < 2; step++) await trainer.step(wideBatch);
       const weights = await weightsOf(model);
       await trainer.release();
       return { weights, events: trainer.history.events };
