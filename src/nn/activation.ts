@@ -19,7 +19,9 @@ export type GivenOf<G extends Gives, D extends DType> = G extends DType ? G : G 
 
 /** A layer that applies a function. */
 export class Activation<out G extends Gives = Gives> extends Module {
+  /** What errors call it, after `nn.`. */
   readonly name: string;
+  /** What it does to a tensor. */
   readonly apply: (x: Tensor) => Tensor;
   readonly #takes: Signature;
 
@@ -68,6 +70,7 @@ export function gelu(): Activation<"f32"> {
   return new Activation("gelu", (x) => x.gelu());
 }
 
+/** The hyperbolic tangent. */
 export function tanh(): Activation<"f32"> {
   signatures.tanh.check(arguments);
   return new Activation("tanh", (x) => x.tanh());

@@ -7,6 +7,7 @@ import { type Dropout, dropout } from "./dropout.ts";
 import { type Linear, linear, requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
 
+/** What an attention layer is like. */
 export interface MultiHeadAttentionOptions {
   /** Whether a position sees only those that are not later than itself. Default false. */
   readonly causal?: boolean | undefined;
@@ -42,13 +43,21 @@ const signatures = {
  * `Tensor.scaledDotProductAttention`, for [..., heads, t, s]. Vaswani et al., Attention Is All You Need (2017).
  */
 export class MultiHeadAttention extends Module {
+  /** From x to queries. */
   readonly query: Linear;
+  /** From the context to keys. */
   readonly key: Linear;
+  /** From the context to values. */
   readonly value: Linear;
+  /** From the joined heads to the result. */
   readonly output: Linear;
+  /** The dropout of weights. */
   readonly drop: Dropout;
+  /** Into how many heads features are cut. */
   readonly heads: number;
+  /** Whether nothing later is seen. */
   readonly causal: boolean;
+  /** How scores are held; undefined for by their number. */
   readonly scores: "stored" | "online" | undefined;
 
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
@@ -70,6 +79,7 @@ export class MultiHeadAttention extends Module {
     this.scores = options.scores;
   }
 
+  /** What the layer gives for x. */
   override forward(x: Tensor, options: AttendOptions = {}): Tensor<"f32"> {
     signatures.forward.check(arguments);
     const { context = x, mask } = options;

@@ -14,10 +14,22 @@ declare const byDefault: unique symbol;
  * The fields that a trainer's functions find in a batch unless they say otherwise, as `(output, batch: { x: Tensor; weights:
  * Tensor }) => …` does. Batches without `y` may be given, for functions that do not read it.
  */
-export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor; readonly [byDefault]?: never };
+export type DefaultBatch = {
+  /** What the model is given. */
+  readonly x: Tensor;
+  /** What its output is compared with. */
+  readonly y: Tensor;
+  /** Tells it from a batch of one's own with these fields. */
+  readonly [byDefault]?: never;
+};
 
 /** What may be given where a trainer's functions take `B`. */
-export type InputOf<B> = typeof byDefault extends keyof B ? { readonly x: Tensor | HostTensor; readonly y?: Tensor | HostTensor }
+export type InputOf<B> = typeof byDefault extends keyof B ? {
+    /** What the model is given. */
+    readonly x: Tensor | HostTensor;
+    /** What its output is compared with. */
+    readonly y?: Tensor | HostTensor;
+  }
   : BatchOf<B>;
 
 /** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
@@ -33,6 +45,7 @@ export type BatchSource<B> = Batched<InputOf<B>>;
 
 /** In an error of the type checker: the fields that batches lack, or have as something else. */
 export interface BatchesWithout<Names> {
+  /** Their names. */
   readonly "fields that the batches need": Names;
 }
 

@@ -11,6 +11,7 @@ import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
 import { initialized, parameter } from "./parameter.ts";
 
+/** What a convolution is like. */
 export interface Conv2dOptions extends ConvOptions {
   /** Height and width of the kernel, or one number for both. */
   readonly kernel: PerAxis;
@@ -40,9 +41,13 @@ const signatures = {
 
 /** x [n, height, width, in] to x.conv2d(weight) + bias; `weight` is [kernelHeight, kernelWidth, in / groups, out]. */
 export class Conv2d extends Module {
+  /** Of shape [kernelHeight, kernelWidth, in / groups, out]. */
   readonly weight: Tensor<"f32">;
+  /** Of shape [out]; undefined without one. */
   readonly bias: Tensor<"f32"> | undefined;
+  /** Input channels. */
   readonly inputs: number;
+  /** How it goes over its input. */
   readonly options: ConvOptions;
 
   constructor(inputs: number, outputs: number, options: Conv2dOptions) {
@@ -66,6 +71,7 @@ export class Conv2d extends Module {
     this.bias = bias ? parameter(zeros([outputs], fan)) : undefined;
   }
 
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
   override forward(x: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     if (x.rank !== 4 || x.shape[3] !== this.inputs) {

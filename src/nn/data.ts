@@ -29,6 +29,7 @@ export type HostBatch<K extends string = string> = { readonly [Name in K]: HostT
 /** A batch as the functions of a model see it. */
 export type TensorBatch<K extends string = string> = { readonly [Name in K]: Tensor };
 
+/** How rows are cut into batches. */
 export interface BatchOptions {
   /** Rows in a batch; the last one may be shorter. An integer of at least 1. */
   readonly batchSize: number;
@@ -62,11 +63,15 @@ const signatures = {
  * next epoch, with an order of its own when shuffled. Where a field is a Tensor, iterate with `for await`.
  */
 export class Batches<K extends string = string> implements Iterable<HostBatch<K>>, AsyncIterable<HostBatch<K>> {
+  /** Rows in all. */
   readonly rows: number;
+  /** Rows of a batch; the last one may have fewer. */
   readonly batchSize: number;
   /** Number of batches in an epoch. */
   readonly length: number;
+  /** The seed of the order, or false for that of the rows. */
   readonly shuffle: number | false;
+  /** Whether a last batch with fewer rows is left out. */
   readonly drop: boolean;
   /** Names of the fields, in order. */
   readonly names: readonly K[];

@@ -16,6 +16,7 @@ const signatures = { dropout: takes(op, { rate: number }), forward: takes(op, { 
  * Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014).
  */
 export class Dropout extends Module {
+  /** The part of elements that is dropped in training. */
   readonly rate: number;
 
   constructor(rate: number) {
@@ -27,6 +28,7 @@ export class Dropout extends Module {
     this.rate = rate;
   }
 
+  /** What the layer gives for x. */
   override forward<D extends DType>(x: Tensor<D>): Tensor<D | Sum<D, number>> {
     signatures.forward.check(arguments);
     if (this.rate === 0 || !this.training) return x;

@@ -8,6 +8,7 @@ import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
 import { initialized } from "./parameter.ts";
 
+/** What an embedding is like. */
 export interface EmbeddingOptions {
   /** Initial table. Default normal with standard deviation 1. */
   readonly init?: Initializer | undefined;
@@ -21,6 +22,7 @@ const signatures = {
 
 /** Rows of `weight` [entries, features] by integers [...], as [..., features]. */
 export class Embedding extends Module {
+  /** The rows, of shape [entries, features]. */
   readonly weight: Tensor<"f32">;
 
   constructor(entries: number, features: number, options: EmbeddingOptions = {}) {
@@ -32,6 +34,7 @@ export class Embedding extends Module {
     this.weight = initialized(op, init, [entries, features], { in: entries, out: features });
   }
 
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
   override forward(indices: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     if (indices.dtype !== "i32" && indices.dtype !== "u32") {

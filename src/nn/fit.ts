@@ -11,12 +11,15 @@ import { formatMeans, formatSeconds, type Progress, type ProgressStyle } from ".
 
 /** A step as `onBatch` is told of it. */
 export interface BatchEvent extends StepRecord {
+  /** The epoch, from 1. */
   readonly epoch: number;
+  /** Epochs in all. */
   readonly epochs: number;
   /** 1 for the first batch of the epoch. */
   readonly batch: number;
   /** Batches of the epoch; undefined where the source does not tell. */
   readonly batches: number | undefined;
+  /** Rows of this epoch by its seconds so far. */
   readonly rowsPerSecond: number;
   /** Of the epoch, at this speed; undefined where the source does not tell how long it is. */
   readonly secondsLeft: number | undefined;

@@ -7,6 +7,7 @@ import { type Kind, number, optional, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { dtype as dtypeKind, shape as shapeKind } from "../tensor/kinds.ts";
 
+/** What the numbers of an array are. */
 export interface HostTensorOptions {
   /** Default one axis. */
   readonly shape?: Shape | undefined;

@@ -19,6 +19,7 @@ export interface Fan {
 /** Makes the initial value of a parameter of `shape`. */
 export type Initializer = (shape: Shape, fan: Fan) => Tensor<"f32">;
 
+/** The normal distribution that is drawn from. */
 export interface NormalOptions {
   /** Default 0. */
   readonly mean?: number | undefined;
@@ -26,6 +27,7 @@ export interface NormalOptions {
   readonly std?: number | undefined;
 }
 
+/** The range that is drawn from. */
 export interface UniformOptions {
   /** Default 0. */
   readonly min?: number | undefined;
@@ -79,8 +81,10 @@ export const lecunUniform: Initializer = byFan("lecunUniform", (shape, fan) => s
 /** Normal of variance 1 / in. LeCun et al. (1998). */
 export const lecunNormal: Initializer = byFan("lecunNormal", (shape, fan) => gaussian(shape, 1 / fan.in));
 
+/** All zeros. */
 export const zeros: Initializer = alike("zeros", (shape) => full(shape, 0));
 
+/** All ones. */
 export const ones: Initializer = alike("ones", (shape) => full(shape, 1));
 
 /** Every element the same finite value. */

@@ -23,16 +23,19 @@ import {
 /** Named tensors in a plain object, or a module for its `stateDict()`. */
 export type Savable = Module | Readonly<Record<string, Tensor>>;
 
+/** What is saved besides. */
 export interface SaveOptions {
   /** Strings that are kept with the tensors. Default none. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
+/** What is loaded of a file. */
 export interface LoadOptions {
   /** The names of the tensors to read; all others are passed over. Default all. */
   readonly only?: readonly string[] | undefined;
 }
 
+/** How a file is loaded into a module. */
 export interface LoadIntoOptions {
   /** What tensors of the file are that the module does not have. Default `refuse`; with `ignore` they are not read. */
   readonly unexpected?: "refuse" | "ignore" | undefined;

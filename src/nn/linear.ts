@@ -8,6 +8,7 @@ import { initializer } from "./kinds.ts";
 import { Module } from "./module.ts";
 import { initialized, parameter } from "./parameter.ts";
 
+/** What a linear layer is like. */
 export interface LinearOptions {
   /** Whether to add a bias, which starts at 0. Default true. */
   readonly bias?: boolean | undefined;
@@ -23,7 +24,9 @@ const signatures = {
 
 /** x [..., in] to x @ weight + bias [..., out]; `weight` is [in, out]. */
 export class Linear extends Module {
+  /** Of shape [in, out]. */
   readonly weight: Tensor<"f32">;
+  /** Of shape [out]; undefined without one. */
   readonly bias: Tensor<"f32"> | undefined;
 
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
@@ -37,6 +40,7 @@ export class Linear extends Module {
     this.bias = bias ? parameter(zeros([outputs], fan)) : undefined;
   }
 
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
   override forward(x: Tensor): Tensor<"f32"> {
     signatures.forward.check(arguments);
     const inputs = this.weight.shape[0]!;

@@ -12,7 +12,9 @@ import { where } from "../tensor/where.ts";
 
 /** A mean: `sum / count`, both f32 scalars that add up over the shards of a batch. */
 export interface Ratio<D extends DType = DType> {
+  /** The sum over rows: a scalar. */
   readonly sum: Tensor<D>;
+  /** What it is divided by: a scalar. */
   readonly count: Tensor<D>;
 }
 
@@ -26,6 +28,7 @@ export interface GivenRatio {
 
 /** One term of a loss: `weight * sum / count`. */
 export interface LossTerm<D extends DType = DType> extends Ratio<D> {
+  /** By what its quotient is multiplied. */
   readonly weight: number;
 }
 
@@ -35,6 +38,7 @@ export interface LossTerm<D extends DType = DType> extends Ratio<D> {
  * whole batch. A term that counts nothing is 0, never NaN. A count may not depend on parameters.
  */
 export class Loss {
+  /** Each a sum over rows and its count. */
   readonly terms: readonly LossTerm<"f32">[];
   /** f32 scalar added once, whatever the number of shards; undefined for none. */
   readonly penalty: Tensor<"f32"> | undefined;
@@ -103,7 +107,9 @@ export class Loss {
 
 /** A metric: a mean that is reported, without a gradient. Shards combine as those of a loss. */
 export class Metric implements Ratio {
+  /** The sum over rows: a scalar. */
   readonly sum: Tensor<"f32">;
+  /** What it is divided by: a scalar. */
   readonly count: Tensor<"f32">;
 
   constructor(ratio: Ratio) {

@@ -40,6 +40,7 @@ export abstract class Module {
     return new Map(this.modules().map((module) => [module.#mode, on]));
   }
 
+  /** What the module computes: to be written by each. */
   abstract forward(...inputs: never[]): unknown;
 
   /** The distinct parameters, in the order of the fields: a tied weight once. */
@@ -174,6 +175,7 @@ export const moduleKind: Kind<Module> = {
 
 /** A module of one tensor to one tensor, as `sequential` chains them. */
 export interface Layer extends Module {
+  /** One tensor for one tensor. */
   forward(x: Tensor): Tensor;
 }
 

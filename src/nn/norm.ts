@@ -11,6 +11,7 @@ import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
 import { buffer, parameter } from "./parameter.ts";
 
+/** What a layer norm is like. */
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
   readonly epsilon?: number | undefined;
@@ -23,9 +24,13 @@ export interface LayerNormOptions {
  * Ba, Kiros and Hinton, Layer Normalization (2016).
  */
 export class LayerNorm extends Module {
+  /** The factors; undefined without `affine`. */
   readonly weight: Tensor<"f32"> | undefined;
+  /** What is added; undefined without `affine`. */
   readonly bias: Tensor<"f32"> | undefined;
+  /** The last axes, over which is normalised. */
   readonly shape: Shape;
+  /** What is added to a variance before its root. */
   readonly epsilon: number;
 
   constructor(shape: number | Shape, options: LayerNormOptions = {}) {
@@ -46,6 +51,7 @@ export class LayerNorm extends Module {
     this.bias = affine ? parameter(zeros(this.shape, fan)) : undefined;
   }
 
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
   override forward(x: Tensor): Tensor<"f32"> {
     signatures.normalizeLayer.check(arguments);
     const first = x.rank - this.shape.length;
@@ -68,6 +74,7 @@ export function layerNorm(shape: number | Shape, options: LayerNormOptions = {})
   return new LayerNorm(shape, options);
 }
 
+/** What a batch norm is like. */
 export interface BatchNormOptions {
   /** Added to the variance. Default 1e-5. */
   readonly epsilon?: number | undefined;
@@ -84,12 +91,19 @@ export interface BatchNormOptions {
  * Ioffe and Szegedy, Batch Normalization (2015).
  */
 export class BatchNorm extends Module {
+  /** The factors; undefined without `affine`. */
   readonly weight: Tensor<"f32"> | undefined;
+  /** What is added; undefined without `affine`. */
   readonly bias: Tensor<"f32"> | undefined;
+  /** The mean that is used in evaluation. */
   readonly runningMean: Tensor<"f32">;
+  /** The variance that is used in evaluation. */
   readonly runningVariance: Tensor<"f32">;
+  /** The length of the last axis. */
   readonly features: number;
+  /** What is added to a variance before its root. */
   readonly epsilon: number;
+  /** The part of the old statistics that is kept in a step. */
   readonly momentum: number;
 
   constructor(features: number, options: BatchNormOptions = {}) {
@@ -114,6 +128,7 @@ export class BatchNorm extends Module {
     this.runningVariance = buffer(ones(shape, fan));
   }
 
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
   override forward(x: Tensor): Tensor<"f32"> {
     signatures.normalizeBatch.check(arguments);
     if (x.rank < 2 || x.shape[x.rank - 1] !== this.features) {

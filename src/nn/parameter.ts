@@ -55,11 +55,13 @@ export function buffer<D extends DType>(value: Tensor<D>): Tensor<D> {
   return mark(ownLeaf(value), "buffer");
 }
 
+/** Whether a tensor is a parameter: trained with the module that it is in. */
 export function isParameter(value: Tensor): boolean {
   signatures.isParameter.check(arguments);
   return roles.get(value) === "parameter";
 }
 
+/** Whether a tensor is a buffer: saved and moved with its module, not trained. */
 export function isBuffer(value: Tensor): boolean {
   signatures.isBuffer.check(arguments);
   const role = roles.get(value);

@@ -26,8 +26,12 @@ type NextOf<L extends Layer, D extends DType> = L extends Activation<infer G> ? 
   : L extends Dropout ? D | Sum<D, number>
   : ReturnType<L["forward"]>["dtype"];
 
+/** Those that are given one by one, or as the one list. */
+type LayersOf<L extends readonly unknown[]> = L extends readonly Layer[] ? L : L extends readonly [infer List extends readonly Layer[]] ? List : readonly Layer[];
+
 /** Layers applied one after the other, which give a tensor of D. */
 export class Sequential<out D extends DType = DType> extends Module {
+  /** In their order. */
   readonly layers: readonly Layer[];
 
   constructor(layers: readonly Layer[]) {
@@ -37,6 +41,7 @@ export class Sequential<out D extends DType = DType> extends Module {
     this.layers = [...layers];
   }
 
+  /** What the layer gives for x. */
   override forward(x: Tensor): Tensor<D> {
     signatures.forward.check(arguments);
     return this.layers.reduce((value, layer, i) => {
@@ -48,10 +53,9 @@ export class Sequential<out D extends DType = DType> extends Module {
 }
 
 /** A chain of layers, given one by one or as a list; of none, the identity. A layer that stands twice has one set of weights. */
-export function sequential<const L extends readonly Layer[]>(layers: L): Sequential<ChainOf<L>>;
-export function sequential<L extends readonly Layer[]>(...layers: L): Sequential<ChainOf<L>>;
-export function sequential(...layers: readonly Layer[] | readonly [layers: readonly Layer[]]): Sequential {
-  if (layers.length === 1 && Array.isArray(layers[0])) return new Sequential(layers[0] as readonly Layer[]);
+export function sequential<L extends readonly (Layer | readonly Layer[])[]>(...layers: L): Sequential<ChainOf<LayersOf<L>>> {
+  const [first] = layers;
+  if (layers.length === 1 && Array.isArray(first)) return new Sequential(first as readonly Layer[]);
   signatures.layers.check(layers);
-  return new Sequential(layers as readonly Layer[]);
+  return new Sequential(layers as readonly (Layer | readonly Layer[])[] as readonly Layer[]);
 }

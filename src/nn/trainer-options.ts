@@ -12,11 +12,13 @@ import type { Loss, Ratio } from "./loss.ts";
 import { type Module, moduleKind } from "./module.ts";
 import type { Optimizer } from "./optim/optimizer.ts";
 
+/** The same bits on any number of devices. */
 export interface DeterministicOptions {
   /** An integer of at least 1. */
   readonly shards: number;
 }
 
+/** What a trainer trains with. */
 export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
   /** Default: `model.forward(batch.x)`. */
   readonly forward?: ((model: M, batch: B) => O) | undefined;
@@ -58,6 +60,7 @@ export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
   readonly snapshotEvery?: number | undefined;
 }
 
+/** How many rows are computed together. */
 export interface RowsOptions {
   /** At most so many rows are on the devices at one time. Default 4096. */
   readonly rowsAtOnce?: number | undefined;

@@ -42,19 +42,25 @@ export type { DeterministicOptions, RowsOptions, TrainerOptions } from "./traine
 
 /** What a device holds, in bytes. */
 export interface DeviceMemory {
+  /** The name of the device. */
   readonly device: string;
+  /** Bytes of parameters. */
   readonly parameters: number;
   /** The optimizer's state. */
   readonly optimizer: number;
   /** All buffers in use, with those above and those of other work; and the most there ever were. */
   readonly live: number;
+  /** The most bytes in use at one time. */
   readonly peak: number;
   /** Kept for reuse. */
   readonly pooled: number;
 }
 
+/** Listeners of a trainer, by event. */
 export interface EventListeners {
+  /** A device was left out. */
   readonly deviceLost: Set<(event: DeviceLost) => void>;
+  /** A device was added. */
   readonly deviceJoined: Set<(event: DeviceJoined) => void>;
 }
 
@@ -67,7 +73,9 @@ interface Engine {
   readonly inference: Inference;
 }
 
+/** Trains a model, and evaluates it, on one device or many: see `nn.trainer`. */
 export class Trainer<M extends Module, B extends TensorRecord, O> {
+  /** The model, whose tensors read as the weights after the last step. */
   readonly model: M;
   readonly #options: TrainerOptions<M, B, O>;
   readonly #forward: (batch: B) => O;

@@ -15,6 +15,7 @@ import { axis } from "../tensor/kinds.ts";
 import { Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
 
+/** What is reduced. */
 export interface AllReduceOptions {
   /** Default `sum`. */
   readonly op?: "sum" | "mean" | "max" | "min";
@@ -22,6 +23,7 @@ export interface AllReduceOptions {
   readonly count?: Tensor;
 }
 
+/** What is gathered. */
 export interface AllGatherOptions {
   /** The axis of the rows. Default 0. */
   readonly axis?: number;

@@ -9,6 +9,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 
+/** How shards are joined. */
 export interface GatherOptions extends AxisOptions {
   /** Where the result shall be. Default: the device of the first shard. */
   readonly device?: Device;

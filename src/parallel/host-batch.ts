@@ -25,8 +25,11 @@ export type HostData =
  * uploaded.
  */
 export interface HostTensor {
+  /** The values, in order. */
   readonly data: HostData;
+  /** Rows first. */
   readonly shape: Shape;
+  /** What the values are. */
   readonly dtype: DType;
   /** Factor for f32 values, as 1/255 for the bytes of an image. Default 1. */
   readonly scale?: number;

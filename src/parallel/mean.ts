@@ -18,7 +18,9 @@ const ofRowMean = takes("parallel.RowMean", { sum: tensorKind, count: tensorKind
 
 /** The sum over a shard's rows and what it is to be divided by, in an output of a replicated function. */
 export class RowMean {
+  /** The sum over rows that count. */
   readonly sum: Tensor;
+  /** How many count, or the sum of their weights. */
   readonly count: Tensor;
 
   /** `sum` over axis 0, and the f32 scalar that the sums of all shards are divided by the total of. */

@@ -18,6 +18,7 @@ export type ReduceOptions =
     readonly op?: "mean";
   }
   | {
+    /** To add up. */
     readonly op: "sum";
     /** None. */
     readonly weights?: undefined;

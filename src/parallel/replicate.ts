@@ -20,6 +20,7 @@ export type Output = Tensor | RowMean | readonly Output[] | { readonly [name: st
 /** The outputs of the whole batch: declared means have become tensors. */
 export type Merged<O> = O extends Tensor<infer D> ? Tensor<D> : O extends RowMean ? Tensor<"f32"> : { readonly [K in keyof O]: Merged<O[K]> };
 
+/** How a function is run on several devices. */
 export interface ReplicateOptions {
   /**
    * At most so many rows are on the devices at one time; a longer batch goes through in parts. Default: all.

@@ -8,6 +8,7 @@ import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor
 import { requireDistinct } from "./distinct.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 
+/** Along which axis. */
 export interface AxisOptions {
   /** The batch axis of every leaf. Default 0. */
   readonly axis?: number;
@@ -18,6 +19,7 @@ export interface AxisOptions {
   readonly replicated?: readonly string[];
 }
 
+/** How a tensor is scattered. */
 export interface ScatterOptions extends AxisOptions {
   /** How much each device gets, in proportion to these numbers. By default equal shares. */
   readonly capacities?: readonly number[];

@@ -105,7 +105,9 @@ export function flip(x: Node, axis: number | readonly number[] | undefined): Nod
 
 /** A range of one axis, as in NumPy: bounds are clamped, negative ones count from the end. */
 export interface Range {
+  /** The first position. Default 0, the last for a negative step. */
   readonly start?: number | undefined;
+  /** The position before which it ends. By default the end. */
   readonly end?: number | undefined;
   /** Not 0; a negative one goes backwards, from the end by default. */
   readonly step?: number | undefined;

@@ -56,7 +56,7 @@ const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count
 export class Tensor<out D extends DType = DType> implements Pending {
   /** Lengths of the axes, outermost first; `[]` is a scalar. */
   readonly shape: readonly number[];
-  readonly dtype: D;
+  /** The dtype of the elements. */ readonly dtype: D;
   #node: Node;
   #frame: Frame | undefined;
   #handles: HandleCount;
@@ -88,7 +88,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     if (this.#frame === undefined && !outside) backlog.notice(this, node);
   }
 
-  get rank(): number {
+  /** The number of axes. */ get rank(): number {
     return this.shape.length;
   }
   /** Number of elements. */
@@ -138,7 +138,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     }
     return part;
   }
-  /** The tensor of which this one shows a part, if it does. */
+  /** @internal The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
     return this.#alias && { base: this.#alias.base, offset: this.#alias.offset };
   }
@@ -148,79 +148,79 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
 
   // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
-  add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
-  sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
-  mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
+  /** The sum, element by element. */ add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
+  /** The difference. */ sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
+  /** The product, element by element; `matmul` is that of matrices. */ mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
   /** The quotient; integers give f32. */
   div(other: Operand): Tensor<"f32"> { return this.#with("div", other); }
   /** The quotient rounded down; integer division by 0 gives 0. */
   floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand(other))); }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
   mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand(other))); }
-  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
+  /** This to the power of `exponent`; NaN for a negative base with a fraction. */ pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
   /** The larger; where one is NaN, either. */
   maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("max", other); }
   /** The smaller; where one is NaN, either. */
   minimum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("min", other); }
-  atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
-  neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
-  abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
-  sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
-  sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
-  rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
-  square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
-  reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
-  exp(): Tensor<"f32"> { return this.#map("exp"); }
-  expm1(): Tensor<"f32"> { return this.#map("expm1"); }
-  log(): Tensor<"f32"> { return this.#map("log"); }
-  log1p(): Tensor<"f32"> { return this.#map("log1p"); }
-  sin(): Tensor<"f32"> { return this.#map("sin"); }
-  cos(): Tensor<"f32"> { return this.#map("cos"); }
-  tan(): Tensor<"f32"> { return this.#map("tan"); }
-  asin(): Tensor<"f32"> { return this.#map("asin"); }
-  acos(): Tensor<"f32"> { return this.#map("acos"); }
-  atan(): Tensor<"f32"> { return this.#map("atan"); }
-  sinh(): Tensor<"f32"> { return this.#map("sinh"); }
-  cosh(): Tensor<"f32"> { return this.#map("cosh"); }
-  tanh(): Tensor<"f32"> { return this.#map("tanh"); }
-  erf(): Tensor<"f32"> { return this.#map("erf"); }
-  floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
-  ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
-  trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
+  /** The angle of the point (x, this) in radians, from -π to π. */ atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
+  /** -x. */ neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
+  /** The magnitude. */ abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
+  /** -1, 0 or 1; NaN of NaN. */ sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
+  /** The square root; NaN below 0. */ sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  /** 1 / sqrt(x). */ rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
+  /** x². */ square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
+  /** 1 / x. */ reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
+  /** e to the power of x. */ exp(): Tensor<"f32"> { return this.#map("exp"); }
+  /** exp(x) - 1, exact near 0. */ expm1(): Tensor<"f32"> { return this.#map("expm1"); }
+  /** The natural logarithm; NaN below 0. */ log(): Tensor<"f32"> { return this.#map("log"); }
+  /** log(1 + x), exact near 0. */ log1p(): Tensor<"f32"> { return this.#map("log1p"); }
+  /** The sine of radians. */ sin(): Tensor<"f32"> { return this.#map("sin"); }
+  /** The cosine of radians. */ cos(): Tensor<"f32"> { return this.#map("cos"); }
+  /** The tangent of radians. */ tan(): Tensor<"f32"> { return this.#map("tan"); }
+  /** In radians; NaN outside [-1, 1]. */ asin(): Tensor<"f32"> { return this.#map("asin"); }
+  /** In radians; NaN outside [-1, 1]. */ acos(): Tensor<"f32"> { return this.#map("acos"); }
+  /** In radians. */ atan(): Tensor<"f32"> { return this.#map("atan"); }
+  /** The hyperbolic sine. */ sinh(): Tensor<"f32"> { return this.#map("sinh"); }
+  /** The hyperbolic cosine. */ cosh(): Tensor<"f32"> { return this.#map("cosh"); }
+  /** The hyperbolic tangent. */ tanh(): Tensor<"f32"> { return this.#map("tanh"); }
+  /** The error function. */ erf(): Tensor<"f32"> { return this.#map("erf"); }
+  /** Rounded down. */ floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
+  /** Rounded up. */ ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
+  /** Rounded towards 0. */ trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
   /** To the nearest whole number, halves to the even one. */
   round(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("round", this.node)); }
-  relu(): Tensor<Computed<D>> { return this.#map("relu"); }
+  /** max(x, 0). */ relu(): Tensor<Computed<D>> { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
   gelu(options: o.GeluOptions = {}): Tensor<"f32"> {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
-  sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
-  silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
-  softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
-  clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
+  /** 1 / (1 + exp(-x)). */ sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
+  /** x * sigmoid(x), also called swish. */ silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
+  /** log(1 + exp(x)). */ softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
+  /** The nearest value within bounds, of which one at least is given. */ clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
-  less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
-  lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
-  greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
-  greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
-  equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
-  notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
-  isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
-  isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
+  /** Whether this is less; never beside NaN. */ less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
+  /** Whether this is at most as large. */ lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
+  /** Whether this is greater. */ greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
+  /** Whether this is at least as large. */ greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
+  /** Whether both are equal; NaN equals nothing. */ equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
+  /** Whether they differ. */ notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
+  /** Where it is NaN. */ isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
+  /** Where it is neither NaN nor infinite. */ isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
   /** Of truth values: what is not 0 is true. */
   not(): Tensor<"bool"> { return new Tensor(e.not(this.node)); }
-  and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
-  or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
-  xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
-  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
-  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
-  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
-  bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
+  /** Whether both are true (not 0). */ and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
+  /** Whether one is true (not 0). */ or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
+  /** Whether exactly one is true (not 0). */ xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  /** The bits set in both integers. */ bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  /** The bits set in one of them. */ bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  /** The bits in which they differ. */ bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
+  /** All bits changed. */ bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
   shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
-  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
+  /** As shiftLeft; of i32 the sign stays. */ shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
   /** `a` where this is true (not 0), else `b`. */
   where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
     return new Tensor(e.where(this.node, operand(a), operand(b)));
@@ -240,7 +240,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   reshape(...shape: readonly (number | Shape)[]): Tensor<D> {
     return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
   }
-  flatten(options: o.FlattenOptions = {}): Tensor<D> {
+  /** With the axes from `start` to `end` as one. */ flatten(options: o.FlattenOptions = {}): Tensor<D> {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
   /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
@@ -261,12 +261,12 @@ export class Tensor<out D extends DType = DType> implements Pending {
   broadcastTo(...shape: readonly (number | Shape)[]): Tensor<D> {
     return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("broadcastTo", shape)));
   }
-  expand(shape: Shape): Tensor<D>;
+  /** The same as `broadcastTo`. */ expand(shape: Shape): Tensor<D>;
   expand(...lengths: readonly number[]): Tensor<D>;
   expand(...shape: readonly (number | Shape)[]): Tensor<D> { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
-  squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
-  unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
-  flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
+  /** Without axes of length 1: all of them, or those named. */ squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
+  /** With a new axis of length 1 at `axis`. */ unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
+  /** The other way round along all axes, or those named. */ flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
   /**
    * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy,
    * bounds are clamped and negative ones count from the end.
@@ -326,31 +326,31 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
 
   // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
-  sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
-  mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
-  prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
-  max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
-  min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
+  /** The sum; of bools how many are true. */ sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
+  /** The mean, f32; NaN of nothing. */ mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
+  /** The product. */ prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
+  /** The largest; NaN elements may be passed over. */ max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
+  /** The smallest; NaN elements may be passed over. */ min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
   variance(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.variance(this.node, options)); }
-  std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
+  /** The square root of the variance. */ std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
   argmax(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amax", this.node, options)); }
-  argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
-  all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
-  any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
+  /** i32 position of the first smallest element, on an axis or in the flattened tensor. */ argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
+  /** Whether all are true (not 0). */ all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
+  /** Whether one is true (not 0). */ any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
   /** Euclidean by default. The gradient at 0 is 0. */
   norm(options: NormOptions = {}): Tensor<"f32"> { return new Tensor(r.norm(this.node, options)); }
-  logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
+  /** log(sum(exp(x))), of any magnitude. */ logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
   softmax(options: o.AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
+  /** The logarithm of softmax. Along the last axis by default. */ logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
+  /** The sums of all elements so far. Along the last axis by default. */ cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
+  /** The products of all elements so far. Along the last axis by default. */ cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
@@ -368,7 +368,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * right.
    */
   matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.matmul(this.node, other.node)); }
-  dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
+  /** The inner product of two vectors; for more axes, `matmul`. */ dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
   /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
   conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
     return new Tensor(convolve("conv1d", this.node, w.node, options, 1));
@@ -412,7 +412,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
   /** The same values, through which no gradient flows. */
   detach(): Tensor<D> { return new Tensor(build.stopGradient(this.node)); }
-  stopGradient(): Tensor<D> { return this.detach(); }
+  /** The same as `detach`. */ stopGradient(): Tensor<D> { return this.detach(); }
   /** The same values, stored in order. */
   contiguous(): Tensor<D> { return new Tensor(build.contiguous(this.node)); }
 
@@ -530,6 +530,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     const leaf = valueOf(this.#node);
     if (leaf !== undefined && recordOf(leaf).handles.count === 0) free(leaf);
   }
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -583,6 +584,7 @@ type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSO
 const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandKind);
 guard("", Tensor.prototype, signatures);
 
+/** Whether something is a Tensor. */
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }

@@ -5,6 +5,7 @@ import { decayed, type MomentOptions, nextCorrection, readMoments } from "./mome
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin, type UpdateRule } from "./rule.ts";
 
+/** How `adam` updates. */
 export interface AdamOptions extends MomentOptions {
   /** Default 0.001. */
   readonly learningRate?: LearningRate | undefined;

@@ -4,6 +4,7 @@ import { type AdamOptions, adamRule } from "./adam.ts";
 import { learningRate, moments } from "./kinds.ts";
 import { type Optimizer, optimizer } from "./optimizer.ts";
 
+/** How `adamw` updates. */
 export interface AdamWOptions extends Omit<AdamOptions, "weightDecay"> {
   /** Each step the parameter loses this share of itself, times the learning rate. Default 0.01. */
   readonly weightDecay?: number | undefined;

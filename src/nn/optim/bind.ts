@@ -19,6 +19,7 @@ export type GradientTree<T extends ParameterTree> = { readonly [K in keyof T]: T
 
 /** An optimizer that updates its parameters in place. */
 export interface BoundOptimizer<T extends ParameterTree = ParameterTree> {
+  /** The parameters that it updates. */
   readonly parameters: T;
   /**
    * The optimizer's state by name: its vectors (as long as all parameters together), its scalars, and `step`, the

@@ -2,6 +2,7 @@
 import type { Tensor } from "../../tensor/tensor.ts";
 import { requireWithin } from "./rule.ts";
 
+/** What optimizers with moments have in common. */
 export interface MomentOptions {
   /** Decay of the mean of gradients, from 0 to below 1. Default 0.9. */
   readonly beta1?: number | undefined;

@@ -5,6 +5,7 @@ import { decayed, type MomentOptions, nextCorrection, readMoments } from "./mome
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin } from "./rule.ts";
 
+/** How `nadam` updates. */
 export interface NadamOptions extends MomentOptions {
   /** Default 0.002. */
   readonly learningRate?: LearningRate | undefined;

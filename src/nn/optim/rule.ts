@@ -7,7 +7,9 @@ import type { Schedule } from "./schedules.ts";
 
 /** What a rule is given. All are f32; vectors have one element for each element of the parameters. */
 export interface UpdateInput {
+  /** All parameters in one vector. */
   readonly parameter: Tensor;
+  /** Their gradient, in the same order. */
   readonly gradient: Tensor;
   /** State vectors, by the names in `Optimizer.slots`. */
   readonly slots: Readonly<Record<string, Tensor>>;
@@ -19,9 +21,13 @@ export interface UpdateInput {
   readonly learningRate: Tensor;
 }
 
+/** What an update gives. */
 export interface UpdateResult {
+  /** The new parameters. */
   readonly parameter: Tensor;
+  /** The new slots, by name. */
   readonly slots: Readonly<Record<string, Tensor>>;
+  /** The new scalars, by name. */
   readonly scalars: Readonly<Record<string, Tensor>>;
 }
 

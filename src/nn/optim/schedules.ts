@@ -17,6 +17,7 @@ export interface Schedule {
   readonly graph: (step: Tensor) => Tensor;
 }
 
+/** A line from one rate to another. */
 export interface LinearScheduleOptions {
   /** The learning rate at step 1. */
   readonly from: number;
@@ -26,6 +27,7 @@ export interface LinearScheduleOptions {
   readonly steps: number;
 }
 
+/** Half a cosine from one rate to another. */
 export interface CosineScheduleOptions {
   /** The learning rate at step 1. */
   readonly from: number;
@@ -35,6 +37,7 @@ export interface CosineScheduleOptions {
   readonly steps: number;
 }
 
+/** A rate that falls by a factor. */
 export interface ExponentialScheduleOptions {
   /** The learning rate at step 1. */
   readonly from: number;
@@ -46,6 +49,7 @@ export interface ExponentialScheduleOptions {
   readonly staircase?: boolean | undefined;
 }
 
+/** A rise before another schedule. */
 export interface WarmupOptions {
   /** Steps in which the learning rate rises. An integer of at least 1. */
   readonly steps: number;

@@ -5,6 +5,7 @@ import { learningRate as learningRateKind } from "./kinds.ts";
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin } from "./rule.ts";
 
+/** How `sgd` updates. */
 export interface SgdOptions {
   /** A number, or a function of the step. */
   readonly learningRate: LearningRate;
