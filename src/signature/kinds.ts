@@ -103,12 +103,16 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
     },
     accepts(x) {
       if (typeof x !== "object" || x === null || Array.isArray(x)) return false;
+      let empty = true;
       for (const name in x) {
         const kind = table.get(name);
         if (kind === undefined) return false;
         const value = (x as Record<string, unknown>)[name];
         if (value !== undefined && !kind.accepts(value)) return false;
+        empty = false;
       }
+      // A Map, a Date or a promise has no names.
+      if (empty && isInstance(x)) return false;
       for (let i = 0; i < needed.length; i++) {
         if ((x as Record<string, unknown>)[needed[i]!] === undefined) return false;
       }
