@@ -114,7 +114,7 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       for (let i = 0; i < needed.length; i++) {
         if ((x as Record<string, unknown>)[needed[i]!] === undefined) return false;
       }
-      // A Map or a Tensor has no fields that could be options.
+      // A Map, a Date or a promise has no names.
       return !isEmpty || !isInstance(x);
     },
     refuse(name, x) {

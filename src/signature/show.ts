@@ -11,7 +11,8 @@ export function show(x: unknown): string {
   if (Array.isArray(x)) return short(`[${x.slice(0, 8).map((one) => Array.isArray(one) ? "[…]" : show(one)).join(", ")}${x.length > 8 ? ", …" : ""}]`);
   const name = (Object.getPrototypeOf(x) as { constructor?: { name?: unknown } } | null)?.constructor?.name;
   if (typeof name === "string" && name !== "Object" && name !== "") return `${/^[AEIOU]/.test(name) ? "an" : "a"} ${name}`;
-  return short(`{ ${Object.keys(x).join(", ")} }`);
+  const names = Object.keys(x);
+  return names.length === 0 ? "{}" : short(`{ ${names.join(", ")} }`);
 }
 
 function short(text: string): string {

@@ -11,7 +11,7 @@ import { takes } from "../signature/takes.ts";
 import { unroll } from "./history.ts";
 import { tree } from "./kinds.ts";
 import { isTensor, Tensor, tensorKind } from "./tensor.ts";
-import { flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
+import { type FlatTree, flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
 
 const loss: Kind<Tensor> = { ...tensorKind, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
 const signatures = {
@@ -42,11 +42,10 @@ function siblings(nodes: readonly Node[]): Tensor[] {
  */
 export function grad<T extends Tree>(loss: Tensor, inputs: T): TensorsOf<T> {
   signatures.grad.check(arguments);
-  return gradientTree("grad", loss, inputs) as TensorsOf<T>;
+  return gradientTree("grad", loss, flattenTree("grad", inputs)) as TensorsOf<T>;
 }
 
-function gradientTree(op: string, loss: Tensor, inputs: unknown): unknown {
-  const flat = flattenTree(op, inputs);
+function gradientTree(op: string, loss: Tensor, flat: FlatTree): unknown {
   const nodes = pullBack(op, [loss.node], flat.leaves.map((leaf) => leaf.node));
   return flat.rebuild(siblings(nodes));
 }
@@ -60,9 +59,10 @@ export function valueAndGrad<T extends Tree, Rest extends unknown[], V extends T
 ): (inputs: T, ...rest: Rest) => [value: V, gradient: TensorsOf<T>] {
   signatures.valueAndGrad.check(arguments);
   return (inputs, ...rest) => {
+    const flat = flattenTree("valueAndGrad", inputs);
     const value = fn(inputs, ...rest);
     if (!isTensor(value)) throw new ArgumentError("valueAndGrad", { got: `${show(value)} as what the function gives`, need: "a Tensor (of a Loss, its mean)" });
-    return [value, gradientTree("valueAndGrad", value, inputs) as TensorsOf<T>];
+    return [value, gradientTree("valueAndGrad", value, flat) as TensorsOf<T>];
   };
 }
 
@@ -78,8 +78,9 @@ export function vjp<P extends Tree, R extends Tree>(
 ): [value: R, cotangents: TensorsOf<P>];
 export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotangent: unknown): [unknown, unknown] {
   signatures.vjp.check(arguments);
+  const inputs = flattenTree("vjp", primals);
   const value = fn(primals);
-  const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
+  const outputs = flattenTree("vjp", value);
   const cotangents = matching("vjp", "cotangent", cotangent, outputs.leaves);
   const nodes = pullBack("vjp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node), cotangents);
   return [value, inputs.rebuild(siblings(nodes))];
@@ -96,8 +97,9 @@ export function jvp<P extends Tree, R extends Tree>(
 ): [value: R, tangents: TensorsOf<R>];
 export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangents: unknown): [unknown, unknown] {
   signatures.jvp.check(arguments);
+  const inputs = flattenTree("jvp", primals);
   const value = fn(primals);
-  const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];
+  const outputs = flattenTree("jvp", value);
   const directions = matching("jvp", "tangent", tangents, inputs.leaves);
   const unrolled = unroll("jvp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node));
   const dummies = unrolled.outputs.map((node) => build.input(node.shape, "f32"));

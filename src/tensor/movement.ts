@@ -183,7 +183,7 @@ export function split(x: Node, parts: number | readonly number[], axis: number):
   const lengths = typeof parts === "number"
     ? Array.from({ length: parts }, (_, k) => Math.floor(length / parts) + (k < length % parts ? 1 : 0))
     : parts;
-  checkShape("split", lengths);
+  for (const n of lengths) checkShape("split", [n]);
   const total = lengths.reduce((sum, n) => sum + n, 0);
   if (total !== length) {
     throw new ShapeError("split", { got: `lengths [${lengths}], in all ${total}`, need: `${length}, the length of axis ${i}` });
