@@ -304,7 +304,7 @@ onEachDevice("random programs with repeated expressions: the gradient by every t
       // What is left pending would be due some programs later.
       await s.realize(...tensors, loss);
     }),
-    { numRuns: device.kind === "cpu" ? 150 : 6, includeErrorInReport: true },
+    { numRuns: device.kind === "cpu" ? 100 : 4, includeErrorInReport: true },
   );
 });
 

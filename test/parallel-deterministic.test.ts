@@ -102,7 +102,8 @@ for (const kind of testKinds) {
     const deterministic = { shards: 8 };
     // Each of its steps is run in three stages, and every stage read on every device.
     const expected = await trained((await virtualDevices(kind, 1))!, { deterministic }, 40, "convolutions");
-    for (const devices of [2, 3, 5, 8]) {
+    // Drivers compile each kernel anew for each virtual GPU.
+    for (const devices of kind === "cpu" ? [2, 3, 5, 8] : [2, 3]) {
       assert.equal(await trained(eight.slice(0, devices), { deterministic }, 40, "convolutions"), expected, `on ${devices} devices`);
     }
   });

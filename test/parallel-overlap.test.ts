@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { Device } from "../src/devices/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
-import { compile, data, nn, optim, parallel, random, tensor, type Tensor } from "../src/index.ts";
+import { compile, data, nn, optim, parallel, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";
 import type { StepRecord } from "../src/nn/history.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
@@ -535,4 +535,54 @@ test("a batch of tensors is what it is at the call, though steps before it are u
   assertClose(await (await predicted).data(), [-1, -1, -1]);
   assertClose([(await evaluated).loss], [1]);
   assertClose([await model.w.item()], [-1]);
+});
+
+for (const kind of testKinds) {
+  test(`an evaluation that steps have overtaken keeps its version through the loss of the device that had it [${kind}]`, async (t) => {
+    const devices = await virtualDevices(kind, 3);
+    if (devices === undefined) return t.skip("no adapter");
+    const { trainer } = scaling(devices);
+    await trainer.step(batchOf(4));
+    async function* source() {
+      yield batchOf(4);
+      assert.equal((await trainer.step(batchOf(4))).step, 2);
+      simulateLoss(devices![0]!, "gone");
+      yield batchOf(4);
+    }
+    assertClose([(await trainer.evaluate(source())).loss], [0.98 ** 2], { rtol: 1e-5 });
+  });
+}
+
+test("release waits for an evaluation that others have overtaken, which ends with it", async () => {
+  const devices = (await virtualDevices("cpu", 3))!;
+  const { model, trainer } = scaling(devices);
+  await trainer.step(batchOf(4));
+  const events: string[] = [];
+  async function* source() {
+    yield batchOf(4);
+    await trainer.step(batchOf(4)); // Others have the turn from here on.
+    yield batchOf(200);
+    void trainer.release().then(() => events.push("released"));
+    await wait(20);
+    yield batchOf(4);
+  }
+  const evaluated = trainer.evaluate(source(), { rowsAtOnce: 1 }).finally(() => events.push("evaluated"));
+  await assert.rejects(evaluated, StateError);
+  await trainer.release();
+  assert.deepEqual(events, ["evaluated", "released"]);
+  assertClose([await model.w.item()], [0.98 ** 2], { rtol: 1e-5 });
+});
+
+onEachDevice("what a call computes of a tensor that it captures need not be computed again", async (device) => {
+  setDefaultDevice(device);
+  try {
+    const scale = tensor([1, 2]).add(1);
+    const run = parallel.replicate((x: Tensor) => x.mul(scale), [device]);
+    assert.deepEqual(await (await run(data.array(Float32Array.of(1, 2, 3, 4), { shape: [2, 2] }))).data(), Float32Array.of(2, 6, 6, 12));
+    const before = device.stats().dispatches;
+    assert.deepEqual(await scale.data(), Float32Array.of(2, 3));
+    assert.equal(device.stats().dispatches, before);
+  } finally {
+    setDefaultDevice(undefined);
+  }
 });
