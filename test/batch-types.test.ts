@@ -1,5 +1,6 @@
 /** What the type checker says of programs that train: nothing of right ones, and little, but the right thing, of wrong ones. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -65,15 +66,14 @@ const wrong: readonly (readonly [program: string, message: RegExp])[] = [
   [`nn.sequential(nn.relu);`, /not assignable/],
 ];
 
-test("right programs have no errors, wrong ones short errors that say what is wrong", () => {
-  const programs = [...right, ...wrong.map(([program]) => program)];
-  const text = [...prelude, ...programs.map((program) => `{ ${program} }`)].join("\n");
+/** What the type checker says of each line of a program. */
+function errorsOf(text: string): Map<number, string[]> {
   const config = ts.readConfigFile(join(root, "tsconfig.json"), (name) => ts.sys.readFile(name));
   const { options } = ts.parseJsonConfigFileContent({ ...config.config, include: [], files: [] }, ts.sys, root);
   const host = ts.createCompilerHost(options);
   const { fileExists, getSourceFile } = host;
   host.fileExists = (name) => name === file || fileExists.call(host, name);
-  host.getSourceFile = (name, ...rest) => name === file ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022) : getSourceFile.call(host, name, ...rest);
+  host.getSourceFile = (name, ...rest) => name === file ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022) : parsed(name, () => getSourceFile.call(host, name, ...rest));
   const program = ts.createProgram([file], { ...options, types: ["node", "@webgpu/types"] }, host);
   const source = program.getSourceFile(file)!;
   const said = new Map<number, string[]>();
@@ -81,6 +81,20 @@ test("right programs have no errors, wrong ones short errors that say what is wr
     const { line } = source.getLineAndCharacterOfPosition(start!);
     said.set(line, [...said.get(line) ?? [], ts.flattenDiagnosticMessageText(messageText, "\n")]);
   }
+  return said;
+}
+
+const files = new Map<string, ts.SourceFile | undefined>();
+
+/** Files of the library are read once. */
+function parsed(name: string, parse: () => ts.SourceFile | undefined): ts.SourceFile | undefined {
+  if (!files.has(name)) files.set(name, parse());
+  return files.get(name);
+}
+
+test("right programs have no errors, wrong ones short errors that say what is wrong", () => {
+  const programs = [...right, ...wrong.map(([program]) => program)];
+  const said = errorsOf([...prelude, ...programs.map((program) => `{ ${program} }`)].join("\n"));
   prelude.forEach((line, i) => assert.deepEqual(said.get(i), undefined, line));
   right.forEach((line, i) => assert.deepEqual(said.get(prelude.length + i), undefined, line));
   wrong.forEach(([line, message], i) => {
@@ -88,4 +102,18 @@ test("right programs have no errors, wrong ones short errors that say what is wr
     assert.match(errors.join("\n"), message, line);
     for (const error of errors) assert.ok(error.split("\n").length <= 3, `${line}\n${error}`);
   });
+});
+
+test("what tensors of other dtypes are refused with is short", () => {
+  const text = readFileSync(join(root, "test", "types", "refused.ts"), "utf8").replaceAll("../../src/", "../src/");
+  const marked = text.split("\n").flatMap((line, i) => line.includes("// @ts-expect-error") ? [i] : []);
+  assert.ok(marked.length > 40);
+  const said = errorsOf(text.replaceAll("// @ts-expect-error", "// expected:"));
+  assert.deepEqual([...said.keys()].sort((a, b) => a - b), marked.map((i) => i + 1));
+  for (const [line, errors] of said) {
+    // How two typed arrays differ is TypeScript's to say; six lines are what it takes to explain two forms of a call.
+    for (const error of errors.filter((error) => !/^Type '(\w+Array<|HostArray)/.test(error))) {
+      assert.ok(error.split("\n").length <= 6 && error.length < 600, `${text.split("\n")[line]}\n${error}`);
+    }
+  }
 });

@@ -558,6 +558,7 @@ test("layers, losses and what trains them say of what dtype", async () => {
   gives(nn.dropout(0.25).eval().forward(bool), { i32: yes, f32: yes, bool: yes });
   gives(nn.sequential(nn.linear(2, 2), nn.relu(), nn.dropout(0.5)).forward(x), { f32: yes });
   gives(nn.sequential(nn.sequential(nn.linear(2, 2), nn.cast("f16")), nn.flatten()).forward(x), { f16: yes });
+  gives(nn.sequential([nn.linear(2, 2), nn.cast("f16"), nn.flatten()]).forward(x), { f16: yes });
   gives(nn.sequential(nn.linear(2, 2), nn.cast("f16"), nn.relu()).forward(x), { f32: yes });
   gives(nn.sequential().forward(i32), every);
   gives(nn.sequential(nn.relu()).forward(bool), numeric);

@@ -53,7 +53,7 @@ export class Sequential<out D extends DType = DType> extends Module {
 }
 
 /** A chain of layers, given one by one or as a list; of none, the identity. A layer that stands twice has one set of weights. */
-export function sequential<L extends readonly (Layer | readonly Layer[])[]>(...layers: L): Sequential<ChainOf<LayersOf<L>>> {
+export function sequential<L extends readonly (Layer | readonly Layer[] | readonly [])[]>(...layers: L): Sequential<ChainOf<LayersOf<L>>> {
   const [first] = layers;
   if (layers.length === 1 && Array.isArray(first)) return new Sequential(first as readonly Layer[]);
   signatures.layers.check(layers);
