@@ -4,13 +4,17 @@ export interface Complaint {
   readonly got: string;
   /** What would have been accepted, or what to do. */
   readonly need: string;
+  /** What was caught, where something was. */
   readonly cause?: unknown;
 }
 
 /** Base of all errors thrown by shardwise; `op` names the call that was at fault. */
 export class ShardwiseError extends Error {
+  /** The call that was at fault. */
   readonly op: string;
+  /** What it was given, with its values. */
   readonly got: string;
+  /** What would have been accepted, or what to do. */
   readonly need: string;
 
   constructor(op: string, complaint: Complaint) {

@@ -11,24 +11,57 @@ export {
   type NestedArray,
   type Operand,
   type PoolOptions,
-  type ReduceOptions,
   Tensor,
   type WindowsOptions,
 } from "./tensor/tensor.ts";
-export { realize } from "./tensor/evaluate.ts";
+export type {
+  ArgOptions,
+  AttentionOptionsOf,
+  AxisOptions,
+  Bounds,
+  DTypeOptions,
+  FlattenOptions,
+  GeluOptions,
+  NamedAxisOptions,
+  PadOptions,
+  SortOptions,
+} from "./tensor/options.ts";
+export type {
+  Bits,
+  Computed,
+  Counted,
+  Extreme,
+  Item,
+  Magnitude,
+  Meet,
+  MeetAll,
+  MeetOperands,
+  Power,
+  Product,
+  Promote,
+  Sum,
+} from "./tensor/dtypes.ts";
+export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/reduce.ts";
+export type { Range } from "./tensor/movement.ts";
+export { realize } from "./tensor/together.ts";
 export type { Padding, PerAxis } from "./tensor/windows.ts";
 export {
   arange,
+  type ArangeOptions,
   concat,
   type CreateOptions,
+  type DeviceOption,
+  type DTypeOfData,
   einsum,
   eye,
+  type EyeOptions,
   full,
   linspace,
   oneHot,
   ones,
   stack,
   tensor,
+  type TensorOptions,
   type TypedArray,
   zeros,
 } from "./tensor/create.ts";
@@ -44,8 +77,9 @@ export {
   Explanation,
 } from "./tensor/explain.ts";
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
+export type { KernelClock } from "./devices/profile.ts";
 export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
-export { type FlatTree, flattenTree, mapTree, type Tree, type TreeOf } from "./tensor/tree.ts";
+export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";
 export type { Shape } from "./graph/shape.ts";

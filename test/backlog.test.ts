@@ -12,7 +12,7 @@ import { assertClose, onEachDevice } from "./harness.ts";
 const noise = (n: number, seed: number) => Float32Array.from({ length: n }, (_, i) => Math.sin(seed + 1.7 * i));
 
 /** A regression: a function that makes one step and gives its loss, of which nothing is computed. */
-function regression(device: Device, optimizer: "sgd" | "adam" | "none"): () => Tensor {
+function regression(device: Device, optimizer: "sgd" | "adam" | "none"): () => Tensor<"f32"> {
   const X = tensor(noise(64 * 8, 1), { shape: [64, 8], device });
   const y = tensor(noise(64, 2), { shape: [64, 1], device });
   let [w, b] = [zeros([8, 1], { device }), zeros([1], { device })];
@@ -131,7 +131,7 @@ onEachDevice("a loop that keeps statistics beside its weights learns the same, r
   const X = tensor(noise(64 * 8, 1), { shape: [64, 8], device });
   const train = async (isRead: boolean) => {
     const [w, running] = [zeros([8, 1], { device }).add(0.1), zeros([1], { device })];
-    const losses: Tensor[] = [];
+    const losses: Tensor<"f32">[] = [];
     for (let i = 0; i < 8; i++) {
       const h = X.matmul(w);
       // Assigned, and so the weights are due, between the loss and its gradient.

@@ -15,7 +15,7 @@ import { size } from "../src/graph/shape.ts";
 import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 import { arange, concat, full, ones, stack, tensor, where } from "../src/index.ts";
 import { explain } from "../src/tensor/explain.ts";
-import { realize } from "../src/tensor/evaluate.ts";
+import { realize } from "../src/tensor/together.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevice, testKinds } from "./harness.ts";

@@ -12,7 +12,7 @@ import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import * as nn from "../src/nn/nn.ts";
 import { adam, adamw, nadam, sgd } from "../src/nn/optim/index.ts";
-import { type DefaultBatch, type Trainer, trainer, type TrainerOptions } from "../src/nn/trainer.ts";
+import { type Trainer, trainer, type TrainerOptions } from "../src/nn/trainer.ts";
 import type { HostTensor } from "../src/parallel/host-batch.ts";
 import { infinityBits, Vectors } from "../src/parallel/vectors.ts";
 import { tensor } from "../src/tensor/create.ts";
@@ -51,17 +51,19 @@ const rows = (bad: readonly number[], at = 1) => {
 };
 const names = ["even", "odd", "last"];
 
-type Options = Partial<TrainerOptions<nn.Module, DefaultBatch, Tensor>>;
+/** Each loss reads some of them. */
+type Fields = { readonly x: Tensor; readonly y: Tensor; readonly weights?: Tensor; readonly steep?: Tensor };
+type Options = Partial<TrainerOptions<nn.Module, Fields, Tensor>>;
 
-function train(model: nn.Module, devices: readonly Device[], more: Options): Trainer<nn.Module, DefaultBatch, Tensor> {
+function train(model: nn.Module, devices: readonly Device[], more: Options): Trainer<nn.Module, Fields, Tensor> {
   return trainer(model as nn.Module & { forward(x: Tensor): Tensor }, {
-    loss: (output: Tensor, batch: DefaultBatch) => nn.mse(output, batch.y),
+    loss: (output: Tensor, batch: Fields) => nn.mse(output, batch.y),
     optimizer: adam({ learningRate: 0.01 }),
     devices,
     seed: 1,
     checkEvery: 1,
     ...more,
-  }) as Trainer<nn.Module, DefaultBatch, Tensor>;
+  }) as Trainer<nn.Module, Fields, Tensor>;
 }
 
 async function weightsOf(model: nn.Module): Promise<number[]> {
@@ -121,16 +123,16 @@ for (const kind of testKinds) {
 /** Losses whose sums are all finite, and what is made of them is not: of odd's gradient, by the sign of `steep`. */
 const overflows: Readonly<Record<string, (model: Slopes) => NonNullable<Options["loss"]>>> = {
   "only its division makes infinite": (model) => (output, batch) => {
-    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(1e30);
+    const steep = model.odd.sub(model.odd.detach()).mul(batch.steep!.unsqueeze(-1)).mul(1e30);
     return nn.loss({ sum: output.mul(1e-30).sum().add(steep.sum()), count: batch.y.mul(1e-20).sum() });
   },
   "only the sum over two groups makes infinite": (model) => (_, batch) => {
-    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(4e37).sum();
+    const steep = model.odd.sub(model.odd.detach()).mul(batch.steep!.unsqueeze(-1)).mul(4e37).sum();
     return nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.2) })
       .plus(nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.201) }));
   },
   "only a penalty beside it makes infinite": (model) => (_, batch) => {
-    const steep = model.odd.sub(model.odd.detach()).mul(batch["steep"]!.unsqueeze(-1)).mul(3e37).sum();
+    const steep = model.odd.sub(model.odd.detach()).mul(batch.steep!.unsqueeze(-1)).mul(3e37).sum();
     const most = model.odd.sub(model.odd.detach()).mul(3e38).sum();
     return nn.loss({ sum: steep, count: batch.y.greater(-1).cast("f32").sum().mul(0.2) }).plus(nn.penalty(most));
   },
@@ -154,7 +156,7 @@ for (const kind of testKinds) {
         // What is not finite and does not count is no part of it, and leaves no mark.
         const model = new Slopes();
         const { even, odd } = model;
-        const mean = (output: Tensor, batch: DefaultBatch) => nn.mse(output, batch.y, { weights: batch["weights"]! });
+        const mean = (output: Tensor, batch: Fields) => nn.mse(output, batch.y, { weights: batch.weights! });
         const run = train(model, devices, { ...options, loss: mean });
         const weights = (values: number) => host(new Array<number>(7).fill(values));
         const [nothing, all] = [{ ...rows([0, 1]), weights: weights(0) }, { ...rows([]), weights: weights(1) }];
@@ -254,8 +256,8 @@ for (const kind of testKinds) {
         layer!.assign(tensor([[0.5, -0.25], [0.125, 1]]));
         return model;
       };
-      const loss: Options["loss"] = (output, batch) => nn.mse(output, batch.y, { weights: batch["weights"]! });
-      const metrics: Options["metrics"] = { error: (output, batch) => nn.meanAbsoluteError(output, batch.y, { weights: batch["weights"]! }) };
+      const loss: Options["loss"] = (output, batch) => nn.mse(output, batch.y, { weights: batch.weights! });
+      const metrics: Options["metrics"] = { error: (output, batch) => nn.meanAbsoluteError(output, batch.y, { weights: batch.weights! }) };
       const careless = make();
       const before = await weightsOf(careless);
       const run = train(careless, devices, { loss, metrics });
@@ -269,7 +271,7 @@ for (const kind of testKinds) {
       const careful = trainer(model, {
         loss: loss as never,
         metrics: metrics as never,
-        forward: (net, batch) => net.forward(where(batch["weights"]!.unsqueeze(-1), batch.x, 0)),
+        forward: (net, batch: Fields) => net.forward(where(batch.weights!.unsqueeze(-1), batch.x, 0)),
         optimizer: sgd({ learningRate: 0.01 }),
         devices,
       });

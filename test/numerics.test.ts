@@ -324,9 +324,9 @@ onEachDevice("arange holds its numbers", async (device) => {
 });
 
 test("arange refuses numbers that the dtype asked for does not hold", () => {
-  for (const options of [{ start: 2147483640, dtype: "i32" }, { start: -1, dtype: "u32" }, { step: 0.5, dtype: "i32" }] as const) {
-    assert.throws(() => s.arange(2147483650, options), s.ArgumentError);
-  }
+  assert.throws(() => s.arange(2147483650, { start: 2147483640, dtype: "i32" }), s.ArgumentError);
+  assert.throws(() => s.arange(3, { start: -1, dtype: "u32" }), s.ArgumentError);
+  assert.throws(() => s.arange(3, { step: 0.5, dtype: "i32" }), s.ArgumentError);
 });
 
 onEachDevice("norms and deviations of rows, with their gradients, take few kernels", async (device) => {

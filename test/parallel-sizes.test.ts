@@ -37,7 +37,7 @@ test("what cannot be cut is an error that says what it got", () => {
   for (const capacities of [[], [0, 0], [1, -1], [NaN, 1], [Infinity, 1]]) {
     assert.throws(() => shardSizes(7, { capacities }), (error: unknown) => {
       assert.ok(error instanceof ArgumentError);
-      assert.equal(error.op, "shardSizes");
+      assert.equal(error.op, "parallel.shardSizes");
       assert.match(error.got, /capacities \[/);
       return true;
     });

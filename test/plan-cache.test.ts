@@ -2,15 +2,15 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
-import { planOf, plansKept, structureOf } from "../src/compiler/cache.ts";
+import { compilerSources, planOf, plansKept, structureOf } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
@@ -114,6 +114,32 @@ test("whatever changes a plan makes another file", () =>
     await plansKept();
     assert.equal((await plans(folder)).length, variants.length + 2);
   }));
+
+test("so does any change of the compiler, in whatever folder of it", async () => {
+  // As `compilerDigest` finds them from where it stands, and as an import finds them from the compiler's entry.
+  const src = fileURLToPath(new URL("../src/", import.meta.url));
+  const [file] = (await readdir(join(src, "compiler"), { recursive: true })).filter((name) => /(^|[/\\])cache\.ts$/.test(name));
+  const sources = compilerSources(join(src, "compiler", file!))!;
+  const reached = new Set<string>();
+  const reach = async (path: string): Promise<void> => {
+    const name = relative(src, path).replaceAll("\\", "/");
+    if (reached.has(name) || !/^(compiler|graph)\//.test(name)) return;
+    reached.add(name);
+    for (const [, specifier] of (await readFile(path, "utf8")).matchAll(/^(?:import|export)\b[^;"]*"(\.[^"]+)";/gm)) await reach(resolve(dirname(path), specifier!));
+  };
+  await reach(join(src, "compiler/compile.ts"));
+  assert.ok(reached.size > 40);
+  assert.deepEqual([...reached].filter((name) => !sources.some(([known]) => known === name)), []);
+  // However deep they are.
+  await withFolder(async (folder) => {
+    await mkdir(join(folder, "compiler/kernel/deep"), { recursive: true });
+    await mkdir(join(folder, "graph"));
+    for (const path of ["compiler/kernel/cache.ts", "compiler/kernel/deep/a.ts", "compiler/b.js", "compiler/b.d.ts", "graph/c.ts"]) await writeFile(join(folder, path), path);
+    const names = compilerSources(join(folder, "compiler/kernel/cache.ts"))!.map(([name]) => name);
+    assert.deepEqual(names, ["compiler/b.js", "compiler/kernel/cache.ts", "compiler/kernel/deep/a.ts", "graph/c.ts"]);
+    assert.equal(compilerSources(join(folder, "dist/index.js")), undefined);
+  });
+});
 
 test("a damaged file is made again", () =>
   withFolder(async (folder) => {

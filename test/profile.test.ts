@@ -24,7 +24,7 @@ const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
 const dispatchesOf = (found: Profile) => sum(found.kernels.map((kernel) => kernel.count));
 
 /** A training step of a small perceptron. */
-function trainingStep(): { step: (x: Tensor, y: Tensor) => Tensor; x: Tensor; y: Tensor } {
+function trainingStep(): { step: (x: Tensor, y: Tensor) => Tensor<"f32">; x: Tensor; y: Tensor } {
   random.seed(3);
   const model = nn.sequential(nn.linear(40, 32), nn.relu(), nn.linear(32, 5));
   const optimizer = optim.adam({ learningRate: 1e-3 }).bind(model.parameters());

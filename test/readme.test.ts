@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
+import * as errors from "../src/errors.ts";
 
 const root = new URL("../", import.meta.url);
 const documents = (await readdir(new URL("docs/", root))).filter((name) => name.endsWith(".md")).sort();
@@ -45,12 +46,21 @@ async function run(code: string): Promise<void> {
   const calls = [...code.matchAll(/console\.log\(/g)].length;
   assert.equal(expected.length, calls, "every console.log of an example says what it prints");
   assert.deepEqual(
-    printed.map((values) => values.map((value) => JSON.stringify(value)).join(" ")),
+    printed.map((values) => normal(values.map((value) => JSON.stringify(value)).join(" "))),
     expected.map(normal),
   );
 }
 
-/** JSON values with spaces between them, written as JSON.stringify writes them. */
+/** JSON values with spaces between them, whether written as JSON.stringify writes them or for people. */
 function normal(text: string): string {
   return text.replace(/, /g, ",");
 }
+
+test("every error is in docs/errors.md, below the one whose kind it is", async () => {
+  const text = await readFile(new URL("docs/errors.md", root), "utf8");
+  const depths = new Map([...text.matchAll(/^\| ((?:· )*)`(\w+)`/gm)].map((match) => [match[2]!, match[1]!.length / 2]));
+  const depthOf = (type: object): number => type === errors.ShardwiseError ? -1 : 1 + depthOf(Object.getPrototypeOf(type) as object);
+  const { ShardwiseError: _, ...types } = errors;
+  assert.deepEqual([...depths.keys()].sort(), Object.keys(types).sort());
+  for (const [name, type] of Object.entries(types)) assert.equal(depths.get(name), depthOf(type), name);
+});

@@ -45,7 +45,7 @@ onEachDevice("small ops that follow each other share submissions and two buffers
     const start = () => tensor(new Float32Array(16).fill(8)).realize();
     (await chain(await start(), length)).dispose();
     const x = await start();
-    let y = x;
+    let y: Tensor = x;
     const cost = await added(device, async () => {
       y = await chain(x, length);
       await device.sync();

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { inspect } from "node:util";
 import fc from "fast-check";
 import * as s from "../src/index.ts";
-import { tensor, type Tensor } from "../src/index.ts";
+import { nn, optim, tensor, type Tensor } from "../src/index.ts";
 import { checkGradients } from "../src/autograd/check.ts";
 import { toposort } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
@@ -86,6 +86,42 @@ test("a tensor says what it is", () => {
   const x = tensor([1]);
   x.dispose();
   assert.equal(String(x), "Tensor f32[1] (disposed)");
+});
+
+onEachDevice("a tensor shows what was read of it, until it is another value", async (device) => {
+  const x = tensor([[1, 2], [3, 4]], { device }).mul(2);
+  const text = (of: Tensor) => String(of).replace(` on ${device.name}`, "");
+  assert.equal(text(x), "Tensor f32[2, 2] (not computed)");
+  const reading = x.array();
+  await reading;
+  assert.equal(text(x), "Tensor f32[2, 2] [[2, 4], [6, 8]]");
+  assert.equal(inspect({ x }), `{ x: ${x} }`);
+  await x.sum().item();
+  const y = x.add(1);
+  await y.realize();
+  assert.equal(text(y), "Tensor f32[2, 2] (not read)");
+  const late = y.data();
+  y.assign(x);
+  await late;
+  assert.doesNotMatch(text(y), /\[\[3/, "that was its value before");
+  // What the caller does with the numbers is no matter; of much, little is shown.
+  const long = tensor(Float32Array.from({ length: 80 }, (_, i) => i), { shape: [8, 10], device }).add(0.5);
+  (await long.data()).fill(0);
+  const row = (i: number) => `[${[0, 1, 2].map((j) => 10 * i + j + 0.5).join(", ")}, …, ${[7, 8, 9].map((j) => 10 * i + j + 0.5).join(", ")}]`;
+  assert.equal(text(long), `Tensor f32[8, 10] [${[0, 1, 2].map(row).join(", ")}, …, ${[5, 6, 7].map(row).join(", ")}]`);
+});
+
+onEachDevice("so do parameters, also in training", async (device) => {
+  const model = nn.sequential(nn.linear(2, 1, { bias: false }));
+  const [weight] = model.parameters();
+  const trainer = nn.trainer(model, { loss: (y, batch) => nn.mse(y, batch.y), optimizer: optim.sgd({ learningRate: 0.1 }), devices: [device] });
+  const text = async () => `[${(await weight!.array() as number[][]).map((row) => `[${row.map((x) => Number(x.toPrecision(6)))}]`).join(", ")}]`;
+  for (let step = 0; step < 3; step++) {
+    const now = await text();
+    assert.ok(String(weight).endsWith(now), `${weight} ends with ${now}`);
+    await trainer.step({ x: tensor([[1, 2]]), y: tensor([[step]]) });
+    assert.ok(!String(weight).endsWith(now));
+  }
 });
 
 test("nested arrays of any shape come back", async () => {

@@ -107,25 +107,32 @@ function compilerDigest(): string | undefined {
 
 function digestOfSources(): string | undefined {
   const files = syncFiles();
-  if (files === undefined) return undefined;
+  const own = pathOfUrl(import.meta.url);
+  if (files === undefined || own === undefined) return undefined;
   try {
-    const own = pathOfUrl(import.meta.url);
     // In a bundle all code is in one file.
-    if (own !== undefined && !/[/\\]compiler[/\\]cache\.[jt]s$/.test(own)) {
-      return mayUseFolder(own, { write: false }) ? digest(files.readFileSync(own, "utf8")) : undefined;
-    }
-    const texts: string[] = [];
-    for (const url of [new URL(".", import.meta.url), new URL("../graph/", import.meta.url)]) {
-      const folder = pathOfUrl(url.href);
-      if (folder === undefined || !mayUseFolder(folder, { write: false })) return undefined;
-      for (const name of files.readdirSync(folder).sort()) {
-        if (/(?<!\.d)\.[jt]s$/.test(name)) texts.push(name, files.readFileSync(`${folder}${name}`, "utf8"));
-      }
-    }
-    return digest(texts.join("\n"));
+    const sources = compilerSources(own) ?? [["bundle", own]];
+    if (!sources.every(([, path]) => mayUseFolder(path, { write: false }))) return undefined;
+    return digest(sources.flatMap(([name, path]) => [name, files.readFileSync(path, "utf8")]).join("\n"));
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Name and path of each file of the compiler and of the graph's language, however deep in their folders, in order of name; `own`
+ * is the path of this one. Undefined in a bundle. Throws where the folders cannot be read.
+ */
+export function compilerSources(own: string): readonly (readonly [name: string, path: string])[] | undefined {
+  const root = /^(.*[/\\])compiler[/\\](?:.*[/\\])?cache\.[jt]s$/.exec(own)?.[1];
+  if (root === undefined) return undefined;
+  return ["compiler", "graph"].flatMap((part) => {
+    const names = mayUseFolder(`${root}${part}`, { write: false }) ? syncFiles()!.readdirSync(`${root}${part}`, { recursive: true }) : undefined;
+    if (names === undefined) throw new Error("no permission");
+    return names.filter((name) => /(?<!\.d)\.[jt]s$/.test(name)).map((name) =>
+      [`${part}/${name.replaceAll("\\", "/")}`, `${root}${part}/${name}`] as const
+    );
+  }).sort(([a], [b]) => a < b ? -1 : 1);
 }
 
 /** Most keys of programs end with their source, which need not be there twice. */

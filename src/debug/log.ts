@@ -1,4 +1,4 @@
-import { stderrLine } from "../host/host.ts";
+import { mayWrite, stderrLine } from "../host/host.ts";
 import { type Flags, flags } from "./flags.ts";
 
 /** Writes a line to the standard error stream when `SHARDWISE_DEBUG` is at least `level`. */
@@ -15,6 +15,7 @@ const unwritable = new Set<string>();
 export function writeAsked(what: string, path: string, writing: () => void): void {
   if (unwritable.has(path)) return;
   try {
+    if (!mayWrite(path)) throw new Error("this process may not");
     writing();
   } catch (error) {
     unwritable.add(path);

@@ -6,9 +6,11 @@ import { ArgumentError, DeviceError, InternalError, KernelCompileError } from ".
 import type { DType } from "../graph/dtype.ts";
 import { asWords, type Words } from "../graph/words.ts";
 import { nextTurn } from "../host/host.ts";
+import { guard } from "../signature/takes.ts";
 import { bindSlots, partOfItem, requireItems, slotBytes } from "./bind.ts";
 import { describe } from "./describe.ts";
 import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
+import { ofUsers } from "./kinds.ts";
 import { Lifetime } from "./lifetime.ts";
 import { type Block, MemoryPool, requireRange } from "./pool.ts";
 import { kernelRan, timingKernels } from "./profile.ts";
@@ -314,6 +316,8 @@ export class CpuDevice implements Device {
     this.#turnBegan = performance.now();
   }
 }
+
+guard("device.", CpuDevice.prototype, ofUsers);
 
 function hostMemory(bytes: number): Memory {
   const buffer = new ArrayBuffer(bytes);

@@ -1,5 +1,17 @@
 import { DeviceError } from "../errors.ts";
-import { environment, platform, runtime, stderrLine, syncFiles, withEnvironment } from "../host/host.ts";
+import {
+  architecture,
+  environment,
+  mayLoadLibrary,
+  mayUseEnvironment,
+  mayUseFolder,
+  pathOfUrl,
+  platform,
+  runtime,
+  stderrLine,
+  syncFiles,
+  withEnvironment,
+} from "../host/host.ts";
 import type { Adapter, Slot } from "./adapters.ts";
 import { adapterInfo } from "./gpu-target.ts";
 
@@ -31,34 +43,86 @@ const pinned: GPU[] = [];
 const instances = new Map<string, GPU>();
 /** Instances to be used again where there is none. */
 const spare = new Map<string, GPU[]>();
-let listed: Promise<Adapter[]> | undefined;
+
+/** Which adapters are looked for; software ones may be among those for hardware. */
+type Wanted = "hardware" | "all";
+const listed = new Map<Wanted, Promise<Adapter[]>>();
 
 /**
  * The adapters that Dawn's Node binding finds. Rejects with DeviceError when the npm package `webgpu` cannot be
- * loaded.
+ * loaded. Where hardware is wanted, Mesa's software driver is not even loaded, as Dawn writes warnings about it to standard
+ * error, which nothing can keep it from; nor is Dawn where Linux has no hardware, about which it would say more.
  */
-export async function dawnAdapters(): Promise<Adapter[]> {
-  const listing = listed ??= listAdapters();
+export async function dawnAdapters(wanted: Wanted): Promise<Adapter[]> {
+  // Where it cannot be told, or not be done, all are listed at once.
+  if (wanted === "hardware" && (mayHaveGpus() === undefined || !mayUseEnvironment(driversDisabled))) return dawnAdapters("all");
+  const listing = listed.get(wanted) ?? listAdapters(wanted);
+  listed.set(wanted, listing);
   const adapters = await listing.catch((error: unknown) => {
-    listed = undefined;
+    listed.delete(wanted);
     throw error;
   });
   // None may be there because the environment is not set up yet; asking again costs little.
-  if (adapters.length === 0 && listed === listing) listed = undefined;
+  if (adapters.length === 0 && listed.get(wanted) === listing) listed.delete(wanted);
   return adapters;
 }
 
-async function listAdapters(): Promise<Adapter[]> {
+async function listAdapters(wanted: Wanted): Promise<Adapter[]> {
+  const hasHardware = wanted === "hardware" ? mayHaveGpus() : undefined;
+  if (hasHardware === false) return [];
   const dawn = await loadDawn();
   const adapters: Adapter[] = [];
-  for (const found of await distinct(dawn, await list(dawn, {}))) {
+  for (const found of await distinct(dawn, await list(dawn, hasHardware === true ? withoutSoftware() : {}))) {
     const adapter = await dawnAdapter(dawn, found);
     if (adapter !== undefined) adapters.push(adapter);
   }
   return adapters;
 }
 
+/** Drivers that Vulkan's loader passes over. */
+const driversDisabled = "VK_LOADER_DRIVERS_DISABLE";
+
+/** What keeps it from Mesa's software driver. */
+function withoutSoftware(): Record<string, string> {
+  const before = environment(driversDisabled);
+  return { [driversDisabled]: before === undefined ? "*lvp*" : `${before},*lvp*` };
+}
+
+/** Files by which Linux's drivers are reached: Mesa's in a folder of their own, NVIDIA's, WSL's and some of mobile chips. */
+const driverFiles = /^(nvidia|nvhost|nvmap|dxg|mali|kgsl|galcore|pvr)/;
+
+/** Whether Linux has hardware; undefined where that cannot be told, as on other systems. */
+function mayHaveGpus(): boolean | undefined {
+  const names = platform === "linux" ? namesIn("/dev") : undefined;
+  if (names === undefined || names.some((name) => driverFiles.test(name))) return names && true;
+  return names.includes("dri") ? namesIn("/dev/dri")?.some((name) => name.startsWith("renderD")) : false;
+}
+
+/** What is in a folder, in order; undefined where it may not be read, or is not there. */
+function namesIn(folder: string): string[] | undefined {
+  if (!mayUseFolder(folder, { write: false })) return undefined;
+  try {
+    return syncFiles()?.readdirSync(folder).sort();
+  } catch {
+    return undefined;
+  }
+}
+
+/** The library of the package, where that lies in a folder and not in Deno's own cache. */
+function libraryPath(): string | undefined {
+  try {
+    const index = pathOfUrl(import.meta.resolve("webgpu"));
+    const build = platform === "darwin" ? "darwin-universal" : `${platform}-${architecture}`;
+    return index?.replace(/[^/\\]*$/, `dist/${build}/dawn.node`);
+  } catch {
+    return undefined;
+  }
+}
+
 async function loadDawn(): Promise<DawnModule> {
+  if (!mayLoadLibrary(undefined) && !mayLoadLibrary(libraryPath())) {
+    throw new DeviceError("devices", { got: "no permission to load the npm package webgpu", need: "deno run --allow-ffi" });
+  }
   try {
     return await import("webgpu") as DawnModule;
   } catch (cause) {
@@ -121,7 +185,7 @@ async function distinct(dawn: DawnModule, found: readonly ListedAdapter[]): Prom
       result.push(first);
       continue;
     }
-    const apart = await byPciAddress(dawn, name);
+    const apart = await byPciAddress(dawn, first);
     if (apart.length < same.length) {
       stderrLine(
         `shardwise: ${same.length} adapters are called "${name}" and ${
@@ -135,11 +199,11 @@ async function distinct(dawn: DawnModule, found: readonly ListedAdapter[]): Prom
   return result;
 }
 
-async function byPciAddress(dawn: DawnModule, name: string): Promise<ListedAdapter[]> {
+async function byPciAddress(dawn: DawnModule, { name, variables }: ListedAdapter): Promise<ListedAdapter[]> {
   if (environment("DRI_PRIME") !== undefined) return [];
   const result: ListedAdapter[] = [];
   for (const address of displayControllers()) {
-    const found = await list(dawn, { DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!` });
+    const found = await list(dawn, { ...variables, DRI_PRIME: `pci-${address.replace(/[:.]/g, "_")}!` });
     const only = found[0];
     if (found.length === 1 && only !== undefined && only.name === name) result.push(only);
   }
@@ -152,9 +216,7 @@ function displayControllers(): string[] {
   const folder = "/sys/bus/pci/devices";
   if (fs === undefined || platform !== "linux") return [];
   try {
-    return fs.readdirSync(folder).sort().filter((address) =>
-      fs.readFileSync(`${folder}/${address}/class`, "utf8").startsWith("0x03")
-    );
+    return (namesIn(folder) ?? []).filter((address) => fs.readFileSync(`${folder}/${address}/class`, "utf8").startsWith("0x03"));
   } catch {
     return []; // No PCI bus to look at.
   }

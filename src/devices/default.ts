@@ -1,12 +1,22 @@
 import { flags } from "../debug/flags.ts";
 import { DeviceError } from "../errors.ts";
+import { stderrLine } from "../host/host.ts";
+import { optional } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import type { Device } from "./device.ts";
 import { firstDevice } from "./discovery.ts";
+import { device as deviceKind } from "./kinds.ts";
 
 let chosen: Device | undefined;
 let found: Promise<Device> | undefined;
 /** What `found` came to. */
 let known: Device | undefined;
+let saidCpu = false;
+
+const signatures = {
+  defaultDevice: takes("defaultDevice", {}),
+  setDefaultDevice: takes("setDefaultDevice", { device: optional(deviceKind) }),
+};
 
 /**
  * The device of tensors for which none was named: the one that was set, else the one that `SHARDWISE_DEVICE` names,
@@ -14,6 +24,7 @@ let known: Device | undefined;
  * lost.
  */
 export async function defaultDevice(): Promise<Device> {
+  signatures.defaultDevice.check(arguments);
   if (chosen !== undefined) {
     if (!chosen.isLost) return chosen;
     throw new DeviceError("defaultDevice", {
@@ -26,9 +37,19 @@ export async function defaultDevice(): Promise<Device> {
   if (device !== undefined && !device.isLost) return device;
   if (found === before) {
     const { device: name } = flags();
-    found = firstDevice(name === undefined ? {} : { name });
+    found = name === undefined ? anyDevice() : firstDevice({ name });
   }
   return known = await (found ?? firstDevice());
+}
+
+/** The first GPU, else the cpu device: nobody asked for that one, so it is told, once. */
+async function anyDevice(): Promise<Device> {
+  const device = await firstDevice();
+  if (device.kind === "cpu" && !saidCpu) {
+    saidCpu = true;
+    stderrLine("shardwise: no GPU found, using the CPU");
+  }
+  return device;
 }
 
 /** The default device where it is open already and need not be looked for. */
@@ -42,6 +63,7 @@ export function knownDefaultDevice(): Device | undefined {
  * one.
  */
 export function setDefaultDevice(device: Device | undefined): void {
+  signatures.setDefaultDevice.check(arguments);
   if (device?.isLost === true) {
     throw new DeviceError("setDefaultDevice", { got: `${device.name}, which is gone`, need: "an open device" });
   }

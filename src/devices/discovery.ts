@@ -1,6 +1,8 @@
 import { flags } from "../debug/flags.ts";
 import { ArgumentError, DeviceError } from "../errors.ts";
-import { memoryBytes, runtime, stderrLine } from "../host/host.ts";
+import { memoryBytes, runtime } from "../host/host.ts";
+import { boolean, number, oneOf, options, string } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import type { Adapter, Slot } from "./adapters.ts";
 import { CpuDevice } from "./cpu.ts";
 import { dawnAdapters } from "./dawn.ts";
@@ -13,15 +15,18 @@ import { WebGpuDevice } from "./webgpu.ts";
 
 /** Which devices are wanted. */
 export interface DeviceOptions {
-  /** GPUs only (a software adapter where there is no hardware one), or the cpu device only. */
+  /**
+   * GPUs only (a software adapter where there is no hardware one), or the cpu device only. By default hardware GPUs, or the
+   * cpu device where there is none.
+   */
   readonly kind?: "gpu" | "cpu";
-  /** This many logical devices on the first adapter (or the CPU), instead of one on each. */
+  /** This many logical devices, 1 to 1024, on the first adapter (or the CPU), instead of one on each. */
   readonly virtual?: number;
-  /** `cpu`, `gpu`, or part of an adapter's name. */
+  /** `cpu`, `gpu`, or part of an adapter's name. By default any. */
   readonly name?: string;
-  /** Deno only: its own WebGPU (the default), or Dawn's through the npm package `webgpu`. */
+  /** In Deno its own WebGPU ("deno", the default there), or Dawn's through the npm package `webgpu`, as in Node. */
   readonly runtime?: "dawn" | "deno";
-  /** Only software adapters, or none of them. */
+  /** Only software adapters, or none of them. By default those are taken only where `kind` asks for a GPU and there is no other. */
   readonly software?: boolean;
   /**
    * The most bytes that each of these devices may hold; half of the machine's memory by default, where it is
@@ -30,21 +35,32 @@ export interface DeviceOptions {
   readonly memoryBytes?: number;
 }
 
-let saidCpu = false;
+/** Logical devices on one adapter. */
+const mostVirtual = 1024;
+
+const signature = takes("devices", {
+  options: options<DeviceOptions>({
+    kind: oneOf("gpu", "cpu"),
+    virtual: number,
+    name: string,
+    runtime: oneOf("dawn", "deno"),
+    software: boolean,
+    memoryBytes: number,
+  }),
+});
 
 /**
  * Opens devices: every hardware adapter, or the cpu device when there is none. The same device is the same object
- * as long as it is open, virtual ones too. Throws ArgumentError for bad options and DeviceError when there is no
+ * as long as it is open, virtual ones too. Rejects with ArgumentError for bad options and DeviceError when there is no
  * device of the kind or name that was asked for.
  */
 export async function devices(options: DeviceOptions = {}): Promise<Device[]> {
+  signature.check(arguments);
   const wanted = normalize(options);
   if (wanted.kind === "cpu") return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
   const { chosen, refusal } = await chooseAdapters(wanted);
   if (chosen.length === 0) {
     if (wanted.kind === "gpu" || wanted.name !== undefined || wanted.software !== undefined) throw refusal;
-    if (!saidCpu) stderrLine("shardwise: no GPU found, using the CPU");
-    saidCpu = true;
     return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
   }
   const first = chosen[0];
@@ -71,12 +87,8 @@ function normalize(options: DeviceOptions): DeviceOptions {
   const refuse = (got: string, need: string): never => {
     throw new ArgumentError("devices", { got, need });
   };
-  if (virtual !== undefined && !(Number.isSafeInteger(virtual) && virtual >= 1)) {
-    refuse(`virtual: ${virtual}`, "a whole number, 1 or more");
-  }
-  if (kind !== undefined && kind !== "gpu" && kind !== "cpu") refuse(`kind: ${String(kind)}`, '"gpu" or "cpu"');
-  if (served !== undefined && served !== "dawn" && served !== "deno") {
-    refuse(`runtime: ${String(served)}`, '"dawn" or "deno"');
+  if (virtual !== undefined && !(Number.isInteger(virtual) && virtual >= 1 && virtual <= mostVirtual)) {
+    refuse(`virtual: ${virtual}`, `a whole number from 1 to ${mostVirtual}`);
   }
   if (served === "deno" && runtime !== "deno") refuse(`runtime: "deno" in ${runtime}`, 'Deno, or runtime: "dawn"');
   if (bytes !== undefined && !(bytes > 0)) refuse(`memoryBytes: ${bytes}`, "a positive number of bytes");
@@ -88,20 +100,29 @@ function normalize(options: DeviceOptions): DeviceOptions {
 
 async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[]; refusal: DeviceError }> {
   const own = wanted.runtime !== "dawn" && runtime !== "node" && hasNavigatorGpu();
-  let trouble = "";
+  const isHardware = ({ info }: Adapter) => !info.software;
+  let trouble: DeviceError | undefined;
   let all: Adapter[] = [];
   try {
-    all = own ? await navigatorAdapters((wanted.virtual ?? 1) > 1) : runtime === "browser" ? [] : await dawnAdapters();
+    if (own) all = await navigatorAdapters((wanted.virtual ?? 1) > 1);
+    else if (runtime !== "browser") {
+      const any = wanted.name !== undefined || wanted.software === true;
+      if (!any) all = await dawnAdapters("hardware");
+      // What was not looked for is to be told where nothing else is found.
+      if (any || ((wanted.kind === "gpu" || wanted.software === false) && !all.some(isHardware))) all = await dawnAdapters("all");
+    }
   } catch (error) {
     if (!(error instanceof DeviceError)) throw error;
-    trouble = `, because there is ${error.got}`;
+    trouble = error;
   }
-  const hardware = all.filter(({ info }) => !info.software);
+  const hardware = all.filter(isHardware);
   const software = all.filter(({ info }) => info.software);
-  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble}`;
+  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble === undefined ? "" : `, because there is ${trouble.got}`}`;
   const refusal = new DeviceError("devices", {
     got: wanted.name === undefined ? described : `${described}, for the name "${wanted.name}"`,
-    need: wanted.name === undefined && all.length === 0
+    need: trouble !== undefined
+      ? trouble.need
+      : wanted.name === undefined && all.length === 0
       ? "a GPU with its Vulkan driver (Metal and Direct3D 12 come with their systems), or a software adapter: on Debian " +
         "and Ubuntu, install mesa-vulkan-drivers and libvulkan1 (on Debian 12 those of bookworm-backports)"
       : "an adapter as asked for",

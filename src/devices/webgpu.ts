@@ -3,6 +3,7 @@ import { flags } from "../debug/flags.ts";
 import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
+import { guard } from "../signature/takes.ts";
 import { leaveBehind } from "./abandoned.ts";
 import { BindGroups } from "./bind-groups.ts";
 import { bindSlots, requireItems, slotBytes } from "./bind.ts";
@@ -18,6 +19,7 @@ import type {
 } from "./device.ts";
 import { DispatchTimer } from "./dispatch-timer.ts";
 import type { PlanFamily } from "./family.ts";
+import { ofUsers } from "./kinds.ts";
 import { Lifetime } from "./lifetime.ts";
 import { Native } from "./native.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
@@ -541,6 +543,8 @@ export class WebGpuDevice implements Device {
     this.#steps = new WeakMap();
   }
 }
+
+guard("device.", WebGpuDevice.prototype, ofUsers);
 
 /** WebGPU takes no view of shared memory. */
 function unshared(data: ArrayBufferView): ArrayBufferView<ArrayBuffer> {

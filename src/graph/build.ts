@@ -150,6 +150,7 @@ export function pad(x: Node, low: readonly number[], high: readonly number[], va
   }
   if (low.every((n) => n === 0) && high.every((n) => n === 0)) return x;
   const shape = x.shape.map((n, axis) => n + low[axis]! + high[axis]!);
+  checkShape("pad", shape);
   return makeNode("pad", [x], { low: [...low], high: [...high], value: toElement(x.dtype, value) }, shape, x.dtype, x.device);
 }
 
@@ -184,6 +185,7 @@ export function window(x: Node, windows: Windows): Node {
   const { axis, length, stride, dilation } = windows;
   const count = windowCount(x.shape[axis]!, windows);
   const shape = [...x.shape.map((n, i) => i === axis ? count : n), length];
+  checkShape("windows", shape);
   return makeNode("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
 }
 
@@ -325,6 +327,7 @@ export function concat(src: readonly Node[], axis: number): Node {
   if (src.length === 1) return first;
   const length = src.reduce((sum, node) => sum + node.shape[axis]!, 0);
   const shape = first.shape.map((n, i) => i === axis ? length : n);
+  checkShape("concat", shape);
   return makeNode("concat", src, { axis }, shape, first.dtype, deviceOf("concat", src));
 }
 

@@ -1,6 +1,9 @@
 import { DTypeError } from "../errors.ts";
 import { roundToHalf } from "./half.ts";
 
+/** The name of an element type. */
+export type DType = "f32" | "f16" | "i32" | "u32" | "bool";
+
 /** What is to be known of an element type. */
 interface ElementType {
   /** Bytes of an element on a device. */
@@ -92,16 +95,18 @@ export const dtypes = {
     element: (value: number): number => value !== 0 ? 1 : 0, // NaN is not 0, so it is true, as in C and NumPy
     holds: (value: number): boolean => value === 0 || value === 1,
   },
-} as const satisfies Record<string, ElementType>;
+} as const satisfies Record<DType, ElementType>;
 
-/** The name of an element type. */
-export type DType = keyof typeof dtypes;
+interface HostArrays {
+  f32: Float32Array;
+  f16: Float32Array;
+  i32: Int32Array;
+  u32: Uint32Array;
+  bool: Uint8Array;
+}
 
 /** The host array that holds elements of a dtype: the values, of an f16 as f32; a bool is a byte, 0 or 1. */
-export type HostArray<D extends DType = DType> = D extends "f32" | "f16" ? Float32Array
-  : D extends "i32" ? Int32Array
-  : D extends "u32" ? Uint32Array
-  : Uint8Array;
+export type HostArray<D extends DType = DType> = HostArrays[D];
 
 export const dtypeNames: readonly DType[] = Object.keys(dtypes) as DType[];
 

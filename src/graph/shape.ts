@@ -58,7 +58,7 @@ export function resolveAxes(
   return distinct;
 }
 
-/** The NumPy broadcast of shapes. Throws ShapeError when two lengths differ and neither is 1. */
+/** The NumPy broadcast of shapes. Throws ShapeError when two lengths differ and neither is 1, or it has too many elements. */
 export function broadcastShapes(op: string, ...shapes: Shape[]): number[] {
   let rank = 0;
   for (const shape of shapes) rank = Math.max(rank, shape.length);
@@ -77,6 +77,7 @@ export function broadcastShapes(op: string, ...shapes: Shape[]): number[] {
       result[axis] = length;
     }
   }
+  checkShape(op, result);
   return result;
 }
 
@@ -90,9 +91,26 @@ export function withOnes(shape: Shape, axes: readonly number[]): number[] {
   return shape.map((length, axis) => axes.includes(axis) ? 1 : length);
 }
 
-/** Throws ShapeError unless every length is an integer of at least 0. */
+/** The longest axis: positions are integers of 32 bits. */
+export const longestAxis: number = 2 ** 31 - 1;
+/** Axes that a tensor may have. */
+export const mostAxes = 256;
+/** Elements that a tensor may have, computed or not: as many as can be counted. */
+const mostElements = Number.MAX_SAFE_INTEGER;
+
+/** Throws ShapeError unless every length is an integer from 0 to 2^31 - 1, with at most 2^53 - 1 elements and 256 axes in all. */
 export function checkShape(op: string, shape: Shape): void {
-  if (!shape.every((length) => Number.isSafeInteger(length) && length >= 0)) {
-    throw new ShapeError(op, { got: formatShape(shape), need: "axis lengths that are integers of at least 0" });
+  let n = 1;
+  let legal = shape.length <= mostAxes;
+  for (let axis = 0; legal && axis < shape.length; axis++) {
+    const length = shape[axis]!;
+    legal = Number.isInteger(length) && length >= 0 && length <= longestAxis;
+    n *= length;
   }
+  if (legal && n <= mostElements) return;
+  if (shape.length > mostAxes) throw new ShapeError(op, { got: `${shape.length} axes`, need: `at most ${mostAxes}` });
+  throw new ShapeError(op, {
+    got: legal ? `${formatShape(shape)}, of ${n} elements` : formatShape(shape),
+    need: legal ? `at most ${mostElements} elements` : `axis lengths that are integers from 0 to ${longestAxis}`,
+  });
 }

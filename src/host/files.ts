@@ -9,6 +9,7 @@ import {
   fileSystem,
   isRunning,
   mayUseFolder,
+  mayWrite,
   paths,
   platform,
   processId,
@@ -105,11 +106,10 @@ export function placeOf(path: string): string {
   const { basename, dirname, join, resolve } = paths();
   requireFileName(path);
   let at = resolve(path);
-  if (!mayUseFolder(at, { write: false })) return at;
   const { realpathSync } = fileSystem();
   const missing: string[] = [];
   let links = 0;
-  while (at !== dirname(at)) {
+  while (at !== dirname(at) && mayUseFolder(at, { write: false })) {
     try {
       return join(realpathSync(at), ...missing);
     } catch {
@@ -123,7 +123,7 @@ export function placeOf(path: string): string {
     }
     if (++links > mostLinks) throw failure("ELOOP", `too many links from ${path}`);
     if (missing.length === 0) requireFileName(link);
-    at = resolve(realpathSync(dirname(at)), link);
+    at = resolve(mayUseFolder(dirname(at), { write: false }) ? realpathSync(dirname(at)) : dirname(at), link);
   }
   return join(at, ...missing);
 }
@@ -190,9 +190,10 @@ export interface OpenFile {
 
 /**
  * Calls `body` with a file, which is closed afterwards. What is read is of one file, also when another replaces it meanwhile.
- * Rejects as the runtime does when it cannot be read.
+ * Rejects as the runtime does when it cannot be read, or may not be.
  */
 export async function withFile<T>(path: string, body: (file: OpenFile) => Promise<T>): Promise<T> {
+  if (!mayUseFolder(path, { write: false })) throw failure("EACCES", `${path} may not be read`);
   const handle = await fileSystem().promises.open(path, "r");
   try {
     const status = await handle.stat();
@@ -236,6 +237,10 @@ export function makeFolder(path: string, mode = 0o777): void {
 
 /** Whether the folder is there now; false where one above it is missing. */
 function makeOne(path: string, mode: number): boolean {
+  if (!mayWrite(path)) {
+    if (isFolder(path)) return true;
+    throw failure("EACCES", `${path} may not be made`);
+  }
   try {
     fileSystem().mkdirSync(path, { mode });
     return true;
@@ -249,7 +254,7 @@ function makeOne(path: string, mode: number): boolean {
 
 function isFolder(path: string): boolean {
   try {
-    return fileSystem().statSync(path).isDirectory();
+    return mayUseFolder(path, { write: false }) && fileSystem().statSync(path).isDirectory();
   } catch {
     return false;
   }

@@ -35,7 +35,7 @@ export interface FileSystem {
   appendFileSync(path: string, data: string): void;
   writeFileSync(path: string, data: string): void;
   mkdirSync(path: string, options: { mode?: number }): unknown;
-  readdirSync(path: string): string[];
+  readdirSync(path: string, options?: { readonly recursive: boolean }): string[];
   readlinkSync(path: string): string;
   realpathSync(path: string): string;
   statSync(path: string): FileStatus;
@@ -57,6 +57,7 @@ interface OperatingSystem {
 interface HostProcess {
   readonly env: Record<string, string | undefined>;
   readonly platform: string;
+  readonly arch: string;
   readonly pid: number;
   readonly versions: Record<string, string | undefined>;
   readonly stderr: { write(text: string): unknown; readonly isTTY?: boolean };
@@ -73,6 +74,7 @@ type Permission =
   | { readonly name: "env"; readonly variable: string }
   | { readonly name: "read" | "write"; readonly path: string }
   | { readonly name: "run" }
+  | { readonly name: "ffi"; readonly path?: string }
   | { readonly name: "sys"; readonly kind: "hostname" | "systemMemoryInfo" };
 
 interface HostGlobals {
@@ -95,6 +97,9 @@ export const runtime: Runtime = host.Deno !== undefined ? "deno" : hostProcess !
 
 /** `linux`, `darwin`, `win32`, …; `browser` in a browser. */
 export const platform: string = hostProcess?.platform ?? "browser";
+
+/** `x64`, `arm64`, …; empty in a browser. */
+export const architecture: string = hostProcess?.arch ?? "";
 
 /** The process's id, 0 in a browser. */
 export const processId: number = hostProcess?.pid ?? 0;
@@ -135,7 +140,8 @@ export function withEnvironment<T>(
 
 let environmentTurn: Promise<void> = Promise.resolve();
 
-function mayUseEnvironment(variable: string): boolean {
+/** Whether an environment variable can be read and set, without asking anybody. */
+export function mayUseEnvironment(variable: string): boolean {
   return isGranted({ name: "env", variable });
 }
 
@@ -260,6 +266,16 @@ export function cacheFolder(): string | undefined {
 export function mayUseFolder(path: string, options: { readonly write: boolean }): boolean {
   if (builtin("node:fs") === undefined) return false;
   return isGranted({ name: "read", path }) && (!options.write || isGranted({ name: "write", path }));
+}
+
+/** Whether a file or a folder can be written, without asking anybody. */
+export function mayWrite(path: string): boolean {
+  return builtin("node:fs") !== undefined && isGranted({ name: "write", path });
+}
+
+/** Whether a native library can be loaded, without asking anybody; with no path, whether any can. */
+export function mayLoadLibrary(path: string | undefined): boolean {
+  return isGranted(path === undefined ? { name: "ffi" } : { name: "ffi", path });
 }
 
 /** SHA-256 of a text, in hexadecimal digits; undefined in a browser. */

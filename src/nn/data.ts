@@ -1,11 +1,15 @@
 /** Data sets on the host, cut into batches. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { formatShape } from "../graph/shape.ts";
-import type { Device } from "../devices/device.ts";
-import type { HostData, HostTensor } from "../parallel/host-batch.ts";
-import { tensor } from "../tensor/create.ts";
+import { type HostData, type HostTensor, isHostData } from "../parallel/host-batch.ts";
+import { boolean, type Kind, number, options as optionsOf, required } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { guard, type Methods, rejects, takes } from "../signature/takes.ts";
+import { type DeviceOption, tensor } from "../tensor/create.ts";
+import { device } from "../tensor/kinds.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { elements, hostTensor, isHostData, pickRows, sliceRows } from "./host-tensor.ts";
+import { elements, hostTensor, hostTensorKind, pickRows, sliceRows } from "./host-tensor.ts";
+import { isRecord, recordOf } from "./kinds.ts";
 import { shuffledRows } from "./order.ts";
 
 export { elements, hostTensor as array, sliceRows } from "./host-tensor.ts";
@@ -25,14 +29,33 @@ export type HostBatch<K extends string = string> = { readonly [Name in K]: HostT
 /** A batch as the functions of a model see it. */
 export type TensorBatch<K extends string = string> = { readonly [Name in K]: Tensor };
 
+/** How rows are cut into batches. */
 export interface BatchOptions {
   /** Rows in a batch; the last one may be shorter. An integer of at least 1. */
   readonly batchSize: number;
   /** Seed of the order of rows, which is another one each epoch. Default false: rows in order. */
-  readonly shuffle?: number | false;
+  readonly shuffle?: number | false | undefined;
   /** Leaves out a last batch that is short. Default false: every row is seen. */
-  readonly drop?: boolean;
+  readonly drop?: boolean | undefined;
 }
+
+const record: Kind<never> = { need: "a plain object of fields, such as { x, y }", accepts: isRecord };
+const seed: Kind<number | false> = {
+  need: "a seed (an integer of at least 0), or false",
+  accepts: (x) => typeof x === "number" || x === false,
+};
+const cutting = {
+  fields: record,
+  options: required<BatchOptions>(["batchSize"], { batchSize: number, shuffle: seed, drop: boolean }),
+};
+const signatures = {
+  Batches: takes("data.Batches", cutting),
+  batches: takes("data.batches", cutting),
+  tensors: takes("data.tensors", {
+    batch: recordOf(hostTensorKind, "a host batch, a plain object of host tensors"),
+    options: optionsOf<DeviceOption>({ device }),
+  }),
+};
 
 /**
  * The batches of a data set. Iterating gives an epoch of host batches, and can be done again and again: each time is
@@ -40,11 +63,15 @@ export interface BatchOptions {
  * next epoch, with an order of its own when shuffled. Where a field is a Tensor, iterate with `for await`.
  */
 export class Batches<K extends string = string> implements Iterable<HostBatch<K>>, AsyncIterable<HostBatch<K>> {
+  /** Rows in all. */
   readonly rows: number;
+  /** Rows of a batch; the last one may have fewer. */
   readonly batchSize: number;
   /** Number of batches in an epoch. */
   readonly length: number;
+  /** The seed of the order, or false for that of the rows. */
   readonly shuffle: number | false;
+  /** Whether a last batch with fewer rows is left out. */
   readonly drop: boolean;
   /** Names of the fields, in order. */
   readonly names: readonly K[];
@@ -54,6 +81,7 @@ export class Batches<K extends string = string> implements Iterable<HostBatch<K>
   #nextEpoch = 0;
 
   constructor(fields: Readonly<Record<K, Field>>, options: BatchOptions) {
+    signatures.Batches.check(arguments);
     const { batchSize, shuffle = false, drop = false } = options;
     if (!Number.isSafeInteger(batchSize) || batchSize < 1) {
       throw new ArgumentError("data.batches", { got: `batchSize ${batchSize}`, need: "an integer of at least 1" });
@@ -145,6 +173,9 @@ export class Batches<K extends string = string> implements Iterable<HostBatch<K>
   }
 }
 
+const methods: Methods<Batches> = { epoch: { index: number }, read: rejects({}) };
+guard("Batches.", Batches.prototype, methods);
+
 /**
  * Cuts a record of fields into batches of rows; nothing is copied until a batch is made.
  * Throws ShapeError when the fields differ in their number of rows, ArgumentError for a batch size below 1 or no
@@ -154,14 +185,16 @@ export function batches<F extends Readonly<Record<string, Field>>>(
   fields: F,
   options: BatchOptions,
 ): Batches<Extract<keyof F, string>> {
+  signatures.batches.check(arguments);
   return new Batches(fields as Readonly<Record<Extract<keyof F, string>, Field>>, options);
 }
 
 /** A host batch as tensors, on `device` where one is given. */
 export function tensors<K extends string>(
   batch: HostBatch<K>,
-  options: { readonly device?: Device } = {},
+  options: DeviceOption = {},
 ): TensorBatch<K> {
+  signatures.tensors.check(arguments);
   const entries = (Object.keys(batch) as K[]).map((name) => {
     const host: HostTensor = batch[name];
     return [name, tensor(elements(host), { shape: host.shape, dtype: host.dtype, ...options })];
@@ -175,11 +208,11 @@ function readField(name: string, field: HostData | HostTensor | NestedList): Hos
   const host = field as HostTensor;
   if (typeof host !== "object" || host === null || !isHostData(host.data) || !Array.isArray(host.shape)) {
     throw new DTypeError("data.batches", {
-      got: `${name}: ${Object.prototype.toString.call(field)}`,
+      got: `${name}: ${show(field)}`,
       need: "a typed array, nested lists, data.array(…) or a tensor",
     });
   }
-  return hostTensor(host.data, host);
+  return hostTensor(host.data, { shape: host.shape, dtype: host.dtype, scale: host.scale });
 }
 
 /** Nested lists of numbers as f32, of booleans as bool. */

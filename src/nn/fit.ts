@@ -2,54 +2,53 @@
 import type { ShardwiseError } from "../errors.ts";
 import { errorOf } from "../parallel/callbacks.ts";
 import type { EnqueuedStep, Executor, StepOutcome } from "../parallel/executor.ts";
-import type { Batch, BatchOf } from "../parallel/host-batch.ts";
+import type { Batch } from "../parallel/host-batch.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
+import type { Batched, BatchSource, DefaultBatch, InputOf } from "./batch-types.ts";
 import type { EpochRecord, StepRecord } from "./history.ts";
 import { prefetched } from "./prefetch.ts";
 import { formatMeans, formatSeconds, type Progress, type ProgressStyle } from "./progress.ts";
 
-/** Batches of an epoch, such as `data.batches`: iterated once for each epoch. */
-export type BatchSource<B> = (Iterable<BatchOf<B>> | AsyncIterable<BatchOf<B>>) & {
-  /** Batches in an epoch, for the progress shown. */
-  readonly length?: number;
-  /** Rows in an epoch, for the time left. */
-  readonly rows?: number;
-};
-
 /** A step as `onBatch` is told of it. */
 export interface BatchEvent extends StepRecord {
+  /** The epoch, from 1. */
   readonly epoch: number;
+  /** Epochs in all. */
   readonly epochs: number;
   /** 1 for the first batch of the epoch. */
   readonly batch: number;
   /** Batches of the epoch; undefined where the source does not tell. */
   readonly batches: number | undefined;
+  /** Rows of this epoch by its seconds so far. */
   readonly rowsPerSecond: number;
   /** Of the epoch, at this speed; undefined where the source does not tell how long it is. */
   readonly secondsLeft: number | undefined;
 }
 
-export interface FitOptions<B> {
-  /** An integer of at least 0. Default 1. */
-  readonly epochs?: number;
-  /** Evaluated after each epoch. */
-  readonly validation?: BatchSource<B> | BatchOf<B>;
-  /** Ends the run after the step in progress; `fit` then rejects with the signal's reason. */
-  readonly signal?: AbortSignal;
+/** `B` is what the functions of the trainer take. */
+export interface FitOptions<B = DefaultBatch, V = InputOf<B> | BatchSource<B>> {
+  /** How often all batches are gone through: an integer of at least 0. Default 1. */
+  readonly epochs?: number | undefined;
+  /** A batch or batches that are evaluated after each epoch. Default: none. */
+  readonly validation?: V | undefined;
+  /** Ends the run after the step in progress; `fit` then rejects with the signal's reason. Default: none. */
+  readonly signal?: AbortSignal | undefined;
   /** Default `auto`: a bar where standard error is a terminal, else lines on it. */
-  readonly progress?: ProgressStyle;
-  readonly onBatch?: (event: BatchEvent) => void | Promise<void>;
-  readonly onEpoch?: (record: EpochRecord) => void | Promise<void>;
+  readonly progress?: ProgressStyle | undefined;
+  /** Told of every step. Default: nothing is. */
+  readonly onBatch?: ((event: BatchEvent) => void | Promise<void>) | undefined;
+  /** Told of every epoch. Default: nothing is. */
+  readonly onEpoch?: ((record: EpochRecord) => void | Promise<void>) | undefined;
 }
 
 /** What an epoch of a trainer is made of. */
-export interface EpochParts<B> {
+export interface EpochParts {
   readonly executor: Executor;
-  readonly source: BatchSource<B>;
+  readonly source: Batched<unknown>;
   readonly epoch: number;
   readonly epochs: number;
   readonly signal: AbortSignal | undefined;
-  readonly onBatch: FitOptions<B>["onBatch"];
+  readonly onBatch: FitOptions["onBatch"];
   readonly view: Progress;
   /** Keeps the record of a step that is done. */
   readonly record: (step: StepRecord) => void;
@@ -61,7 +60,7 @@ export interface EpochParts<B> {
  * Trains for an epoch. Rejects as steps do, with the reason of the signal, and with what a callback or the source throws,
  * typed: after the steps that were enqueued by then are done and recorded.
  */
-export async function trainEpoch<B>(parts: EpochParts<B>): Promise<Omit<EpochRecord, "validation">> {
+export async function trainEpoch(parts: EpochParts): Promise<Omit<EpochRecord, "validation">> {
   const { executor, source, epoch, epochs, signal, onBatch, view, record, raise } = parts;
   const totals = new ScoreTotals();
   const start = performance.now();

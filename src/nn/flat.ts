@@ -1,5 +1,6 @@
 /** Many parameters in one flat tensor, so that an update of all of them is one kernel. */
 import { ArgumentError, DTypeError } from "../errors.ts";
+import { flats } from "../parallel/flats.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -32,6 +33,7 @@ export function pack(op: string, parameters: readonly Tensor[]): Packed {
     return { base: known, offsets };
   }
   const base = concat(parameters.map((parameter) => parameter.flatten()));
+  flats.add(base);
   parameters.forEach((parameter, i) => parameter.aliasOf(base, offsets[i]!));
   return { base, offsets };
 }

@@ -1,9 +1,13 @@
 /** Tensors in files of the safetensors format. */
 import { ArgumentError, FileError, ShardwiseError } from "../errors.ts";
 import { placeOf, replaceFile, withFile } from "../host/files.ts";
+import { anything, type Kind, oneOf, optional, options as optionsOf, string } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { type Signature, takes } from "../signature/takes.ts";
 import { fromHost } from "../tensor/create.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { isRecord, Module, requirePaths } from "./module.ts";
+import { isRecord } from "./kinds.ts";
+import { Module, moduleKind, requirePaths } from "./module.ts";
 import {
   type Entry,
   headerBytes,
@@ -19,20 +23,50 @@ import {
 /** Named tensors in a plain object, or a module for its `stateDict()`. */
 export type Savable = Module | Readonly<Record<string, Tensor>>;
 
+/** What is saved besides. */
 export interface SaveOptions {
-  /** Strings that are kept with the tensors. */
-  readonly metadata?: Readonly<Record<string, string>>;
+  /** Strings that are kept with the tensors. Default none. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
+/** What is loaded of a file. */
 export interface LoadOptions {
   /** The names of the tensors to read; all others are passed over. Default all. */
-  readonly only?: readonly string[];
+  readonly only?: readonly string[] | undefined;
 }
 
+/** How a file is loaded into a module. */
 export interface LoadIntoOptions {
   /** What tensors of the file are that the module does not have. Default `refuse`; with `ignore` they are not read. */
-  readonly unexpected?: "refuse" | "ignore";
+  readonly unexpected?: "refuse" | "ignore" | undefined;
 }
+
+const path: Kind<string> = {
+  need: "the path of a file, as a string",
+  accepts: (x) => typeof x === "string" && x !== "",
+  refuse: (_, x) => ({ got: `the path ${show(x)}`, need: "the path of a file, as a string" }),
+};
+// A state and metadata are read once only, where that is told of.
+const savable: Kind<Savable> = { ...anything, need: "a module, or tensors in a plain object" };
+const bytes: Kind<Uint8Array> = { need: "bytes in a Uint8Array", accepts: (x) => kindOf(x) === "Uint8Array" };
+const names: Kind<readonly string[]> = {
+  need: "a list of names",
+  // Spread, as `every` passes holes over.
+  accepts: (x) => Array.isArray(x) && [...x].every((name) => typeof name === "string"),
+};
+const saveOptions = optionsOf<SaveOptions>({ metadata: anything });
+const loadOptions = optionsOf<LoadOptions>({ only: names });
+const signatures = {
+  save: takes("io.save", { path, what: savable, options: saveOptions }),
+  load: takes("io.load", { path, options: loadOptions }),
+  loadInto: takes("io.loadInto", {
+    module: moduleKind,
+    path,
+    options: optionsOf<LoadIntoOptions>({ unexpected: oneOf("refuse", "ignore") }),
+  }),
+  encode: takes("io.encode", { what: savable, options: saveOptions }),
+  decode: takes("io.decode", { file: bytes, name: optional(string), options: loadOptions }),
+};
 
 /** The last save to each file, until it is done. */
 const saves = new Map<string, Promise<unknown>>();
@@ -50,7 +84,7 @@ const saves = new Map<string, Promise<unknown>>();
  */
 export async function save(path: string, what: Savable, options: SaveOptions = {}): Promise<void> {
   const op = "io.save";
-  requirePath(op, path);
+  check(signatures.save, arguments);
   let place: string;
   try {
     place = placeOf(path);
@@ -83,7 +117,8 @@ export async function save(path: string, what: Savable, options: SaveOptions = {
  * read. What `only` passes over may have any type and size.
  */
 export async function load(path: string, options: LoadOptions = {}): Promise<Record<string, Tensor>> {
-  const only = requireOnly("io.load", options);
+  check(signatures.load, arguments);
+  const only = options.only && [...options.only];
   return await loadChosen("io.load", path, (names) => chosen(names, only, path));
 }
 
@@ -93,12 +128,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Rec
  */
 export async function loadInto<M extends Module>(module: M, path: string, options: LoadIntoOptions = {}): Promise<M> {
   const op = "io.loadInto";
-  if (!(module instanceof Module)) throw new ArgumentError(op, { got: kindOf(module), need: "a module" });
-  const { unexpected = "refuse" } = requireOptions(op, options);
-  if (unexpected !== "refuse" && unexpected !== "ignore") {
-    const got = typeof unexpected === "string" ? unexpected : kindOf(unexpected);
-    throw new ArgumentError(op, { got: `unexpected: ${got}`, need: "refuse or ignore" });
-  }
+  check(signatures.loadInto, arguments);
+  const { unexpected = "refuse" } = options;
   const own = Object.keys(module.stateDict());
   const state = await loadChosen(op, path, (names) => {
     const wanted = new Set(own);
@@ -110,6 +141,7 @@ export async function loadInto<M extends Module>(module: M, path: string, option
 
 /** The bytes of a file with these tensors, as they are when this is called. Errors as in `save`. */
 export async function encode(what: Savable, options: SaveOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+  check(signatures.encode, arguments);
   const parts = await pieces(what, options);
   const file = new Uint8Array(parts.reduce((bytes, part) => bytes + part.length, 0));
   let offset = 0;
@@ -122,13 +154,10 @@ export async function encode(what: Savable, options: SaveOptions = {}): Promise<
 
 /** The tensors in the bytes of a file; `name` is what errors call it. Throws what `load` rejects with, but no FileError. */
 export function decode(file: Uint8Array, name = "the file", options: LoadOptions = {}): Record<string, Tensor> {
-  const op = "io.decode";
-  if (kindOf(file) !== "Uint8Array") throw new ArgumentError(op, { got: kindOf(file), need: "bytes in a Uint8Array" });
-  if (typeof name !== "string") throw new ArgumentError(op, { got: `${kindOf(name)} as a name`, need: "a string" });
-  const only = requireOnly(op, options);
+  check(signatures.decode, arguments);
   const end = lengthBytes + headerBytes(file.subarray(0, lengthBytes), file.length, name);
   const entries = readHeader(file.subarray(lengthBytes, end), file.length, name);
-  const wanted = chosen([...entries.keys()], only, name);
+  const wanted = chosen([...entries.keys()], options.only, name);
   return Object.fromEntries(wanted.map((path) => {
     const entry = entries.get(path)!;
     // A copy; `slice` of a Buffer is none.
@@ -140,17 +169,17 @@ export function decode(file: Uint8Array, name = "the file", options: LoadOptions
 /** The content of a file. All tensors are read at once, and kept from changes by handles of their own. */
 async function pieces(what: Savable, options: SaveOptions): Promise<Uint8Array[]> {
   const op = "io.save";
-  const { metadata } = requireOptions(op, options);
+  const { metadata } = options;
   const kept = metadata === undefined ? undefined : entriesOf(op, "metadata", metadata, "strings in a plain object");
-  for (const [name, value] of kept ?? []) {
-    if (typeof value === "string") continue;
-    throw new ArgumentError(op, { got: `metadata with ${name}: ${typeof value}`, need: "strings" });
-  }
+  const texts = kept?.map(([name, value]): [string, string] => {
+    if (typeof value === "string") return [name, value];
+    throw new ArgumentError(op, { got: `metadata with ${name}: ${show(value)}`, need: "strings" });
+  });
   const state = what instanceof Module
     ? Object.entries(what.stateDict())
     : entriesOf(op, "the state", what, "a module, or tensors in a plain object");
   const reading = state.map(async ([name, tensor]): Promise<[string, Values]> => {
-    if (!isTensor(tensor)) throw new ArgumentError(op, { got: `${name}: ${typeof tensor}`, need: "a tensor" });
+    if (!isTensor(tensor)) throw new ArgumentError(op, { got: `${name}: ${show(tensor)}`, need: "a tensor" });
     // Read by the given handle, so that it has what is computed for this; by another the data lives on if that is disposed.
     const own = tensor.detach();
     try {
@@ -159,17 +188,22 @@ async function pieces(what: Savable, options: SaveOptions): Promise<Uint8Array[]
       own.dispose();
     }
   });
-  return writeTensors(new Map(await Promise.all(reading)), kept && Object.fromEntries(kept));
+  return writeTensors(new Map(await Promise.all(reading)), texts && Object.fromEntries(texts));
 }
 
-/** Options, once read. Throws ArgumentError for what is no plain object. */
-function requireOptions<T extends object>(op: string, options: T): Partial<T> {
-  return Object.fromEntries(entriesOf(op, "options", options, "a plain object")) as Partial<T>;
+/** Checks arguments; a getter among them that throws is theirs. */
+function check(signature: Signature, args: ArrayLike<unknown>): void {
+  try {
+    signature.check(args);
+  } catch (cause) {
+    if (cause instanceof ShardwiseError) throw cause;
+    throw new ArgumentError(signature.op, { got: "a getter that throws", need: signature.names.join(", "), cause });
+  }
 }
 
 /** What is in a plain object. Throws ArgumentError for all else, of which entries may be none or others than are meant. */
-function entriesOf<T>(op: string, what: string, value: Readonly<Record<string, T>> | object, need: string): [string, T][] {
-  if (typeof value !== "object" || value === null || !isRecord(value)) {
+function entriesOf(op: string, what: string, value: unknown, need: string): [string, unknown][] {
+  if (!isRecord(value)) {
     const kind = kindOf(value);
     throw new ArgumentError(op, { got: `${what}: ${kind === "Object" ? "an object of a class" : kind}`, need });
   }
@@ -190,7 +224,6 @@ async function loadChosen(
   path: string,
   choose: (names: readonly string[]) => readonly string[],
 ): Promise<Record<string, Tensor>> {
-  requirePath(op, path);
   try {
     return await withFile(path, async ({ bytes, read }) => {
       const length = headerBytes(await read(0, Math.min(bytes, lengthBytes)), bytes, path);
@@ -217,15 +250,6 @@ async function loadChosen(
   }
 }
 
-function requireOnly(op: string, options: LoadOptions): readonly string[] | undefined {
-  const { only } = requireOptions(op, options);
-  if (only === undefined) return undefined;
-  // Spread, as `every` passes holes over.
-  if (Array.isArray(only) && [...only].every((name) => typeof name === "string")) return [...only];
-  const got = Array.isArray(only) ? "what is no string" : kindOf(only);
-  throw new ArgumentError(op, { got: `only: ${got}`, need: "a list of names" });
-}
-
 function chosen(names: readonly string[], only: readonly string[] | undefined, file: string): readonly string[] {
   if (only === undefined) return names;
   const there = new Set(names);
@@ -238,14 +262,6 @@ function chosen(names: readonly string[], only: readonly string[] | undefined, f
 
 function tensorOf({ dtype, shape, values }: Values): Tensor {
   return fromHost(values, shape, dtype);
-}
-
-function requirePath(op: string, path: unknown): void {
-  if (typeof path === "string" && path !== "") return;
-  throw new ArgumentError(op, {
-    got: `the path ${path === "" ? '""' : kindOf(path)}`,
-    need: "the path of a file, as a string",
-  });
 }
 
 /** What the system says of a file. Errors of shardwise stay. */

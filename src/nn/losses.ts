@@ -4,24 +4,28 @@
  * however far the logits are from 0, and however small they are.
  */
 import { ArgumentError } from "../errors.ts";
+import { noteLabels } from "../parallel/label-ranges.ts";
+import { number, options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { arange } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
 import { Loss } from "./loss.ts";
 import { readLabels, requireAlike, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 
 export interface CrossEntropyOptions extends RowOptions {
   /** Rows with this label do not count. Integer labels only. */
-  readonly ignore?: number;
+  readonly ignore?: number | undefined;
   /** Share of the target that is spread evenly over all classes, from 0 to below 1. Default 0. */
-  readonly labelSmoothing?: number;
+  readonly labelSmoothing?: number | undefined;
 }
 
 /**
  * Cross-entropy, in nats, under `logits` [..., classes] of integer `labels` [...] (i32 or u32, 0 to classes - 1) or of
  * probabilities [..., classes]. Leading axes are rows, so token logits [n, tokens, classes] work as they are.
  * The sum runs over counted rows; the count is their number, or the sum of their weights.
- * A label outside the classes makes the loss NaN, unless its row does not count. A logit of Infinity is a class that is
+ * A label outside the classes makes the loss NaN, unless its row does not count; its row has no part in the gradient. A trainer
+ * says which label it is. A logit of Infinity is a class that is
  * certain (several share the certainty), one of -Infinity a class that is impossible; NaN, and -Infinity for all classes,
  * make the loss NaN.
  * Throws ShapeError when leading axes differ, DTypeError for labels that are not integers, ArgumentError for bad
@@ -29,6 +33,7 @@ export interface CrossEntropyOptions extends RowOptions {
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Loss {
   const op = "nn.crossEntropy";
+  signatures.crossEntropy.check(arguments);
   const { weights, ignore, labelSmoothing = 0 } = options;
   if (!(labelSmoothing >= 0 && labelSmoothing < 1)) {
     throw new ArgumentError(op, { got: `labelSmoothing ${labelSmoothing}`, need: "a number from 0 to below 1" });
@@ -51,7 +56,9 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
     ? ofLabels(z, hit)
     : ofProbabilities(z, where(hit, 1 - labelSmoothing + even, even));
   const legal = label.greaterEqual(0).and(label.less(classes));
-  return new Loss([{ ...rows.mean(where(legal, values, NaN)), weight: 1 }]);
+  const ofRows = where(legal, values, NaN);
+  noteLabels(op, ofRows, label, classes);
+  return new Loss([{ ...rows.mean(ofRows), weight: 1 }]);
 }
 
 /** The largest logit of each row, on which no loss depends: a constant for gradients. */
@@ -99,6 +106,7 @@ function ofProbabilities(z: Tensor, p: Tensor): Tensor {
  */
 export function mse(prediction: Tensor, target: Tensor, options: RowOptions = {}): Loss {
   const op = "nn.mse";
+  signatures.mse.check(arguments);
   requireAlike(op, prediction, target);
   const rows = rowsOfElements(op, prediction.shape, options.weights);
   return new Loss([{ ...rows.mean(rows.keep(prediction).sub(rows.keep(target)).square()), weight: 1 }]);
@@ -112,6 +120,7 @@ export function mse(prediction: Tensor, target: Tensor, options: RowOptions = {}
  */
 export function binaryCrossEntropy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Loss {
   const op = "nn.binaryCrossEntropy";
+  signatures.binaryCrossEntropy.check(arguments);
   requireAlike(op, logits, targets);
   const rows = rowsOfElements(op, logits.shape, options.weights);
   const z = rows.keep(logits).cast("f32");
@@ -124,3 +133,14 @@ export function binaryCrossEntropy(logits: Tensor, targets: Tensor, options: Row
   const values = against.mul(where(certain, 0, size)).add(size.neg().exp().log1p());
   return new Loss([{ ...rows.mean(values), weight: 1 }]);
 }
+
+const byRows = options<RowOptions>({ weights: tensorKind });
+const signatures = {
+  crossEntropy: takes("nn.crossEntropy", {
+    logits: tensorKind,
+    labels: tensorKind,
+    options: options<CrossEntropyOptions>({ ignore: number, labelSmoothing: number, weights: tensorKind }),
+  }),
+  mse: takes("nn.mse", { prediction: tensorKind, target: tensorKind, options: byRows }),
+  binaryCrossEntropy: takes("nn.binaryCrossEntropy", { logits: tensorKind, targets: tensorKind, options: byRows }),
+};

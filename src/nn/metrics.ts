@@ -1,15 +1,22 @@
 /** Metrics: means to report. They combine over shards as losses do. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { formatShape } from "../graph/shape.ts";
+import { number, options, required } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { arange } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
-import { type Loss, Metric } from "./loss.ts";
+import { type Loss, lossKind, Metric } from "./loss.ts";
 import { readLabels, requireAlike, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 
 export interface AccuracyOptions extends RowOptions {
   /** Rows with this label do not count. Integer labels only. */
-  readonly ignore?: number;
+  readonly ignore?: number | undefined;
+}
+
+export interface TopKOptions extends AccuracyOptions {
+  /** How many of the largest logits are looked at: an integer of at least 1. */
+  readonly k: number;
 }
 
 /**
@@ -18,6 +25,7 @@ export interface AccuracyOptions extends RowOptions {
  */
 export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions = {}): Metric {
   const op = "nn.accuracy";
+  signatures.accuracy.check(arguments);
   const target = readLabels(op, logits, labels, options.ignore);
   const counted = target.kind === "classes" ? target.counted : undefined;
   const classes = target.kind === "classes" ? target.labels : likeliest(target.probabilities);
@@ -36,12 +44,9 @@ function likeliest(x: Tensor): Tensor {
  * Share of rows whose label is among the `k` largest logits; ties count as among them. A logit that is NaN is no hit where
  * it is the label's, and counts as larger where it is another's. Integer labels only.
  */
-export function topKAccuracy(
-  logits: Tensor,
-  labels: Tensor,
-  options: AccuracyOptions & { readonly k: number },
-): Metric {
+export function topKAccuracy(logits: Tensor, labels: Tensor, options: TopKOptions): Metric {
   const op = "nn.topKAccuracy";
+  signatures.topKAccuracy.check(arguments);
   const { k, ignore, weights } = options;
   if (!Number.isInteger(k) || k < 1) throw new ArgumentError(op, { got: `k ${k}`, need: "an integer of at least 1" });
   const target = readLabels(op, logits, labels, ignore);
@@ -62,6 +67,7 @@ export function topKAccuracy(
  */
 export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.binaryAccuracy";
+  signatures.binaryAccuracy.check(arguments);
   requireAlike(op, logits, targets);
   const yes = targets.dtype === "bool" ? targets : targets.greater(0.5);
   const unknown = logits.isNaN().or(targets.isNaN());
@@ -72,6 +78,7 @@ export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOpti
 /** Mean of |prediction - target|, of equal shapes; weights as in `mse`. */
 export function meanAbsoluteError(prediction: Tensor, target: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.meanAbsoluteError";
+  signatures.meanAbsoluteError.check(arguments);
   requireAlike(op, prediction, target);
   const rows = rowsOfElements(op, prediction.shape, options.weights);
   return new Metric(rows.mean(rows.keep(prediction).sub(rows.keep(target)).abs()));
@@ -79,5 +86,20 @@ export function meanAbsoluteError(prediction: Tensor, target: Tensor, options: R
 
 /** A loss of one term, reported as a metric. Throws ArgumentError for a loss of several terms. */
 export function lossMetric(loss: Loss): Metric {
+  signatures.lossMetric.check(arguments);
   return new Metric({ sum: loss.sum, count: loss.count });
 }
+
+const byRows = options<RowOptions>({ weights: tensorKind });
+const ofClasses = { ignore: number, weights: tensorKind };
+const signatures = {
+  accuracy: takes("nn.accuracy", { logits: tensorKind, labels: tensorKind, options: options<AccuracyOptions>(ofClasses) }),
+  topKAccuracy: takes("nn.topKAccuracy", {
+    logits: tensorKind,
+    labels: tensorKind,
+    options: required<TopKOptions>(["k"], { k: number, ...ofClasses }),
+  }),
+  binaryAccuracy: takes("nn.binaryAccuracy", { logits: tensorKind, targets: tensorKind, options: byRows }),
+  meanAbsoluteError: takes("nn.meanAbsoluteError", { prediction: tensorKind, target: tensorKind, options: byRows }),
+  lossMetric: takes("nn.lossMetric", { loss: lossKind }),
+};

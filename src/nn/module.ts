@@ -1,18 +1,25 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
+import { boolean, type Kind } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { guard, type Methods, takes } from "../signature/takes.ts";
+import { device as deviceKind } from "../tensor/kinds.ts";
 import { Mode, type Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 import { assignAll } from "./flat.ts";
-import { isBuffer, isParameter } from "./parameter.ts";
+import { isRecord, namedTensors } from "./kinds.ts";
+import { freeze, isBuffer, isParameter, unfreeze } from "./parameter.ts";
 
 /**
  * A part of a model: data plus `forward`. Its public fields are the declaration: tensors marked by `nn.parameter` or
- * `nn.buffer`, modules, and arrays or records of them are found by walking the fields in the order of their assignment.
- * Private (#) fields are not seen.
+ * `nn.buffer`, modules, and arrays or plain objects of them are found by walking the fields in the order of their assignment.
+ * What is in a Map, a Set or an object of another class has no stable name: modules, parameters and buffers that are nowhere
+ * else are refused there, with an ArgumentError, by all that walks. Private (#) fields and what a function holds cannot be seen:
+ * a trainer refuses parameters and modules that it finds to be used from there.
  */
 export abstract class Module {
-  readonly #mode = new Mode();
+  readonly #mode = new Mode(show(this));
 
   /**
    * Whether the module trains (dropout drops); true until it is set, by `train()` and `eval()`. A compiled function follows it
@@ -24,6 +31,7 @@ export abstract class Module {
   }
 
   set training(on: boolean) {
+    setting.check([on]);
     this.#mode.on = on;
   }
 
@@ -32,16 +40,17 @@ export abstract class Module {
     return new Map(this.modules().map((module) => [module.#mode, on]));
   }
 
+  /** What the module computes: to be written by each. */
   abstract forward(...inputs: never[]): unknown;
 
   /** The distinct parameters, in the order of the fields: a tied weight once. */
-  parameters(): Tensor[] {
+  parameters(): Tensor<"f32">[] {
     return Object.values(this.namedParameters());
   }
 
   /** The distinct parameters by path, as in `layers.0.weight`; a tied weight under its first path. */
-  namedParameters(): Record<string, Tensor> {
-    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor)));
+  namedParameters(): Record<string, Tensor<"f32">> {
+    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor))) as Record<string, Tensor<"f32">>;
   }
 
   /** The distinct buffers, in the order of the fields. */
@@ -71,6 +80,21 @@ export abstract class Module {
     return this;
   }
 
+  /**
+   * From now on the parameters of this module and of those in it are buffers: they are kept, saved and moved, and not trained,
+   * while gradients flow through what is computed with them. A trainer that has begun goes on with those that it began with.
+   */
+  freeze(): this {
+    for (const [, tensor] of walk(this).tensors) freeze(tensor);
+    return this;
+  }
+
+  /** What `freeze` made buffers are parameters again. */
+  unfreeze(): this {
+    for (const [, tensor] of walk(this).tensors) unfreeze(tensor);
+    return this;
+  }
+
   /** Parameters and buffers by path, as they are now: training on does not change the tensors returned. */
   stateDict(): Record<string, Tensor> {
     return Object.fromEntries(walk(this).tensors.map(([path, tensor]) => [path, tensor.detach()]));
@@ -82,7 +106,7 @@ export abstract class Module {
    * Throws ArgumentError for missing or unexpected paths, ShapeError and DTypeError for tensors that do not fit.
    */
   loadStateDict(state: Readonly<Record<string, Tensor>>): this {
-    const op = "loadStateDict";
+    const op = "Module.loadStateDict";
     const own = walk(this).tensors;
     requirePaths(own.map(([path]) => path), Object.keys(state));
     for (const [path, tensor] of own) {
@@ -115,14 +139,43 @@ export function requirePaths(own: readonly string[], given: readonly string[]): 
   const missing = own.filter((path) => !there.has(path));
   const unexpected = given.filter((path) => !wanted.has(path));
   if (missing.length === 0 && unexpected.length === 0) return;
-  throw new ArgumentError("loadStateDict", {
+  throw new ArgumentError("Module.loadStateDict", {
     got: `a state without [${missing}] and with unexpected [${unexpected}]`,
     need: "exactly the paths of stateDict()",
   });
 }
 
+const setting = takes("Module.training", { on: boolean });
+const signatures: Methods<Module, "modes" | "forward"> = {
+  parameters: {},
+  namedParameters: {},
+  buffers: {},
+  namedBuffers: {},
+  modules: {},
+  train: {},
+  eval: {},
+  freeze: {},
+  unfreeze: {},
+  stateDict: {},
+  loadStateDict: { state: namedTensors },
+  to: { device: deviceKind },
+};
+guard("Module.", Module.prototype, signatures);
+
+/** For what functions take: a function in its place is one that makes a layer, or one that `nn.lambda` makes a layer of. */
+export const moduleKind: Kind<Module> = {
+  need: "a module",
+  accepts: (x) => x instanceof Module,
+  refuse(name, x) {
+    if (typeof x !== "function") return { got: `${show(x)} as ${name}`, need: "a module" };
+    const make = x.prototype instanceof Module ? `new ${x.name}(…)` : x.name === "" ? undefined : `${x.name}(…)`;
+    return { got: `${show(x)} as ${name}`, need: `a module: ${make === undefined ? "" : `${make}, or `}nn.lambda(f) for a function of a Tensor` };
+  },
+};
+
 /** A module of one tensor to one tensor, as `sequential` chains them. */
 export interface Layer extends Module {
+  /** One tensor for one tensor. */
   forward(x: Tensor): Tensor;
 }
 
@@ -132,14 +185,22 @@ interface Found {
   readonly modules: Module[];
 }
 
+interface Place {
+  readonly path: string;
+  readonly value: unknown;
+}
+
 /**
- * Everything marked under a module, in the order of fields. Modules may be shared, and may refer back to their parents.
+ * Everything marked under a module, in the order of fields. Modules may be shared, and may refer back to their parents. Throws
+ * ArgumentError for two tensors at one path, and for what is only where it has no name.
  */
 function walk(root: Module): Found {
   const found: Found = { tensors: [], modules: [] };
   const seen = new Set<object>();
   const taken = new Set<string>();
-  const stack: { path: string; value: unknown }[] = [{ path: "", value: root }];
+  /** Objects that are not walked. */
+  const others: Place[] = [];
+  const stack: Place[] = [{ path: "", value: root }];
   while (stack.length > 0) {
     const { path, value } = stack.pop()!;
     if (typeof value !== "object" || value === null || seen.has(value)) continue;
@@ -153,6 +214,7 @@ function walk(root: Module): Found {
     } else if (value instanceof Module) {
       found.modules.push(value);
     } else if (!Array.isArray(value) && !isRecord(value)) {
+      others.push({ path, value });
       continue;
     }
     seen.add(value);
@@ -163,11 +225,30 @@ function walk(root: Module): Found {
       stack.push({ path: path === "" ? name : `${path}.${name}`, value: field });
     }
   }
+  for (const place of others) refuseHidden(place, seen);
   return found;
 }
 
-/** @internal Whether it is a plain object, and no class's. */
-export function isRecord(value: object): boolean {
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === Object.prototype || prototype === null;
+/** Throws ArgumentError where an object that is not walked holds modules or marked tensors that were not seen yet. */
+function refuseHidden({ path, value: holder }: Place, seen: Set<object>): void {
+  const stack: unknown[] = [holder];
+  while (stack.length > 0) {
+    const value = stack.pop();
+    if (typeof value !== "object" || value === null || seen.has(value) || ArrayBuffer.isView(value)) continue;
+    seen.add(value);
+    const hidden = value instanceof Module ? show(value) : isTensor(value) && isParameter(value)
+      ? "a parameter"
+      : isTensor(value) && isBuffer(value)
+      ? "a buffer"
+      : undefined;
+    if (hidden !== undefined) {
+      throw new ArgumentError("Module", {
+        got: `${show(holder)} at ${path} with ${hidden} in it`,
+        need: "modules, parameters and buffers in fields, arrays, plain objects, or modules of your own (extends nn.Module)",
+      });
+    }
+    if (isTensor(value)) continue;
+    const parts = value instanceof Map ? [...value.keys(), ...value.values()] : value instanceof Set ? value : Object.values(value);
+    for (const part of parts) stack.push(part);
+  }
 }

@@ -2,17 +2,21 @@ import { ArgumentError, ShapeError } from "../errors.ts";
 import { formatShape, type Shape, size } from "../graph/shape.ts";
 import { allReduce } from "../parallel/collectives.ts";
 import { full } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { boolean, either, number, options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
+import { shape as shapeKind } from "../tensor/kinds.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { ones, zeros } from "./init.ts";
 import { requireLength } from "./linear.ts";
 import { Module } from "./module.ts";
 import { buffer, parameter } from "./parameter.ts";
 
+/** What a layer norm is like. */
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
-  readonly epsilon?: number;
+  readonly epsilon?: number | undefined;
   /** Whether to scale and shift by parameters. Default true. */
-  readonly affine?: boolean;
+  readonly affine?: boolean | undefined;
 }
 
 /**
@@ -20,13 +24,18 @@ export interface LayerNormOptions {
  * Ba, Kiros and Hinton, Layer Normalization (2016).
  */
 export class LayerNorm extends Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
+  /** The factors; undefined without `affine`. */
+  readonly weight: Tensor<"f32"> | undefined;
+  /** What is added; undefined without `affine`. */
+  readonly bias: Tensor<"f32"> | undefined;
+  /** The last axes, over which is normalised. */
   readonly shape: Shape;
+  /** What is added to a variance before its root. */
   readonly epsilon: number;
 
   constructor(shape: number | Shape, options: LayerNormOptions = {}) {
     super();
+    signatures.layerNorm.check(arguments);
     const { epsilon = 1e-5, affine = true } = options;
     this.shape = typeof shape === "number" ? [shape] : [...shape];
     this.shape.forEach((length, axis) => requireLength("nn.layerNorm", `length of axis ${axis}`, length));
@@ -42,7 +51,9 @@ export class LayerNorm extends Module {
     this.bias = affine ? parameter(zeros(this.shape, fan)) : undefined;
   }
 
-  override forward(x: Tensor): Tensor {
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
+  override forward(x: Tensor): Tensor<"f32"> {
+    signatures.normalizeLayer.check(arguments);
     const first = x.rank - this.shape.length;
     if (first < 0 || !this.shape.every((length, i) => x.shape[first + i] === length)) {
       throw new ShapeError("nn.layerNorm", { got: formatShape(x.shape), need: `[..., ${this.shape.join(", ")}]` });
@@ -59,16 +70,18 @@ export class LayerNorm extends Module {
  * no sense.
  */
 export function layerNorm(shape: number | Shape, options: LayerNormOptions = {}): LayerNorm {
+  signatures.layerNorm.check(arguments);
   return new LayerNorm(shape, options);
 }
 
+/** What a batch norm is like. */
 export interface BatchNormOptions {
   /** Added to the variance. Default 1e-5. */
-  readonly epsilon?: number;
+  readonly epsilon?: number | undefined;
   /** Weight of the newest batch in the running statistics, above 0 and at most 1. Default 0.1. */
-  readonly momentum?: number;
+  readonly momentum?: number | undefined;
   /** Whether to scale and shift by parameters. Default true. */
-  readonly affine?: boolean;
+  readonly affine?: boolean | undefined;
 }
 
 /**
@@ -78,16 +91,24 @@ export interface BatchNormOptions {
  * Ioffe and Szegedy, Batch Normalization (2015).
  */
 export class BatchNorm extends Module {
-  readonly weight: Tensor | undefined;
-  readonly bias: Tensor | undefined;
-  readonly runningMean: Tensor;
-  readonly runningVariance: Tensor;
+  /** The factors; undefined without `affine`. */
+  readonly weight: Tensor<"f32"> | undefined;
+  /** What is added; undefined without `affine`. */
+  readonly bias: Tensor<"f32"> | undefined;
+  /** The mean that is used in evaluation. */
+  readonly runningMean: Tensor<"f32">;
+  /** The variance that is used in evaluation. */
+  readonly runningVariance: Tensor<"f32">;
+  /** The length of the last axis. */
   readonly features: number;
+  /** What is added to a variance before its root. */
   readonly epsilon: number;
+  /** The part of the old statistics that is kept in a step. */
   readonly momentum: number;
 
   constructor(features: number, options: BatchNormOptions = {}) {
     super();
+    signatures.batchNorm.check(arguments);
     const { epsilon = 1e-5, momentum = 0.1, affine = true } = options;
     requireLength("nn.batchNorm", "features", features);
     if (!(epsilon > 0)) {
@@ -107,7 +128,9 @@ export class BatchNorm extends Module {
     this.runningVariance = buffer(ones(shape, fan));
   }
 
-  override forward(x: Tensor): Tensor {
+  /** What the layer gives for x. Throws ShapeError where x does not fit, DTypeError where its dtype does not. */
+  override forward(x: Tensor): Tensor<"f32"> {
+    signatures.normalizeBatch.check(arguments);
     if (x.rank < 2 || x.shape[x.rank - 1] !== this.features) {
       throw new ShapeError("nn.batchNorm", {
         got: formatShape(x.shape),
@@ -120,14 +143,14 @@ export class BatchNorm extends Module {
     return this.weight === undefined ? normal : normal.mul(this.weight).add(this.bias!);
   }
 
-  #batchMean(x: Tensor): Tensor {
-    const mean = allReduce(x.sum(over(x)), { op: "mean", count: count(x) });
+  #batchMean(x: Tensor): Tensor<"f32"> {
+    const mean = allReduce(x.sum(over(x)) as Tensor<"f32">, { op: "mean", count: count(x) });
     this.#move(this.runningMean, mean);
     return mean;
   }
 
   /** Of differences from the mean of the whole batch, as E[x²] - E[x]² would lose what they have in common. */
-  #batchVariance(x: Tensor, centered: Tensor): Tensor {
+  #batchVariance(x: Tensor, centered: Tensor<"f32">): Tensor<"f32"> {
     const variance = allReduce(centered.square().sum(over(x)), { op: "mean", count: count(x) });
     const n = allReduce(count(x));
     this.#move(this.runningVariance, variance.mul(n.div(n.sub(1).maximum(1))));
@@ -145,7 +168,7 @@ function over(x: Tensor): { axis: number[] } {
 }
 
 /** Elements of each feature, an f32 scalar. */
-function count(x: Tensor): Tensor {
+function count(x: Tensor): Tensor<"f32"> {
   return full([], x.size / x.shape[x.rank - 1]!);
 }
 
@@ -153,5 +176,19 @@ function count(x: Tensor): Tensor {
  * Batch normalisation of the last axis, of so many features. Throws ArgumentError for numbers that make no sense.
  */
 export function batchNorm(features: number, options: BatchNormOptions = {}): BatchNorm {
+  signatures.batchNorm.check(arguments);
   return new BatchNorm(features, options);
 }
+
+const signatures = {
+  layerNorm: takes("nn.layerNorm", {
+    shape: either(number, shapeKind),
+    options: options<LayerNormOptions>({ epsilon: number, affine: boolean }),
+  }),
+  normalizeLayer: takes("nn.layerNorm", { x: tensorKind }),
+  batchNorm: takes("nn.batchNorm", {
+    features: number,
+    options: options<BatchNormOptions>({ epsilon: number, momentum: number, affine: boolean }),
+  }),
+  normalizeBatch: takes("nn.batchNorm", { x: tensorKind }),
+};

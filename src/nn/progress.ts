@@ -1,12 +1,9 @@
 /** Progress of a training run: a bar on a terminal, a line now and then elsewhere. */
-import { ArgumentError } from "../errors.ts";
 import { stderrIsTerminal, stderrLine } from "../host/host.ts";
 import type { Means } from "./history.ts";
 
 /** `auto` is a bar where standard error is a terminal, else lines. */
 export type ProgressStyle = "auto" | "bar" | "lines" | "none";
-
-const styles: readonly ProgressStyle[] = ["auto", "bar", "lines", "none"];
 
 /** Where an epoch stands. Loss and metrics are means over its batches so far. */
 export interface ProgressReport {
@@ -31,14 +28,7 @@ export interface Progress {
   stop(): void;
 }
 
-/** Throws ArgumentError for a style that does not exist. */
 export async function progress(style: ProgressStyle = "auto"): Promise<Progress> {
-  if (!styles.includes(style)) {
-    throw new ArgumentError("fit", {
-      got: `progress ${String(style)}`,
-      need: styles.map((name) => `"${name}"`).join(" or "),
-    });
-  }
   if (style === "none") return { update: () => {}, end: () => {}, stop: () => {} };
   return style === "bar" || (style === "auto" && stderrIsTerminal())
     ? await progressBar()

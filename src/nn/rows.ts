@@ -14,7 +14,7 @@ export interface RowOptions {
    * tokens). A row of weight 0 contributes nothing, forward or backward, whatever it holds: NaN, infinities or a label
    * outside the classes. Not negative.
    */
-  readonly weights?: Tensor;
+  readonly weights?: Tensor | undefined;
 }
 
 /** The rows that a loss or a metric averages over. */

@@ -5,17 +5,20 @@ import { defaultDevice } from "../devices/default.ts";
 import { errorOf, Listeners } from "../parallel/callbacks.ts";
 import { Evaluation } from "../parallel/evaluation.ts";
 import { Executor } from "../parallel/executor.ts";
-import { type Batch, type BatchOf, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
+import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
 import { Inference, requireRowsAtOnce } from "../parallel/inference.ts";
 import type { Program } from "../parallel/program.ts";
 import { requireDistinct } from "../parallel/distinct.ts";
 import type { Merged } from "../parallel/replicate.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
 import { GivenBatch } from "../parallel/uploads.ts";
+import { show } from "../signature/show.ts";
 import { tensor } from "../tensor/create.ts";
 import { currentSeed } from "../tensor/random.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { type BatchSource, batchesOf, describeEpoch, type FitOptions, recordOf, trainEpoch } from "./fit.ts";
+import { refusePromise } from "../tensor/trace.ts";
+import type { Batched, DefaultBatch, Fits, InputOf, TensorRecord } from "./batch-types.ts";
+import { batchesOf, describeEpoch, type FitOptions, recordOf, trainEpoch } from "./fit.ts";
 import type {
   DeviceEvent,
   DeviceJoined,
@@ -27,82 +30,38 @@ import type {
 } from "./history.ts";
 import { checkCounts, Loss, Metric, type Ratio } from "./loss.ts";
 import type { Module } from "./module.ts";
-import type { Optimizer } from "./optim/optimizer.ts";
 import { learningRateAt } from "./optim/rule.ts";
+import { foreignParameters, refuseForeignModules, refuseUntrained } from "./own-parts.ts";
 import { progress } from "./progress.ts";
+import { isSource, requireBatches, type RowsOptions, signatures, type TrainerOptions } from "./trainer-options.ts";
 
 export type { BatchOf } from "../parallel/host-batch.ts";
-export type { BatchEvent, BatchSource, FitOptions } from "./fit.ts";
-
-/** Tensors in records and lists, nested in any way. */
-export type TensorTree = Tensor | readonly TensorTree[] | { readonly [name: string]: TensorTree };
-
-/** A batch as the functions of a trainer see it. */
-export type TensorRecord = { readonly [name: string]: TensorTree };
-
-/** The fields that a trainer's functions find in a batch unless they say otherwise. */
-export type DefaultBatch = { readonly x: Tensor; readonly y: Tensor } & Readonly<Record<string, Tensor>>;
-
-export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
-  /** Default: `model.forward(batch.x)`. */
-  readonly forward?: (model: M, batch: B) => O;
-  readonly loss: (output: NoInfer<O>, batch: B) => Loss;
-  /** Reported beside the loss, by name. */
-  readonly metrics?: Readonly<Record<string, (output: NoInfer<O>, batch: B) => Ratio>>;
-  readonly optimizer: Optimizer;
-  /** Distinct devices; a batch is cut into a shard for each. Default: the default device. */
-  readonly devices?: readonly Device[];
-  /**
-   * Seed of everything random in the model, such as dropout, from 0 to 2^32 - 1. Default: that of
-   * `random.seed`.
-   */
-  readonly seed?: number;
-  /** Steps between checks that all devices hold the same bits; 0 for never. Default 100. */
-  readonly checkEvery?: number;
-  /**
-   * Cuts every batch into so many logical shards, whatever the devices, so that the weights have the same bits after
-   * training on any number of devices of one model and driver.
-   */
-  readonly deterministic?: { readonly shards: number };
-  /**
-   * How much of a batch each device gets: equal shares by default, in proportion to numbers above 0, or as measured.
-   * In deterministic mode whole logical shards are moved.
-   */
-  readonly capacities?: "auto" | readonly number[];
-  /** Parts that each device's rows are computed in, one after another, to save memory. Default 1. */
-  readonly microBatches?: number;
-  /** The gradient is scaled down to this global norm where it is longer. Default: no limit. */
-  readonly clipNorm?: number;
-  /** Milliseconds that a device may take to deliver a shard; then it counts as lost. Default: no limit. */
-  readonly stepTimeout?: number;
-  /**
-   * Steps between copies of the weights to the host, which remain when every device is lost; 0 for never. Default 1,
-   * and 10 for more than 16 MiB of weights on one device.
-   */
-  readonly snapshotEvery?: number;
-}
+export type { BatchSource, DefaultBatch, TensorRecord, TensorTree } from "./batch-types.ts";
+export type { BatchEvent, FitOptions } from "./fit.ts";
+export type { DeterministicOptions, RowsOptions, TrainerOptions } from "./trainer-options.ts";
 
 /** What a device holds, in bytes. */
 export interface DeviceMemory {
+  /** The name of the device. */
   readonly device: string;
+  /** Bytes of parameters. */
   readonly parameters: number;
   /** The optimizer's state. */
   readonly optimizer: number;
   /** All buffers in use, with those above and those of other work; and the most there ever were. */
   readonly live: number;
+  /** The most bytes in use at one time. */
   readonly peak: number;
   /** Kept for reuse. */
   readonly pooled: number;
 }
 
-interface EventListeners {
+/** Listeners of a trainer, by event. */
+export interface EventListeners {
+  /** A device was left out. */
   readonly deviceLost: Set<(event: DeviceLost) => void>;
+  /** A device was added. */
   readonly deviceJoined: Set<(event: DeviceJoined) => void>;
-}
-
-export interface RowsOptions {
-  /** At most so many rows are on the devices at one time. Default 4096. */
-  readonly rowsAtOnce?: number;
 }
 
 const defaultRowsAtOnce = 4096;
@@ -114,7 +73,9 @@ interface Engine {
   readonly inference: Inference;
 }
 
+/** Trains a model, and evaluates it, on one device or many: see `nn.trainer`. */
 export class Trainer<M extends Module, B extends TensorRecord, O> {
+  /** The model, whose tensors read as the weights after the last step. */
   readonly model: M;
   readonly #options: TrainerOptions<M, B, O>;
   readonly #forward: (batch: B) => O;
@@ -131,19 +92,20 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   #released = false;
 
   constructor(model: M, options: TrainerOptions<M, B, O>) {
+    signatures["nn.trainer"].check(arguments);
     if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
-    if (typeof options.loss !== "function") {
-      throw new ArgumentError("nn.trainer", {
-        got: `loss ${String(options.loss)}`,
-        need: "a function of output and batch",
-      });
-    }
+    model.modules(); // Refuses parts of the model that have no name.
     this.model = model;
     this.#options = options;
     const { forward } = options;
     // A model's own forward is called with what the batch holds; its types are the caller's to match.
     const own = (batch: B) => (model.forward as (x: Tensor) => O).call(model, fieldX(batch));
-    this.#forward = forward === undefined ? own : (batch) => forward(model, batch);
+    const run = forward === undefined ? own : (batch: B) => forward(model, batch);
+    this.#forward = (batch) => {
+      const output = requireOutput(run(batch));
+      refuseForeignModules();
+      return output;
+    };
   }
 
   /** All steps and epochs of `fit` so far, and all devices that were lost or have joined. */
@@ -160,6 +122,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     kind: K,
     listener: (event: Extract<DeviceEvent, { kind: K }>) => void,
   ): () => void {
+    this.#check("on", arguments);
     const listeners = this.#listeners[kind] as Set<typeof listener>;
     listeners.add(listener);
     return () => void listeners.delete(listener);
@@ -167,6 +130,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
 
   /** The devices in use: those that were given and added, without those that were lost. */
   async devices(): Promise<readonly Device[]> {
+    this.#check("devices", arguments);
     return (await this.#start("devices")).executor.fleet.devices;
   }
 
@@ -175,11 +139,13 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * in deterministic mode, of another model; with DeviceLostError for one that is lost.
    */
   async addDevice(device: Device): Promise<void> {
+    this.#check("addDevice", arguments);
     (await this.#start("addDevice")).executor.addDevice(device);
   }
 
   /** What each device in use holds. */
   async memory(): Promise<DeviceMemory[]> {
+    this.#check("memory", arguments);
     const { executor } = await this.#start("memory");
     return executor.fleet.devices.map((device) => {
       const { liveBytes, peakBytes, pooledBytes } = device.stats();
@@ -198,6 +164,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * different whenever a single element differs. Of the version that `evaluate` would see.
    */
   async checksum(): Promise<string> {
+    this.#check("checksum", arguments);
     const { executor } = await this.#start("checksum");
     return this.#told(await executor.checksum());
   }
@@ -207,13 +174,17 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * tensor's `data` is not copied: it is not to be written to before the call is done), after all steps asked for before,
    * whatever became of them; afterwards the model's tensors read as the new weights. Rejects with
    * ShapeError for a batch whose fields differ in their rows, DecompositionError for a loss that is not a sum
-   * over rows, NonFiniteLossError for a loss that is NaN or infinite and NonFiniteGradientError for such a gradient (the
+   * over rows, ArgumentError for a function that fails for a field that is not in the batch and for parameters that the forward
+   * pass uses and that are not found in the model, NonFiniteLossError for a loss that is NaN or infinite (with the label that makes it so, where one is
+   * outside the classes) and NonFiniteGradientError for such a gradient (the
    * weights and the optimizer's state stay as they were before the step), ReplicaMismatchError
    * when devices disagree, AllDevicesLostError when no device is left (the model then has the last weights that the
    * host knows). This and all other calls reject with StateError after `release`.
    */
-  async step(batch: BatchOf<B>): Promise<StepRecord> {
-    const given = new GivenBatch("train", batch as Batch);
+  async step(batch: InputOf<B>): Promise<StepRecord> {
+    this.#check("step", arguments);
+    const data: unknown = batch; // The type of a batch of any nesting is too deep to be narrowed.
+    const given = new GivenBatch("train", data as Batch);
     const { executor } = await this.#start("step");
     return this.#told(recordOf(await executor.step(given)));
   }
@@ -225,31 +196,30 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * is). Whatever ends it, the steps that are done are in `history`, those under way included. Rejects with StateError while
    * another `fit` of this trainer runs.
    */
-  async fit(source: BatchSource<B>, options: FitOptions<B> = {}): Promise<History> {
-    const { epochs = 1 } = options;
+  async fit<G, V = InputOf<B>>(
+    source: Batched<G> & Fits<G, InputOf<B>>,
+    options: FitOptions<B, InputOf<B> | (Batched<V> & Fits<V, InputOf<B>>)> = {},
+  ): Promise<History> {
+    this.#check("fit", arguments);
+    const given: FitOptions<unknown, unknown> = options;
+    const { epochs = 1, validation } = given;
     if (!Number.isSafeInteger(epochs) || epochs < 0) {
       throw new ArgumentError("fit", { got: `epochs ${epochs}`, need: "an integer of at least 0" });
     }
-    if (!isSource(source)) {
-      throw new ArgumentError("fit", {
-        got: String(source),
-        need: "batches to iterate over, as of data.batches",
-      });
-    }
+    if (validation !== undefined) requireBatches("fit", validation);
     if (this.#fitting) {
       throw new StateError("fit", { got: "a second fit of a trainer while one runs", need: "await the first, or another trainer" });
     }
     this.#fitting = true;
     try {
-      return await this.#fit(source, epochs, options);
+      return await this.#fit(source, epochs, given);
     } finally {
       this.#fitting = false;
     }
   }
 
-  async #fit(source: BatchSource<B>, epochs: number, options: FitOptions<B>): Promise<History> {
-    const { signal, onBatch, onEpoch } = options;
-    const validation: unknown = options.validation;
+  async #fit(source: Batched<unknown>, epochs: number, options: FitOptions<unknown, unknown>): Promise<History> {
+    const { signal, onBatch, onEpoch, validation } = options;
     const { executor } = await this.#start("fit");
     const view = await progress(options.progress);
     const history = this.#history;
@@ -290,9 +260,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * set, weighted by what counts in each. All of it sees one version of weights and buffers: that after the steps asked for
    * before the call, those that `fit` has enqueued included (in `onBatch`, the step after the one that is told of may be one
    * of them). Steps asked for later wait; where the source keeps them waiting, they go on, and the version stays on the host.
+   * A loss that is NaN is given as it is, but for one that a label outside the classes makes so: then this rejects with
+   * NonFiniteLossError.
    */
-  async evaluate(data: BatchSource<B> | BatchOf<B>, options: RowsOptions = {}): Promise<EvaluationRecord> {
-    return this.#told(await this.#evaluate("evaluate", data, readRowsAtOnce("evaluate", options)));
+  async evaluate<G = InputOf<B>>(data: InputOf<B> | (Batched<G> & Fits<G, InputOf<B>>), options: RowsOptions = {}): Promise<EvaluationRecord> {
+    this.#check("evaluate", arguments);
+    return this.#told(await this.#evaluate("evaluate", data, rowsAtOnceOf("evaluate", options)));
   }
 
   async #evaluate(op: string, data: unknown, rowsAtOnce = defaultRowsAtOnce): Promise<EvaluationRecord> {
@@ -318,11 +291,12 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * `evaluate`. `data` is a batch, or its field `x` alone; only the fields that `forward` uses are needed.
    */
   async predict(
-    data: Tensor | HostTensor | Partial<BatchOf<B>>,
+    data: Tensor | HostTensor | Partial<InputOf<B>>,
     options: RowsOptions = {},
   ): Promise<Merged<O>> {
-    const rowsAtOnce = readRowsAtOnce("predict", options);
-    const given: unknown = data; // The type of a batch of any nesting is too deep to be narrowed.
+    this.#check("predict", arguments);
+    const rowsAtOnce = rowsAtOnceOf("predict", options);
+    const given: unknown = data;
     const batch = new GivenBatch("predict", (isTensor(given) || isHostTensor(given) ? { x: given } : given) as Batch);
     const { executor, inference } = await this.#start("predict");
     return this.#told(await executor.between(async () => {
@@ -335,6 +309,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
    * used any more: all calls reject with StateError, and a `fit` that runs ends with one at its next batch. Idempotent.
    */
   async release(): Promise<void> {
+    signatures.release.check(arguments);
     this.#released = true;
     const engine = await this.#engine?.catch(() => undefined);
     if (engine === undefined) return;
@@ -348,10 +323,19 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
     return result;
   }
 
+  /** Throws StateError after `release`, whatever else there is to be said of a call. */
+  #requireOpen(op: string): void {
+    if (!this.#released) return;
+    throw new StateError(op, { got: "a trainer that was released", need: "a new one: the model keeps its weights" });
+  }
+
+  #check(op: Exclude<keyof typeof signatures, "nn.trainer">, args: ArrayLike<unknown>): void {
+    this.#requireOpen(op);
+    signatures[op].check(args);
+  }
+
   async #start(op: string): Promise<Engine> {
-    if (this.#released) {
-      throw new StateError(op, { got: "a trainer that was released", need: "a new one: the model keeps its weights" });
-    }
+    this.#requireOpen(op);
     if (this.#engine === undefined) {
       this.#engine = this.#open();
       // A failure is reported to this caller; the next one tries again.
@@ -394,17 +378,21 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   #score(batch: B, parameters: readonly Tensor[]) {
     const { loss, metrics = {} } = this.#options;
     const output = this.#forward(batch);
+    const foreign = foreignParameters(parameters);
     const value: unknown = loss(output, batch);
+    refusePromise("nn.trainer", value);
     if (!(value instanceof Loss)) {
       throw notDecomposable("a loss", value, "nn.crossEntropy, nn.mse or nn.loss({ sum, count })");
     }
     checkCounts(value, parameters);
     const scored = Object.entries(metrics).map(([name, metric]) => {
       const ratio: unknown = metric(output, batch);
+      refusePromise("nn.trainer", ratio);
       if (ratio instanceof Metric) return [name, ratio] as const;
-      if (ratio instanceof Loss) return [name, new Metric(ratio)] as const;
+      if (isRatio(ratio)) return [name, new Metric({ sum: ratio.sum, count: ratio.count })] as const;
       throw notDecomposable(`a metric ${name}`, ratio, "nn.accuracy or nn.metric({ sum, count })");
     });
+    refuseUntrained(value, foreign);
     return { loss: value, metrics: Object.fromEntries(scored) };
   }
 
@@ -421,7 +409,8 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
  * become what they would be on one device. `loss` gives a sum and a count, as all losses of nn do, so that
  * this is exact for masks, weights and any number of rows.
  *
- * Throws DeviceError for a device listed twice, ArgumentError for an empty list of devices.
+ * Throws DeviceError for a device listed twice, ArgumentError for an empty list of devices and for a model with parts in a Map,
+ * a Set or an object of another class.
  */
 export function trainer<
   M extends Module,
@@ -431,6 +420,7 @@ export function trainer<
   model: M,
   options: TrainerOptions<M, B, O>,
 ): Trainer<M, B, O> {
+  signatures["nn.trainer"].check(arguments);
   return new Trainer(model, options);
 }
 
@@ -438,28 +428,38 @@ function fieldX(batch: TensorRecord): Tensor {
   const { x } = batch;
   if (isTensor(x)) return x;
   throw new ArgumentError("nn.trainer", {
-    got: `a batch with the fields ${Object.keys(batch).join(", ")}`,
+    got: isTensor(batch) ? "a Tensor as the batch" : `a batch with the fields ${Object.keys(batch).join(", ")}`,
     need:
       "a field x, or a forward that says what the model takes: forward: (model, batch) => model.forward(batch.name)",
   });
 }
 
+/** A loss of one term too; one of several says so itself. */
+function isRatio(value: unknown): value is Ratio {
+  if (value instanceof Loss) return true;
+  if (typeof value !== "object" || value === null) return false;
+  const { sum, count } = value as Partial<Ratio>;
+  return isTensor(sum) && isTensor(count);
+}
+
+/** Throws for what cannot be the output of a model: nothing, say, as of a forward without a return. */
+function requireOutput<O>(output: O): O {
+  refusePromise("nn.trainer", output);
+  if (typeof output === "object" && output !== null) return output;
+  throw new ArgumentError("nn.trainer", {
+    got: `a forward that returns ${show(output)}`,
+    need: "a Tensor, or Tensors in records and lists",
+  });
+}
+
 function notDecomposable(what: string, value: unknown, example: string): DecompositionError {
   return new DecompositionError("nn.trainer", {
-    got: `${what} that is ${
-      isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : String(value)
-    }`,
+    got: `${what} that is ${isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : show(value)}`,
     need: `the sum over rows and the count it is divided by, so that shards add up: ${example}`,
   });
 }
 
-function isSource(data: unknown): data is Iterable<unknown> | AsyncIterable<unknown> {
-  if (typeof data !== "object" || data === null) return false;
-  return Symbol.iterator in data || Symbol.asyncIterator in data;
-}
-
-function readRowsAtOnce(op: string, { rowsAtOnce = defaultRowsAtOnce }: RowsOptions): number {
+function rowsAtOnceOf(op: string, { rowsAtOnce = defaultRowsAtOnce }: RowsOptions): number {
   requireRowsAtOnce(op, rowsAtOnce);
   return rowsAtOnce;
 }
-

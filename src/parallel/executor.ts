@@ -13,6 +13,7 @@ import { foldedStep } from "./folded-step.ts";
 import { Held } from "./held.ts";
 import type { Batch } from "./host-batch.ts";
 import { Judge, type Judged } from "./judge.ts";
+import { wrongLabel } from "./label-ranges.ts";
 import { Placement, type PlacementOptions } from "./placement.ts";
 import { type Checked, judgeProgram, type Program } from "./program.ts";
 import { Replicas } from "./replicas.ts";
@@ -117,9 +118,6 @@ export class Executor {
     const { checkEvery, seed, devices, stepTimeout, snapshotEvery = 0, clipNorm } = options;
     requireWhole("checkEvery", checkEvery);
     requireWhole("snapshotEvery", snapshotEvery);
-    if (stepTimeout !== undefined && !(stepTimeout > 0 && stepTimeout < 2 ** 31)) {
-      throw new ArgumentError(op, { got: `stepTimeout ${stepTimeout}`, need: "milliseconds, more than 0" });
-    }
     if (clipNorm !== undefined && !(clipNorm > 0 && clipNorm < Infinity)) {
       throw new ArgumentError(op, { got: `clipNorm ${clipNorm}`, need: "a finite number above 0" });
     }
@@ -136,7 +134,7 @@ export class Executor {
       onEvent: (event) => options.onEvent?.(event),
     });
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
-    this.#judge = new Judge(op, this.replicas, options.names);
+    this.#judge = new Judge(op, this.replicas, options.names, (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }));
     this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({

@@ -4,6 +4,7 @@ import type { Device } from "../devices/device.ts";
 import { PlanFamily } from "../devices/family.ts";
 import {
   AllDevicesLostError,
+  ArgumentError,
   DeviceError,
   DeviceLostError,
   KernelCompileError,
@@ -17,14 +18,17 @@ export type Phase = "upload" | "compute" | "update" | "between steps";
 
 /** A device that failed and is not used any more. */
 export interface DeviceLost {
+  /** What happened. */
   readonly kind: "deviceLost";
   /** The step in progress, or the one that was to begin; 0 outside of training. */
   readonly step: number;
+  /** The name of the device. */
   readonly device: string;
   /** `timeout`: it did not deliver within `stepTimeout`. `failed`: a command or a read was refused. */
   readonly reason: "lost" | "out of memory" | "timeout" | "failed";
   /** What the device said. */
   readonly message: string;
+  /** What it was doing. */
   readonly phase: Phase;
   /** Shards that it had not delivered, and that other devices computed instead. */
   readonly shardsMoved: number;
@@ -34,11 +38,15 @@ export interface DeviceLost {
 
 /** A device that takes part from this step on. */
 export interface DeviceJoined {
+  /** What happened. */
   readonly kind: "deviceJoined";
+  /** The first step in which it takes part. */
   readonly step: number;
+  /** The name of the device. */
   readonly device: string;
 }
 
+/** What happened to the devices of a trainer. */
 export type DeviceEvent = DeviceLost | DeviceJoined;
 
 /** A piece of work and the device that is to do it. */
@@ -78,12 +86,17 @@ export class Fleet {
   readonly #phases = new Map<Device, Phase>();
   readonly #timedOut = new Set<Device>();
 
-  /** Throws ArgumentError for no devices, DeviceError for one listed twice. */
+  /** Throws ArgumentError for no devices or a time that will not do, DeviceError for a device listed twice. */
   constructor(op: string, options: FleetOptions) {
-    requireDistinct(op, options.devices);
+    const { devices, stepTimeout } = options;
+    requireDistinct(op, devices);
+    // Timers take longer times for none.
+    if (stepTimeout !== undefined && !(stepTimeout > 0 && stepTimeout < 2 ** 31)) {
+      throw new ArgumentError(op, { got: `stepTimeout ${stepTimeout}`, need: "milliseconds, more than 0 and less than 2^31" });
+    }
     this.#op = op;
     this.#options = options;
-    this.#devices = [...options.devices];
+    this.#devices = [...devices];
   }
 
   /** The devices in use, in order. */

@@ -1,15 +1,21 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape } from "../graph/shape.ts";
+import { options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { concat } from "../tensor/create.ts";
+import { device, trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
-import { type AxisOptions, batchAxes } from "./scatter.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
+import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 
+/** How shards are joined. */
 export interface GatherOptions extends AxisOptions {
   /** Where the result shall be. Default: the device of the first shard. */
   readonly device?: Device;
 }
+
+const signature = takes("parallel.gather", { shards: trees, options: options<GatherOptions>({ ...alongAxis, device }) });
 
 /**
  * Joins shards along their batch axis, in order: the inverse of `scatter` with the same options. Of what is
@@ -18,8 +24,9 @@ export interface GatherOptions extends AxisOptions {
  * Throws ArgumentError for no shards or shards of other forms, ShapeError and DTypeError for leaves that do
  * not fit together.
  */
-export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TreeOf<T, Tensor> {
-  const op = "parallel.gather";
+export function gather<T extends Tree>(shards: readonly T[], options: GatherOptions = {}): TensorsOf<T> {
+  signature.check(arguments);
+  const { op } = signature;
   const flats = sameForm(op, shards);
   const first = flats[0]!;
   const axes = batchAxes(op, first, options);
@@ -31,7 +38,7 @@ export function gather<T extends Tree>(shards: readonly T[], options: GatherOpti
     const parts = flats.map((flat) => flat.leaves[i]!);
     checkParts(op, first.paths[i]!, parts, axis);
     return concat(parts.map(here), { axis });
-  })) as TreeOf<T, Tensor>;
+  })) as TensorsOf<T>;
 }
 
 /** Trees taken apart. Throws ArgumentError unless there is at least one and all are of one form. */

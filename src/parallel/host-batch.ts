@@ -2,9 +2,11 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isDType } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
+import { show } from "../signature/show.ts";
 import { toWords, type Words } from "../graph/words.ts";
 import type { Modes } from "../tensor/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { deepest } from "../tensor/tree.ts";
 
 /** Typed arrays that can hold a batch's elements. */
 export type HostData =
@@ -23,8 +25,11 @@ export type HostData =
  * uploaded.
  */
 export interface HostTensor {
+  /** The values, in order. */
   readonly data: HostData;
+  /** Rows first. */
   readonly shape: Shape;
+  /** What the values are. */
   readonly dtype: DType;
   /** Factor for f32 values, as 1/255 for the bytes of an image. Default 1. */
   readonly scale?: number;
@@ -38,6 +43,8 @@ export type BatchOf<T> = T extends Tensor ? Tensor | HostTensor : { readonly [K 
 
 /** A batch taken apart: its tensors in order, and the way back to its structure. */
 export interface Fields {
+  /** What it was given to, for messages. */
+  readonly op: string;
   readonly paths: readonly string[];
   readonly leaves: readonly (Tensor | HostTensor)[];
   /** Rows of the batch. */
@@ -57,7 +64,12 @@ export function isHostTensor(x: unknown): x is HostTensor {
   if (typeof x !== "object" || x === null || !("data" in x) || !("shape" in x) || !("dtype" in x)) {
     return false;
   }
-  return ArrayBuffer.isView(x.data) && Array.isArray(x.shape) && isDType(x.dtype);
+  return isHostData(x.data) && Array.isArray(x.shape) && isDType(x.dtype);
+}
+
+/** Whether it is a typed array of what an element may be: of no 64-bit integers. */
+export function isHostData(x: unknown): x is HostData {
+  return ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigInt64Array) && !(x instanceof BigUint64Array);
 }
 
 /** Whether a leaf has a row for each sample: all but scalars do. */
@@ -81,7 +93,7 @@ export function fieldsOf(op: string, batch: Batch): Fields {
     leaves.map((leaf) => `|${leaf.dtype}[${isBatched(leaf) ? ["rows", ...leaf.shape.slice(1)] : ""}]`).join(
       "",
     );
-  return { paths, leaves, rows, signature, rebuild: (others) => structure.rebuild(others) };
+  return { op, paths, leaves, rows, signature, rebuild: (others) => structure.rebuild(others) };
 }
 
 interface Structure {
@@ -95,7 +107,11 @@ function collect(
   path: string,
   paths: string[],
   leaves: (Tensor | HostTensor)[],
+  depth = 0,
 ): Structure {
+  if (depth > deepest) {
+    throw new ArgumentError(op, { got: `a batch nested more than ${deepest} deep, or that contains itself`, need: "another one" });
+  }
   if (isTensor(x) || isHostTensor(x)) {
     const index = leaves.length;
     paths.push(path === "" ? "the batch" : path);
@@ -103,15 +119,15 @@ function collect(
     return { text: "*", rebuild: (others) => others[index] };
   }
   if (Array.isArray(x)) {
-    const parts = (x as readonly Batch[]).map((part, i) => collect(op, part, `${path}[${i}]`, paths, leaves));
+    const parts = Array.from(x as readonly Batch[], (part, i) => collect(op, part, `${path}[${i}]`, paths, leaves, depth + 1));
     return {
       text: `[${parts.map((part) => part.text)}]`,
       rebuild: (others) => parts.map((part) => part.rebuild(others)),
     };
   }
-  if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x)) {
+  if (typeof x === "object" && x !== null && !ArrayBuffer.isView(x) && !(Symbol.iterator in x)) {
     const parts = Object.entries(x as { readonly [name: string]: Batch }).map(([name, part]) => {
-      return [name, collect(op, part, path === "" ? name : `${path}.${name}`, paths, leaves)] as const;
+      return [name, collect(op, part, path === "" ? name : `${path}.${name}`, paths, leaves, depth + 1)] as const;
     });
     return {
       text: `{${parts.map(([name, part]) => `${JSON.stringify(name)}:${part.text}`)}}`,
@@ -119,7 +135,7 @@ function collect(
     };
   }
   throw new ArgumentError(op, {
-    got: `${ArrayBuffer.isView(x) ? "a typed array" : String(x)} as ${path === "" ? "the batch" : path}`,
+    got: `${show(x)} as ${path === "" ? "the batch" : path}`,
     need:
       "tensors, or host tensors { data, shape, dtype }, in records and arrays: tensor(data) or data.batches make them",
   });

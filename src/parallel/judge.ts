@@ -1,6 +1,7 @@
 /** Whether a step is taken or refused: by its loss, and by what is found of its gradient. */
 import { NonFiniteLossError } from "../errors.ts";
 import { faultyParameter, gradientError } from "./faults.ts";
+import type { Reason } from "./label-ranges.ts";
 import type { Replicas } from "./replicas.ts";
 import { counted, isFiniteLoss, lossOf, readScores, type Scores } from "./scores.ts";
 import type { Step } from "./step.ts";
@@ -16,13 +17,15 @@ export class Judge {
   readonly #op: string;
   readonly #replicas: Replicas;
   readonly #names: readonly string[] | undefined;
+  readonly #reason: (step: Step) => Reason | undefined;
   #failure: NonFiniteLossError | undefined;
 
-  /** `names` are those of the parameters, for messages. */
-  constructor(op: string, replicas: Replicas, names: readonly string[] | undefined) {
+  /** `names` are those of the parameters, for messages; `reason` says why a loss is not finite, where that is known. */
+  constructor(op: string, replicas: Replicas, names: readonly string[] | undefined, reason: (step: Step) => Reason | undefined) {
     this.#op = op;
     this.#replicas = replicas;
     this.#names = names;
+    this.#reason = reason;
   }
 
   /** Whether a step was refused, so that those behind it are, until `recovered`. */
@@ -49,9 +52,12 @@ export class Judge {
     const scores = readScores(step.layout, numbers);
     if (!isFiniteLoss(scores)) {
       const groups = scores.groups.map(({ sum, count }) => `sum ${sum} and count ${count}`).join(", ");
+      const reason = this.#reason(step);
       throw this.#failure = new NonFiniteLossError(this.#op, {
-        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${groups}`,
-        need: "a finite loss (the weights are those of before the step): look at the batch and the learning rate",
+        got: `a loss of ${lossOf(scores)} at step ${step.number}, with ${reason?.got ?? groups}`,
+        need: reason === undefined
+          ? "a finite loss (the weights are those of before the step): look at the batch and the learning rate"
+          : `${reason.need} (the weights are those of before the step)`,
       });
     }
     const parameter = faults === undefined ? undefined : faultyParameter(this.#replicas, faults);

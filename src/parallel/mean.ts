@@ -1,16 +1,31 @@
 /** A mean over the rows of a batch that is declared as one, so that shards of the batch combine exactly. */
 import { DTypeError, ShapeError } from "../errors.ts";
 import { formatShape } from "../graph/shape.ts";
+import { options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { full } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";
+
+/** How rows count in a mean. */
+export interface MeanOptions {
+  /** How much each row counts, of shape [rows]; 0 for one that does not, whatever it holds. By default each counts 1. */
+  readonly weights?: Tensor;
+}
+
+const signature = takes("parallel.mean", { x: tensorKind, options: options<MeanOptions>({ weights: tensorKind }) });
+const ofRowMean = takes("parallel.RowMean", { sum: tensorKind, count: tensorKind });
 
 /** The sum over a shard's rows and what it is to be divided by, in an output of a replicated function. */
 export class RowMean {
+  /** The sum over rows that count. */
   readonly sum: Tensor;
+  /** How many count, or the sum of their weights. */
   readonly count: Tensor;
 
+  /** `sum` over axis 0, and the f32 scalar that the sums of all shards are divided by the total of. */
   constructor(sum: Tensor, count: Tensor) {
+    ofRowMean.check(arguments);
     this.sum = sum;
     this.count = count;
   }
@@ -21,7 +36,8 @@ export class RowMean {
  * with `weights` [rows] the weighted mean, to which a row of weight 0 contributes nothing, whatever it holds.
  * Throws ShapeError when the shapes do not fit, DTypeError unless `x` is f32.
  */
-export function mean(x: Tensor, options: { readonly weights?: Tensor } = {}): RowMean {
+export function mean(x: Tensor, options: MeanOptions = {}): RowMean {
+  signature.check(arguments);
   const { weights } = options;
   if (x.rank === 0) throw new ShapeError("parallel.mean", { got: "a scalar", need: "rows on axis 0" });
   if (x.dtype !== "f32") {

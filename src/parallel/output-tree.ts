@@ -3,6 +3,7 @@ import { ArgumentError } from "../errors.ts";
 import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Shape } from "../graph/shape.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
+import { deepest } from "../tensor/tree.ts";
 import { RowMean } from "./mean.ts";
 
 /** An output of the whole batch, in host memory. */
@@ -30,7 +31,8 @@ export function outputTree(op: string, output: unknown): OutputTree {
     paths.push(path === "" ? "of the function" : path);
     return leaves.push(leaf) - 1;
   };
-  const collect = (x: unknown, path: string): Rebuild => {
+  const collect = (x: unknown, path: string, depth = 0): Rebuild => {
+    if (depth > deepest) throw new ArgumentError(op, { got: `an output nested more than ${deepest} deep, or that contains itself`, need: "another one" });
     if (isTensor(x)) {
       const index = add(path, x);
       return (outputs, make) => make(outputs[index]!);
@@ -41,12 +43,12 @@ export function outputTree(op: string, output: unknown): OutputTree {
       return (outputs, make) => make(quotient(outputs[sum]!, outputs[count]!));
     }
     if (Array.isArray(x)) {
-      const parts = x.map((part, i) => collect(part, `${path}[${i}]`));
+      const parts = Array.from(x, (part, i) => collect(part, `${path}[${i}]`, depth + 1));
       return (outputs, make) => parts.map((part) => part(outputs, make));
     }
     if (typeof x === "object" && x !== null) {
       const parts = Object.entries(x).map(([name, part]) =>
-        [name, collect(part, path === "" ? name : `${path}.${name}`)] as const
+        [name, collect(part, path === "" ? name : `${path}.${name}`, depth + 1)] as const
       );
       return (outputs, make) => Object.fromEntries(parts.map(([name, part]) => [name, part(outputs, make)]));
     }

@@ -4,13 +4,13 @@ import { ArgumentError, DeviceError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
 import { Capacities } from "./capacities.ts";
 import type { Placed } from "./fleet.ts";
-import { shardOffsets, shardSizes } from "./shard-sizes.ts";
+import { mostShards, shardOffsets, shardSizes } from "./shard-sizes.ts";
 import type { Shard } from "./uploads.ts";
 
 export interface PlacementOptions {
-  /** The batch is cut into so many logical shards, whatever the devices. */
+  /** The batch is cut into so many logical shards, 1 to 65,536, whatever the devices. */
   readonly deterministic?: { readonly shards: number } | undefined;
-  /** Parts that each device's rows are cut into, computed one after another. Default 1. */
+  /** Parts that each device's rows are cut into, computed one after another: 1 to 65,536. Default 1. */
   readonly microBatches?: number | undefined;
   /** How much of a batch each device gets: equal shares by default, in proportion to numbers, or as measured. */
   readonly capacities?: "auto" | readonly number[] | undefined;
@@ -101,6 +101,6 @@ function shardsOf(sizes: readonly number[], deviceOf: (i: number) => Device): Pl
 }
 
 function requireCount(op: string, name: string, count: number): void {
-  if (Number.isSafeInteger(count) && count >= 1) return;
-  throw new ArgumentError(op, { got: `${name} ${count}`, need: "a whole number of at least 1" });
+  if (Number.isInteger(count) && count >= 1 && count <= mostShards) return;
+  throw new ArgumentError(op, { got: `${name} ${count}`, need: `a whole number from 1 to ${mostShards}` });
 }

@@ -1,15 +1,33 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
+import { listOf, number, oneOf, required } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { tensor } from "../tensor/create.ts";
+import { trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Tree, TreeOf } from "../tensor/tree.ts";
+import type { TensorsOf, Tree } from "../tensor/tree.ts";
 import { sameForm } from "./gather.ts";
 
 /** A weighted mean, or a sum. */
 export type ReduceOptions =
-  | { readonly weights: readonly number[]; readonly op?: "mean" }
-  | { readonly op: "sum"; readonly weights?: undefined };
+  | {
+    /** One for each shard, finite and at least 0. */
+    readonly weights: readonly number[];
+    /** Default "mean", where there are weights. */
+    readonly op?: "mean";
+  }
+  | {
+    /** To add up. */
+    readonly op: "sum";
+    /** None. */
+    readonly weights?: undefined;
+  };
+
+const signature = takes("parallel.reduce", {
+  shards: trees,
+  options: required<{ op?: ReduceOptions["op"]; weights?: ReduceOptions["weights"] }>([], { op: oneOf("mean", "sum"), weights: listOf(number, "a number for each shard") }),
+});
 
 /**
  * Combines shards on the host, element by element and in their order: sum(w_i * x_i) / sum(w_i) with
@@ -24,11 +42,12 @@ export type ReduceOptions =
 export async function reduce<T extends Tree>(
   shards: readonly T[],
   options: ReduceOptions,
-): Promise<TreeOf<T, Tensor>> {
-  const op = "parallel.reduce";
+): Promise<TensorsOf<T>> {
+  signature.check(arguments);
+  const { op } = signature;
   const flats = sameForm(op, shards);
   const weights = options.weights === undefined ? undefined : readWeights(op, options.weights, shards.length);
-  if (weights === undefined && options.op !== "sum") {
+  if ((weights === undefined) !== (options.op === "sum")) {
     throw new ArgumentError(op, {
       got: JSON.stringify(options),
       need: '{ weights } with one number for each shard, or { op: "sum" }',
@@ -38,7 +57,7 @@ export async function reduce<T extends Tree>(
   const leaves = await Promise.all(first.leaves.map((_, i) => {
     return reduceLeaf(op, first.paths[i]!, flats.map((flat) => flat.leaves[i]!), weights);
   }));
-  return first.rebuild(leaves) as TreeOf<T, Tensor>;
+  return first.rebuild(leaves) as TensorsOf<T>;
 }
 
 async function reduceLeaf(

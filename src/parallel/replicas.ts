@@ -11,6 +11,7 @@ import { reserve, type Spare } from "../tensor/storage.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
+import { flats } from "./flats.ts";
 import { firstScalars, type State, type UpdateRule } from "./update.ts";
 
 /** Buffers to give back when the replicas are garbage-collected. */
@@ -166,6 +167,7 @@ export class Replicas {
       const buffer = device.alloc(Math.max(4, 4 * this.length));
       device.write(buffer, values);
       this.#flat ??= fromHost(values, [this.length], "f32");
+      flats.add(this.#flat);
       this.#show(buffer);
     });
     this.#parameters.forEach((parameter, i) => {

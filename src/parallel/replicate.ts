@@ -1,6 +1,9 @@
 import type { Device } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
+import { callable, listOf, number, options } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { tensor } from "../tensor/create.ts";
+import { devices, tree } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Listeners } from "./callbacks.ts";
 import { type DeviceLost, Fleet } from "./fleet.ts";
@@ -15,8 +18,9 @@ import { requireSeed } from "./uploads.ts";
 export type Output = Tensor | RowMean | readonly Output[] | { readonly [name: string]: Output };
 
 /** The outputs of the whole batch: declared means have become tensors. */
-export type Merged<O> = O extends Tensor | RowMean ? Tensor : { readonly [K in keyof O]: Merged<O[K]> };
+export type Merged<O> = O extends Tensor<infer D> ? Tensor<D> : O extends RowMean ? Tensor<"f32"> : { readonly [K in keyof O]: Merged<O[K]> };
 
+/** How a function is run on several devices. */
 export interface ReplicateOptions {
   /**
    * At most so many rows are on the devices at one time; a longer batch goes through in parts. Default: all.
@@ -26,7 +30,7 @@ export interface ReplicateOptions {
   readonly seed?: number;
   /** How much of a batch each device gets: equal shares by default, or in proportion to these numbers. */
   readonly capacities?: readonly number[];
-  /** Milliseconds that a device may take to deliver its rows; then it counts as lost. Default: no limit. */
+  /** Milliseconds, below 2^31, that a device may take to deliver its rows; then it counts as lost. Default: no limit. */
   readonly stepTimeout?: number;
   /**
    * Told once of a device that failed, and whose rows the others computed; what it throws, the call rejects with when it is
@@ -34,6 +38,19 @@ export interface ReplicateOptions {
    */
   readonly onDeviceLost?: (event: DeviceLost) => void;
 }
+
+const signature = takes("parallel.replicate", {
+  fn: callable,
+  devices,
+  options: options<ReplicateOptions>({
+    rowsAtOnce: number,
+    seed: number,
+    capacities: listOf(number, "a number for each device"),
+    stepTimeout: number,
+    onDeviceLost: callable,
+  }),
+});
+const ofReplicated = takes("parallel.replicate", { batch: tree });
 
 /**
  * `fn` as a function that runs on all `devices` at once: a batch, a tree of tensors (on a device or on the
@@ -53,7 +70,8 @@ export function replicate<T = Tensor, O = Output>(
   devices: readonly Device[],
   options: ReplicateOptions = {},
 ): (batch: BatchOf<T>) => Promise<Merged<O>> {
-  const op = "parallel.replicate";
+  signature.check(arguments);
+  const { op } = signature;
   const { rowsAtOnce = Infinity, seed = 0, capacities, stepTimeout, onDeviceLost = say } = options;
   const heard = new Listeners(op);
   const fleet = new Fleet(op, {
@@ -65,7 +83,9 @@ export function replicate<T = Tensor, O = Output>(
   requireSeed(op, seed);
   const placement = new Placement(op, devices, { capacities });
   const inference = new Inference(op, fn as (batch: unknown) => unknown, { fleet, placement, seed });
-  return async (batch) => {
+  return async (...given) => {
+    ofReplicated.check(given);
+    const [batch] = given;
     const make = ({ values, shape, dtype }: HostOutput) => tensor(values, { shape, dtype });
     const result = await inference.run(batch as Batch, make, { rowsAtOnce }) as Merged<O>;
     heard.raise(result);

@@ -1,11 +1,14 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { Device } from "../devices/device.ts";
 import { formatShape, resolveAxis } from "../graph/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type Tree, type TreeOf } from "../tensor/tree.ts";
+import { type Fields, listOf, number, options, string } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
+import { axis, devices, tree } from "../tensor/kinds.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
 import { requireDistinct } from "./distinct.ts";
-import { type Capacities, shardOffsets, shardSizes } from "./shard-sizes.ts";
+import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 
+/** Along which axis. */
 export interface AxisOptions {
   /** The batch axis of every leaf. Default 0. */
   readonly axis?: number;
@@ -16,7 +19,23 @@ export interface AxisOptions {
   readonly replicated?: readonly string[];
 }
 
-export interface ScatterOptions extends AxisOptions, Partial<Capacities> {}
+/** How a tensor is scattered. */
+export interface ScatterOptions extends AxisOptions {
+  /** How much each device gets, in proportion to these numbers. By default equal shares. */
+  readonly capacities?: readonly number[];
+}
+
+/** What `AxisOptions` are. */
+export const alongAxis: Fields<AxisOptions> = {
+  axis,
+  replicated: listOf(string, 'a list of paths, such as ["table", "layers[0]"]'),
+};
+
+const signature = takes("parallel.scatter", {
+  tree,
+  devices,
+  options: options<ScatterOptions>({ ...alongAxis, capacities: listOf(number, "a number for each device") }),
+});
 
 /**
  * Cuts every leaf of a tree along its batch axis into a shard for each device, and moves it there: one tree
@@ -30,8 +49,9 @@ export function scatter<T extends Tree>(
   tree: T,
   devices: readonly Device[],
   options: ScatterOptions = {},
-): TreeOf<T, Tensor>[] {
-  const op = "parallel.scatter";
+): TensorsOf<T>[] {
+  signature.check(arguments);
+  const { op } = signature;
   requireDistinct(op, devices);
   const flat = flattenTree(op, tree);
   const axes = batchAxes(op, flat, options);
@@ -55,7 +75,7 @@ export function scatter<T extends Tree>(
         : leaf.slice({ axis, start: offsets[i]!, end: offsets[i]! + sizes[i]! });
       return part.to(device);
     });
-    return flat.rebuild(leaves) as TreeOf<T, Tensor>;
+    return flat.rebuild(leaves) as TensorsOf<T>;
   });
 }
 

@@ -1,10 +1,21 @@
 /** How a number of rows is cut into shards: exactly, and as evenly as it goes. */
 import { ArgumentError } from "../errors.ts";
+import { either, listOf, number, required } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 
-/** Relative speed or memory of each shard's device; the unit does not matter. */
+/** How much each shard is to have. */
 export interface Capacities {
+  /** Relative speed or memory of each shard's device, finite and at least 0; the unit does not matter. */
   readonly capacities: readonly number[];
 }
+
+/** Shards of one batch. */
+export const mostShards: number = 2 ** 16;
+
+const signature = takes("parallel.shardSizes", {
+  n: number,
+  parts: either(number, required<Capacities>(["capacities"], { capacities: listOf(number, "a list of numbers") })),
+});
 
 /**
  * Sizes of the shards of `n` rows, which sum to `n`.
@@ -13,12 +24,13 @@ export interface Capacities {
  * 2]`. With `capacities` they follow the largest-remainder method (Hamilton's): each size is within one of
  * its ideal share `n * capacity / sum`, ties go to the lower index, and a capacity of 0 gets no rows.
  *
- * Throws ArgumentError unless `n` is an integer of at least 0, there is at least one part, and the capacities
+ * Throws ArgumentError unless `n` is an integer of at least 0, there are 1 to 65,536 parts, and the capacities
  * are finite numbers of at least 0 that are not all 0.
  */
 export function shardSizes(n: number, parts: number | Capacities): number[] {
+  signature.check(arguments);
   if (!Number.isSafeInteger(n) || n < 0) {
-    throw new ArgumentError("shardSizes", { got: `${n} rows`, need: "an integer of at least 0" });
+    throw new ArgumentError("parallel.shardSizes", { got: `${n} rows`, need: "an integer of at least 0" });
   }
   return typeof parts === "number" ? evenly(n, parts) : byCapacity(n, parts.capacities);
 }
@@ -34,8 +46,8 @@ export function shardOffsets(sizes: readonly number[]): number[] {
 }
 
 function evenly(n: number, parts: number): number[] {
-  if (!Number.isSafeInteger(parts) || parts < 1) {
-    throw new ArgumentError("shardSizes", { got: `${parts} parts`, need: "an integer of at least 1" });
+  if (!Number.isInteger(parts) || parts < 1 || parts > mostShards) {
+    throw new ArgumentError("parallel.shardSizes", { got: `${parts} parts`, need: `an integer from 1 to ${mostShards}` });
   }
   const least = Math.floor(n / parts);
   const larger = n % parts;
@@ -43,9 +55,12 @@ function evenly(n: number, parts: number): number[] {
 }
 
 function byCapacity(n: number, capacities: readonly number[]): number[] {
+  if (capacities.length > mostShards) {
+    throw new ArgumentError("parallel.shardSizes", { got: `${capacities.length} capacities`, need: `1 to ${mostShards}` });
+  }
   const most = Math.max(...capacities);
   if (capacities.length === 0 || !capacities.every((c) => Number.isFinite(c) && c >= 0) || most === 0) {
-    throw new ArgumentError("shardSizes", {
+    throw new ArgumentError("parallel.shardSizes", {
       got: `capacities [${capacities.join(", ")}]`,
       need: "finite numbers of at least 0, at least one of them above 0",
     });

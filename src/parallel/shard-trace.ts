@@ -11,6 +11,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { BatchAxis } from "./batch-axis.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
 import { batched, type Spread } from "./spread.ts";
+import { WatchedBatch } from "./watched-batch.ts";
 
 /**
  * What changes from step to step, in one small u32 input of every plan. `offset` is the first row of the
@@ -38,7 +39,7 @@ export interface ShardTrace<R> extends Traced<R> {
 }
 
 /**
- * Traces `body` for a batch of `rows` rows like `fields`. Random ops inside are keyed by the seed, the step
+ * Traces `body` for a batch of `rows` rows like `fields`. Throws ArgumentError where it fails for a field that is not there. Random ops inside are keyed by the seed, the step
  * and the call, and, where they follow a tensor with rows, by the index of each row in the whole batch: so
  * they do not depend on how it is cut.
  */
@@ -71,7 +72,8 @@ export function traceShard<R>(
     spreads.set(index, batched(0));
     return index;
   };
-  const traced = trace(() => body(fields.rebuild(inputs.fields), inputs), {
+  const watched = new WatchedBatch(fields.rebuild(inputs.fields));
+  const traced = trace(() => watched.during(fields.op, () => body(watched.batch, inputs)), {
     random: { key, sampleIndex },
     shard: { rows, total, rowIndex: indices },
     modes: fields.modes,

@@ -239,7 +239,7 @@ export class ShardedSteps {
         const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);
-        if (first) replicas.wrote();
+        replicas.wrote();
         const { version } = replicas;
         const keep = done!.then(() => {
           snapshot.keep(into, step.number);

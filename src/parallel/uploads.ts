@@ -93,14 +93,19 @@ export function requireSeed(op: string, seed: number): void {
   throw new ArgumentError(op, { got: `seed ${seed}`, need: "an integer from 0 to 4294967295" });
 }
 
-/** Writes the control vector. */
-export function writeControl(device: Device, buffer: DeviceBuffer, numbers: StepNumbers, at = 0): void {
+/** The control vector. */
+export function controlWords(numbers: StepNumbers): Uint32Array<ArrayBuffer> {
   const words = new Uint32Array(control.length);
   words[control.seed] = numbers.seed;
   words[control.step] = numbers.step;
   words[control.offset] = numbers.offset;
   new Float32Array(words.buffer)[control.learningRate] = numbers.learningRate;
-  device.write(buffer, words, at);
+  return words;
+}
+
+/** Writes the control vector. */
+export function writeControl(device: Device, buffer: DeviceBuffer, numbers: StepNumbers, at = 0): void {
+  device.write(buffer, controlWords(numbers), at);
 }
 
 /** The buffers of captured tensors on a device, as `held` has them; `own` gives those that a replica keeps itself. */

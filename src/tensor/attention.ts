@@ -7,16 +7,10 @@ import { broadcastShapes, formatShape, sameShape, size } from "../graph/shape.ts
 import { matmul } from "./contract.ts";
 import { add, apply, div, equal, less, lessEqual, logical, mul, sub, where } from "./elementwise.ts";
 import { sliceAxis, transpose, unsqueeze } from "./movement.ts";
+import type { AttentionOptionsOf } from "./options.ts";
 import { reduce, sum } from "./reduce.ts";
 
-export interface MaskOptions {
-  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides the key. Broadcasts to [..., queries, keys]. */
-  readonly mask?: Node | undefined;
-  /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. Default false. */
-  readonly causal?: boolean | undefined;
-  /** Factor of the scores. Default 1 / sqrt(features). */
-  readonly scale?: number | undefined;
-}
+type MaskOptions = Pick<AttentionOptionsOf<Node>, "mask" | "causal" | "scale">;
 
 /** The factor of the scores of queries [..., t, d] and keys [..., s, d], and their shape [..., t, s]; checks the options. */
 function scoresOf(q: Node, k: Node, { mask, scale }: MaskOptions): { factor: number; shape: number[] } {
@@ -66,7 +60,7 @@ function seenIn(seen: Node | undefined, bias: Node | undefined): Node | undefine
  * [..., t, s] are in memory, and `onWeights` may change those of what is seen before they are applied. Throws ShapeError where
  * shapes do not fit.
  */
-export function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights: (weights: Node) => Node = (weights) => weights): Node {
+function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights: (weights: Node) => Node = (weights) => weights): Node {
   const { factor, shape } = scoresOf(q, k, options);
   const { seen: known, bias } = maskOf(options, shape.at(-2)!, shape.at(-1)!);
   const seen = seenIn(known, bias);
@@ -74,7 +68,8 @@ export function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, on
     ? matmul(build.cast(q, "f32"), transpose(k, undefined))
     : contract("heed", build.broadcastTo(seen, shape), q, transpose(k, undefined));
   const scores = bias === undefined ? mul(products, factor) : add(mul(products, factor), bias);
-  const weights = onWeights(seenSoftmax(scores, seen));
+  // What is not f32 would have the products of integers with integer values.
+  const weights = build.cast(onWeights(seenSoftmax(scores, seen)), "f32");
   if (seen === undefined) return matmul(weights, v);
   if (weights.shape.length < 2 || weights.shape.at(-2) !== shape.at(-2) || weights.shape.at(-1) !== shape.at(-1)) {
     throw new ShapeError("scaledDotProductAttention", { got: `weights ${formatShape(weights.shape)}`, need: `those of ${formatShape(shape)}` });
@@ -143,7 +138,20 @@ export function attendOnline(q: Node, k: Node, v: Node, options: MaskOptions): N
 const manyScores = { full: 2 ** 20, causal: 2 ** 16 };
 
 /** Whether attention of such queries and keys had better not store its scores. */
-export function isLong(q: Node, k: Node, v: Node, causal: boolean): boolean {
+function isLong(q: Node, k: Node, v: Node, causal: boolean): boolean {
   if (q.shape.length < 2 || k.shape.length < 2 || v.shape.length < 2) return false;
   return q.shape.at(-2)! * k.shape.at(-2)! >= (causal ? manyScores.causal : manyScores.full);
+}
+
+/** Attention in the way that is asked for, by default by the number of scores. */
+export function attend(q: Node, k: Node, v: Node, options: AttentionOptionsOf<Node>): Node {
+  const { onWeights, scores, ...rest } = options;
+  if (scores === "online" && onWeights !== undefined) {
+    throw new ArgumentError("scaledDotProductAttention", {
+      got: 'scores "online" with onWeights',
+      need: "one of them: weights that are to be looked at are stored",
+    });
+  }
+  const online = onWeights === undefined && (scores ?? (isLong(q, k, v, rest.causal === true) ? "online" : "stored")) === "online";
+  return online ? attendOnline(q, k, v, rest) : attendStored(q, k, v, rest, onWeights);
 }

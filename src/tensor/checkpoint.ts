@@ -1,7 +1,11 @@
 /** Functions of which gradients compute the inner values again. */
 import * as build from "../graph/build.ts";
+import { callable } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { Tensor } from "./tensor.ts";
 import { flattenTree } from "./tree.ts";
+
+const signature = takes("checkpoint", { fn: callable });
 
 /**
  * A function that gives what `fn` gives. Where gradients flow through it, they do not read the values inside, but compute
@@ -14,6 +18,7 @@ import { flattenTree } from "./tree.ts";
 export function checkpoint<Arguments extends unknown[], Result>(
   fn: (...args: Arguments) => Result,
 ): (...args: Arguments) => Result {
+  signature.check(arguments);
   return (...args) => {
     const region = build.newRegion();
     const given = flattenTree("checkpoint", args, { statics: true });

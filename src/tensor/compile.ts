@@ -8,11 +8,13 @@ import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { sameShape, type Shape, size } from "../graph/shape.ts";
+import { callable } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 import { differing, type FamilyOptions, planInFamily } from "./lengths.ts";
 import { areModes, type Modes } from "./mode.ts";
-import { nextKey } from "./random.ts";
+import { nextKey } from "./seed.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
 import { requireConcrete, sharedLeaf, storageOf, valueOf } from "./record.ts";
 import { mayOverwrite } from "./runtime.ts";
@@ -23,6 +25,8 @@ import { type FlatTree, flattenTree } from "./tree.ts";
 
 /** Signatures that one compiled function keeps. */
 const mostSignatures = 256;
+
+const signature = takes("compile", { fn: callable });
 
 /**
  * A function that does what `fn` does as one plan. `fn` takes trees of tensors and plain values, and returns one; it
@@ -37,6 +41,7 @@ const mostSignatures = 256;
 export function compile<Arguments extends unknown[], Result>(
   fn: (...args: Arguments) => Result,
 ): (...args: Arguments) => Promise<Result> {
+  signature.check(arguments);
   const traces = new Map<string, CompiledTrace>();
   const family = new PlanFamily();
   /** The first graph, and the shapes of its arguments: where later ones differ, kernels are made for any length. */

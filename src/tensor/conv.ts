@@ -9,6 +9,7 @@ import type { Node } from "../graph/node.ts";
 import { formatShape, type Shape } from "../graph/shape.ts";
 import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding } from "./windows.ts";
 
+/** How a convolution goes over its input. */
 export interface ConvOptions {
   /** Elements from one window to the next. Default 1. */
   readonly stride?: PerAxis;
@@ -20,6 +21,7 @@ export interface ConvOptions {
   readonly groups?: number;
 }
 
+/** How a transposed convolution goes over its output. */
 export type ConvTransposeOptions = Omit<ConvOptions, "groups">;
 
 /**

@@ -2,17 +2,22 @@
 import type { Device } from "../devices/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import { type DType, dtypes, holds, type HostArray, isDType } from "../graph/dtype.ts";
+import { type DType, dtypes, holds, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
+import { anything, boolean, either, type Fields, type Kind, listOf, number, options, rest, string } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { einsum as einsumNodes } from "./contract.ts";
+import type { Computed, Counted, MeetAll } from "./dtypes.ts";
 import { apply } from "./elementwise.ts";
 import { oneHot as oneHotNode } from "./indexing.ts";
+import { axis, device, dtype, shape } from "./kinds.ts";
 import * as movement from "./movement.ts";
 import { flattenNested, type NestedArray } from "./nested.ts";
+import type { AxisOptions, DTypeOptions } from "./options.ts";
 import { Storage } from "./storage.ts";
-import { Tensor } from "./tensor.ts";
+import { Tensor, tensorKind } from "./tensor.ts";
 
 /** Numbers in a typed array. */
 export type TypedArray =
@@ -26,8 +31,42 @@ export type TypedArray =
   | Uint16Array
   | Uint32Array;
 
-export interface CreateOptions {
-  readonly dtype?: DType | undefined;
+/** The dtype that data have where none is asked for: of numbers and booleans, or of a typed array. */
+export type DTypeOfData<X> = X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
+  : X extends NestedArray<number> ? "f32"
+  : X extends NestedArray<boolean> ? "bool"
+  : "f32" | "bool";
+
+/** What a new tensor is like. */
+export interface CreateOptions<D extends DType = DType> {
+  /** The dtype of the elements; each function says which one by default. */
+  readonly dtype?: D | undefined;
+  /** Binds the tensor to a device; without it, it may meet any. */
+  readonly device?: Device | undefined;
+}
+
+/** What a tensor of given numbers is like. */
+export interface TensorOptions<D extends DType = DType> extends CreateOptions<D> {
+  /** The shape, of as many elements as there are. By default that of nested arrays, and [length] for a typed array. */
+  readonly shape?: Shape | undefined;
+}
+
+/** The numbers of `arange`. */
+export interface ArangeOptions<D extends DType = DType, Start extends number = number, Step extends number = number> extends CreateOptions<D> {
+  /** The first number. Default 0. */
+  readonly start?: Start | undefined;
+  /** From one number to the next; not 0. Default 1. */
+  readonly step?: Step | undefined;
+}
+
+/** The matrix that `eye` makes. */
+export interface EyeOptions<D extends DType = DType> extends CreateOptions<D> {
+  /** The number of columns. Default: as many as rows. */
+  readonly columns?: number | undefined;
+}
+
+/** Where a new tensor is. */
+export interface DeviceOption {
   /** Binds the tensor to a device; without it, it may meet any. */
   readonly device?: Device | undefined;
 }
@@ -38,13 +77,14 @@ export interface CreateOptions {
  * and 16 bits). For `{ dtype: "f16" }` numbers are rounded to the nearest half.
  * Throws ShapeError for ragged arrays and for a shape of another size.
  */
-export function tensor(
-  data: NestedArray | TypedArray,
-  options: CreateOptions & { readonly shape?: Shape | undefined } = {},
-): Tensor {
+export function tensor<X extends NestedArray | TypedArray, D extends DType = DTypeOfData<X>>(
+  data: X,
+  options: TensorOptions<D> = {},
+): Tensor<NoInfer<D>> {
+  signatures.tensor.check(arguments);
   const typed = ArrayBuffer.isView(data);
   const { shape, values } = typed ? { shape: [data.length], values: data } : flattenNested("tensor", data);
-  const dtype = requireDTypeName("tensor", options.dtype) ?? (typed ? dtypeOf(data) : dtypeOfValues(values));
+  const dtype = options.dtype ?? (typed ? dtypeOf(data) : dtypeOfValues(values)) as D;
   const wanted = options.shape ?? shape;
   checkShape("tensor", wanted);
   if (size(wanted) !== values.length) {
@@ -60,7 +100,7 @@ export function tensor(
  * @internal A tensor that takes over a host array. Made inside a trace, it belongs to the world outside, as data
  * does.
  */
-export function fromHost(data: HostArray, shape: Shape, dtype: DType, device?: Device): Tensor {
+export function fromHost<D extends DType>(data: HostArray, shape: Shape, dtype: D, device?: Device): Tensor<D> {
   return new Tensor(build.storage(Storage.ofHost(data, dtype), shape, dtype, deviceId("tensor", device)), true);
 }
 
@@ -83,10 +123,22 @@ function dtypeOfValues(values: readonly (number | boolean)[] | TypedArray): DTyp
   throw new DTypeError("tensor", { got: "numbers and booleans together", need: "one kind, or a dtype" });
 }
 
-function requireDTypeName(op: string, dtype: DType | undefined): DType | undefined {
-  if (dtype === undefined || isDType(dtype)) return dtype;
-  throw new DTypeError(op, { got: String(dtype), need: Object.keys(dtypes).join(", ") });
-}
+const creating: Fields<CreateOptions> = { dtype, device };
+const data: Kind<never> = { ...anything, need: "numbers or booleans, lists of them, or a typed array" };
+const tensors = listOf(tensorKind, "a list of Tensors");
+const signatures = {
+  tensor: takes("tensor", { data, options: options<TensorOptions>({ ...creating, shape }) }),
+  full: takes("full", { shape, value: either(number, boolean), options: options<CreateOptions>(creating) }),
+  zeros: takes("zeros", { shape, options: options<CreateOptions>(creating) }),
+  ones: takes("ones", { shape, options: options<CreateOptions>(creating) }),
+  arange: takes("arange", { end: number, options: options<ArangeOptions>({ ...creating, start: number, step: number }) }),
+  linspace: takes("linspace", { start: number, end: number, count: number, options: options<DeviceOption>({ device }) }),
+  eye: takes("eye", { rows: number, options: options<EyeOptions>({ ...creating, columns: number }) }),
+  concat: takes("concat", { tensors, options: options<AxisOptions>({ axis }) }),
+  stack: takes("stack", { tensors, options: options<AxisOptions>({ axis }) }),
+  oneHot: takes("oneHot", { labels: tensorKind, classes: number, options: options<DTypeOptions>({ dtype }) }),
+  einsum: takes("einsum", { spec: string, tensors: rest(tensorKind) }),
+};
 
 function deviceId(op: string, device: Device | undefined): number | undefined {
   if (device?.isLost === true) throw new DeviceError(op, { got: `${device.name}, which was closed or lost`, need: "an open device" });
@@ -94,22 +146,46 @@ function deviceId(op: string, device: Device | undefined): number | undefined {
 }
 
 /** A computed tensor on the device that was asked for. */
-function placed(op: string, node: Node, device: Device | undefined): Tensor {
+function placed<D extends DType>(op: string, node: Node, device: Device | undefined): Tensor<D> {
   const id = deviceId(op, device);
   return new Tensor(id === undefined ? node : build.copy(node, id));
 }
 
 /** A tensor of one value; f32 by default, bool for a boolean. */
-export function full(shape: Shape, value: number | boolean, options: CreateOptions = {}): Tensor {
-  checkShape("full", shape);
-  const dtype = requireDTypeName("full", options.dtype) ?? (typeof value === "boolean" ? "bool" : "f32");
-  return placed("full", build.full(shape, Number(value), dtype), options.device);
+export function full<V extends number | boolean, D extends DType = DTypeOfData<V>>(
+  shape: Shape,
+  value: V,
+  options: CreateOptions<D> = {},
+): Tensor<NoInfer<D>> {
+  signatures.full.check(arguments);
+  return filledWith("full", value, shape, options);
 }
-export function zeros(shape: Shape, options: CreateOptions = {}): Tensor {
-  return full(shape, 0, options);
+
+function filledWith<D extends DType>(op: string, value: number | boolean, shape: Shape, options: CreateOptions<D>): Tensor<D> {
+  checkShape(op, shape);
+  const dtype = options.dtype ?? (typeof value === "boolean" ? "bool" : "f32");
+  return placed(op, build.full(shape, Number(value), dtype), options.device);
 }
-export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
-  return full(shape, 1, options);
+
+/** `zeros([2, 3], options)`, or `zeros(2, 3)`; f32 by default. */
+export function zeros<D extends DType = "f32">(shape: Shape, options?: CreateOptions<D>): Tensor<NoInfer<D>>;
+export function zeros(...lengths: readonly number[]): Tensor<"f32">;
+export function zeros(...given: readonly unknown[]): Tensor {
+  return filled("zeros", 0, given);
+}
+
+/** `ones([2, 3], options)`, or `ones(2, 3)`; f32 by default. */
+export function ones<D extends DType = "f32">(shape: Shape, options?: CreateOptions<D>): Tensor<NoInfer<D>>;
+export function ones(...lengths: readonly number[]): Tensor<"f32">;
+export function ones(...given: readonly unknown[]): Tensor {
+  return filled("ones", 1, given);
+}
+
+function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]): Tensor {
+  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) return filledWith(op, value, given, {});
+  signatures[op].check(given);
+  const [shape, options = {}] = given as readonly [Shape, CreateOptions?];
+  return filledWith(op, value, shape, options);
 }
 
 /**
@@ -117,18 +193,23 @@ export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
  * where start or step is a fraction, else the first of i32, u32 and f32 that holds all numbers (f32 rounds them). Throws
  * ArgumentError where a dtype of integers that is asked for does not hold them.
  */
-export function arange(end: number, options?: CreateOptions & { readonly start?: number; readonly step?: number }): Tensor {
+export function arange<End extends number, Start extends number = 0, Step extends number = 1, D extends DType = Counted<End, Start, Step>>(
+  end: End,
+  options?: ArangeOptions<D, Start, Step>,
+): Tensor<NoInfer<D>> {
+  signatures.arange.check(arguments);
   const { start = 0, step = 1 } = options ?? {};
   if (![start, end, step].every(Number.isFinite) || step === 0) {
     throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
   }
   const count = Math.max(0, Math.ceil((end - start) / step));
+  checkShape("arange", [count]);
   const last = count === 0 ? start : start + (count - 1) * step;
   const whole = Number.isInteger(start) && Number.isInteger(step);
   const fits = (integer: DType) => count === 0 || (whole && holds(integer, start) && holds(integer, last));
-  const asked = requireDTypeName("arange", options?.dtype);
+  const asked: DType | undefined = options?.dtype;
   if (asked === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
-  if (asked === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16");
+  if (asked === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16") as Tensor<DType> as Tensor<D>;
   if ((asked === "i32" || asked === "u32") && !fits(asked)) {
     throw new ArgumentError("arange", { got: `${start} to ${last} by ${step} as ${asked}`, need: `whole numbers from ${dtypes[asked].least} to ${dtypes[asked].most}` });
   }
@@ -140,41 +221,53 @@ export function arange(end: number, options?: CreateOptions & { readonly start?:
   return placed("arange", node, options?.device);
 }
 
-/** `count` f32 numbers at equal distances from `start` to `end`, both included. */
-export function linspace(start: number, end: number, count: number, options: { readonly device?: Device } = {}): Tensor {
-  checkShape("linspace", [count]);
+/** Numbers that linspace computes, on the host. */
+const mostSpaced = 2 ** 27;
+
+/** `count` f32 numbers at equal distances from `start` to `end`, both included; at most 2^27, as the host computes them. */
+export function linspace(start: number, end: number, count: number, options: DeviceOption = {}): Tensor<"f32"> {
+  signatures.linspace.check(arguments);
+  if (!Number.isInteger(count) || count < 0 || count > mostSpaced) {
+    throw new ShapeError("linspace", { got: `count ${count}`, need: `a whole number from 0 to ${mostSpaced}` });
+  }
   if (!Number.isFinite(start) || !Number.isFinite(end)) {
     throw new ArgumentError("linspace", { got: `${start} to ${end}`, need: "finite numbers" });
   }
-  const data = Float32Array.from({ length: count }, (_, i) => i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1));
+  const data = new Float32Array(count);
+  for (let i = 0; i < count; i++) data[i] = i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1);
   return fromHost(data, [count], "f32", options.device);
 }
 
 /** Ones on the diagonal of a matrix, else zeros. */
-export function eye(rows: number, options: CreateOptions & { readonly columns?: number } = {}): Tensor {
+export function eye<D extends DType = "f32">(rows: number, options: EyeOptions<D> = {}): Tensor<NoInfer<D>> {
+  signatures.eye.check(arguments);
   const columns = options.columns ?? rows;
   checkShape("eye", [rows, columns]);
   const row = build.reshape(build.iota(rows), [rows, 1]);
   const node = apply("eq", row, build.iota(columns));
-  return placed("eye", build.cast(node, requireDTypeName("eye", options.dtype) ?? "f32"), options.device);
+  return placed("eye", build.cast(node, options.dtype ?? "f32"), options.device);
 }
 
 /** Tensors joined along an axis (0 by default), in the dtype in which they meet. */
-export function concat(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+export function concat<T extends readonly Tensor[] | []>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
+  signatures.concat.check(arguments);
   return new Tensor(movement.concat(tensors.map((x) => x.node), options.axis ?? 0));
 }
 
 /** Tensors of equal shape side by side along a new axis (0 by default). */
-export function stack(tensors: readonly Tensor[], options: { readonly axis?: number } = {}): Tensor {
+export function stack<T extends readonly Tensor[] | []>(tensors: T, options: AxisOptions = {}): Tensor<MeetAll<T>> {
+  signatures.stack.check(arguments);
   return new Tensor(movement.stack(tensors.map((x) => x.node), options.axis ?? 0));
 }
 
 /** A new last axis of length `classes`: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-export function oneHot(labels: Tensor, classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+export function oneHot<D extends DType = "f32">(labels: Tensor, classes: number, options: DTypeOptions<D> = {}): Tensor<NoInfer<D>> {
+  signatures.oneHot.check(arguments);
   return new Tensor(oneHotNode(labels.node, classes, options.dtype ?? "f32"));
 }
 
 /** Einstein summation, `einsum("ij,jk->ik", a, b)`; see contract.ts for the notation. */
-export function einsum(spec: string, ...tensors: readonly Tensor[]): Tensor {
+export function einsum<T extends readonly Tensor[]>(spec: string, ...tensors: T): Tensor<Computed<MeetAll<T>>> {
+  signatures.einsum.check(arguments);
   return new Tensor(einsumNodes(spec, tensors.map((x) => x.node)));
 }

@@ -38,12 +38,12 @@ export function readTensor(tensor: Evaluated): Promise<HostArray> {
  * Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a
  * trace.
  */
-export function realize(...tensors: readonly Evaluated[]): Promise<void> {
+export function realizeAll(tensors: readonly Evaluated[]): Promise<void> {
   refuseInTrace("realize");
   return atOnce(() => settledAtOnce(tensors) ? Promise.resolve() : undefined) ?? exclusively(() => realizeNow(tensors));
 }
 
-/** @internal `realize`, to be called inside `exclusively`. */
+/** @internal `realizeAll`, to be called inside `exclusively`. */
 export async function realizeNow(tensors: readonly Evaluated[]): Promise<void> {
   const handles = tensors.map(holder);
   await computeWithAssigned(handles, handles.map((handle) => handle.node));

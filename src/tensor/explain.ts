@@ -5,6 +5,8 @@ import { callerOf, withDeepStacks } from "../debug/caller.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type Purpose, watchNodes } from "../graph/node.ts";
 import { formatShape, type Shape } from "../graph/shape.ts";
+import { anything, callable, rest } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { CompiledTrace, placeOf } from "./compile.ts";
 import { refuseInTrace } from "./frame.ts";
 import { type FlatTree, flattenTree } from "./tree.ts";
@@ -13,7 +15,9 @@ import { type FlatTree, flattenTree } from "./tree.ts";
 export interface ExplainedOp {
   /** As the graph names it, as in `mul` or `sum`. */
   readonly op: string;
+  /** The shape of its result. */
   readonly shape: Shape;
+  /** The dtype of its result. */
   readonly dtype: DType;
   /** `path:line` of the call that made it; of the call that it is derived from, where `grad` or the compiler made it. */
   readonly line: string | undefined;
@@ -28,20 +32,27 @@ export interface ExplainedBuffer {
    * 3 writes), or several of them in brackets, where they lie one after another.
    */
   readonly name: string;
+  /** The shape of its value. */
   readonly shape: Shape;
+  /** The dtype of its elements. */
   readonly dtype: DType;
 }
 
+/** One kernel. */
 export interface ExplainedKernel {
+  /** As it is named in profiles and traces. */
   readonly name: string;
   /** Of what it writes, the last value where there are several. */
   readonly shape: Shape;
   /** Sources first; what only moves elements, and constants, left out. */
   readonly ops: readonly ExplainedOp[];
+  /** What it reads. */
   readonly reads: readonly ExplainedBuffer[];
+  /** What it writes. */
   readonly writes: readonly ExplainedBuffer[];
   /** Arithmetic operations, and bytes of its buffers, each counted once, whole. */
   readonly flops: number;
+  /** Bytes that it reads and writes. */
   readonly bytes: number;
 }
 
@@ -61,6 +72,7 @@ export class Explanation {
     this.copies = copies;
   }
 
+  /** A table for people. */
   toString(): string {
     const folder = commonFolder(this.kernels.flatMap(({ ops }) => ops.flatMap(({ line }) => line ?? [])));
     const flops = this.kernels.reduce((sum, kernel) => sum + kernel.flops, 0);
@@ -76,6 +88,8 @@ export class Explanation {
   }
 }
 
+const signature = takes("explain", { fn: callable, args: rest(anything) });
+
 /**
  * Traces `fn` with such arguments, as `compile` does, and compiles what it computes for the device of the tensors, or the
  * default one. Nothing is run, and what the function assigns is not assigned. Give it the function itself, not what
@@ -86,6 +100,7 @@ export async function explain<Arguments extends unknown[]>(
   fn: (...args: Arguments) => unknown,
   ...args: Arguments
 ): Promise<Explanation> {
+  signature.check(arguments);
   refuseInTrace("explain");
   const flat = flattenTree("explain", args, { statics: true });
   const origins = new Origins();

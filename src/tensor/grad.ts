@@ -5,9 +5,21 @@ import * as build from "../graph/build.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
+import { callable, type Kind } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { takes } from "../signature/takes.ts";
 import { unroll } from "./history.ts";
-import { isTensor, Tensor } from "./tensor.ts";
-import { flattenTree, type Tree, type TreeOf } from "./tree.ts";
+import { tree } from "./kinds.ts";
+import { isTensor, Tensor, tensorKind } from "./tensor.ts";
+import { type FlatTree, flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
+
+const loss: Kind<Tensor> = { ...tensorKind, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
+const signatures = {
+  grad: takes("grad", { loss, inputs: tree }),
+  valueAndGrad: takes("valueAndGrad", { fn: callable }),
+  vjp: takes("vjp", { fn: callable, primals: tree, cotangent: tree }),
+  jvp: takes("jvp", { fn: callable, primals: tree, tangents: tree }),
+};
 
 function pullBack(op: string, outputs: readonly Node[], inputs: readonly Node[], cotangents?: readonly Node[]): Node[] {
   if (inputs.length === 0) return [];
@@ -28,24 +40,29 @@ function siblings(nodes: readonly Node[]): Tensor[] {
  * A gradient has the dtype of its tensor; that of an f16 is computed in f32 and rounded at the end.
  * Throws GradientError unless the loss and all inputs are floats and the loss is a scalar.
  */
-export function grad<T extends Tree>(loss: Tensor, inputs: T): TreeOf<T, Tensor> {
-  return gradientTree(loss, inputs) as TreeOf<T, Tensor>;
+export function grad<T extends Tree>(loss: Tensor, inputs: T): TensorsOf<T> {
+  signatures.grad.check(arguments);
+  return gradientTree("grad", loss, flattenTree("grad", inputs)) as TensorsOf<T>;
 }
 
-function gradientTree(loss: Tensor, inputs: unknown): unknown {
-  if (!isTensor(loss)) throw new ArgumentError("grad", { got: typeof loss, need: "a Tensor as loss (of a Loss, its mean)" });
-  const flat = flattenTree("grad", inputs);
-  const nodes = pullBack("grad", [loss.node], flat.leaves.map((leaf) => leaf.node));
+function gradientTree(op: string, loss: Tensor, flat: FlatTree): unknown {
+  const nodes = pullBack(op, [loss.node], flat.leaves.map((leaf) => leaf.node));
   return flat.rebuild(siblings(nodes));
 }
 
-/** A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. */
-export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
-  fn: (inputs: T, ...rest: Rest) => Tensor,
-): (inputs: T, ...rest: Rest) => [value: Tensor, gradient: TreeOf<T, Tensor>] {
+/**
+ * A function of a tree of tensors, and of anything else, that gives its scalar value and the gradient by the tree. It throws
+ * as `grad` does, and ArgumentError where `fn` gives no tensor.
+ */
+export function valueAndGrad<T extends Tree, Rest extends unknown[], V extends Tensor>(
+  fn: (inputs: T, ...rest: Rest) => V,
+): (inputs: T, ...rest: Rest) => [value: V, gradient: TensorsOf<T>] {
+  signatures.valueAndGrad.check(arguments);
   return (inputs, ...rest) => {
+    const flat = flattenTree("valueAndGrad", inputs);
     const value = fn(inputs, ...rest);
-    return [value, gradientTree(value, inputs) as TreeOf<T, Tensor>];
+    if (!isTensor(value)) throw new ArgumentError("valueAndGrad", { got: `${show(value)} as what the function gives`, need: "a Tensor (of a Loss, its mean)" });
+    return [value, gradientTree("valueAndGrad", value, flat) as TensorsOf<T>];
   };
 }
 
@@ -58,10 +75,12 @@ export function vjp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   cotangent: TreeOf<R, Tensor>,
-): [value: R, cotangents: TreeOf<P, Tensor>];
+): [value: R, cotangents: TensorsOf<P>];
 export function vjp(fn: (primals: unknown) => unknown, primals: unknown, cotangent: unknown): [unknown, unknown] {
+  signatures.vjp.check(arguments);
+  const inputs = flattenTree("vjp", primals);
   const value = fn(primals);
-  const [inputs, outputs] = [flattenTree("vjp", primals), flattenTree("vjp", value)];
+  const outputs = flattenTree("vjp", value);
   const cotangents = matching("vjp", "cotangent", cotangent, outputs.leaves);
   const nodes = pullBack("vjp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node), cotangents);
   return [value, inputs.rebuild(siblings(nodes))];
@@ -75,10 +94,12 @@ export function jvp<P extends Tree, R extends Tree>(
   fn: (primals: P) => R,
   primals: P,
   tangents: TreeOf<P, Tensor>,
-): [value: R, tangents: TreeOf<R, Tensor>];
+): [value: R, tangents: TensorsOf<R>];
 export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangents: unknown): [unknown, unknown] {
+  signatures.jvp.check(arguments);
+  const inputs = flattenTree("jvp", primals);
   const value = fn(primals);
-  const [inputs, outputs] = [flattenTree("jvp", primals), flattenTree("jvp", value)];
+  const outputs = flattenTree("jvp", value);
   const directions = matching("jvp", "tangent", tangents, inputs.leaves);
   const unrolled = unroll("jvp", outputs.leaves.map((x) => x.node), inputs.leaves.map((x) => x.node));
   const dummies = unrolled.outputs.map((node) => build.input(node.shape, "f32"));

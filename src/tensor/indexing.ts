@@ -3,7 +3,7 @@ import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import { computed, type DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
-import { formatShape, resolveAxis, size } from "../graph/shape.ts";
+import { checkShape, formatShape, resolveAxis, size } from "../graph/shape.ts";
 import { add, commonDType } from "./elementwise.ts";
 
 /** Indices as i32. Throws DTypeError for floats and bools. */
@@ -65,6 +65,7 @@ export function oneHot(labels: Node, classes: number, dtype: DType): Node {
   }
   const index = asIndex("oneHot", labels);
   const shape = [...index.shape, classes];
+  checkShape("oneHot", shape);
   const hit = build.elementwise(
     "eq",
     build.expand(build.reshape(index, [...index.shape, 1]), shape),

@@ -6,7 +6,13 @@ export type Modes = ReadonlyMap<Mode, boolean>;
 
 /** Whether something trains. */
 export class Mode {
+  /** What has it, in the words of an error. */
+  readonly owner: string;
   #on = true;
+
+  constructor(owner: string) {
+    this.owner = owner;
+  }
 
   /**
    * Inside a trace, as the trace has it: what it was made for, or what was set in it; else what is set outside, which then is

@@ -34,12 +34,29 @@ export function permute(x: Node, axes: readonly number[]): Node {
   return build.permute(x, axes.map((axis) => resolveAxis("permute", axis, x.shape.length)));
 }
 
-/** By default the last two axes change places (a vector stays as it is). */
-export function transpose(x: Node, axes: readonly number[] | undefined): Node {
-  if (axes !== undefined) return permute(x, axes);
+/** Lengths that were given as one list, or each as an argument of its own. */
+export function lengthsOf(op: string, given: readonly (number | Shape)[]): Shape {
+  const [first] = given;
+  if (given.length === 1 && typeof first === "object") return first;
+  const lengths = given.filter((one) => typeof one === "number");
+  if (lengths.length === given.length && given.length > 0) return lengths;
+  throw new ArgumentError(op, { got: given.length === 0 ? "no lengths" : `lists among ${given.length} arguments`, need: "one list of numbers, or numbers" });
+}
+
+/** Axes in the order of a list, or two that change places: by default the last two (a vector stays as it is). */
+export function transpose(x: Node, ...given: readonly (number | readonly number[] | undefined)[]): Node {
+  const [axes, other] = given;
+  if (typeof axes === "object" && given.length === 1) return permute(x, axes);
   const rank = x.shape.length;
-  if (rank < 2) return x;
-  return build.permute(x, x.shape.map((_, axis) => axis < rank - 2 ? axis : 2 * rank - 3 - axis));
+  if (axes === undefined && given.length <= 1) {
+    if (rank < 2) return x;
+    return build.permute(x, x.shape.map((_, axis) => axis < rank - 2 ? axis : 2 * rank - 3 - axis));
+  }
+  if (typeof axes !== "number" || typeof other !== "number" || given.length > 2) {
+    throw new ArgumentError("transpose", { got: `${given.length} arguments`, need: "a list of all axes, or two axes to change places" });
+  }
+  const [a, b] = [resolveAxis("transpose", axes, rank), resolveAxis("transpose", other, rank)];
+  return build.permute(x, x.shape.map((_, axis) => axis === a ? b : axis === b ? a : axis));
 }
 
 /** Source axis `from` becomes axis `to`; the others keep their order. */
@@ -50,9 +67,11 @@ export function moveAxis(x: Node, from: number, to: number): Node {
 }
 
 /** NumPy broadcasting to `shape`; -1 keeps a length. */
-export function broadcastTo(x: Node, shape: Shape): Node {
+export function broadcastTo(x: Node, shape: Shape, op = "broadcastTo"): Node {
   const missing = shape.length - x.shape.length;
-  return build.broadcastTo(x, shape.map((n, axis) => n === -1 && axis >= missing ? x.shape[axis - missing]! : n));
+  const lengths = shape.map((n, axis) => n === -1 && axis >= missing ? x.shape[axis - missing]! : n);
+  checkShape(op, lengths);
+  return build.broadcastTo(x, lengths);
 }
 
 /** Without axes of length 1: all of them, or those named. Throws ShapeError when a named one is longer. */
@@ -86,7 +105,9 @@ export function flip(x: Node, axis: number | readonly number[] | undefined): Nod
 
 /** A range of one axis, as in NumPy: bounds are clamped, negative ones count from the end. */
 export interface Range {
+  /** The first position. Default 0, the last for a negative step. */
   readonly start?: number | undefined;
+  /** The position before which it ends. By default the end. */
   readonly end?: number | undefined;
   /** Not 0; a negative one goes backwards, from the end by default. */
   readonly step?: number | undefined;
@@ -149,17 +170,20 @@ export function pad(x: Node, widths: number | readonly (readonly [number, number
   return build.pad(x, pairs.map((pair) => pair[0]), pairs.map((pair) => pair[1]), value);
 }
 
+/** Parts that an axis is cut into where only their number is given: each is a tensor. */
+const mostParts = 2 ** 16;
+
 /** Parts along an axis: so many, as equal as can be with the longer ones first, or of these lengths. */
 export function split(x: Node, parts: number | readonly number[], axis: number): Node[] {
   const i = resolveAxis("split", axis, x.shape.length);
   const length = x.shape[i]!;
-  if (typeof parts === "number" && !(Number.isSafeInteger(parts) && parts > 0)) {
-    throw new ArgumentError("split", { got: `${parts} parts`, need: "a whole number of at least 1, or a list of lengths" });
+  if (typeof parts === "number" && !(Number.isInteger(parts) && parts > 0 && parts <= mostParts)) {
+    throw new ArgumentError("split", { got: `${parts} parts`, need: `a whole number from 1 to ${mostParts}, or a list of lengths` });
   }
   const lengths = typeof parts === "number"
     ? Array.from({ length: parts }, (_, k) => Math.floor(length / parts) + (k < length % parts ? 1 : 0))
     : parts;
-  checkShape("split", lengths);
+  for (const n of lengths) checkShape("split", [n]);
   const total = lengths.reduce((sum, n) => sum + n, 0);
   if (total !== length) {
     throw new ShapeError("split", { got: `lengths [${lengths}], in all ${total}`, need: `${length}, the length of axis ${i}` });
@@ -172,9 +196,11 @@ export function split(x: Node, parts: number | readonly number[], axis: number):
 export function repeat(x: Node, count: number, axis: number): Node {
   const i = resolveAxis("repeat", axis, x.shape.length);
   checkCount("repeat", count);
+  const shape = x.shape.map((n, a) => a === i ? n * count : n);
+  checkShape("repeat", shape);
   const wide = [...x.shape.slice(0, i + 1), count, ...x.shape.slice(i + 1)];
   const expanded = build.expand(unsqueeze(x, i + 1), wide);
-  return build.reshape(expanded, x.shape.map((n, a) => a === i ? n * count : n));
+  return build.reshape(expanded, shape);
 }
 
 /** The whole tensor `counts[i]` times along axis i; counts are aligned from the last axis. */
@@ -183,9 +209,11 @@ export function tile(x: Node, counts: readonly number[]): Node {
   const rank = Math.max(x.shape.length, counts.length);
   const lengths = [...new Array<number>(rank - x.shape.length).fill(1), ...x.shape];
   const times = [...new Array<number>(rank - counts.length).fill(1), ...counts];
+  const shape = lengths.map((n, i) => n * times[i]!);
+  checkShape("tile", shape);
   const spaced = build.reshape(x, lengths.flatMap((n) => [1, n]));
   const expanded = build.expand(spaced, lengths.flatMap((n, i) => [times[i]!, n]));
-  return build.reshape(expanded, lengths.map((n, i) => n * times[i]!));
+  return build.reshape(expanded, shape);
 }
 
 function checkCount(op: string, count: number): void {

@@ -1,10 +1,10 @@
 /** Nested JS arrays from and to flat data. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { type DType, type HostArray, isFloat } from "../graph/dtype.ts";
-import { type Shape, strides } from "../graph/shape.ts";
+import { mostAxes, type Shape, size, strides } from "../graph/shape.ts";
 
-/** A number, a boolean, or arrays of them, all of one length on each level. */
-export type NestedArray = number | boolean | readonly NestedArray[];
+/** A number, a boolean, or arrays of them, all of one length on each level; T says of which. */
+export type NestedArray<T extends number | boolean = number | boolean> = T | readonly NestedArray<T>[];
 
 /**
  * The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no
@@ -12,7 +12,11 @@ export type NestedArray = number | boolean | readonly NestedArray[];
  */
 export function flattenNested(op: string, data: NestedArray): { shape: number[]; values: (number | boolean)[] } {
   const shape: number[] = [];
-  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) shape.push(level.length);
+  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) {
+    shape.push(level.length);
+    // An array that has itself among its elements has no end.
+    if (shape.length > mostAxes) throw new ShapeError(op, { got: `arrays nested more than ${mostAxes} deep`, need: `at most ${mostAxes} axes` });
+  }
   const values: (number | boolean)[] = [];
   const visit = (part: unknown, axis: number): void => {
     if (Array.isArray(part)) {
@@ -47,22 +51,38 @@ export function nested(data: HostArray, shape: Shape, dtype: DType): NestedArray
   return part(0, 0);
 }
 
-/** More elements than these on an axis are shown by the first and the last three. */
+/** Of an axis that is longer only the first and the last three elements are shown. */
 const shown = 6;
 
-/** Values for people: long axes are shortened. */
-export function show(data: HostArray, shape: Shape, dtype: DType): string {
+/** The elements that are shown of a tensor, in order. */
+export function visible(data: HostArray, shape: Shape): HostArray {
+  const counts = shape.map((length) => Math.min(length, shown));
   const step = strides(shape);
-  const part = (axis: number, offset: number): string => {
+  const picked = data.slice(0, size(counts));
+  let next = 0;
+  const pick = (axis: number, offset: number): void => {
     if (axis === shape.length) {
-      const value = data[offset]!;
-      return dtype === "bool" ? String(value !== 0) : isFloat(dtype) ? String(Number(value.toPrecision(6))) : String(value);
+      picked[next++] = data[offset]!;
+      return;
     }
-    const length = shape[axis]!;
-    const at = (i: number) => part(axis + 1, offset + i * step[axis]!);
-    if (length <= shown) return `[${Array.from({ length }, (_, i) => at(i)).join(", ")}]`;
-    return `[${[0, 1, 2].map(at).join(", ")}, …, ${[3, 2, 1].map((i) => at(length - i)).join(", ")}]`;
+    const [length, count] = [shape[axis]!, counts[axis]!];
+    for (let i = 0; i < count; i++) pick(axis + 1, offset + (i < shown / 2 ? i : length - count + i) * step[axis]!);
   };
-  return part(0, 0);
+  pick(0, 0);
+  return picked;
 }
 
+/** What is visible of a tensor, for people. */
+export function show(picked: HostArray, shape: Shape, dtype: DType): string {
+  let next = 0;
+  const part = (axis: number): string => {
+    if (axis === shape.length) {
+      const value = picked[next++]!;
+      return dtype === "bool" ? String(value !== 0) : isFloat(dtype) ? String(Number(value.toPrecision(6))) : String(value);
+    }
+    const parts = Array.from({ length: Math.min(shape[axis]!, shown) }, () => part(axis + 1));
+    if (shape[axis]! > shown) parts.splice(shown / 2, 0, "…");
+    return `[${parts.join(", ")}]`;
+  };
+  return part(0);
+}

@@ -8,6 +8,7 @@ import { formatShape } from "../graph/shape.ts";
 import { add, apply, div, mul, sub } from "./elementwise.ts";
 import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding, type Width } from "./windows.ts";
 
+/** The windows that are pooled. */
 export interface PoolOptions {
   /** Height and width of a window, or one number for both. */
   readonly size: PerAxis;

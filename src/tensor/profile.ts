@@ -4,14 +4,17 @@ import type { Device, DeviceStats } from "../devices/device.ts";
 import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../devices/profile.ts";
 import { openDevices } from "../devices/registry.ts";
 import { ArgumentError } from "../errors.ts";
-import { realize } from "./evaluate.ts";
+import { callable, number, oneOf, options } from "../signature/kinds.ts";
+import { guard, type Methods, takes } from "../signature/takes.ts";
+import { realizeAll } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 import { isTensor, type Tensor } from "./tensor.ts";
 
+/** How a profile is taken. */
 export interface ProfileOptions {
-  /** How often the function is run and timed; 1 by default. Short kernels need many: clocks of GPUs have coarse steps. */
+  /** How often the function is run and timed, 1 to 10⁶ times; 1 by default. Short kernels need many: clocks of GPUs have coarse steps. */
   readonly repeat?: number;
-  /** Runs before those, which are not timed: they compile the kernels. 1 by default. */
+  /** Runs before those, at most 10⁶, which are not timed: they compile the kernels. 1 by default. */
   readonly warmup?: number;
   /**
    * How kernels of a GPU are timed: `timestamp` (the default, where the adapter has `timestamp-query`) by its own clock,
@@ -20,11 +23,20 @@ export interface ProfileOptions {
   readonly clock?: KernelClock;
 }
 
+const mostRuns = 1e6;
+
+const signature = takes("profile", {
+  fn: callable,
+  options: options<ProfileOptions>({ repeat: number, warmup: number, clock: oneOf("timestamp", "wall") }),
+});
+
 /** All dispatches of kernels of one name, in all timed runs and on all devices. */
 export interface KernelProfile {
+  /** Its name, as `explain` gives it. */
   readonly name: string;
   /** Dispatches. */
   readonly count: number;
+  /** Milliseconds of all its runs. */
   readonly milliseconds: number;
   /** Milliseconds of one dispatch. */
   readonly mean: number;
@@ -54,10 +66,13 @@ export class Profile implements Work {
   readonly milliseconds: number;
   /** Time of all kernels; with several devices it may be more than the wall time. */
   readonly kernelMilliseconds: number;
+  /** Kernels that ran. */
   readonly dispatches: number;
   /** Timing adds to them: each plan is submitted by itself, and by wall time each kernel. */
   readonly submissions: number;
+  /** Bytes copied to devices. */
   readonly bytesWritten: number;
+  /** Bytes copied from devices. */
   readonly bytesRead: number;
   /** Distinct kernels that were compiled, in the runs before the timed ones too. */
   readonly compiled: number;
@@ -120,12 +135,16 @@ export class Profile implements Work {
   }
 }
 
+const methods: Methods<Profile, "toString"> = { table: {}, chromeTrace: {} };
+guard("profile.", Profile.prototype, methods);
+
 /**
  * Runs a function of tensors, synchronous or not, and times every kernel that any device runs meanwhile; tensors that it
  * returns, alone or in arrays and records, are computed. Every run computes anew, also what an earlier one has computed.
- * Throws TraceError inside a trace, ArgumentError for counts that are not whole.
+ * Rejects with TraceError inside a trace, ArgumentError for counts that are not whole.
  */
 export async function profile(fn: () => unknown, options: ProfileOptions = {}): Promise<Profile> {
+  signature.check(arguments);
   refuseInTrace("profile");
   const { repeat = 1, warmup = 1, clock = "timestamp" } = options;
   requireCount("repeat", repeat, 1);
@@ -165,7 +184,7 @@ export async function profile(fn: () => unknown, options: ProfileOptions = {}): 
 
 /** One run. What it makes is its own: nothing of an earlier run is found again. */
 async function once(fn: () => unknown): Promise<void> {
-  await realize(...tensorsIn(await fn()));
+  await realizeAll(tensorsIn(await fn()));
 }
 
 function tensorsIn(value: unknown): Tensor[] {
@@ -208,8 +227,8 @@ async function idle(before: Stats): Promise<void> {
 }
 
 function requireCount(name: string, value: number, least: number): void {
-  if (Number.isSafeInteger(value) && value >= least) return;
-  throw new ArgumentError("profile", { got: `${name} ${value}`, need: `a whole number, at least ${least}` });
+  if (Number.isInteger(value) && value >= least && value <= mostRuns) return;
+  throw new ArgumentError("profile", { got: `${name} ${value}`, need: `a whole number from ${least} to ${mostRuns}` });
 }
 
 function byName(times: readonly KernelTime[]): KernelProfile[] {

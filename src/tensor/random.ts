@@ -4,34 +4,63 @@
  * normals to a few ulp. Outside a trace the key is the seed and the number of the draw; in a compiled function, the
  * seed and the number of the run, mixed with the place of the draw.
  */
-import { ArgumentError } from "../errors.ts";
+import { ArgumentError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import { checkShape, type Shape, size } from "../graph/shape.ts";
+import { checkShape, formatShape, longestAxis, type Shape, size } from "../graph/shape.ts";
+import { number, options, required } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { type Signature, takes } from "../signature/takes.ts";
 import { add, apply, less, mul, sub } from "./elementwise.ts";
 import { currentFrame } from "./frame.ts";
+import { shape } from "./kinds.ts";
+import { currentSeed, nextKey, seed } from "./seed.ts";
 import { Storage } from "./storage.ts";
-import { Tensor } from "./tensor.ts";
+import { Tensor, tensorKind } from "./tensor.ts";
 
-const state = { seed: 0, draws: 0 };
+export { currentSeed, seed };
 
-/** Starts all random numbers anew. Throws ArgumentError unless `value` is an integer from 0 to 2^32 - 1. */
-export function seed(value: number): void {
-  if (!Number.isInteger(value) || value < 0 || value > 0xffffffff) {
-    throw new ArgumentError("random.seed", { got: String(value), need: "an integer from 0 to 4294967295" });
+/** Between which numbers is drawn. */
+export interface UniformOptions {
+  /** The least number. Default 0. */
+  readonly low?: number | undefined;
+  /** What all numbers are below. Default 1. */
+  readonly high?: number | undefined;
+}
+
+/** Between which integers is drawn. */
+export interface IntegersOptions {
+  /** The least integer, of 32 bits. Default 0. */
+  readonly low?: number | undefined;
+  /** One more than the largest integer. */
+  readonly high: number;
+}
+
+const p = { ...number, need: "a probability, 0 to 1" };
+const signatures = {
+  bits: takes("random.bits", { shape }),
+  uniform: takes("random.uniform", { shape, options: options<UniformOptions>({ low: number, high: number }) }),
+  normal: takes("random.normal", { shape }),
+  bernoulli: takes("random.bernoulli", { shape, p }),
+  integers: takes("random.integers", { shape, options: required<IntegersOptions>(["high"], { low: number, high: number }) }),
+  permutation: takes("random.permutation", { n: number }),
+  uniformLike: takes("random.uniformLike", { x: tensorKind }),
+  normalLike: takes("random.normalLike", { x: tensorKind }),
+  bernoulliLike: takes("random.bernoulliLike", { x: tensorKind, p }),
+};
+
+/** Checks arguments that begin with a shape. Lengths one by one may as well be bounds, or a mean: what to write is told. */
+function check(signature: Signature, args: ArrayLike<unknown>): void {
+  if (Number.isInteger(args[0])) {
+    const given = Array.from(args);
+    const other = given.findIndex((one) => !Number.isInteger(one));
+    const lengths = other === -1 ? given : given.slice(0, other);
+    throw new ArgumentError(signature.op, {
+      got: `${lengths.join(", ")} as shape`,
+      need: `a shape as one list: did you mean ${signature.op}(${[`[${lengths.join(", ")}]`, ...given.slice(lengths.length).map(show)].join(", ")})?`,
+    });
   }
-  state.seed = value;
-  state.draws = 0;
-}
-
-/** The seed that all random numbers follow from. */
-export function currentSeed(): number {
-  return state.seed;
-}
-
-/** @internal The key of the next draw: the seed, and how many draws there were. */
-export function nextKey(): Uint32Array<ArrayBuffer> {
-  return Uint32Array.of(state.seed, state.draws++);
+  signature.check(args);
 }
 
 /** The words of a key, and what is mixed into the first so that draws with one key differ. */
@@ -70,8 +99,12 @@ interface Counters {
   readonly sample: Node;
 }
 
-function countersOf(shape: Shape, like: Node | undefined): Counters {
+/** Throws ShapeError where there are more elements than numbers for them. */
+function countersOf(op: string, shape: Shape, like: Node | undefined): Counters {
   const rows = like === undefined ? undefined : currentFrame()?.random?.sampleIndex?.(like);
+  if (size(shape) / (rows === undefined ? 1 : shape[rows.axis]!) > longestAxis) {
+    throw new ShapeError(op, { got: `${formatShape(shape)}, of ${size(shape)} elements`, need: `at most ${longestAxis} elements` });
+  }
   if (rows === undefined) return { element: positions(shape, -1), sample: build.full(shape, 0, "u32") };
   const along = build.reshape(rows.index, shape.map((n, axis) => axis === rows.axis ? n : 1));
   return { element: positions(shape, rows.axis), sample: build.broadcastTo(along, shape) };
@@ -107,11 +140,12 @@ function normalOf(key: Key, counters: Counters): Node {
 
 function drawShape(op: string, shape: Shape): Counters {
   checkShape(op, shape);
-  return countersOf(shape, undefined);
+  return countersOf(op, shape, undefined);
 }
 
 /** u32, all values equally likely. */
-export function bits(shape: Shape): Tensor {
+export function bits(shape: Shape): Tensor<"u32"> {
+  check(signatures.bits, arguments);
   const counters = drawShape("random.bits", shape);
   return new Tensor(bitsOf(drawKey(), counters));
 }
@@ -120,16 +154,17 @@ export function bits(shape: Shape): Tensor {
  * f32 in [low, high), [0, 1) by default, in steps of (high - low) / 2^24; where they are equal, or no f32 is between them, the
  * f32 next to them. Throws ArgumentError for bounds that are not finite f32 or in the wrong order.
  */
-export function uniform(shape: Shape, options: { readonly low?: number; readonly high?: number } = {}): Tensor {
-  const counters = drawShape("random.uniform", shape);
-  return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), options));
-}
-
-function scaled(unit: Node, options: { readonly low?: number; readonly high?: number }): Node {
+export function uniform(shape: Shape, options: UniformOptions = {}): Tensor<"f32"> {
+  check(signatures.uniform, arguments);
   const { low = 0, high = 1 } = options;
   if (!Number.isFinite(Math.fround(low)) || !Number.isFinite(Math.fround(high)) || low > high) {
     throw new ArgumentError("random.uniform", { got: `low ${low}, high ${high}`, need: "finite f32 numbers, low <= high" });
   }
+  const counters = drawShape("random.uniform", shape);
+  return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), low, high));
+}
+
+function scaled(unit: Node, low: number, high: number): Node {
   // The first and the last f32 that may be drawn.
   const last = below(high);
   const first = Math.min(Math.fround(low) < low ? -below(-Math.fround(low)) : Math.fround(low), low === high ? Infinity : last);
@@ -157,24 +192,28 @@ function below(value: number): number {
 }
 
 /** f32 of mean 0 and variance 1. */
-export function normal(shape: Shape): Tensor {
+export function normal(shape: Shape): Tensor<"f32"> {
+  check(signatures.normal, arguments);
   const counters = drawShape("random.normal", shape);
   return new Tensor(normalOf(drawKey(), counters));
 }
 
 /** bool, true with probability `p`. Throws ArgumentError unless p is from 0 to 1. */
-export function bernoulli(shape: Shape, p: number): Tensor {
+export function bernoulli(shape: Shape, p: number): Tensor<"bool"> {
+  check(signatures.bernoulli, arguments);
+  requireProbability("random.bernoulli", p);
   const counters = drawShape("random.bernoulli", shape);
-  return new Tensor(chance(uniformOf(bitsOf(drawKey(), counters)), p));
+  return new Tensor(less(uniformOf(bitsOf(drawKey(), counters)), p));
 }
 
-function chance(unit: Node, p: number): Node {
-  if (!(p >= 0 && p <= 1)) throw new ArgumentError("random.bernoulli", { got: `p = ${p}`, need: "a probability, 0 to 1" });
-  return less(unit, p);
+/** Before anything is drawn: what is refused is to change no later draw. */
+function requireProbability(op: string, p: number): void {
+  if (!(p >= 0 && p <= 1)) throw new ArgumentError(op, { got: `p = ${p}`, need: "a probability, 0 to 1" });
 }
 
 /** i32 from low to high - 1. A value is more likely than another by at most (high - low) / 2^32 of its probability. */
-export function integers(shape: Shape, options: { readonly low?: number; readonly high: number }): Tensor {
+export function integers(shape: Shape, options: IntegersOptions): Tensor<"i32"> {
+  check(signatures.integers, arguments);
   const { low = 0, high } = options;
   if (!Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) || high <= low) {
     throw new ArgumentError("random.integers", { got: `low ${low}, high ${high}`, need: "32-bit integers, low < high" });
@@ -186,7 +225,8 @@ export function integers(shape: Shape, options: { readonly low?: number; readonl
 }
 
 /** i32 [n]: 0 to n - 1 in random order. */
-export function permutation(n: number): Tensor {
+export function permutation(n: number): Tensor<"i32"> {
+  signatures.permutation.check(arguments);
   const counters = drawShape("random.permutation", [n]);
   return new Tensor(build.argsort(bitsOf(drawKey(), counters)));
 }
@@ -195,17 +235,21 @@ export function permutation(n: number): Tensor {
  * f32 like `x` in [0, 1); under the executor, a row's values depend on its place in the whole batch, not on how that
  * is cut.
  */
-export function uniformLike(x: Tensor): Tensor {
-  return new Tensor(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))));
+export function uniformLike(x: Tensor): Tensor<"f32"> {
+  signatures.uniformLike.check(arguments);
+  return new Tensor(uniformOf(bitsOf(drawKey(), countersOf("random.uniformLike", x.shape, x.node))));
 }
 
 /** f32 like `x` of mean 0 and variance 1; keyed by rows as `uniformLike`. */
-export function normalLike(x: Tensor): Tensor {
-  return new Tensor(normalOf(drawKey(), countersOf(x.shape, x.node)));
+export function normalLike(x: Tensor): Tensor<"f32"> {
+  signatures.normalLike.check(arguments);
+  return new Tensor(normalOf(drawKey(), countersOf("random.normalLike", x.shape, x.node)));
 }
 
 /** bool like `x`, true with probability `p`; keyed by rows as `uniformLike`. */
-export function bernoulliLike(x: Tensor, p: number): Tensor {
-  return new Tensor(chance(uniformOf(bitsOf(drawKey(), countersOf(x.shape, x.node))), p));
+export function bernoulliLike(x: Tensor, p: number): Tensor<"bool"> {
+  signatures.bernoulliLike.check(arguments);
+  requireProbability("random.bernoulliLike", p);
+  return new Tensor(less(uniformOf(bitsOf(drawKey(), countersOf("random.bernoulliLike", x.shape, x.node))), p));
 }
 

@@ -11,11 +11,24 @@ import type { ReductionName } from "../graph/ops.ts";
 import { powersOfTwo } from "../graph/powers.ts";
 import { add, apply, div, equal, isFinite, isInfinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
 
+/** Over what is reduced. */
 export interface ReduceOptions {
   /** The axes that are reduced; all by default. Negative ones count from the end. */
   readonly axis?: number | readonly number[] | undefined;
   /** Whether reduced axes stay, with length 1. False by default. */
   readonly keepDims?: boolean | undefined;
+}
+
+/** Over what a variance is taken, and by what it is divided. */
+export interface VarianceOptions extends ReduceOptions {
+  /** What is taken off the number of elements before the division by it. Default 0. */
+  readonly correction?: number | undefined;
+}
+
+/** Over what a norm is taken, and which one. */
+export interface NormOptions extends ReduceOptions {
+  /** 2: the Euclidean norm; 1: the sum of magnitudes; Infinity: the largest magnitude. Default 2. */
+  readonly ord?: 1 | 2 | typeof Infinity | undefined;
 }
 
 /** A reduction; a bool counts as an i32, an f16 as an f32. */
@@ -44,7 +57,7 @@ function countOf(x: Node, axes: readonly number[]): number {
  * The mean of squared distances from the mean, in two passes: the one-pass formula cancels. `correction` is taken off
  * the count (1 gives the unbiased estimate of a sample); by default 0. Infinite where the sum of the squares is.
  */
-export function variance(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
+export function variance(x: Node, options: VarianceOptions): Node {
   const axes = resolveAxes("var", options.axis, x.shape.length);
   const values = build.cast(x, "f32");
   const distances = sub(values, mean(values, { axis: axes, keepDims: true }));
@@ -69,7 +82,7 @@ function scaled(op: string, x: Node, options: ReduceOptions): { values: Node; po
 }
 
 /** The square root of the variance, also where that is beyond f32; its gradient is 0 where it is 0. */
-export function standardDeviation(x: Node, options: ReduceOptions & { readonly correction?: number | undefined }): Node {
+export function standardDeviation(x: Node, options: VarianceOptions): Node {
   const { values, power } = scaled("std", x, options);
   return mul(power, safeSqrt(variance(values, options)));
 }
@@ -78,7 +91,7 @@ export function standardDeviation(x: Node, options: ReduceOptions & { readonly c
  * The Euclidean norm (2), the sum of magnitudes (1) or the largest magnitude (Infinity). The gradient at 0 is 0. Squares may
  * be beyond f32: [3e20, 4e20] has norm 5e20, for which the largest element is looked for first.
  */
-export function norm(x: Node, options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity | undefined }): Node {
+export function norm(x: Node, options: NormOptions): Node {
   if (options.ord === 1) return sum(apply("abs", build.cast(x, "f32")), options);
   if (options.ord === Infinity) return reduce("amax", apply("abs", build.cast(x, "f32")), options);
   const { values, power } = scaled("norm", x, options);

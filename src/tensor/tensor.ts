@@ -6,48 +6,38 @@ import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import { instance, type Kind } from "../signature/kinds.ts";
+import { guard, type Methods } from "../signature/takes.ts";
 import * as activation from "./activation.ts";
-import { attendOnline, attendStored, isLong } from "./attention.ts";
+import { attend } from "./attention.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import * as contract from "./contract.ts";
 import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./conv.ts";
+import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
 import * as e from "./elementwise.ts";
-import { readTensor, realize } from "./evaluate.ts";
+import { readTensor, realizeAll } from "./evaluate.ts";
 import { currentFrame, type Frame } from "./frame.ts";
 import { free, settleHistory } from "./history.ts";
 import * as indexing from "./indexing.ts";
 import * as movement from "./movement.ts";
-import { nested, type NestedArray, show } from "./nested.ts";
+import { nested, type NestedArray, show, visible } from "./nested.ts";
+import type * as o from "./options.ts";
 import * as order from "./order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./pool.ts";
 import { locate } from "./realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./record.ts";
 import * as r from "./reduce.ts";
+import type { NormOptions, ReduceOptions, VarianceOptions } from "./reduce.ts";
+import { signaturesOf } from "./signatures.ts";
 import { windows, type WindowsOptions } from "./windows.ts";
 
 /** An operand: a number or boolean takes the tensor's dtype where that holds it, else it makes the result f32. */
 export type Operand = Tensor | number | boolean;
 
 /** What of keys each query may see, and how: see `scaledDotProductAttention`. */
-export interface AttentionOptions {
-  /** bool: true where a query sees a key; a number is added to the score, -Infinity hides. Broadcasts to [..., queries, keys]. */
-  readonly mask?: Tensor;
-  /** Whether a query sees only keys that are not later than itself; the last query is as late as the last key. */
-  readonly causal?: boolean;
-  /** Factor of the scores. Default 1 / sqrt(features). */
-  readonly scale?: number;
-  /**
-   * "stored": scores and weights [..., queries, keys] are in memory. "online": they never are, forward and backward; they are
-   * computed block by block, and again for the gradients. By default by the number of scores: many are not stored. A second
-   * gradient, and the gradient of a mask of numbers, stores them in either case.
-   */
-  readonly scores?: "stored" | "online";
-  /** What to do with the weights [..., queries, keys] before they are applied, as dropout: they are stored then. Hidden keys stay hidden. */
-  readonly onWeights?: (weights: Tensor) => Tensor;
-}
+export type AttentionOptions = o.AttentionOptionsOf<Tensor, Tensor<"f32">>;
 
-export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, ReduceOptions, WindowsOptions };
-type ReduceOptions = r.ReduceOptions;
+export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
 /** The tensor of which another one shows a part, and the nodes of that part, by what stands for the tensor's value. */
 interface Alias {
@@ -59,14 +49,14 @@ interface Alias {
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
 
 /**
- * An array of any number of axes. Calls on it are lazy: they say what is to be computed, and reading a value (`data`,
- * `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its sources
- * later.
+ * An array of any number of axes, of elements of a dtype D. Calls on it are lazy: they say what is to be computed, and reading
+ * a value (`data`, `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its
+ * sources later. What ops give is typed by its dtype, as far as that is known; `Tensor` alone is one of any.
  */
-export class Tensor implements Pending {
+export class Tensor<out D extends DType = DType> implements Pending {
   /** Lengths of the axes, outermost first; `[]` is a scalar. */
   readonly shape: readonly number[];
-  readonly dtype: DType;
+  /** The dtype of the elements. */ readonly dtype: D;
   #node: Node;
   #frame: Frame | undefined;
   #handles: HandleCount;
@@ -74,15 +64,20 @@ export class Tensor implements Pending {
   #disposed = false;
   /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
   #version: object | undefined;
+  /** What is printed of a value that was read. */
+  #read: { readonly version: object; readonly visible: HostArray } | undefined;
 
   /**
    * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
    * a variable. With `outside` it is on that node in any case, and belongs to no trace, even when made inside one.
    */
   constructor(given: Node, outside = false) {
+    if (typeof (given as Partial<Node> | undefined)?.op !== "string") {
+      throw new ArgumentError("Tensor", { got: "new Tensor(…)", need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])" });
+    }
     const node = outside || !recordOf(given).shown ? given : build.another(given);
     this.shape = node.shape;
-    this.dtype = node.dtype;
+    this.dtype = node.dtype as D;
     this.#node = node;
     this.#frame = outside ? undefined : currentFrame();
     const record = recordOf(node);
@@ -93,7 +88,7 @@ export class Tensor implements Pending {
     if (this.#frame === undefined && !outside) backlog.notice(this, node);
   }
 
-  get rank(): number {
+  /** The number of axes. */ get rank(): number {
     return this.shape.length;
   }
   /** Number of elements. */
@@ -132,7 +127,7 @@ export class Tensor implements Pending {
   /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
   #partOf({ base, offset, parts }: Alias): Node {
     const whole = base.node;
-    const of = currentFrame() === undefined ? base.#version ??= {} : whole;
+    const of = currentFrame() === undefined ? base.#currentVersion() : whole;
     // Weak, as it may be the last to keep alive what the base's value was computed from.
     let part = parts.get(of)?.deref();
     if (part === undefined) {
@@ -143,7 +138,7 @@ export class Tensor implements Pending {
     }
     return part;
   }
-  /** The tensor of which this one shows a part, if it does. */
+  /** @internal The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
     return this.#alias && { base: this.#alias.base, offset: this.#alias.offset };
   }
@@ -153,204 +148,217 @@ export class Tensor implements Pending {
   }
 
   // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
-  add(other: Operand): Tensor { return this.#with("add", other); }
-  sub(other: Operand): Tensor { return this.#with("sub", other); }
-  mul(other: Operand): Tensor { return this.#with("mul", other); }
+  /** The sum, element by element. */ add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
+  /** The difference. */ sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
+  /** The product, element by element; `matmul` is that of matrices. */ mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
   /** The quotient; integers give f32. */
-  div(other: Operand): Tensor { return this.#with("div", other); }
+  div(other: Operand): Tensor<"f32"> { return this.#with("div", other); }
   /** The quotient rounded down; integer division by 0 gives 0. */
-  floorDiv(other: Operand): Tensor { return new Tensor(e.floorDiv(this.node, operand("floorDiv", other))); }
+  floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand(other))); }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
-  mod(other: Operand): Tensor { return new Tensor(e.mod(this.node, operand("mod", other))); }
-  pow(exponent: Operand): Tensor { return new Tensor(e.pow(this.node, operand("pow", exponent))); }
+  mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand(other))); }
+  /** This to the power of `exponent`; NaN for a negative base with a fraction. */ pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
   /** The larger; where one is NaN, either. */
-  maximum(other: Operand): Tensor { return this.#with("max", other); }
+  maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("max", other); }
   /** The smaller; where one is NaN, either. */
-  minimum(other: Operand): Tensor { return this.#with("min", other); }
-  atan2(x: Operand): Tensor { return this.#with("atan2", x); }
-  neg(): Tensor { return new Tensor(e.neg(this.node)); }
-  abs(): Tensor { return new Tensor(e.abs(this.node)); }
-  sign(): Tensor { return new Tensor(e.sign(this.node)); }
-  sqrt(): Tensor { return this.#map("sqrt"); }
-  rsqrt(): Tensor { return new Tensor(e.rsqrt(this.node)); }
-  square(): Tensor { return new Tensor(e.square(this.node)); }
-  reciprocal(): Tensor { return new Tensor(e.reciprocal(this.node)); }
-  exp(): Tensor { return this.#map("exp"); }
-  expm1(): Tensor { return this.#map("expm1"); }
-  log(): Tensor { return this.#map("log"); }
-  log1p(): Tensor { return this.#map("log1p"); }
-  sin(): Tensor { return this.#map("sin"); }
-  cos(): Tensor { return this.#map("cos"); }
-  tan(): Tensor { return this.#map("tan"); }
-  asin(): Tensor { return this.#map("asin"); }
-  acos(): Tensor { return this.#map("acos"); }
-  atan(): Tensor { return this.#map("atan"); }
-  sinh(): Tensor { return this.#map("sinh"); }
-  cosh(): Tensor { return this.#map("cosh"); }
-  tanh(): Tensor { return this.#map("tanh"); }
-  erf(): Tensor { return this.#map("erf"); }
-  floor(): Tensor { return new Tensor(e.rounded("floor", this.node)); }
-  ceil(): Tensor { return new Tensor(e.rounded("ceil", this.node)); }
-  trunc(): Tensor { return new Tensor(e.rounded("trunc", this.node)); }
+  minimum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("min", other); }
+  /** The angle of the point (x, this) in radians, from -π to π. */ atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
+  /** -x. */ neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
+  /** The magnitude. */ abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
+  /** -1, 0 or 1; NaN of NaN. */ sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
+  /** The square root; NaN below 0. */ sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  /** 1 / sqrt(x). */ rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
+  /** x². */ square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
+  /** 1 / x. */ reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
+  /** e to the power of x. */ exp(): Tensor<"f32"> { return this.#map("exp"); }
+  /** exp(x) - 1, exact near 0. */ expm1(): Tensor<"f32"> { return this.#map("expm1"); }
+  /** The natural logarithm; NaN below 0. */ log(): Tensor<"f32"> { return this.#map("log"); }
+  /** log(1 + x), exact near 0. */ log1p(): Tensor<"f32"> { return this.#map("log1p"); }
+  /** The sine of radians. */ sin(): Tensor<"f32"> { return this.#map("sin"); }
+  /** The cosine of radians. */ cos(): Tensor<"f32"> { return this.#map("cos"); }
+  /** The tangent of radians. */ tan(): Tensor<"f32"> { return this.#map("tan"); }
+  /** In radians; NaN outside [-1, 1]. */ asin(): Tensor<"f32"> { return this.#map("asin"); }
+  /** In radians; NaN outside [-1, 1]. */ acos(): Tensor<"f32"> { return this.#map("acos"); }
+  /** In radians. */ atan(): Tensor<"f32"> { return this.#map("atan"); }
+  /** The hyperbolic sine. */ sinh(): Tensor<"f32"> { return this.#map("sinh"); }
+  /** The hyperbolic cosine. */ cosh(): Tensor<"f32"> { return this.#map("cosh"); }
+  /** The hyperbolic tangent. */ tanh(): Tensor<"f32"> { return this.#map("tanh"); }
+  /** The error function. */ erf(): Tensor<"f32"> { return this.#map("erf"); }
+  /** Rounded down. */ floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
+  /** Rounded up. */ ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
+  /** Rounded towards 0. */ trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
   /** To the nearest whole number, halves to the even one. */
-  round(): Tensor { return new Tensor(e.rounded("round", this.node)); }
-  relu(): Tensor { return this.#map("relu"); }
+  round(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("round", this.node)); }
+  /** max(x, 0). */ relu(): Tensor<Computed<D>> { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
-  gelu(options: { readonly approximate?: "none" | "tanh" } = {}): Tensor {
+  gelu(options: o.GeluOptions = {}): Tensor<"f32"> {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
-  sigmoid(): Tensor { return new Tensor(activation.sigmoid(this.node)); }
-  silu(): Tensor { return new Tensor(activation.silu(this.node)); }
-  softplus(): Tensor { return new Tensor(activation.softplus(this.node)); }
-  clamp(options: { readonly min?: Operand; readonly max?: Operand }): Tensor {
-    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand("clamp", x);
+  /** 1 / (1 + exp(-x)). */ sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
+  /** x * sigmoid(x), also called swish. */ silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
+  /** log(1 + exp(x)). */ softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
+  /** The nearest value within bounds, of which one at least is given. */ clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
+    const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
-  less(other: Operand): Tensor { return this.#with("lt", other); }
-  lessEqual(other: Operand): Tensor { return this.#with("le", other); }
-  greater(other: Operand): Tensor { return new Tensor(e.less(operand("greater", other), this.node)); }
-  greaterEqual(other: Operand): Tensor { return new Tensor(e.lessEqual(operand("greaterEqual", other), this.node)); }
-  equal(other: Operand): Tensor { return this.#with("eq", other); }
-  notEqual(other: Operand): Tensor { return this.#with("ne", other); }
-  isNaN(): Tensor { return new Tensor(e.isNaN(this.node)); }
-  isFinite(): Tensor { return new Tensor(e.isFinite(this.node)); }
+  /** Whether this is less; never beside NaN. */ less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
+  /** Whether this is at most as large. */ lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
+  /** Whether this is greater. */ greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
+  /** Whether this is at least as large. */ greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
+  /** Whether both are equal; NaN equals nothing. */ equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
+  /** Whether they differ. */ notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
+  /** Where it is NaN. */ isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
+  /** Where it is neither NaN nor infinite. */ isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
   /** Of truth values: what is not 0 is true. */
-  not(): Tensor { return new Tensor(e.not(this.node)); }
-  and(other: Operand): Tensor { return new Tensor(e.logical("and", this.node, operand("and", other))); }
-  or(other: Operand): Tensor { return new Tensor(e.logical("or", this.node, operand("or", other))); }
-  xor(other: Operand): Tensor { return new Tensor(e.logical("xor", this.node, operand("xor", other))); }
-  bitAnd(other: Operand): Tensor { return new Tensor(e.bitwise("and", this.node, operand("bitAnd", other))); }
-  bitOr(other: Operand): Tensor { return new Tensor(e.bitwise("or", this.node, operand("bitOr", other))); }
-  bitXor(other: Operand): Tensor { return new Tensor(e.bitwise("xor", this.node, operand("bitXor", other))); }
-  bitNot(): Tensor { return new Tensor(e.bitNot(this.node)); }
+  not(): Tensor<"bool"> { return new Tensor(e.not(this.node)); }
+  /** Whether both are true (not 0). */ and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
+  /** Whether one is true (not 0). */ or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
+  /** Whether exactly one is true (not 0). */ xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  /** The bits set in both integers. */ bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  /** The bits set in one of them. */ bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  /** The bits in which they differ. */ bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
+  /** All bits changed. */ bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
-  shiftLeft(other: Operand): Tensor { return new Tensor(e.bitwise("shl", this.node, operand("shiftLeft", other))); }
-  shiftRight(other: Operand): Tensor { return new Tensor(e.bitwise("shr", this.node, operand("shiftRight", other))); }
+  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
+  /** As shiftLeft; of i32 the sign stays. */ shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
   /** `a` where this is true (not 0), else `b`. */
-  where(a: Operand, b: Operand): Tensor {
-    return new Tensor(e.where(this.node, operand("where", a), operand("where", b)));
+  where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
+    return new Tensor(e.where(this.node, operand(a), operand(b)));
   }
   /**
    * f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. f16 gets the nearest half,
    * halfway cases the even one, beyond ±65504 an infinity: the same bits on every device.
    */
-  cast(dtype: DType): Tensor { return new Tensor(build.cast(this.node, dtype)); }
+  cast<E extends DType>(dtype: E): Tensor<E> { return new Tensor(build.cast(this.node, dtype)); }
   /** The same 32 bits as another dtype (not bool or f16). */
-  bitcast(dtype: DType): Tensor { return new Tensor(build.bitcast(this.node, dtype)); }
+  bitcast<E extends DType>(dtype: E): Tensor<E> { return new Tensor(build.bitcast(this.node, dtype)); }
 
   // Movement.
-  /** One length may be -1. */
-  reshape(shape: Shape): Tensor { return new Tensor(movement.reshape(this.node, shape)); }
-  flatten(options: { readonly start?: number; readonly end?: number } = {}): Tensor {
+  /** The same elements in order; one length may be -1. */
+  reshape(shape: Shape): Tensor<D>;
+  reshape(...lengths: readonly number[]): Tensor<D>;
+  reshape(...shape: readonly (number | Shape)[]): Tensor<D> {
+    return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
+  }
+  /** With the axes from `start` to `end` as one. */ flatten(options: o.FlattenOptions = {}): Tensor<D> {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
-  /** Axes in the order given; by default the last two change places. */
-  transpose(axes?: readonly number[]): Tensor { return new Tensor(movement.transpose(this.node, axes)); }
-  permute(axes: readonly number[]): Tensor { return new Tensor(movement.permute(this.node, axes)); }
+  /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
+  transpose(axes?: readonly number[]): Tensor<D>;
+  transpose(axis: number, other: number): Tensor<D>;
+  transpose(...axes: readonly (number | readonly number[] | undefined)[]): Tensor<D> {
+    return new Tensor(movement.transpose(this.node, ...axes));
+  }
+  /** Axes in the order given. */
+  permute(axes: readonly number[]): Tensor<D>;
+  permute(...axes: readonly number[]): Tensor<D>;
+  permute(...axes: readonly (number | readonly number[])[]): Tensor<D> {
+    return new Tensor(movement.permute(this.node, movement.lengthsOf("permute", axes)));
+  }
   /** NumPy broadcasting; -1 keeps a length. */
-  broadcastTo(shape: Shape): Tensor { return new Tensor(movement.broadcastTo(this.node, shape)); }
-  expand(shape: Shape): Tensor { return this.broadcastTo(shape); }
-  squeeze(axis?: number | readonly number[]): Tensor { return new Tensor(movement.squeeze(this.node, axis)); }
-  unsqueeze(axis: number): Tensor { return new Tensor(movement.unsqueeze(this.node, axis)); }
-  flip(axis?: number | readonly number[]): Tensor { return new Tensor(movement.flip(this.node, axis)); }
+  broadcastTo(shape: Shape): Tensor<D>;
+  broadcastTo(...lengths: readonly number[]): Tensor<D>;
+  broadcastTo(...shape: readonly (number | Shape)[]): Tensor<D> {
+    return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("broadcastTo", shape)));
+  }
+  /** The same as `broadcastTo`. */ expand(shape: Shape): Tensor<D>;
+  expand(...lengths: readonly number[]): Tensor<D>;
+  expand(...shape: readonly (number | Shape)[]): Tensor<D> { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
+  /** Without axes of length 1: all of them, or those named. */ squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
+  /** With a new axis of length 1 at `axis`. */ unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
+  /** The other way round along all axes, or those named. */ flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
   /**
    * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy,
    * bounds are clamped and negative ones count from the end.
    */
-  slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor {
+  slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor<D> {
     if (isList(range)) return new Tensor(movement.slice(this.node, range));
     return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
-  at(index: number, options: { readonly axis?: number } = {}): Tensor {
+  at(index: number, options: o.AxisOptions = {}): Tensor<D> {
     return new Tensor(movement.at(this.node, index, options.axis ?? 0));
   }
   /**
    * The parts at `indices` of an axis (0 by default). JS numbers may count from the end and must be in range; of an
    * index tensor, positions out of range give 0.
    */
-  take(indices: Tensor | readonly number[], options: { readonly axis?: number } = {}): Tensor {
+  take(indices: Tensor | readonly number[], options: o.AxisOptions = {}): Tensor<D> {
     const axis = options.axis ?? 0;
     if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
     const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
     return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
   }
   /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
-  gather(index: Tensor, options: { readonly axis: number }): Tensor {
+  gather(index: Tensor, options: o.NamedAxisOptions): Tensor<D> {
     return new Tensor(indexing.gather(this.node, index.node, options.axis));
   }
   /** This with values[i] added at i with i[axis] := index[i]; positions out of range are dropped. */
-  scatterAdd(index: Tensor, values: Tensor, options: { readonly axis: number }): Tensor {
+  scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Product<D, E>> {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-  oneHot(classes: number, options: { readonly dtype?: DType } = {}): Tensor {
+  oneHot<E extends DType = "f32">(classes: number, options: o.DTypeOptions<E> = {}): Tensor<NoInfer<E>> {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));
   }
   /**
    * Sliding windows along an axis of length L: [..., L, ...] to [..., O, ..., length], the place within a window last, and
    * O = floor((L - (length - 1) * dilation - 1) / stride) + 1. Throws ShapeError where no window lies within the axis.
    */
-  windows(options: WindowsOptions): Tensor { return new Tensor(windows(this.node, options)); }
+  windows(options: WindowsOptions): Tensor<D> { return new Tensor(windows(this.node, options)); }
   /** One count for all sides, or [before, after] for each axis. */
-  pad(widths: number | readonly (readonly [number, number])[], options: { readonly value?: number } = {}): Tensor {
+  pad(widths: number | readonly (readonly [number, number])[], options: o.PadOptions = {}): Tensor<D> {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
   }
   /** So many parts, the longer ones first, or parts of these lengths, along an axis (0 by default). */
-  split(parts: number | readonly number[], options: { readonly axis?: number } = {}): Tensor[] {
+  split(parts: number | readonly number[], options: o.AxisOptions = {}): Tensor<D>[] {
     return movement.split(this.node, parts, options.axis ?? 0).map((node) => new Tensor(node));
   }
   /** Every element `count` times in a row, along an axis (0 by default). */
-  repeat(count: number, options: { readonly axis?: number } = {}): Tensor {
+  repeat(count: number, options: o.AxisOptions = {}): Tensor<D> {
     return new Tensor(movement.repeat(this.node, count, options.axis ?? 0));
   }
   /** The whole tensor again and again: `counts[i]` times along axis i. */
-  tile(counts: readonly number[]): Tensor { return new Tensor(movement.tile(this.node, counts)); }
+  tile(counts: readonly number[]): Tensor<D>;
+  tile(...counts: readonly number[]): Tensor<D>;
+  tile(...counts: readonly (number | readonly number[])[]): Tensor<D> {
+    return new Tensor(movement.tile(this.node, movement.lengthsOf("tile", counts)));
+  }
 
   // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
-  sum(options: ReduceOptions = {}): Tensor { return new Tensor(r.sum(this.node, options)); }
-  mean(options: ReduceOptions = {}): Tensor { return new Tensor(r.mean(this.node, options)); }
-  prod(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("prod", this.node, options)); }
-  max(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amax", this.node, options)); }
-  min(options: ReduceOptions = {}): Tensor { return new Tensor(r.reduce("amin", this.node, options)); }
+  /** The sum; of bools how many are true. */ sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
+  /** The mean, f32; NaN of nothing. */ mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
+  /** The product. */ prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
+  /** The largest; NaN elements may be passed over. */ max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
+  /** The smallest; NaN elements may be passed over. */ min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
-  variance(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
-    return new Tensor(r.variance(this.node, options));
-  }
-  std(options: ReduceOptions & { readonly correction?: number } = {}): Tensor {
-    return new Tensor(r.standardDeviation(this.node, options));
-  }
+  variance(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.variance(this.node, options)); }
+  /** The square root of the variance. */ std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
-  argmax(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
-    return new Tensor(r.argExtreme("amax", this.node, options));
-  }
-  argmin(options: { readonly axis?: number; readonly keepDims?: boolean } = {}): Tensor {
-    return new Tensor(r.argExtreme("amin", this.node, options));
-  }
-  all(options: ReduceOptions = {}): Tensor { return new Tensor(r.all(this.node, options)); }
-  any(options: ReduceOptions = {}): Tensor { return new Tensor(r.any(this.node, options)); }
+  argmax(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amax", this.node, options)); }
+  /** i32 position of the first smallest element, on an axis or in the flattened tensor. */ argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
+  /** Whether all are true (not 0). */ all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
+  /** Whether one is true (not 0). */ any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
   /** Euclidean by default. The gradient at 0 is 0. */
-  norm(options: ReduceOptions & { readonly ord?: 1 | 2 | typeof Infinity } = {}): Tensor {
-    return new Tensor(r.norm(this.node, options));
-  }
-  logSumExp(options: ReduceOptions = {}): Tensor { return new Tensor(r.logSumExp(this.node, options)); }
+  norm(options: NormOptions = {}): Tensor<"f32"> { return new Tensor(r.norm(this.node, options)); }
+  /** log(sum(exp(x))), of any magnitude. */ logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
-  softmax(options: { readonly axis?: number } = {}): Tensor { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  logSoftmax(options: { readonly axis?: number } = {}): Tensor {
+  softmax(options: o.AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  /** The logarithm of softmax. Along the last axis by default. */ logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  cumsum(options: { readonly axis?: number } = {}): Tensor {
+  /** The sums of all elements so far. Along the last axis by default. */ cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  cumprod(options: { readonly axis?: number } = {}): Tensor {
+  /** The products of all elements so far. Along the last axis by default. */ cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
-  sort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+  sort(options: o.SortOptions = {}): Tensor<D> {
     return new Tensor(order.sort(this.node, options.axis ?? -1, options.descending ?? false));
   }
   /** i32 positions that sort, stably. */
-  argsort(options: { readonly axis?: number; readonly descending?: boolean } = {}): Tensor {
+  argsort(options: o.SortOptions = {}): Tensor<"i32"> {
     return new Tensor(order.argsort(this.node, options.axis ?? -1, options.descending ?? false));
   }
 
@@ -359,62 +367,54 @@ export class Tensor implements Pending {
    * The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the
    * right.
    */
-  matmul(other: Tensor): Tensor { return new Tensor(contract.matmul(this.node, other.node)); }
-  dot(other: Tensor): Tensor { return new Tensor(contract.dot(this.node, other.node)); }
+  matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.matmul(this.node, other.node)); }
+  /** The inner product of two vectors; for more axes, `matmul`. */ dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
   /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
-  conv1d(w: Tensor, options: ConvOptions = {}): Tensor { return new Tensor(convolve("conv1d", this.node, w.node, options, 1)); }
+  conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
+    return new Tensor(convolve("conv1d", this.node, w.node, options, 1));
+  }
   /**
    * The convolution (cross-correlation) of [n, height, width, in] by w [kernelHeight, kernelWidth, in / groups, out], to
    * [n, oh, ow, out]; oh = floor((height + padding - (kernelHeight - 1) * dilation - 1) / stride) + 1. Output channel o is of
    * group floor(o * groups / out). Throws ShapeError where shapes do not fit, ArgumentError for options that make no sense.
    */
-  conv2d(w: Tensor, options: ConvOptions = {}): Tensor { return new Tensor(convolve("conv2d", this.node, w.node, options, 2)); }
+  conv2d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
+    return new Tensor(convolve("conv2d", this.node, w.node, options, 2));
+  }
   /**
    * The adjoint of conv2d: [n, height, width, in] by w [kernelHeight, kernelWidth, out, in], to [n, oh, ow, out]; oh =
    * (height - 1) * stride + (kernelHeight - 1) * dilation + 1 - padding, and height * stride with padding "same".
    */
-  convTranspose2d(w: Tensor, options: ConvTransposeOptions = {}): Tensor {
+  convTranspose2d<E extends DType>(w: Tensor<E>, options: ConvTransposeOptions = {}): Tensor<Product<D, E>> {
     return new Tensor(convolveTransposed("convTranspose2d", this.node, w.node, options, 2));
   }
   /** [n, height, width, channels] to the largest of each window. Equal largest elements share the gradient equally. */
-  maxPool2d(options: PoolOptions): Tensor { return new Tensor(maxPool2d(this.node, options)); }
+  maxPool2d(options: PoolOptions): Tensor<Computed<D>> { return new Tensor(maxPool2d(this.node, options)); }
   /** [n, height, width, channels] to the mean of each window, of which padding is no part; f32. */
-  avgPool2d(options: PoolOptions): Tensor { return new Tensor(avgPool2d(this.node, options)); }
+  avgPool2d(options: PoolOptions): Tensor<"f32"> { return new Tensor(avgPool2d(this.node, options)); }
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
    * query that sees no key gives 0; what a hidden key and its value hold, NaN too, has no effect on the query's result and
    * gradients, nor the query on theirs. A mask of -1e9, or of the least f32, hides nothing. Throws ShapeError where shapes do
    * not fit, ArgumentError for options that exclude each other.
    */
-  scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-    const { mask, onWeights, scores, ...rest } = options;
-    if (scores !== undefined && scores !== "stored" && scores !== "online") {
-      throw new ArgumentError("scaledDotProductAttention", { got: `scores "${scores}"`, need: '"stored" or "online"' });
-    }
-    if (scores === "online" && onWeights !== undefined) {
-      throw new ArgumentError("scaledDotProductAttention", {
-        got: 'scores "online" with onWeights',
-        need: "one of them: weights that are to be looked at are stored",
-      });
-    }
-    if (onWeights === undefined && (scores ?? (isLong(this.node, k.node, v.node, rest.causal === true) ? "online" : "stored")) === "online") {
-      return new Tensor(attendOnline(this.node, k.node, v.node, { ...rest, mask: mask?.node }));
-    }
+  scaledDotProductAttention(k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor<"f32"> {
+    const { mask, onWeights, ...rest } = options;
     const changed = onWeights && ((weights: Node) => onWeights(new Tensor(weights)).node);
-    return new Tensor(attendStored(this.node, k.node, v.node, { ...rest, mask: mask?.node }, changed));
+    return new Tensor(attend(this.node, k.node, v.node, { ...rest, mask: mask?.node, onWeights: changed }));
   }
 
   // Where and when.
   /** The same values on `device`. Throws DeviceError when it is closed or lost. */
-  to(device: Device): Tensor {
+  to(device: Device): Tensor<D> {
     if (device.isLost) throw new DeviceError("to", { got: `${device.name}, which was closed or lost`, need: "an open device" });
     return new Tensor(build.copy(this.node, device.id));
   }
   /** The same values, through which no gradient flows. */
-  detach(): Tensor { return new Tensor(build.stopGradient(this.node)); }
-  stopGradient(): Tensor { return this.detach(); }
+  detach(): Tensor<D> { return new Tensor(build.stopGradient(this.node)); }
+  /** The same as `detach`. */ stopGradient(): Tensor<D> { return this.detach(); }
   /** The same values, stored in order. */
-  contiguous(): Tensor { return new Tensor(build.contiguous(this.node)); }
+  contiguous(): Tensor<D> { return new Tensor(build.contiguous(this.node)); }
 
   /**
    * From now on this handle shows `value` (a number fills it), with no history. Tensors made from the old value keep
@@ -494,24 +494,31 @@ export class Tensor implements Pending {
   }
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
-  data(): Promise<HostArray> {
-    return readTensor(this);
+  data(): Promise<HostArray<D>> {
+    const version = this.#currentVersion();
+    return readTensor(this).then((values) => {
+      this.#read = { version, visible: visible(values, this.shape) };
+      return values as HostArray<D>;
+    });
   }
-  /** The values as nested arrays; a scalar is a number, or a boolean. */
-  array(): Promise<NestedArray> {
-    return this.data().then((data) => nested(data, this.shape, this.dtype));
+  /**
+   * The values as nested arrays; a scalar is a number, or a boolean. How deep they are is no part of a Tensor's type: say it
+   * where they are taken, `const rows: number[][] = await x.array()`, or as `x.array<number[][]>()`.
+   */
+  array<A extends NestedArray<Item<D>> = NestedArray<Item<D>>>(): Promise<A> {
+    return this.data().then((data) => nested(data, this.shape, this.dtype) as A);
   }
-  /** The value of a tensor of one element; a bool gives 0 or 1. Throws ShapeError for any other. */
-  item(): Promise<number> {
+  /** The value of a tensor of one element: a boolean for a bool, else a number. Throws ShapeError for any other. */
+  item(): Promise<Item<D>> {
     if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
-    return this.data().then((data) => data[0]!);
+    return this.data().then((data) => nested(data, [], this.dtype) as Item<D>);
   }
   /**
    * Computes the value, without reading it. Small ops that follow each other leave for the device together, at the latest
    * when the event loop turns; `device.sync()` sends them at once.
    */
   realize(): Promise<this> {
-    return realize(this).then(() => this);
+    return realizeAll([this]).then(() => this);
   }
 
   /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
@@ -523,42 +530,68 @@ export class Tensor implements Pending {
     const leaf = valueOf(this.#node);
     if (leaf !== undefined && recordOf(leaf).handles.count === 0) free(leaf);
   }
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
 
-  /** dtype and shape, where it is, and its values where the host knows them. */
+  #currentVersion(): object { return (this.#alias?.base ?? this).#version ??= {}; }
+
+  /** dtype and shape, where it is, and its values once they were read, or where the host has them. */
   toString(): string {
     const { device } = this;
     const place = device === undefined ? "" : ` on ${device.name}`;
-    if (this.#disposed) return `Tensor ${this.dtype}${formatShape(this.shape)} (disposed)`;
-    const node = this.#alias === undefined ? this.#node : undefined;
-    const found = node === undefined ? undefined : locate(node);
+    return `Tensor ${this.dtype}${formatShape(this.shape)}${place} ${this.#valueText()}`;
+  }
+  #valueText(): string {
+    if (this.#disposed) return "(disposed)";
+    if (this.#read?.version === this.#currentVersion()) return show(this.#read.visible, this.shape, this.dtype);
+    const found = this.#alias === undefined ? locate(this.#node) : undefined;
     const host = found?.storage.host?.subarray(found.offset, found.offset + this.size);
-    const value = host !== undefined ? ` ${show(host, this.shape, this.dtype)}` : found === undefined ? " (not computed)" : "";
-    return `Tensor ${this.dtype}${formatShape(this.shape)}${place}${value}`;
+    if (host !== undefined) return show(visible(host, this.shape), this.shape, this.dtype);
+    return found === undefined && this.isPending ? "(not computed)" : "(not read)";
   }
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.toString();
   }
+  /** Operators of JavaScript cannot compute with tensors: they throw, where they would give NaN or compare texts. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new ArgumentError("tensor", { got: "a Tensor where JavaScript needs a number (t * 2, t < 2, t + 1)", need: "a method: t.mul(2), t.less(2), t.add(1); await t.item() for the number" });
+  }
+  /** Always throws: a value is read with `await`. */
+  toJSON(): never {
+    throw new ArgumentError("JSON.stringify", { got: `a Tensor ${this.dtype}${formatShape(this.shape)}`, need: "its values: await t.array()" });
+  }
 
-  #map(op: ElementwiseName): Tensor {
+  #map<R extends DType>(op: ElementwiseName): Tensor<R> {
     return new Tensor(e.apply(op, this.node));
   }
-  #with(op: ElementwiseName, other: Operand): Tensor {
-    return new Tensor(e.apply(op, this.node, operand(op, other)));
+  #with<R extends DType>(op: ElementwiseName, other: Operand): Tensor<R> {
+    return new Tensor(e.apply(op, this.node, operand(other)));
   }
 }
 
+/** For what functions take. */
+export const tensorKind: Kind<Tensor> = instance(Tensor, "a Tensor");
+export const operandKind: Kind<Operand> = {
+  need: "a Tensor, a number or a boolean",
+  accepts: (x) => x instanceof Tensor || typeof x === "number" || typeof x === "boolean",
+};
+
+/** Those that only the engine itself calls, and those that JavaScript calls. */
+type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSON";
+const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandKind);
+guard("", Tensor.prototype, signatures);
+
+/** Whether something is a Tensor. */
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
 
-/** An operand as the ops on nodes take it. Throws ArgumentError for anything but a tensor, a number or a boolean. */
-export function operand(op: string, x: Operand): e.NodeOperand {
-  if (x instanceof Tensor) return x.node;
-  if (typeof x === "number" || typeof x === "boolean") return x;
-  throw new ArgumentError(op, { got: x === null ? "null" : typeof x, need: "a Tensor, a number or a boolean" });
+/** An operand as the ops on nodes take it. */
+export function operand(x: Operand): e.NodeOperand {
+  return x instanceof Tensor ? x.node : x;
 }
 
 function isList<T>(x: readonly T[] | object): x is readonly T[] {

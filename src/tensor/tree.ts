@@ -1,5 +1,8 @@
 /** Nested arrays and records of tensors. */
 import { ArgumentError } from "../errors.ts";
+import { anything, boolean, callable, optional, options, string } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
+import { takes } from "../signature/takes.ts";
 import { isTensor, type Tensor } from "./tensor.ts";
 
 /** A tensor, or arrays and records of them. */
@@ -15,8 +18,15 @@ export type TreeOf<T, Leaf> = [Tree] extends [T] ? AnyTree<Leaf>
   : T extends object ? { -readonly [K in keyof T]: TreeOf<T[K], Leaf> }
   : T;
 
+/** A tree of the same form, of tensors of the same dtypes. */
+export type TensorsOf<T> = [Tree] extends [T] ? AnyTree<Tensor>
+  : T extends Tensor<infer D> ? Tensor<D>
+  : T extends object ? { -readonly [K in keyof T]: TensorsOf<T[K]> }
+  : T;
+
 /** A tree taken apart. */
 export interface FlatTree {
+  /** The tensors, in the order of the paths. */
   readonly leaves: readonly Tensor[];
   /** Where each leaf is, as in `layers[0].weight`; empty for a tree that is a leaf. */
   readonly paths: readonly string[];
@@ -33,27 +43,43 @@ type Part =
   | { readonly kind: "array"; readonly length: number }
   | { readonly kind: "record"; readonly keys: readonly string[] };
 
+/** What a tree may have besides tensors. */
+export interface FlattenTreeOptions {
+  /** Whether it may have other values, as numbers, strings and functions. Default false. */
+  readonly statics?: boolean | undefined;
+}
+
+/** How deep a tree may be nested: deeper ones are likely to contain themselves. */
+export const deepest = 256;
+
+const signatures = {
+  flattenTree: takes("flattenTree", { op: string, tree: optional(anything), options: options<FlattenTreeOptions>({ statics: boolean }) }),
+  mapTree: takes("mapTree", { tree: anything, f: callable }),
+};
+
 /**
  * Takes a tree apart: leaves by position and by key, in the order of insertion. Other values (numbers, strings,
- * functions, …) are kept as they are where `statics` allows them. Throws ArgumentError for them otherwise, and for
- * instances of classes.
+ * functions, …) are kept as they are where `statics` allows them. Throws ArgumentError, which names `op`, for them otherwise,
+ * for instances of classes, and for what is nested more than 256 deep.
  */
-export function flattenTree(op: string, tree: unknown, options: { readonly statics?: boolean } = {}): FlatTree {
+export function flattenTree(op: string, tree: unknown, options: FlattenTreeOptions = {}): FlatTree {
+  signatures.flattenTree.check(arguments);
   const leaves: Tensor[] = [];
   const paths: string[] = [];
   const parts: Part[] = [];
-  const visit = (part: unknown, path: string): void => {
+  const visit = (part: unknown, path: string, depth: number): void => {
+    if (depth > deepest) throw new ArgumentError(op, { got: `a tree nested more than ${deepest} deep, or that contains itself`, need: "another one" });
     if (isTensor(part)) {
       leaves.push(part);
       paths.push(path);
       parts.push({ kind: "leaf" });
     } else if (Array.isArray(part)) {
       parts.push({ kind: "array", length: part.length });
-      part.forEach((element, i) => visit(element, `${path}[${i}]`));
+      for (let i = 0; i < part.length; i++) visit(part[i], `${path}[${i}]`, depth + 1);
     } else if (isRecord(part)) {
       const keys = Object.keys(part);
       parts.push({ kind: "record", keys });
-      for (const key of keys) visit(part[key], path === "" ? key : `${path}.${key}`);
+      for (const key of keys) visit(part[key], path === "" ? key : `${path}.${key}`, depth + 1);
     } else if (options.statics === true && (typeof part !== "object" || part === null)) {
       parts.push({ kind: "static", value: part });
     } else {
@@ -65,13 +91,15 @@ export function flattenTree(op: string, tree: unknown, options: { readonly stati
       });
     }
   };
-  visit(tree, "");
+  visit(tree, "", 0);
   const count = leaves.length;
   return { leaves, paths, key: parts.map(partKey).join(), rebuild: (values) => rebuild(op, parts, values, count) };
 }
 
 function rebuild(op: string, parts: readonly Part[], values: readonly unknown[], count: number): unknown {
-  if (values.length !== count) throw new ArgumentError(op, { got: `${values.length} leaves`, need: String(count) });
+  if (!Array.isArray(values) || values.length !== count) {
+    throw new ArgumentError(op, { got: Array.isArray(values) ? `${values.length} leaves` : `${show(values)} as leaves`, need: `a list of ${count}` });
+  }
   let [nextPart, nextValue] = [0, 0];
   const make = (): unknown => {
     const part = parts[nextPart++]!;
@@ -133,6 +161,7 @@ function describe(x: unknown): string {
 
 /** A tree of the same form with `f` of each leaf. */
 export function mapTree<T extends Tree, R>(tree: T, f: (leaf: Tensor, path: string) => R): TreeOf<T, R> {
+  signatures.mapTree.check(arguments);
   const flat = flattenTree("mapTree", tree);
   return flat.rebuild(flat.leaves.map((leaf, i) => f(leaf, flat.paths[i]!))) as TreeOf<T, R>;
 }

@@ -6,6 +6,8 @@ import { flags } from "../debug/flags.ts";
 import type { Device } from "../devices/device.ts";
 import { measurePlan, tuningKeyOf } from "../devices/measure.ts";
 import { learn, tableOf } from "../devices/tuned.ts";
+import { anything, callable, rest } from "../signature/kinds.ts";
+import { takes } from "../signature/takes.ts";
 import { CompiledTrace, placeOf } from "./compile.ts";
 import { refuseInTrace } from "./frame.ts";
 import { exclusively } from "./realize.ts";
@@ -35,7 +37,9 @@ export interface TunedContraction {
 
 /** What `tune` found. As a string, a table. */
 export class Tuning {
+  /** The name of the device. */
   readonly device: string;
+  /** Each product or convolution that was measured. */
   readonly contractions: readonly TunedContraction[];
   /** Why nothing was tuned; undefined where it was. */
   readonly refusal: string | undefined;
@@ -47,6 +51,7 @@ export class Tuning {
     this.refusal = refusal;
   }
 
+  /** A table for people. */
   toString(): string {
     const head = this.refusal ?? `${this.contractions.length} contractions on ${this.device}`;
     return [head, ...this.contractions.flatMap(listing)].join("\n");
@@ -63,6 +68,8 @@ export interface TuneOptions {
   readonly again?: boolean;
 }
 
+const signature = takes("tune", { fn: callable, args: rest(anything) });
+
 /**
  * Measures schedules for the products and convolutions that `fn` computes with such arguments, forward and backward, on the
  * device of the tensors (or the default one), and keeps the fastest: for what is compiled from now on in this process,
@@ -73,6 +80,7 @@ export interface TuneOptions {
  * Rejects as a call of the compiled function does: with TraceError when `fn` reads a value or is asynchronous.
  */
 export async function tune<Arguments extends unknown[]>(fn: (...args: Arguments) => unknown, ...args: Arguments): Promise<Tuning> {
+  signature.check(arguments);
   const { device, request } = await requestOf(fn, args);
   return await tuneOn(device, [request]);
 }

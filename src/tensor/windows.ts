@@ -29,9 +29,13 @@ export interface Sliding {
 
 /** Windows of `length` elements along `axis`, `stride` apart (1), their elements `dilation` apart (1). */
 export interface WindowsOptions {
+  /** The axis along which windows slide; a negative one counts from the end. */
   readonly axis: number;
+  /** Elements of a window. */
   readonly length: number;
+  /** Elements from one window to the next. Default 1. */
   readonly stride?: number;
+  /** Elements from one element of a window to the next. Default 1. */
   readonly dilation?: number;
 }
 

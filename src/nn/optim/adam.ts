@@ -1,13 +1,19 @@
+import { number, options } from "../../signature/kinds.ts";
+import { takes } from "../../signature/takes.ts";
+import { learningRate as learningRateKind, moments } from "./kinds.ts";
 import { decayed, type MomentOptions, nextCorrection, readMoments } from "./moments.ts";
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin, type UpdateRule } from "./rule.ts";
 
+/** How `adam` updates. */
 export interface AdamOptions extends MomentOptions {
   /** Default 0.001. */
-  readonly learningRate?: LearningRate;
+  readonly learningRate?: LearningRate | undefined;
   /** This times the parameter is added to the gradient (adamw decays the parameter itself). Default 0. */
-  readonly weightDecay?: number;
+  readonly weightDecay?: number | undefined;
 }
+
+const signature = takes("optim.adam", { options: options<AdamOptions>({ learningRate: learningRateKind, ...moments, weightDecay: number }) });
 
 /**
  * m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g²;
@@ -15,6 +21,7 @@ export interface AdamOptions extends MomentOptions {
  * Kingma and Ba, Adam: A Method for Stochastic Optimization (2014), algorithm 1.
  */
 export function adam(options: AdamOptions = {}): Optimizer {
+  signature.check(arguments);
   return optimizer(adamRule("adam", options, "gradient"));
 }
 

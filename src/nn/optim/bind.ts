@@ -1,10 +1,13 @@
 /** An optimizer bound to parameters, for training without the trainer: eagerly, or inside `compile`. */
 import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
+import { type Signature, takes } from "../../signature/takes.ts";
 import { concat, full, tensor, zeros } from "../../tensor/create.ts";
 import { isTracing } from "../../tensor/frame.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { namedTensors } from "../kinds.ts";
 import { assignAll, isPacked, pack, type Packed } from "../flat.ts";
+import { tensorTree } from "./kinds.ts";
 import { learningRateAt, requireLearningRate, type UpdateRule } from "./rule.ts";
 import { isSchedule } from "./schedules.ts";
 
@@ -16,13 +19,14 @@ export type GradientTree<T extends ParameterTree> = { readonly [K in keyof T]: T
 
 /** An optimizer that updates its parameters in place. */
 export interface BoundOptimizer<T extends ParameterTree = ParameterTree> {
+  /** The parameters that it updates. */
   readonly parameters: T;
   /**
    * The optimizer's state by name: its vectors (as long as all parameters together), its scalars, and `step`, the
    * number
    * of updates made.
    */
-  readonly state: Readonly<Record<string, Tensor>>;
+  readonly state: Readonly<Record<string, Tensor<"f32">>>;
   /**
    * One update. Inside `compile` it becomes part of the compiled step.
    * Throws ShapeError or ArgumentError when the gradients are not those of the parameters, TraceError when the learning
@@ -44,8 +48,9 @@ export function bind<T extends ParameterTree>(rule: UpdateRule, parameters: T): 
 
 class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   readonly parameters: T;
-  readonly state: Readonly<Record<string, Tensor>>;
+  readonly state: Readonly<Record<string, Tensor<"f32">>>;
   readonly #rule: UpdateRule;
+  readonly #takes: { readonly step: Signature; readonly load: Signature };
   readonly #names: readonly string[];
   readonly #list: readonly Tensor[];
   /** `step` and the scalars in one vector, of which those in `state` are views: a kernel can bind few buffers. */
@@ -57,6 +62,10 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   constructor(rule: UpdateRule, parameters: T) {
     this.parameters = parameters;
     this.#rule = rule;
+    this.#takes = {
+      step: takes(`optim.${rule.name}.step`, { gradients: tensorTree }),
+      load: takes(`optim.${rule.name}.load`, { state: namedTensors }),
+    };
     this.#names = Object.keys(parameters);
     this.#list = Object.values(parameters);
     if (isTracing()) {
@@ -81,6 +90,7 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   }
 
   step(gradients: GradientTree<T>): void {
+    this.#takes.step.check(arguments);
     const rule = this.#rule;
     const flat = concat(this.#inOrder(gradients).map((gradient) => gradient.flatten()));
     this.#keepPacked();
@@ -102,6 +112,7 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   }
 
   async load(state: Readonly<Record<string, Tensor>>): Promise<void> {
+    this.#takes.load.check(arguments);
     const op = `optim.${this.#rule.name}.load`;
     const names = Object.keys(this.state);
     const given = Object.keys(state);

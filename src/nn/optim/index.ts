@@ -14,4 +14,10 @@ export { learningRateAt } from "./rule.ts";
 export type { LearningRate, UpdateInput, UpdateResult, UpdateRule } from "./rule.ts";
 export type { BoundOptimizer, GradientTree, ParameterTree } from "./bind.ts";
 export { constantSchedule, cosineSchedule, exponentialSchedule, linearSchedule, warmup } from "./schedules.ts";
-export type { Schedule } from "./schedules.ts";
+export type {
+  CosineScheduleOptions,
+  ExponentialScheduleOptions,
+  LinearScheduleOptions,
+  Schedule,
+  WarmupOptions,
+} from "./schedules.ts";

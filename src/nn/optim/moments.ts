@@ -2,13 +2,14 @@
 import type { Tensor } from "../../tensor/tensor.ts";
 import { requireWithin } from "./rule.ts";
 
+/** What optimizers with moments have in common. */
 export interface MomentOptions {
   /** Decay of the mean of gradients, from 0 to below 1. Default 0.9. */
-  readonly beta1?: number;
+  readonly beta1?: number | undefined;
   /** Decay of the mean of squared gradients, from 0 to below 1. Default 0.999. */
-  readonly beta2?: number;
+  readonly beta2?: number | undefined;
   /** Added to the root of the mean of squares. Default 1e-8. */
-  readonly epsilon?: number;
+  readonly epsilon?: number | undefined;
 }
 
 export interface Moments {

@@ -1,13 +1,19 @@
+import { number, options } from "../../signature/kinds.ts";
+import { takes } from "../../signature/takes.ts";
+import { learningRate as learningRateKind, moments } from "./kinds.ts";
 import { decayed, type MomentOptions, nextCorrection, readMoments } from "./moments.ts";
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin } from "./rule.ts";
 
+/** How `nadam` updates. */
 export interface NadamOptions extends MomentOptions {
   /** Default 0.002. */
-  readonly learningRate?: LearningRate;
+  readonly learningRate?: LearningRate | undefined;
   /** How fast the momentum warms up. Default 0.004. */
-  readonly scheduleDecay?: number;
+  readonly scheduleDecay?: number | undefined;
 }
+
+const signature = takes("optim.nadam", { options: options<NadamOptions>({ learningRate: learningRateKind, ...moments, scheduleDecay: number }) });
 
 /**
  * Adam with Nesterov momentum, as in Keras 2.
@@ -17,6 +23,7 @@ export interface NadamOptions extends MomentOptions {
  * Dozat, Incorporating Nesterov Momentum into Adam (2016).
  */
 export function nadam(options: NadamOptions = {}): Optimizer {
+  signature.check(arguments);
   const name = "nadam";
   const { learningRate = 2e-3, scheduleDecay = 0.004 } = options;
   const { beta1, beta2, epsilon } = readMoments(name, options);

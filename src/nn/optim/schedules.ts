@@ -1,7 +1,9 @@
 /** Learning rates as functions of the step, which is 1 at the first update. */
 import { ArgumentError } from "../../errors.ts";
+import { boolean, type Kind, number, required } from "../../signature/kinds.ts";
+import { type Signature, takes } from "../../signature/takes.ts";
 import { full } from "../../tensor/create.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
+import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
 
 /**
@@ -15,14 +17,54 @@ export interface Schedule {
   readonly graph: (step: Tensor) => Tensor;
 }
 
+/** A line from one rate to another. */
+export interface LinearScheduleOptions {
+  /** The learning rate at step 1. */
+  readonly from: number;
+  /** The learning rate at `steps` and after. */
+  readonly to: number;
+  /** An integer of at least 1. */
+  readonly steps: number;
+}
+
+/** Half a cosine from one rate to another. */
+export interface CosineScheduleOptions {
+  /** The learning rate at step 1. */
+  readonly from: number;
+  /** The learning rate at `steps` and after. Default 0. */
+  readonly to?: number | undefined;
+  /** An integer of at least 1. */
+  readonly steps: number;
+}
+
+/** A rate that falls by a factor. */
+export interface ExponentialScheduleOptions {
+  /** The learning rate at step 1. */
+  readonly from: number;
+  /** What the learning rate is multiplied by for each `steps` steps; above 0. */
+  readonly factor: number;
+  /** An integer of at least 1. */
+  readonly steps: number;
+  /** Whether it is multiplied all at once after each `steps` steps. Default false: smoothly. */
+  readonly staircase?: boolean | undefined;
+}
+
+/** A rise before another schedule. */
+export interface WarmupOptions {
+  /** Steps in which the learning rate rises. An integer of at least 1. */
+  readonly steps: number;
+  /** What is followed from then on, from its step 1. */
+  readonly after: number | Schedule;
+}
+
 /** `from` at step 1, `to` at `steps` and after, on a straight line between. */
-export function linearSchedule(
-  options: { readonly from: number; readonly to: number; readonly steps: number },
-): Schedule {
+export function linearSchedule(options: LinearScheduleOptions): Schedule {
+  signatures.linearSchedule.check(arguments);
   const { from, to, steps } = options;
   requireRates("linearSchedule", { from, to }, steps);
   const span = Math.max(1, steps - 1);
   return schedule(
+    "linearSchedule",
     (step) => from + (to - from) * Math.min(1, Math.max(0, (step - 1) / span)),
     (step) => step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(to - from).add(from),
   );
@@ -32,13 +74,13 @@ export function linearSchedule(
  * `from` at step 1 down half a cosine wave to `to` at `steps` and after. Loshchilov and Hutter, SGDR (2016), one
  * period.
  */
-export function cosineSchedule(
-  options: { readonly from: number; readonly to?: number; readonly steps: number },
-): Schedule {
+export function cosineSchedule(options: CosineScheduleOptions): Schedule {
+  signatures.cosineSchedule.check(arguments);
   const { from, to = 0, steps } = options;
   requireRates("cosineSchedule", { from, to }, steps);
   const span = Math.max(1, steps - 1);
   return schedule(
+    "cosineSchedule",
     (step) => to + (from - to) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, Math.max(0, (step - 1) / span)))),
     (step) =>
       step.sub(1).mul(1 / span).clamp({ min: 0, max: 1 }).mul(Math.PI).cos().add(1).mul(0.5 * (from - to)).add(to),
@@ -46,13 +88,13 @@ export function cosineSchedule(
 }
 
 /** `from` times `factor` for each `steps` steps done: smoothly, or with `staircase` all at once. */
-export function exponentialSchedule(
-  options: { readonly from: number; readonly factor: number; readonly steps: number; readonly staircase?: boolean },
-): Schedule {
+export function exponentialSchedule(options: ExponentialScheduleOptions): Schedule {
+  signatures.exponentialSchedule.check(arguments);
   const { from, factor, steps, staircase = false } = options;
   requireRates("exponentialSchedule", { from, factor }, steps);
   if (factor === 0) throw new ArgumentError("optim.exponentialSchedule", { got: "factor 0", need: "a number above 0" });
   return schedule(
+    "exponentialSchedule",
     (step) => from * factor ** (staircase ? Math.floor((step - 1) / steps) : (step - 1) / steps),
     (step) => {
       // Half a step is added before the floor: 1/steps is rounded, and k steps could come out just below k.
@@ -66,12 +108,14 @@ export function exponentialSchedule(
  * Rises on a straight line over the first `steps` steps to what `after` begins with, and then follows `after` from its
  * step 1.
  */
-export function warmup(options: { readonly steps: number; readonly after: number | Schedule }): Schedule {
+export function warmup(options: WarmupOptions): Schedule {
+  signatures.warmup.check(arguments);
   const { steps, after } = options;
   requireRates("warmup", typeof after === "number" ? { after } : {}, steps);
   const next = typeof after === "number" ? constantSchedule(after) : after;
   const peak = next(1);
   return schedule(
+    "warmup",
     (step) => step <= steps ? peak * step / (steps + 1) : next(step - steps),
     (step) => where(step.lessEqual(steps), step.mul(peak / (steps + 1)), next.graph(step.sub(steps))),
   );
@@ -79,8 +123,9 @@ export function warmup(options: { readonly steps: number; readonly after: number
 
 /** The same at every step. */
 export function constantSchedule(value: number): Schedule {
+  signatures.constantSchedule.check(arguments);
   requireRates("constantSchedule", { value }, 1);
-  return schedule(() => value, () => full([], value));
+  return schedule("constantSchedule", () => value, () => full([], value));
 }
 
 /** Whether a learning rate can be followed inside a compiled function. */
@@ -88,9 +133,33 @@ export function isSchedule(rate: unknown): rate is Schedule {
   return typeof rate === "function" && typeof (rate as { graph?: unknown }).graph === "function";
 }
 
-function schedule(host: (step: number) => number, graph: (step: Tensor) => Tensor): Schedule {
-  return Object.assign((step: number) => host(step), { graph });
+function schedule(name: string, host: (step: number) => number, graph: (step: Tensor) => Tensor): Schedule {
+  const [onHost, inGraph] = [number, tensorKind].map((step: Kind<unknown>) => takes(`optim.${name}`, { step })) as [Signature, Signature];
+  // What else comes is passed over, as in steps.map(schedule).
+  const followed: Schedule["graph"] = (step) => {
+    inGraph.check([step]);
+    return graph(step);
+  };
+  return Object.assign((step: number) => {
+    onHost.check([step]);
+    return host(step);
+  }, { graph: followed });
 }
+
+const after: Kind<number | Schedule> = {
+  need: "a number, or a schedule such as optim.cosineSchedule(…)",
+  accepts: (x) => typeof x === "number" || isSchedule(x),
+};
+const line = { from: number, to: number, steps: number };
+const signatures = {
+  linearSchedule: takes("optim.linearSchedule", { options: required<LinearScheduleOptions>(["from", "to", "steps"], line) }),
+  cosineSchedule: takes("optim.cosineSchedule", { options: required<CosineScheduleOptions>(["from", "steps"], line) }),
+  exponentialSchedule: takes("optim.exponentialSchedule", {
+    options: required<ExponentialScheduleOptions>(["from", "factor", "steps"], { from: number, factor: number, steps: number, staircase: boolean }),
+  }),
+  warmup: takes("optim.warmup", { options: required<WarmupOptions>(["steps", "after"], { steps: number, after }) }),
+  constantSchedule: takes("optim.constantSchedule", { value: number }),
+};
 
 function requireRates(name: string, rates: Record<string, number>, steps: number): void {
   for (const [option, value] of Object.entries(rates)) {

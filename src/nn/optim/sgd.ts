@@ -1,16 +1,30 @@
 import { ArgumentError } from "../../errors.ts";
+import { boolean, number, required } from "../../signature/kinds.ts";
+import { takes } from "../../signature/takes.ts";
+import { learningRate as learningRateKind } from "./kinds.ts";
 import { type Optimizer, optimizer } from "./optimizer.ts";
 import { type LearningRate, requireWithin } from "./rule.ts";
 
+/** How `sgd` updates. */
 export interface SgdOptions {
+  /** A number, or a function of the step. */
   readonly learningRate: LearningRate;
   /** From 0 to below 1. Default 0. */
-  readonly momentum?: number;
+  readonly momentum?: number | undefined;
   /** Looks ahead along the velocity; needs momentum. Default false. */
-  readonly nesterov?: boolean;
+  readonly nesterov?: boolean | undefined;
   /** This times the parameter is added to the gradient. Default 0. */
-  readonly weightDecay?: number;
+  readonly weightDecay?: number | undefined;
 }
+
+const signature = takes("optim.sgd", {
+  options: required<SgdOptions>(["learningRate"], {
+    learningRate: learningRateKind,
+    momentum: number,
+    nesterov: boolean,
+    weightDecay: number,
+  }),
+});
 
 /**
  * Stochastic gradient descent: v = momentum v + g; p -= learningRate v, or with Nesterov p -= learningRate (g +
@@ -19,6 +33,7 @@ export interface SgdOptions {
  * outside the velocity, as in PyTorch.
  */
 export function sgd(options: SgdOptions): Optimizer {
+  signature.check(arguments);
   const name = "sgd";
   const { learningRate, momentum = 0, nesterov = false, weightDecay = 0 } = options;
   requireWithin(name, "momentum", momentum, 0, 1);
