@@ -553,24 +553,31 @@ for (const kind of testKinds) {
   });
 }
 
-test("release waits for an evaluation that others have overtaken, which ends with it", async () => {
+test("release waits for what an evaluation runs that others have overtaken, and ends it at its next batch", async () => {
   const devices = (await virtualDevices("cpu", 3))!;
-  const { model, trainer } = scaling(devices);
-  await trainer.step(batchOf(4));
-  const events: string[] = [];
-  async function* source() {
-    yield batchOf(4);
-    await trainer.step(batchOf(4)); // Others have the turn from here on.
-    yield batchOf(200);
-    void trainer.release().then(() => events.push("released"));
-    await wait(20);
-    yield batchOf(4);
-  }
-  const evaluated = trainer.evaluate(source(), { rowsAtOnce: 1 }).finally(() => events.push("evaluated"));
-  await assert.rejects(evaluated, StateError);
-  await trainer.release();
-  assert.deepEqual(events, ["evaluated", "released"]);
-  assertClose([await model.w.item()], [0.98 ** 2], { rtol: 1e-5 });
+  const open = async () => {
+    const { model, trainer } = scaling(devices);
+    await trainer.step(batchOf(4));
+    let released: Promise<void> | undefined;
+    const source = async function* (isLast: boolean) {
+      yield batchOf(4);
+      await trainer.step(batchOf(4)); // Others have the turn from here on.
+      yield batchOf(200);
+      released = trainer.release();
+      if (isLast) return;
+      await released;
+      yield batchOf(4);
+    };
+    return { model, evaluate: (isLast: boolean) => trainer.evaluate(source(isLast), { rowsAtOnce: 1 }), released: () => released };
+  };
+  const running = await open();
+  const { loss, rows } = await running.evaluate(true);
+  assert.equal(rows, 204);
+  assertClose([loss], [0.98 ** 2], { rtol: 1e-5 });
+  await running.released();
+  const ended = await open();
+  await assert.rejects(ended.evaluate(false), StateError);
+  assertClose([await ended.model.w.item()], [0.98 ** 2], { rtol: 1e-5 });
 });
 
 onEachDevice("what a call computes of a tensor that it captures need not be computed again", async (device) => {
