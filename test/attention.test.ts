@@ -1,10 +1,10 @@
 /** Attention whose scores are not stored: against the float64 interpreter and the plain path, by all schedules, and what it costs. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Target } from "../src/compiler/plan.ts";
+import type { Target } from "../src/compiler/plan/plan.ts";
 import type { Device } from "../src/devices/device.ts";
 import { ArgumentError, ShapeError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";

@@ -1,11 +1,11 @@
 /** checkpoint: the same values and gradients, in less memory. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
 import { structureOf } from "../src/compiler/cache.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Target } from "../src/compiler/plan.ts";
+import type { Target } from "../src/compiler/plan/plan.ts";
 import { ArgumentError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { type Node, toposort } from "../src/graph/node.ts";

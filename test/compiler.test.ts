@@ -1,8 +1,10 @@
 /** The compiler against the interpreter: random graphs on every device, index arithmetic, kernel counts, updates in place. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
+import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
+import { isContraction } from "../src/compiler/group/fuse.ts";
 import {
   add,
   addConstant,
@@ -17,11 +19,9 @@ import {
   unflatten,
   type Variable,
   variableIndex,
-} from "../src/compiler/affine.ts";
-import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import type { Plan, Target } from "../src/compiler/plan.ts";
-import { isContraction } from "../src/compiler/schedule.ts";
-import { simplify } from "../src/compiler/simplify.ts";
+} from "../src/compiler/kernel/index-arithmetic.ts";
+import type { Plan, Target } from "../src/compiler/plan/plan.ts";
+import { simplify } from "../src/compiler/simplify/simplify.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import { ArgumentError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";

@@ -1,7 +1,7 @@
 /** Every elementwise op, cast and bitcast on every device against the interpreter: values of all kinds, all dtypes. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { simplify } from "../src/compiler/simplify.ts";
+import { simplify } from "../src/compiler/simplify/simplify.ts";
 import * as g from "../src/graph/build.ts";
 import { type DType, dtypeNames, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";

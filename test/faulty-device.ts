@@ -1,5 +1,5 @@
 /** A device that fails when it is told to, in front of a real one. */
-import type { Plan, Target } from "../src/compiler/plan.ts";
+import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import type {
   Device,
   DeviceBuffer,

@@ -1,10 +1,10 @@
 /** Kernels that serve many shapes: what a new shape compiles, and that it gives the same values. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { compileGraph } from "../src/compiler/compile.ts";
-import { spellGeneric, takeApart, valuesOf } from "../src/compiler/generic.ts";
-import type { Program, Target } from "../src/compiler/plan.ts";
+import type { Program, Target } from "../src/compiler/plan/plan.ts";
+import { spellGeneric, takeApart, valuesOf } from "../src/compiler/render/shape-uniforms.ts";
 import { PlanFamily } from "../src/devices/family.ts";
 import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/trace.ts";

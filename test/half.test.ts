@@ -1,9 +1,9 @@
 /** f16: its rounding, bit by bit, on every device; what keeps it and what makes f32 of it; what it costs. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Target } from "../src/compiler/plan.ts";
+import type { Target } from "../src/compiler/plan/plan.ts";
 import type { Device } from "../src/devices/device.ts";
 import { DTypeError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
@@ -15,8 +15,8 @@ import { size } from "../src/graph/shape.ts";
 import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 import { arange, concat, full, ones, stack, tensor, where } from "../src/index.ts";
 import { explain } from "../src/tensor/explain.ts";
-import { realize } from "../src/tensor/together.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { realize } from "../src/tensor/together.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevice, testKinds } from "./harness.ts";
 

@@ -1,10 +1,10 @@
 /** Values written over others that nothing needs any more: which kernels do so, which must not, and that the bits stay. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { compileGraph } from "../src/compiler/compile.ts";
-import { overwriting } from "../src/compiler/memory.ts";
-import type { Plan, Target } from "../src/compiler/plan.ts";
+import { overwriting } from "../src/compiler/group/memory.ts";
+import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";

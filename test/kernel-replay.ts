@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Plan, Target } from "../src/compiler/plan.ts";
+import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import type { DType } from "../src/graph/dtype.ts";
 import * as s from "../src/index.ts";
 import type { Tensor } from "../src/index.ts";

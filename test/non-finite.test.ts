@@ -1,9 +1,9 @@
 /** Steps whose gradient is not finite though their loss is: nothing changes, and the error says which parameter it was. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { compileGraph } from "../src/compiler/compile.ts";
-import { faultOf, type Watched } from "../src/compiler/watch.ts";
+import { faultOf, type Watched } from "../src/compiler/group/watch.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import type { Device } from "../src/devices/device.ts";
 import { NonFiniteGradientError, NonFiniteLossError } from "../src/errors.ts";

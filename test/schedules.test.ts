@@ -1,11 +1,11 @@
 /** Every schedule of a contraction gives what the sum says, for shapes around the edges of its blocks. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
 import { type ChosenSchedule, compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import type { Target } from "../src/compiler/plan.ts";
-import { type ContractionSchedule, gemv, registerTile, workgroupTile } from "../src/compiler/schedules.ts";
+import { type ContractionSchedule, gemv, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
+import type { Target } from "../src/compiler/plan/plan.ts";
 import { contractionsOf } from "../src/compiler/tuning.ts";
 import type { Device } from "../src/devices/device.ts";
 import * as g from "../src/graph/build.ts";

@@ -1,8 +1,8 @@
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test as nodeTest } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
-import { simplify } from "../src/compiler/simplify.ts";
+import { simplify } from "../src/compiler/simplify/simplify.ts";
 import * as b from "../src/graph/build.ts";
 import type { DType } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";

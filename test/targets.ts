@@ -1,5 +1,5 @@
 /** Targets to compile for without a device. */
-import type { Target } from "../src/compiler/plan.ts";
+import type { Target } from "../src/compiler/plan/plan.ts";
 
 /** The cpu device. */
 export const cpuTarget: Target = {

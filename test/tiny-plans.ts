@@ -1,5 +1,5 @@
 /** Plans of a few hand-written kernels, in both languages, for tests of devices. */
-import type { Plan, Program, Target } from "../src/compiler/plan.ts";
+import type { Plan, Program, Target } from "../src/compiler/plan/plan.ts";
 
 /** `y = a * x + b` over `count` elements of f32, bindings x and y. */
 export function affine(language: Target["language"], count: number, a: number, b: number): Program {

@@ -3,7 +3,7 @@
  * on two GPUs, whose trace is looked at.
  */
 import process from "node:process";
-import type { Plan } from "../src/compiler/plan.ts";
+import type { Plan } from "../src/compiler/plan/plan.ts";
 import { data, type Device, devices, nn, optim, random } from "../src/index.ts";
 
 const [manner] = process.argv.slice(2);

@@ -1,6 +1,6 @@
 /** Adds twenty entries, named by the argument, to the table of an adapter. */
 import process from "node:process";
-import { registerTile } from "../src/compiler/schedules.ts";
+import { registerTile } from "../src/compiler/plan/contraction-schedules.ts";
 import { addTuned, emptyTable } from "../src/compiler/tuned.ts";
 
 const [name] = process.argv.slice(2);

@@ -1,4 +1,5 @@
 /** Tuning: what is measured and picked, tables on disk, and that what was tuned is used, by all devices alike, and right. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -8,14 +9,13 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import fc from "fast-check";
 import { oursPrograms } from "../bench/peers/ours-programs.ts";
 import { type Engine, prepare } from "../bench/peers/peer.ts";
 import { workloads } from "../bench/workloads/index.ts";
 import { planOf, plansKept } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import type { Plan, Target } from "../src/compiler/plan.ts";
-import { type ContractionSchedule, defaults, isSchedule, keepsLimits, registerTile, workgroupTile } from "../src/compiler/schedules.ts";
+import { type ContractionSchedule, defaults, isSchedule, keepsLimits, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
+import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { addTuned, emptyTable, readTuned } from "../src/compiler/tuned.ts";
 import { candidatesFor, contractionsOf, type Measured, tuneContraction } from "../src/compiler/tuning.ts";
 import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";

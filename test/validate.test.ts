@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Plan, Program } from "../src/compiler/plan.ts";
+import type { Plan, Program } from "../src/compiler/plan/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import type { Device } from "../src/devices/device.ts";
 import { devices } from "../src/devices/discovery.ts";

@@ -17,7 +17,7 @@ import {
 } from "../host/files.ts";
 import { cacheFolder, digest, mayUseFolder, pathOfUrl, syncFiles } from "../host/host.ts";
 import { compileGraph, type CompileRequest } from "./compile.ts";
-import type { Plan, Program, Target } from "./plan.ts";
+import type { Plan, Program, Target } from "./plan/plan.ts";
 
 /** Smaller graphs compile in less time than it takes to look for them. */
 const fewestNodes = 48;

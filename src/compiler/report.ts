@@ -6,7 +6,7 @@ import type { Node } from "../graph/node.ts";
 import { printGraph, toDot } from "../graph/print.ts";
 import { makeFolder } from "../host/files.ts";
 import { syncFiles } from "../host/host.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan } from "./plan/plan.ts";
 
 let dumped = 0;
 

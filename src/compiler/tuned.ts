@@ -6,7 +6,7 @@
 import { makePrivateFolder, readWithDigest, replaceFile, withDigest } from "../host/files.ts";
 import { digest, stderrLine } from "../host/host.ts";
 import { planFolder } from "./cache.ts";
-import { type ContractionSchedule, isSchedule } from "./schedules.ts";
+import { type ContractionSchedule, isSchedule } from "./plan/contraction-schedules.ts";
 
 /** To be raised when a schedule's fields, signatures or kernels come to mean something else: what was tuned before is void. */
 const generation = 1;

@@ -7,10 +7,8 @@ import { input, withSources } from "../graph/build.ts";
 import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { type ChosenSchedule, compileGraph, type CompileRequest } from "./compile.ts";
-import { problemOf } from "./contraction.ts";
-import { storeOperands } from "./operands.ts";
-import type { Plan, Target } from "./plan.ts";
-import { isContraction } from "./schedule.ts";
+import { isContraction } from "./group/fuse.ts";
+import { isMovement } from "./kernel/source-indices.ts";
 import {
   blockOf,
   type ContractionSchedule,
@@ -23,9 +21,11 @@ import {
   registerTile,
   signatureOf,
   workgroupTile,
-} from "./schedules.ts";
-import { simplify } from "./simplify.ts";
-import { isMovement } from "./views.ts";
+} from "./plan/contraction-schedules.ts";
+import type { Plan, Target } from "./plan/plan.ts";
+import { problemOf } from "./prepare/contraction.ts";
+import { storeOperands } from "./prepare/stored-operands.ts";
+import { simplify } from "./simplify/simplify.ts";
 
 /** A contraction that was cut out of a graph: its operands are inputs. */
 export interface TunedCase {

@@ -1,4 +1,4 @@
-import type { PlanStep } from "../compiler/plan.ts";
+import type { PlanStep } from "../compiler/plan/plan.ts";
 import { InternalError } from "../errors.ts";
 import type { Native } from "./native.ts";
 import type { CompiledProgram } from "./pipelines.ts";

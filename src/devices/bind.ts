@@ -1,4 +1,4 @@
-import type { Plan } from "../compiler/plan.ts";
+import type { Plan } from "../compiler/plan/plan.ts";
 import { ArgumentError, InternalError } from "../errors.ts";
 import type { Words } from "../graph/words.ts";
 import type { DeviceBuffer } from "./device.ts";

@@ -1,6 +1,6 @@
-import type { Plan, Program, Target } from "../compiler/plan.ts";
-import { debugLine } from "../debug/log.ts";
+import type { Plan, Program, Target } from "../compiler/plan/plan.ts";
 import { numberedSource } from "../debug/listing.ts";
+import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";
 import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";

@@ -1,4 +1,4 @@
-import type { Plan, Target } from "../compiler/plan.ts";
+import type { Plan, Target } from "../compiler/plan/plan.ts";
 import type { Words } from "../graph/words.ts";
 import type { PlanFamily } from "./family.ts";
 

@@ -1,4 +1,4 @@
-import type { Program } from "../compiler/plan.ts";
+import type { Program } from "../compiler/plan/plan.ts";
 import type { Lifetime } from "./lifetime.ts";
 import type { Native } from "./native.ts";
 import { kernelClock, kernelRan, timesUnderWay } from "./profile.ts";

@@ -1,4 +1,4 @@
-import type { Target } from "../compiler/plan.ts";
+import type { Target } from "../compiler/plan/plan.ts";
 import type { DeviceInfo } from "./device.ts";
 import { probeSubgroups } from "./subgroups.ts";
 import type { OpenedGpu } from "./webgpu.ts";

@@ -1,6 +1,6 @@
 /** How long a plan's kernels take on a device, by itself. */
-import type { Plan } from "../compiler/plan.ts";
-import type { DeviceClass } from "../compiler/schedules.ts";
+import type { DeviceClass } from "../compiler/plan/contraction-schedules.ts";
+import type { Plan } from "../compiler/plan/plan.ts";
 import type { Measured } from "../compiler/tuning.ts";
 import { DeviceError } from "../errors.ts";
 import type { Device, DeviceBuffer, Executable } from "./device.ts";

@@ -1,4 +1,4 @@
-import type { Plan, Target } from "../compiler/plan.ts";
+import type { Plan, Target } from "../compiler/plan/plan.ts";
 import { DeviceError } from "../errors.ts";
 import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
 import { Lifetime } from "./lifetime.ts";

@@ -1,6 +1,6 @@
-import type { Program, ProgramBinding } from "../compiler/plan.ts";
-import { debugLine } from "../debug/log.ts";
+import type { Program, ProgramBinding } from "../compiler/plan/plan.ts";
 import { numberedSource } from "../debug/listing.ts";
+import { debugLine } from "../debug/log.ts";
 import { ArgumentError, KernelCompileError } from "../errors.ts";
 import { inLaterTurn } from "../host/host.ts";
 import type { Code, PlanFamily } from "./family.ts";

@@ -1,4 +1,4 @@
-import type { Plan, Program, Target } from "../compiler/plan.ts";
+import type { Plan, Program, Target } from "../compiler/plan/plan.ts";
 import { flags } from "../debug/flags.ts";
 import { debugLine } from "../debug/log.ts";
 import { traceSpan, tracing } from "../debug/trace.ts";

@@ -1,5 +1,5 @@
 /** Losses and metrics as numerators and denominators, so that the shards of a batch combine exactly. */
-import { areEqual } from "../compiler/equal.ts";
+import { areEqual } from "../compiler/simplify/merge-equal.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";

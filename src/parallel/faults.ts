@@ -1,5 +1,5 @@
 /** Which parameter it is whose gradient is not finite: found on a device as the gradient is stored, or on the host as it is added. */
-import { faultOf } from "../compiler/watch.ts";
+import { faultOf } from "../compiler/group/watch.ts";
 import { NonFiniteGradientError } from "../errors.ts";
 import type { Bucket } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";

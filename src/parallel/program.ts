@@ -2,15 +2,15 @@
  * What the executor computes of a batch: a loss and metrics as sums and counts, packed so that a shard is
  * read once.
  */
-import { mergeEqual } from "../compiler/equal.ts";
+import { mergeEqual } from "../compiler/simplify/merge-equal.ts";
 import { ArgumentError, DecompositionError } from "../errors.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
 import { concat, full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { ScoreLayout } from "./scores.ts";
 import type { Judged } from "./batch-kinds.ts";
 import type { Fields } from "./host-batch.ts";
+import type { ScoreLayout } from "./scores.ts";
 import { type Judgement, judgeShards } from "./shard-trace.ts";
 import { collectivesIn } from "./stages.ts";
 

@@ -3,7 +3,7 @@
  */
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Plan } from "../compiler/plan.ts";
+import type { Plan } from "../compiler/plan/plan.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { PlanFamily } from "../devices/family.ts";
 import { byteLength } from "../graph/build.ts";

@@ -1,8 +1,8 @@
 /** The plans of a training step: of a shard, of a whole step on one device, and of the update. */
-import { ArgumentError } from "../errors.ts";
+import type { Watch } from "../compiler/group/watch.ts";
 import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { PlanFamily } from "../devices/family.ts";
-import type { Watch } from "../compiler/watch.ts";
+import { ArgumentError } from "../errors.ts";
 import { broadcastTo, byteLength, elementwise, input } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
 import { concat, zeros } from "../tensor/create.ts";
@@ -15,9 +15,9 @@ import { countsAny, gradientOfSums, meanGradient, watchedSum } from "./gradient.
 import { type Fields, isBatched } from "./host-batch.ts";
 import { groupsOf, packScores, type Program } from "./program.ts";
 import type { Replicas } from "./replicas.ts";
+import { sumOfTensors } from "./shard-sums.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "./shard-trace.ts";
 import { PlanCache, SharedPlan } from "./shared-plan.ts";
-import { sumOfTensors } from "./shard-sums.ts";
 import { StagedPlan } from "./staged-plan.ts";
 import { firstScalars, inPlace, type State, updated, type UpdateRule } from "./update.ts";
 

@@ -1,9 +1,9 @@
 /** Functions of tensors, traced once and replayed. */
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Plan } from "../compiler/plan.ts";
+import type { Plan } from "../compiler/plan/plan.ts";
+import { defaultDevice } from "../devices/default.ts";
 import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
 import { PlanFamily } from "../devices/family.ts";
-import { defaultDevice } from "../devices/default.ts";
 import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";
@@ -14,10 +14,10 @@ import { realizeNow } from "./evaluate.ts";
 import { refuseInTrace } from "./frame.ts";
 import { differing, type FamilyOptions, planInFamily } from "./lengths.ts";
 import { areModes, type Modes } from "./mode.ts";
-import { nextKey } from "./seed.ts";
 import { compute, exclusively, requireDevice } from "./realize.ts";
 import { requireConcrete, sharedLeaf, storageOf, valueOf } from "./record.ts";
 import { mayOverwrite } from "./runtime.ts";
+import { nextKey } from "./seed.ts";
 import { allocate, Storage } from "./storage.ts";
 import { Tensor } from "./tensor.ts";
 import { placeholder, refusePromise, trace } from "./trace.ts";

@@ -1,6 +1,6 @@
 /** What a function of tensors becomes: its kernels, and the lines of the program that each of them computes. */
 import { compileGraph, type PlanNodes } from "../compiler/compile.ts";
-import type { Program } from "../compiler/plan.ts";
+import type { Program } from "../compiler/plan/plan.ts";
 import { callerOf, withDeepStacks } from "../debug/caller.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type Purpose, watchNodes } from "../graph/node.ts";

@@ -1,7 +1,7 @@
 /** Plans of graphs that differ in lengths only: from the second one on, kernels are made for any length. */
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Plan, Target } from "../compiler/plan.ts";
+import type { Plan, Target } from "../compiler/plan/plan.ts";
 import type { PlanFamily } from "../devices/family.ts";
 import type { Shape } from "../graph/shape.ts";
 

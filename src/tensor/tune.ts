@@ -1,6 +1,6 @@
 /** Finds the fastest schedules of what a function of tensors multiplies, and keeps them for later programs. */
 import type { CompileRequest } from "../compiler/compile.ts";
-import { type DeviceClass, type ContractionSchedule, describeSchedule } from "../compiler/schedules.ts";
+import { type DeviceClass, type ContractionSchedule, describeSchedule } from "../compiler/plan/contraction-schedules.ts";
 import { type Candidate, contractionsOf, tuneContraction, type TunedResult } from "../compiler/tuning.ts";
 import { flags } from "../debug/flags.ts";
 import type { Device } from "../devices/device.ts";

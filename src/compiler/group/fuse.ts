@@ -1,0 +1,414 @@
+/**
+ * Which nodes share a kernel. Walking from the roots down, every node learns from where and at which indices it is
+ * read; from that it is either computed inside its readers' kernels or gets a kernel of its own:
+ *  - elementwise and movement ops are computed where they are read, as long as no reduction is done twice for it;
+ *  - a reduction takes in its readers (epilogue) when one kernel reads each element once, or joins a row kernel when
+ *    its readers span the very row that it reduces (softmax, layer norm): there it is computed once per row;
+ *  - a contraction (a sum of products of broadcast operands) reads operands that are data, not arithmetic.
+ */
+import { InternalError } from "../../errors.ts";
+import { type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
+import { elementwise, type ElementwiseOp, hidden, isElementwise, isReduction } from "../../graph/ops.ts";
+import { size } from "../../graph/shape.ts";
+import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
+import { isMovement, sourceIndices } from "../kernel/source-indices.ts";
+
+/** A kernel under construction: the root's axes as variables; `outer` are those that row reductions were hoisted to. */
+export interface Draft {
+  readonly id: number;
+  readonly root: Node;
+  readonly variables: readonly Variable[];
+  outer: ReadonlySet<Variable> | undefined;
+  contraction: ReductionNode | undefined;
+}
+
+/** One way in which a kernel reads a node. */
+export interface Access {
+  readonly draft: Draft;
+  readonly indices: readonly Index[];
+  /** The variables of the reduction in whose body the read is. */
+  readonly loop: readonly Variable[];
+  /** Read as an operand of a contraction, so once per element of the other operand. */
+  readonly operand: boolean;
+}
+
+export interface Schedule {
+  /** In the order of their roots' creation: sources first. */
+  readonly drafts: readonly Draft[];
+  readonly accesses: ReadonlyMap<Node, readonly Access[]>;
+}
+
+/** A row kernel walks a row serially: rows longer than this, or fewer than `minRows` of them, are not worth it. */
+const maxSerialRow = 16384;
+const minRows = 64;
+const maxLoneRow = 4096;
+/** Most nodes of a test that is made again for each weight of what it is about. */
+const maxTest = 24;
+/** Longest chain of ops computed in one kernel. */
+const maxDepth = 64;
+
+export interface ScheduleOptions {
+  readonly roots: readonly Node[];
+  readonly given: ReadonlySet<Node>;
+  /** Nodes that must be in memory, beyond those that the ops themselves ask for. */
+  readonly stored: ReadonlySet<Node>;
+  /** False: every op gets a kernel. */
+  readonly fuse: boolean;
+}
+
+/** A sum of products whose two operands are both broadcast: matmul, convolution, attention. */
+export function isContraction(node: Node): boolean {
+  if (node.op !== "sum") return false;
+  let product = node.src[0]!;
+  while (isMovement(product) && product.op !== "pad" && product.op !== "contiguous") product = product.src[0]!;
+  if (!isProduct(product)) return false;
+  return product.src.every((operand) => {
+    for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (x.op === "expand") return true;
+    return false;
+  });
+}
+
+/** What a contraction sums. */
+export function isProduct(node: Node): boolean {
+  return node.op === "mul" || node.op === "gated";
+}
+
+/** Weights with those of what is not seen marked, for `gated`. */
+export function isMarking(node: Node): boolean {
+  const [, , other] = node.src;
+  if (node.op !== "where") return false;
+  let filler = other!;
+  while (filler.op === "expand" || filler.op === "reshape") filler = filler.src[0]!;
+  return filler.op === "const" && filler.attrs.value === hidden;
+}
+
+export function isAttention(node: Node): node is NodeOf<"attention" | "attentionGradient"> {
+  return node.op === "attention" || node.op === "attentionGradient";
+}
+
+/** Nodes that have to be in memory whatever reads them. */
+function storedNodes({ roots, given, stored, fuse }: ScheduleOptions, order: readonly Node[]): Set<Node> {
+  const result = new Set<Node>([...roots, ...stored].filter((node) => !given.has(node)));
+  for (const node of order) {
+    if (given.has(node)) continue;
+    if (node.op === "contiguous" || node.op === "concat" || node.op === "argsort" || node.op === "scatterAdd" || isAttention(node)) {
+      result.add(node);
+    }
+    if (node.op === "concat" || node.op === "argsort") for (const source of node.src) if (!given.has(source)) result.add(source);
+    if (!fuse && computes(node)) result.add(node);
+  }
+  return result;
+}
+
+function computes(node: Node): boolean {
+  return !isMovement(node) && node.op !== "const" && node.op !== "iota";
+}
+
+/** Nodes at which chains of ops longer than a kernel should hold are to be cut. */
+function tooDeep({ roots, given }: ScheduleOptions, { drafts }: Schedule): Node[] {
+  const inMemory = new Set(drafts.map((draft) => draft.root));
+  const depth = new Map<Node, number>();
+  const cuts: Node[] = [];
+  for (const node of toposort(roots, (node) => !given.has(node))) {
+    let below = 0;
+    for (const source of given.has(node) ? [] : node.src) below = Math.max(below, depth.get(source)!);
+    const cut = below >= maxDepth && computes(node) && !inMemory.has(node);
+    if (cut) cuts.push(node);
+    depth.set(node, cut || inMemory.has(node) ? 0 : below + 1);
+  }
+  return cuts;
+}
+
+/** Decides the kernels of a graph. */
+export function schedule(options: ScheduleOptions): Schedule {
+  // Where the result of a contraction is stored shows only at the end of a pass, but how its readers fuse depends on it:
+  // so try again with that known, until a pass finds no further one.
+  const stored = new Set(options.stored);
+  for (;;) {
+    const result = schedulePass({ ...options, stored });
+    const found = result.drafts.filter(({ root, contraction }) => contraction !== undefined && !stored.has(root)).map(({ root }) => root);
+    if (found.length === 0) found.push(...tooDeep(options, result));
+    if (found.length === 0) return result;
+    for (const node of found) stored.add(node);
+  }
+}
+
+function schedulePass(options: ScheduleOptions): Schedule {
+  const { given, roots } = options;
+  const order = toposort(roots, (node) => !given.has(node));
+  const stored = storedNodes(options, order);
+  // Whether a reduction (a contraction) would be computed along with a node.
+  const reducesBelow = new Map<Node, "none" | "row" | "contraction">();
+  for (const node of order) {
+    let below: "none" | "row" | "contraction" = "none";
+    if (!given.has(node)) {
+      for (const source of stored.has(node) && !isReduction(node.op) ? [] : node.src) {
+        const kind = stored.has(source) ? "none" : reducesBelow.get(source)!;
+        if (kind === "contraction" || below === "none") below = kind;
+      }
+      if (isContraction(node)) below = "contraction";
+      else if (isReduction(node.op) && below === "none") below = "row";
+    }
+    reducesBelow.set(node, below);
+  }
+
+  let variableCount = 0;
+  const freshVariables = (extents: readonly number[]) =>
+    extents.map((extent): Variable => ({ name: `s${variableCount++}`, extent }));
+  const accesses = new Map<Node, Access[]>();
+  const drafts: Draft[] = [];
+  const record = (node: Node, access: Access) => {
+    const list = accesses.get(node);
+    if (list === undefined) accesses.set(node, [access]);
+    else if (!list.some((known) => sameAccess(known, access))) list.push(access);
+  };
+  const descend = (node: Node, access: Access) => {
+    for (const { source, ...step } of sourceAccesses(node, access, freshVariables)) record(source, { ...access, ...step });
+  };
+
+  for (let i = order.length - 1; i >= 0; i--) {
+    const node = order[i]!;
+    if (given.has(node)) continue;
+    const reads = accesses.get(node) ?? [];
+    if (stored.has(node) || !computedWhereRead(node, reads, reducesBelow, given, stored)) {
+      stored.add(node);
+      const variables = freshVariables(node.shape);
+      const draft: Draft = { id: i, root: node, variables, outer: undefined, contraction: undefined };
+      drafts.push(draft);
+      if (isContraction(node)) draft.contraction = node as ReductionNode;
+      if (node.op !== "concat" && node.op !== "argsort") {
+        descend(node, { draft, indices: variables.map(variableIndex), loop: [], operand: false });
+      } else {
+        for (const source of node.src) record(source, { draft, indices: source.shape.map((n) => variableIndex({ name: "any", extent: n })), loop: variables, operand: false });
+      }
+    } else {
+      for (const access of reads) descend(node, access);
+    }
+  }
+  return { drafts: drafts.reverse(), accesses };
+}
+
+function sameAccess(a: Access, b: Access): boolean {
+  return a.draft === b.draft && a.operand === b.operand && a.indices.every((index, axis) => index.key === b.indices[axis]!.key);
+}
+
+/** Where a node that is computed for `access` reads its sources. */
+export function sourceAccesses(
+  node: Node,
+  access: Pick<Access, "indices" | "loop" | "operand">,
+  freshVariables: (extents: readonly number[]) => Variable[],
+): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
+  const { indices, loop, operand } = access;
+  if (isReduction(node.op)) {
+    const reduction = node as ReductionNode;
+    const source = node.src[0]!;
+    const { axes } = reduction.attrs;
+    const loopVariables = freshVariables(axes.map((axis) => source.shape[axis]!));
+    let kept = 0;
+    const inner = source.shape.map((_, axis) => {
+      const position = axes.indexOf(axis);
+      return position >= 0 ? variableIndex(loopVariables[position]!) : indices[kept++]!;
+    });
+    return [{ source, indices: inner, loop: loopVariables, operand: isContraction(node) }];
+  }
+  switch (node.op) {
+    case "gather": {
+      const [x, index] = node.src as [Node, Node];
+      const name = `gather${node.id}[${indices.map((i) => i.key)}]`;
+      const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
+      return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];
+    }
+    case "scatterAdd": {
+      const { axis } = node.attrs;
+      const along = freshVariables([node.src[1]!.shape[axis]!]);
+      const read = indices.map((index, i) => i === axis ? variableIndex(along[0]!) : index);
+      return node.src.map((source) => ({ source, indices: read, loop: along, operand: false }));
+    }
+    case "attention":
+    case "attentionGradient":
+      return attentionAccesses(node, indices, freshVariables);
+    case "concat":
+    case "argsort":
+      throw new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "a kernel of its own" });
+    default:
+      if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
+      if (operand && isMarking(node)) {
+        // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
+        return node.src.map((source, i) => ({ source, indices, loop, operand: i === 1 || !isSoonDone(source) }));
+      }
+      return node.src.map((source) => ({ source, indices, loop, operand }));
+  }
+}
+
+/** All that an attention reads for one of its elements: features of one query, of all keys. The bias may be computed there. */
+function attentionAccesses(
+  node: NodeOf<"attention" | "attentionGradient">,
+  indices: readonly Index[],
+  freshVariables: (extents: readonly number[]) => Variable[],
+): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
+  const batch = indices.slice(0, -2);
+  const hasBias = node.src.length === (node.op === "attention" ? 4 : 7);
+  const [t, s] = [node.src[0]!.shape.at(-1)!, node.src[1]!.shape.at(-1)!];
+  const positions = freshVariables([t, s]);
+  return node.src.map((source, i) => {
+    if (hasBias && i === node.src.length - 1) {
+      return { source, indices: [...batch, ...positions.map(variableIndex)], loop: positions, operand: false };
+    }
+    const features = freshVariables([source.shape.at(-2)!]);
+    const loop = [...features, positions[i === 1 || i === 2 ? 1 : 0]!];
+    return { source, indices: [...batch, ...loop.map(variableIndex)], loop, operand: true };
+  });
+}
+
+/** Whether `node` is computed inside the kernels that read it. */
+function computedWhereRead(
+  node: Node,
+  reads: readonly Access[],
+  reducesBelow: ReadonlyMap<Node, "none" | "row" | "contraction">,
+  given: ReadonlySet<Node>,
+  stored: ReadonlySet<Node>,
+): boolean {
+  if (isMovement(node) || node.op === "const" || node.op === "iota") return true;
+  if (isReduction(node.op)) return joinReaders(node as ReductionNode, reads);
+  // What is to be in memory is the f16 itself.
+  if (node.op === "cast" && node.src[0]!.dtype === "f16") return true;
+  const first = reads[0];
+  if (first === undefined) return true;
+  const several = reads.some((read) => read.draft !== first.draft);
+  // An operand of a contraction is read again and again: anything but a conversion is computed once and stored.
+  if (!isConversion(node) && !isMarking(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
+  const below = reducesBelow.get(node)!;
+  if (below === "contraction" && several) return false;
+  if (below !== "none" && reads.some((read) => isHostile(node, read, given, stored))) return false;
+  // Two passes over a row (the sum of a softmax, and its quotients) are worth a second computation; three are not.
+  const perDraft = reads.filter((read) => read.draft === first.draft).length;
+  return perDraft <= 2 || (below === "none" && !isHeavy(node));
+}
+
+/** Rounding to f16 is arithmetic, and what it gives is smaller in memory; the others are an instruction at most. */
+function isConversion(node: Node): boolean {
+  return node.op === "cast" && node.dtype !== "f16";
+}
+
+/** Whether a value is a few light ops of what is in memory, or of positions. */
+function isSoonDone(node: Node): boolean {
+  const stack = [node];
+  for (let count = 0; stack.length > 0; count++) {
+    const x = stack.pop()!;
+    const light = isMovement(x) || x.op === "cast" || (isElementwise(x.op) && !isHeavy(x));
+    const leaf = x.op === "const" || x.op === "iota" || x.op === "input" || x.op === "storage";
+    if (count === maxTest || !(light || leaf)) return false;
+    if (!leaf) stack.push(...x.src);
+  }
+  return true;
+}
+
+/** The product of a contraction is read as its operand too, once per term of the sum. */
+function isInsideContraction(node: Node, reads: readonly Access[]): boolean {
+  if (!isProduct(node)) return false;
+  return reads.every((read) => {
+    if (!read.operand) return true;
+    const variables = variablesOf(read.indices)?.variables;
+    const loops = [...read.draft.variables, ...read.loop].filter((variable) => variable.extent > 1);
+    return variables !== undefined && loops.every((variable) => variables.has(variable));
+  });
+}
+
+function isHeavy(node: Node): boolean {
+  if (!isElementwise(node.op)) return false;
+  const record: ElementwiseOp = elementwise[node.op];
+  return record.heavy === true;
+}
+
+/** The loop variables that indices depend on; undefined where they depend on data. */
+function variablesOf(indices: readonly Index[]): { variables: Set<Variable> } | undefined {
+  const variables = new Set<Variable>();
+  let data = false;
+  for (const index of indices) {
+    eachLeaf(index, (leaf) => {
+      if (leaf.kind === "variable") variables.add(leaf.variable);
+      else data = true;
+    });
+  }
+  return data ? undefined : { variables };
+}
+
+/** The variables to which a reduction read so can be hoisted in a row kernel, if that kernel can take it. */
+function rowVariables(reduction: ReductionNode, read: Access): Set<Variable> | undefined {
+  const { draft } = read;
+  if (draft.contraction !== undefined || isContraction(reduction)) return undefined;
+  const outer = variablesOf(read.indices)?.variables;
+  if (outer === undefined) return undefined;
+  for (const variable of outer) if (!draft.variables.includes(variable)) return undefined;
+  if (draft.outer !== undefined && !(draft.outer.size === outer.size && [...outer].every((v) => draft.outer!.has(v)))) return undefined;
+  const rows = [...outer].reduce((n, variable) => n * variable.extent, 1);
+  const source = reduction.src[0]!;
+  const length = reduction.attrs.axes.reduce((n, axis) => n * source.shape[axis]!, 1);
+  // What remains of the kernel runs serially within a row, too.
+  const rest = draft.variables.reduce((n, variable) => outer.has(variable) ? n : n * variable.extent, 1);
+  const row = Math.max(length, rest);
+  return row <= (rows >= minRows ? maxSerialRow : maxLoneRow) ? outer : undefined;
+}
+
+/** Puts a reduction into its readers' kernels if that repeats no work; says whether it did. */
+function joinReaders(reduction: ReductionNode, reads: readonly Access[]): boolean {
+  const [only] = reads;
+  if (only === undefined) return false;
+  if (reads.length === 1 && only.loop.length === 0 && !only.operand) {
+    const { draft } = only;
+    const variables = variablesOf(only.indices)?.variables;
+    const each = draft.variables.every((variable) => variable.extent <= 1 || variables?.has(variable));
+    const contraction = isContraction(reduction);
+    if (variables !== undefined && each && size(reduction.shape) === size(draft.root.shape)) {
+      if (!contraction && draft.contraction === undefined) {
+        if (draft.outer === undefined) draft.outer = variables;
+        return true;
+      }
+      if (contraction && draft.contraction === undefined && draft.outer === undefined) {
+        draft.contraction = reduction;
+        return true;
+      }
+    }
+  }
+  const rows = reads.map((read) => rowVariables(reduction, read));
+  if (rows.includes(undefined)) return false;
+  // Two reads from one kernel must agree on what its rows are.
+  const chosen = new Map<Draft, Set<Variable>>();
+  for (let i = 0; i < reads.length; i++) {
+    const known = chosen.get(reads[i]!.draft);
+    if (known !== undefined && (known.size !== rows[i]!.size || [...known].some((v) => !rows[i]!.has(v)))) return false;
+    chosen.set(reads[i]!.draft, rows[i]!);
+  }
+  for (const [draft, outer] of chosen) draft.outer = outer;
+  return true;
+}
+
+/**
+ * Whether computing `node` for `read` would redo a reduction of its own size in every pass of a loop. Then the node
+ * itself is stored; a larger node is computed there, and the question asked again further down.
+ */
+function isHostile(node: Node, read: Access, given: ReadonlySet<Node>, stored: ReadonlySet<Node>): boolean {
+  const stack: { node: Node; access: Pick<Access, "indices" | "loop" | "operand"> }[] = [{ node, access: read }];
+  const seen = new Set<string>();
+  while (stack.length > 0) {
+    const { node: current, access } = stack.pop()!;
+    if (given.has(current) || (stored.has(current) && current !== node)) continue;
+    const key = `${current.id}:${access.indices.map((index) => index.key)}`;
+    if (seen.has(key)) continue;
+    seen.add(key);
+    if (isReduction(current.op)) {
+      if (size(current.shape) !== size(node.shape)) continue;
+      const reduction = current as ReductionNode;
+      const asEpilogue = read.loop.length === 0 && !read.operand && isBijective(access.indices, read.draft);
+      if (!asEpilogue && rowVariables(reduction, { ...read, ...access }) === undefined) return true;
+      continue;
+    }
+    for (const { source, ...next } of sourceAccesses(current, access, () => [])) stack.push({ node: source, access: next });
+  }
+  return false;
+}
+
+function isBijective(indices: readonly Index[], draft: Draft): boolean {
+  const variables = variablesOf(indices)?.variables;
+  return variables !== undefined && draft.variables.every((variable) => variable.extent <= 1 || variables.has(variable));
+}

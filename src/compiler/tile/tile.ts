@@ -1,0 +1,239 @@
+/** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
+import { size } from "../../graph/shape.ts";
+import { type Index, strideInGroup, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
+import { type Expr, eachStatement, type KernelIR, type Scope } from "../kernel/ir.ts";
+import type { Target } from "../plan/plan.ts";
+
+export interface Tile {
+  /** Neighbours that one invocation computes, where the domain is walked by one counter. */
+  readonly outer: number;
+  /** The block that one invocation computes, a factor per axis of the domain (axes of length 1 left out). */
+  readonly axes: readonly number[] | undefined;
+  /** Elements of a row per pass of its loop. */
+  readonly row: number;
+  /** Terms of a reduction per pass of its loop. */
+  readonly reduce: number;
+  /** The subgroup that computes a block of a contraction together, instead of `axes`. */
+  readonly subgroup: OuterProduct | undefined;
+  /**
+   * Steps in which each invocation of a small workgroup walks a block of the domain that lies in one piece; 1: every
+   * invocation has one element, or `outer` of them.
+   */
+  readonly walk: number;
+  /** Invocations of a workgroup that walk each row, and each reduction's terms, together; 1: every row has one invocation. */
+  readonly team: number;
+  /** The workgroup that computes a block of a contraction through memory that it shares. */
+  readonly staged: Staged | undefined;
+  /** The workgroup whose invocations walk the terms of a reduction, or of a contraction, together. */
+  readonly gemv: ShortBlock | undefined;
+  /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
+  readonly factors: readonly (readonly number[])[] | undefined;
+  /** How an attention is walked. */
+  readonly attention: AttentionBlock | undefined;
+}
+
+/**
+ * Columns of an attention are the positions that its result is for, rows those that are summed over. `lanes` invocations have
+ * `columns` neighbouring columns each, and walk all rows, a block at a time; the rows of a block are loaded by
+ *  - "each" invocation for itself, `rows` of them;
+ *  - the lanes of a "subgroup", `rows` by each, which are broadcast to the others;
+ *  - a "workgroup" by way of its memory, `rows` in all, of `depth` features at a time.
+ */
+export interface AttentionBlock {
+  readonly by: "each" | "subgroup" | "workgroup";
+  readonly lanes: number;
+  readonly columns: number;
+  readonly rows: number;
+  readonly depth: number;
+}
+
+/** The block of attentions on a device of this kind. */
+export function attentionBlock(target: Target): AttentionBlock {
+  if (target.class === "js") return { by: "each", lanes: 1, columns: 4, rows: 8, depth: 1 };
+  if (target.class !== "software") return { by: "workgroup", lanes: 64, columns: 1, rows: 32, depth: 16 };
+  const lanes = target.subgroupSize;
+  if (lanes === 0) return { by: "each", lanes: 1, columns: 8, rows: 8, depth: 1 };
+  return { by: "subgroup", lanes, columns: 4, rows: 4, depth: 1 };
+}
+
+/** The number that the lengths of an attention with such a block are to be multiples of. */
+export function attentionUnit({ by, lanes, columns, rows }: AttentionBlock): number {
+  return Math.max(lanes * columns, by === "subgroup" ? lanes * rows : rows);
+}
+
+/** Neighbouring axes of the domain that are walked as one, so that rows of a convolution's images follow each other. */
+export type Runs = readonly (readonly number[])[];
+
+/**
+ * A block of `lanes * rows` by `lanes * columns` elements. In each step of k every lane loads `rows` elements of one operand and
+ * `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own columns.
+ */
+export interface OuterProduct {
+  readonly runs: Runs;
+  /** The runs along which the rows and the columns of the block lie. */
+  readonly m: number;
+  readonly n: number;
+  readonly rows: number;
+  readonly columns: number;
+  readonly lanes: number;
+  /** Subgroups of a workgroup. */
+  readonly subgroups: number;
+}
+
+/**
+ * A workgroup's block of `threads[0] * rows` by `threads[1] * columns` elements, a part of `rows` by `columns` for each
+ * invocation. `depth` terms of the sum at a time are brought to workgroup memory, by all invocations together.
+ */
+export interface Staged {
+  readonly runs: Runs;
+  /** The runs along which the rows and the columns of the block lie. */
+  readonly m: number;
+  readonly n: number;
+  readonly threads: readonly [m: number, n: number];
+  readonly rows: number;
+  readonly columns: number;
+  readonly depth: number;
+  /** Whether neighbours of the row operand (of the column operand) along that run are neighbours in memory. */
+  readonly adjacent: readonly [rows: boolean, columns: boolean];
+  /** How many neighbours of them an invocation brings at a time. */
+  readonly widths: readonly [rows: number, columns: number];
+}
+
+/**
+ * A workgroup's `threads[0] * columns` elements along one run, and all along another, short one. `threads[1]` invocations
+ * walk the sum of the same elements, `depth` terms each at a time.
+ */
+export interface ShortBlock {
+  readonly runs: Runs;
+  /** -1: there is no short run. */
+  readonly short: number;
+  readonly long: number;
+  readonly threads: readonly [long: number, k: number];
+  readonly columns: number;
+  readonly depth: number;
+}
+
+/** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
+export const plainTile: Tile = {
+  outer: 1,
+  axes: undefined,
+  row: 1,
+  reduce: 1,
+  walk: 1,
+  team: 1,
+  subgroup: undefined,
+  staged: undefined,
+  gemv: undefined,
+  factors: undefined,
+  attention: undefined,
+};
+
+/** As plainTile, with a counter per axis. */
+export function plainBlock(rank: number): Tile {
+  return { ...plainTile, axes: new Array<number>(rank).fill(1) };
+}
+
+export interface Reference {
+  readonly index: Index;
+  /** The innermost loop around it. */
+  readonly loop: Variable | undefined;
+}
+
+/** What a kernel loads and stores. */
+export function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
+  const loads: Reference[] = [];
+  const stores: Reference[] = [];
+  const walk = (scope: Scope, loop: Variable | undefined) => {
+    for (const statement of scope.statements) {
+      if (statement.kind === "let" && statement.expr.kind === "load") loads.push({ index: statement.expr.index, loop });
+      else if (statement.kind === "store") stores.push({ index: statement.index, loop });
+      else if (statement.kind === "loop") walk(statement.body, statement.variable);
+    }
+  };
+  walk(ir.body, undefined);
+  return { loads, stores };
+}
+
+/** Vectors are four elements wide, the width of a load of WGSL. */
+const width = 4;
+
+/** Chooses the tile of a kernel without contractions that was lowered with plainTile. */
+export function chooseTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
+  const { loads, stores } = references(probe);
+  const [counter] = probe.parallel;
+  const count = size(domain);
+  const rowStores = stores.filter((store) => store.loop !== undefined);
+  const loopLoads = loads.filter((load) => load.loop !== undefined);
+  const along = (reference: Reference) => strideOf(reference.index, reference.loop!);
+  const vector = target.language === "wgsl" ? width : 1;
+  const reduceContiguous = loopLoads.length > 0 && loopLoads.every((load) => [0, 1].includes(along(load) ?? 2)) &&
+    loopLoads.some((load) => along(load) === 1);
+  const columns = !reduceContiguous && rowStores.length === 0 && count % width === 0 && count >= width &&
+    stores.every((store) => strideOf(store.index, counter!) === 1);
+  if (loopLoads.length > 0 || rowStores.length > 0) {
+    const rowsContiguous = rowStores.length > 0 && rowStores.every((store) => along(store) === 1);
+    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
+    const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
+    if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
+    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1;
+    if (isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations && longest >= leastWalked) {
+      return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
+    }
+    return {
+      ...plainTile,
+      outer,
+      row: rowsContiguous ? vector : 1,
+      // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
+      reduce: reduceContiguous ? width : 1,
+    };
+  }
+  // A few invocations with a vector each would leave a device idle.
+  const outer = columns && count >= 256 * width ? vector : 1;
+  const blocks = count / (outer * walkSteps * 8);
+  return { ...plainTile, outer, walk: target.class === "software" && blocks >= fewestBlocks ? walkSteps : 1 };
+}
+
+/**
+ * On a software adapter an invocation is a vector lane: what all elements have in common is loaded once for a block, and
+ * memory is walked in one piece. Drivers unroll loops of up to 32 steps, which makes this one slower than none.
+ */
+const walkSteps = 64;
+/** Blocks of a domain that are worth walking: every core gets some. */
+const fewestBlocks = 8;
+
+/** Fewer invocations leave a GPU idle, if each has so many terms. */
+const fewInvocations = 16384;
+const leastWalked = 32;
+
+/** Results that are neighbours, of which a workgroup walks the terms together. */
+function columnBlock(domain: readonly number[], columns: number, terms: number): ShortBlock {
+  const needed = powerFor(size(domain) / columns);
+  const walkers = Math.min(128 / Math.min(16, needed), powerFor(terms));
+  return { runs: [[...domain.keys()]], short: -1, long: 0, threads: [Math.min(16, needed), walkers], columns, depth: 1 };
+}
+
+export function isGpu({ class: of }: Pick<Target, "class">): boolean {
+  return of === "discrete" || of === "integrated";
+}
+
+/** The power of two that is not below a count. */
+export function powerFor(count: number): number {
+  return 2 ** Math.ceil(Math.log2(count));
+}
+
+/** On a GPU, neighbouring invocations want neighbouring elements, and a row gives work to many of them. */
+function teamOf(length: number, target: Target): number {
+  if (!isGpu(target) || length < 256) return 1;
+  return length < 2048 ? 64 : Math.min(256, target.maxInvocationsPerWorkgroup);
+}
+
+/** Arithmetic operations of a whole kernel, index arithmetic left out. */
+export function countOperations(ir: KernelIR): number {
+  let operations = 0;
+  const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
+  const isArithmetic = (expr: Expr) => expr.kind === "op" && expr.op !== "where" && expr.dtype !== "bool";
+  eachStatement(ir.body, (statement, times) => {
+    if (statement.kind === "update" || statement.kind === "assign" || (statement.kind === "let" && isArithmetic(statement.expr))) operations += times;
+  });
+  return operations * invocations;
+}
