@@ -77,7 +77,7 @@ export {
   Explanation,
 } from "./tensor/explain.ts";
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
-export type { KernelClock } from "./devices/profile.ts";
+export type { KernelClock } from "./devices/device/profile.ts";
 export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
 export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/tree.ts";
 export * as random from "./tensor/random.ts";

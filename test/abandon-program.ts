@@ -6,8 +6,8 @@
  */
 import process from "node:process";
 import { setDefaultDevice } from "../src/devices/default.ts";
+import { pollFor } from "../src/devices/device/polling.ts";
 import { abandonDevice } from "../src/devices/loss.ts";
-import { pollFor } from "../src/devices/polling.ts";
 import { type Device, devices, nn, optim, profile, tensor } from "../src/index.ts";
 import { affine, chain, counting, inPlace } from "./tiny-plans.ts";
 

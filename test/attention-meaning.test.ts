@@ -3,7 +3,7 @@
  * and above the size from which scores are not stored, forward and backward, against one reference.
  */
 import assert from "node:assert/strict";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { type AttentionOptions, compile, explain, grad, tensor, type Tensor, vjp } from "../src/index.ts";
 import { attention, type Attended, type Gradients, type Matrix } from "./attention-reference.ts";
 import { assertClose, onEachDevice } from "./harness.ts";

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { ArgumentError, ShapeError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";

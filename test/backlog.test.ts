@@ -1,9 +1,9 @@
 /** Eager work that nobody reads: it is computed in chunks, whose plans are found again. */
 import assert from "node:assert/strict";
 import process from "node:process";
-import { collectGarbage, nextTurn } from "../src/host/host.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { toposort } from "../src/graph/node.ts";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { concat, grad, optim, type Tensor, tensor, zeros } from "../src/index.ts";
 import * as s from "../src/index.ts";
 import { bufferOf } from "../src/tensor/runtime.ts";

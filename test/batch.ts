@@ -1,6 +1,6 @@
 /** Many graphs in one request, so that few kernels are compiled, each result compared with the interpreter's. */
 import assert from "node:assert/strict";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import * as g from "../src/graph/build.ts";
 import { type DType, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";

@@ -1,9 +1,10 @@
 /** Collectives: what shards have in common, and the gradient of the whole batch through it, on any cut of the batch. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { gradients } from "../src/autograd/grad.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
+import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, DecompositionError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
@@ -11,9 +12,8 @@ import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { data, nn, optim, parallel, random, type Tensor } from "../src/index.ts";
 import { cutStages } from "../src/parallel/stages.ts";
-import { grad } from "../src/tensor/grad.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { simulateLoss } from "../src/devices/loss.ts";
+import { grad } from "../src/tensor/grad.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
 const e = g.elementwise;

@@ -1,6 +1,6 @@
 /** Every op that moves, makes or finds elements, on every device against the interpreter. */
 import assert from "node:assert/strict";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import * as g from "../src/graph/build.ts";
 import { type DType, dtypeNames } from "../src/graph/dtype.ts";
 import type { Node, StructuralName } from "../src/graph/node.ts";

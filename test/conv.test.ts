@@ -1,8 +1,8 @@
 /** Convolution, pooling and attention against plain loops in float64, on every device. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { ArgumentError, ShapeError } from "../src/errors.ts";
 import { data, nn, optim } from "../src/nn/index.ts";
 import { tensor } from "../src/tensor/create.ts";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseListing } from "../src/devices/dawn.ts";
+import { nullDevice } from "../src/devices/cpu/null.ts";
 import { defaultDevice, setDefaultDevice } from "../src/devices/default.ts";
+import { pollFor } from "../src/devices/device/polling.ts";
+import { deviceById, openDevices } from "../src/devices/device/registry.ts";
 import { type DeviceOptions, devices } from "../src/devices/discovery.ts";
+import { parseListing } from "../src/devices/gpu/dawn.ts";
 import { abandonDevice, simulateLoss } from "../src/devices/loss.ts";
-import { nullDevice } from "../src/devices/null.ts";
-import { pollFor } from "../src/devices/polling.ts";
-import { deviceById, openDevices } from "../src/devices/registry.ts";
 import { ArgumentError, DeviceError, DeviceLostError } from "../src/errors.ts";
 import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds, virtualDevices } from "./harness.ts";

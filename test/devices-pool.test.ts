@@ -1,9 +1,9 @@
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import type { DeviceBuffer } from "../src/devices/device.ts";
-import { type Allocator, type Block, MemoryPool, sizeClass } from "../src/devices/pool.ts";
-import { Scratch } from "../src/devices/scratch.ts";
+import type { DeviceBuffer } from "../src/devices/device/device.ts";
+import { type Allocator, type Block, MemoryPool, sizeClass } from "../src/devices/memory/pool.ts";
+import { Scratch } from "../src/devices/memory/scratch.ts";
 import { OutOfMemoryError } from "../src/errors.ts";
 
 /** Counts what a driver would hold. */

@@ -1,7 +1,7 @@
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { devices as openDevices } from "../src/devices/discovery.ts";
 import {
   ArgumentError,

@@ -1,7 +1,7 @@
 /** Runs a graph on a device, below the level of tensors. */
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import * as g from "../src/graph/build.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";

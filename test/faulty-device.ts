@@ -8,8 +8,8 @@ import type {
   DeviceStats,
   Executable,
   OutputRead,
-} from "../src/devices/device.ts";
-import type { PlanFamily } from "../src/devices/family.ts";
+} from "../src/devices/device/device.ts";
+import type { PlanFamily } from "../src/devices/device/family.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { DeviceLostError, OutOfMemoryError } from "../src/errors.ts";
 

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Program, Target } from "../src/compiler/plan/plan.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/render/shape-uniforms.ts";
-import { PlanFamily } from "../src/devices/family.ts";
+import { PlanFamily } from "../src/devices/device/family.ts";
 import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/trace.ts";
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { DTypeError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { promote } from "../src/graph/dtype.ts";

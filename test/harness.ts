@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import type { Target } from "../src/compiler/plan/plan.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { devices } from "../src/devices/discovery.ts";
 import { DeviceError } from "../src/errors.ts";
 import { environment, stderrLine } from "../src/host/host.ts";

@@ -1,8 +1,8 @@
 /** A tensor is a variable of its own: what is equal to it, or made in the same way, is another one. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { elementwise, input, withSources } from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";

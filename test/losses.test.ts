@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
-import { nullDevice } from "../src/devices/null.ts";
+import { nullDevice } from "../src/devices/cpu/null.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn } from "../src/nn/index.ts";
 import { checkCounts } from "../src/nn/loss.ts";

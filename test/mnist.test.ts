@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { first, loadMnist } from "../examples/mnist/data.ts";
 import { type Options, parseOptions, UsageError } from "../examples/mnist/options.ts";
 import { shardsOn, trainPerceptron } from "../examples/mnist/training.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { data, nn, optim, random } from "../src/index.ts";
 import { testKinds, virtualDevices } from "./harness.ts";
 

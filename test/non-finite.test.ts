@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
 import { faultOf, type Watched } from "../src/compiler/group/watch.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { NonFiniteGradientError, NonFiniteLossError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import type { Node } from "../src/graph/node.ts";

@@ -1,7 +1,7 @@
 /** What docs/numerics.md promises at the edges of f32 and of integers: on every device, eager and compiled. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import * as s from "../src/index.ts";
 import { type Tensor, tensor } from "../src/index.ts";
 import { assertClose, onEachDevice } from "./harness.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import { first, loadMnist } from "../examples/mnist/data.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { ArgumentError, DeviceError } from "../src/errors.ts";
 import { runtime } from "../src/host/host.ts";
 import { data, nn, optim, random } from "../src/index.ts";

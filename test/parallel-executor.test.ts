@@ -1,7 +1,7 @@
 /** The executor: the same result on any number of devices, to the last row. */
-import { test, type TestContext } from "node:test";
 import assert from "node:assert/strict";
-import type { Device } from "../src/devices/device.ts";
+import { test, type TestContext } from "node:test";
+import type { Device } from "../src/devices/device/device.ts";
 import {
   DecompositionError,
   DeviceError,

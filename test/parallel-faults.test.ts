@@ -1,8 +1,8 @@
 /** Devices that fail: training goes on with the same bits, nothing is lost, nothing hangs. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, DeviceError, DeviceLostError, NonFiniteLossError, OutOfMemoryError } from "../src/errors.ts";
 import { data, devices as open, nn, optim, parallel, random, tensor } from "../src/index.ts";

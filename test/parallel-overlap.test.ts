@@ -1,7 +1,7 @@
 /** Calls of a trainer that overlap: each sees one mode, one version of the weights, and loses nothing to another. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
 import { compile, data, nn, optim, parallel, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";

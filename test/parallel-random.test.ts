@@ -1,16 +1,16 @@
 /** Laws of the executor on random models, batches, masks and numbers of devices. */
-import { test } from "node:test";
-import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Device } from "../src/devices/device/device.ts";
 import * as nn from "../src/nn/nn.ts";
 import { nadam, sgd } from "../src/nn/optim/index.ts";
 import type { Optimizer } from "../src/nn/optim/optimizer.ts";
 import { trainer } from "../src/nn/trainer.ts";
-import { grad } from "../src/tensor/grad.ts";
 import { tensor } from "../src/tensor/create.ts";
-import type { Tensor } from "../src/tensor/tensor.ts";
+import { grad } from "../src/tensor/grad.ts";
 import { seed as seedRandom } from "../src/tensor/random.ts";
+import type { Tensor } from "../src/tensor/tensor.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
 const layer = fc.record({

@@ -1,11 +1,11 @@
 /** What the executor offers besides shards: several buckets, clipping, nested batches, sources, memory, and what kernels may not do. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import fc from "fast-check";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { data, nn, optim, random, type Tensor, tensor } from "../src/index.ts";
 import { FaultyDevice } from "./faulty-device.ts";

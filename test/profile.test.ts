@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { PlanStep } from "../src/compiler/plan/plan.ts";
-import { nullDevice } from "../src/devices/null.ts";
+import { nullDevice } from "../src/devices/cpu/null.ts";
 import * as s from "../src/index.ts";
 import { compile, explain, grad, nn, optim, profile, type Profile, random, tensor, type Tensor } from "../src/index.ts";
 import { isClose, onEachDevice } from "./harness.ts";

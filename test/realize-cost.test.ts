@@ -1,7 +1,7 @@
 /** What eager work costs beside its kernels: submissions, buffers and turns of the event loop. */
 import assert from "node:assert/strict";
+import type { Device, DeviceStats } from "../src/devices/device/device.ts";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
-import type { Device, DeviceStats } from "../src/devices/device.ts";
 import { grad, realize, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import * as s from "../src/index.ts";
 import { onEachDevice } from "./harness.ts";

@@ -7,7 +7,7 @@ import { type ChosenSchedule, compileGraph, type CompileRequest } from "../src/c
 import { type ContractionSchedule, gemv, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
 import { contractionsOf } from "../src/compiler/tuning.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";

@@ -8,7 +8,7 @@ import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Plan, Program } from "../src/compiler/plan/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
-import type { Device } from "../src/devices/device.ts";
+import type { Device } from "../src/devices/device/device.ts";
 import { devices } from "../src/devices/discovery.ts";
 import { InternalError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";

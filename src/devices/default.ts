@@ -3,9 +3,9 @@ import { DeviceError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
 import { optional } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
-import type { Device } from "./device.ts";
+import type { Device } from "./device/device.ts";
+import { device as deviceKind } from "./device/kinds.ts";
 import { firstDevice } from "./discovery.ts";
-import { device as deviceKind } from "./kinds.ts";
 
 let chosen: Device | undefined;
 let found: Promise<Device> | undefined;

@@ -3,15 +3,15 @@ import { ArgumentError, DeviceError } from "../errors.ts";
 import { memoryBytes, runtime } from "../host/host.ts";
 import { boolean, number, oneOf, options, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
-import type { Adapter, Slot } from "./adapters.ts";
-import { CpuDevice } from "./cpu.ts";
-import { dawnAdapters } from "./dawn.ts";
-import type { Device } from "./device.ts";
-import { openGpu } from "./gpu-target.ts";
-import { hasNavigatorGpu, navigatorAdapters } from "./navigator-gpu.ts";
-import { pollFor } from "./polling.ts";
-import { claimIdentity, forget, type Identity, openOnce } from "./registry.ts";
-import { WebGpuDevice } from "./webgpu.ts";
+import { CpuDevice } from "./cpu/cpu.ts";
+import type { Device } from "./device/device.ts";
+import { pollFor } from "./device/polling.ts";
+import { claimIdentity, forget, type Identity, openOnce } from "./device/registry.ts";
+import type { Adapter, Slot } from "./gpu/adapters.ts";
+import { dawnAdapters } from "./gpu/dawn.ts";
+import { openGpu } from "./gpu/gpu-target.ts";
+import { hasNavigatorGpu, navigatorAdapters } from "./gpu/navigator-gpu.ts";
+import { WebGpuDevice } from "./gpu/webgpu.ts";
 
 /** Which devices are wanted. */
 export interface DeviceOptions {

@@ -1,7 +1,7 @@
 import { DeviceError } from "../errors.ts";
-import { CpuDevice } from "./cpu.ts";
-import type { Device } from "./device.ts";
-import { WebGpuDevice } from "./webgpu.ts";
+import { CpuDevice } from "./cpu/cpu.ts";
+import type { Device } from "./device/device.ts";
+import { WebGpuDevice } from "./gpu/webgpu.ts";
 
 /**
  * Gives up a device that does not answer: it counts as lost from now on, and what waits for it rejects. Returns at once, whatever

@@ -1,5 +1,5 @@
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
-import type { Device } from "../devices/device.ts";
 import { formatShape, sameShape } from "../graph/shape.ts";
 import { boolean, type Kind } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";

@@ -1,14 +1,14 @@
 /** Trains, evaluates and runs a model on one device or many, which makes no difference to the result. */
-import { ArgumentError, DecompositionError, StateError } from "../errors.ts";
-import type { Device } from "../devices/device.ts";
 import { defaultDevice } from "../devices/default.ts";
+import type { Device } from "../devices/device/device.ts";
+import { ArgumentError, DecompositionError, StateError } from "../errors.ts";
 import { errorOf, Listeners } from "../parallel/callbacks.ts";
+import { requireDistinct } from "../parallel/distinct.ts";
 import { Evaluation } from "../parallel/evaluation.ts";
 import { Executor } from "../parallel/executor.ts";
 import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
 import { Inference, requireRowsAtOnce } from "../parallel/inference.ts";
 import type { Program } from "../parallel/program.ts";
-import { requireDistinct } from "../parallel/distinct.ts";
 import type { Merged } from "../parallel/replicate.ts";
 import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
 import { GivenBatch } from "../parallel/uploads.ts";

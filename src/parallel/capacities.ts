@@ -1,5 +1,5 @@
 /** How much of a batch each device can carry: given, or measured step by step. */
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError } from "../errors.ts";
 import { shardSizes } from "./shard-sizes.ts";
 

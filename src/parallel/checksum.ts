@@ -1,6 +1,6 @@
 /** Checksums of device memory, to see whether replicas hold the same bits. */
 import { compileGraph } from "../compiler/compile.ts";
-import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
+import type { Device, DeviceBuffer, Executable } from "../devices/device/device.ts";
 import {
   bitcast,
   concat,

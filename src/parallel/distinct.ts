@@ -1,5 +1,5 @@
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DeviceError } from "../errors.ts";
-import type { Device } from "../devices/device.ts";
 
 /** Throws ArgumentError for no devices, DeviceError for one listed twice. */
 export function requireDistinct(op: string, devices: readonly Device[]): void {

@@ -2,8 +2,8 @@
  * Trains one model on many devices: every step is cut into shards, run on all devices at once, and added up on the host
  * (on the device, where there is only one); the shards of a device that fails are computed by the others.
  */
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { AllDevicesLostError, ArgumentError, ShardwiseError, StateError } from "../errors.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { stderrLine } from "../host/host.ts";
 import type { Modes } from "../tensor/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";

@@ -1,7 +1,7 @@
 /** The devices in use: what is run on them goes on on the others when one fails. */
+import type { Device } from "../devices/device/device.ts";
+import { PlanFamily } from "../devices/device/family.ts";
 import { abandonDevice } from "../devices/loss.ts";
-import type { Device } from "../devices/device.ts";
-import { PlanFamily } from "../devices/family.ts";
 import {
   AllDevicesLostError,
   ArgumentError,

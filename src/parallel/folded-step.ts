@@ -2,7 +2,7 @@
  * A step in logical shards on a single device: their gradients are added up there, in the tree in which the host adds those
  * of several devices, so that the next step can follow without waiting for the host.
  */
-import type { Device, DeviceBuffer, OutputRead } from "../devices/device.ts";
+import type { Device, DeviceBuffer, OutputRead } from "../devices/device/device.ts";
 import { scoreLength } from "./scores.ts";
 import { ShardPlans, type ShardPlansParts } from "./shard-plans.ts";
 import { sumOf, sumOfFew } from "./shard-sums.ts";

@@ -1,5 +1,5 @@
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
-import type { Device } from "../devices/device.ts";
 import { formatShape } from "../graph/shape.ts";
 import { options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";

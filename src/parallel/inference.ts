@@ -1,6 +1,6 @@
 /** Runs a function of a batch on shards of it, on many devices, and merges what it gives. */
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { ArgumentError, DecompositionError, InternalError } from "../errors.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { DType, HostArray } from "../graph/dtype.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { asWords, bytesOf, fromWords, hostElements } from "../graph/words.ts";

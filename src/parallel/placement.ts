@@ -1,5 +1,5 @@
 /** Which rows of a batch are computed together, and where. */
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DeviceError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
 import { Capacities } from "./capacities.ts";

@@ -1,12 +1,12 @@
 /** The trained state on every device: flat parameters, the optimizer's vectors, and its scalars. */
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ReplicaMismatchError } from "../errors.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
 import type { HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { copyOf } from "../tensor/compile.ts";
 import { fromHost } from "../tensor/create.ts";
-import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
 import { recordOf, storageOf } from "../tensor/record.ts";
+import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../tensor/runtime.ts";
 import { reserve, type Spare } from "../tensor/storage.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";

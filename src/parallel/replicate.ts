@@ -1,4 +1,4 @@
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
 import { stderrLine } from "../host/host.ts";
 import { callable, listOf, number, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";

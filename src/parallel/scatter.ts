@@ -1,5 +1,5 @@
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, ShapeError } from "../errors.ts";
-import type { Device } from "../devices/device.ts";
 import { formatShape, resolveAxis } from "../graph/shape.ts";
 import { type Fields, listOf, number, options, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";

@@ -1,5 +1,5 @@
 /** The plans with which the shards of one step are run: the same ones on one device as on several. */
-import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Bucket, bucketsOf } from "./buckets.ts";
 import type { Placement } from "./placement.ts";

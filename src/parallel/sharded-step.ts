@@ -3,7 +3,7 @@
  * update for all replicas.
  */
 import { traceSpan } from "../debug/trace.ts";
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
 import { InternalError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Bucket } from "./buckets.ts";

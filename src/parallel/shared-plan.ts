@@ -4,8 +4,8 @@
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan/plan.ts";
-import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
-import { PlanFamily } from "../devices/family.ts";
+import type { Device, DeviceBuffer, Executable } from "../devices/device/device.ts";
+import { PlanFamily } from "../devices/device/family.ts";
 import { byteLength } from "../graph/build.ts";
 
 /** A plan that is ready on a device, with buffers for inputs that the host writes anew for each run. */

@@ -1,6 +1,6 @@
 /** The plans of a shard, one for each stage between collectives, and running them in step with other shards. */
 import { servesItems } from "../compiler/compile.ts";
-import type { Device, DeviceBuffer, Executable, OutputRead } from "../devices/device.ts";
+import type { Device, DeviceBuffer, Executable, OutputRead } from "../devices/device/device.ts";
 import { InternalError } from "../errors.ts";
 import type { Node } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";

@@ -2,7 +2,7 @@
  * Tensors that a model assigns to while it runs, such as running statistics: the same on all devices, as they come of
  * the whole batch.
  */
-import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import type { Node } from "../graph/node.ts";
 import { fromWords, type Words, wordsFor } from "../graph/words.ts";
 import { fromHost } from "../tensor/create.ts";

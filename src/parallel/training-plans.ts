@@ -1,7 +1,7 @@
 /** The plans of a training step: of a shard, of a whole step on one device, and of the update. */
 import type { Watch } from "../compiler/group/watch.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
-import type { PlanFamily } from "../devices/family.ts";
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
+import type { PlanFamily } from "../devices/device/family.ts";
 import { ArgumentError } from "../errors.ts";
 import { broadcastTo, byteLength, elementwise, input } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";

@@ -1,8 +1,8 @@
 /**
  * Putting what a plan needs on a device: rows of a batch, captured tensors, and the vector of step numbers.
  */
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { ArgumentError } from "../errors.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
 import { dtypes } from "../graph/dtype.ts";
 import { size } from "../graph/shape.ts";
 import { bufferOf } from "../tensor/runtime.ts";

@@ -4,7 +4,7 @@
  * training loop assigns is a chunk when its next turn uses it, so that a chunk is a step; of what else is made, a chunk is
  * what was made since the last one, in whole turns of a loop where it is one.
  */
-import { deviceById } from "../devices/registry.ts";
+import { deviceById } from "../devices/device/registry.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { sameShape } from "../graph/shape.ts";
 import { type Leaf, recordOf, valueOf } from "./record.ts";

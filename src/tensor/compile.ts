@@ -2,8 +2,8 @@
 import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan } from "../compiler/plan/plan.ts";
 import { defaultDevice } from "../devices/default.ts";
-import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
-import { PlanFamily } from "../devices/family.ts";
+import type { Device, DeviceBuffer, Executable } from "../devices/device/device.ts";
+import { PlanFamily } from "../devices/device/family.ts";
 import { DeviceError, TraceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { type Node, toposort } from "../graph/node.ts";

@@ -1,5 +1,5 @@
 /** Tensors from numbers, and from other tensors. */
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import { type DType, dtypes, holds, type HostArray } from "../graph/dtype.ts";

@@ -1,6 +1,6 @@
 /** Kinds of arguments that tensors have to do with. */
-import type { Device } from "../devices/device.ts";
-import { device } from "../devices/kinds.ts";
+import type { Device } from "../devices/device/device.ts";
+import { device } from "../devices/device/kinds.ts";
 import { DTypeError } from "../errors.ts";
 import { type DType, dtypeNames, isDType } from "../graph/dtype.ts";
 import { anything, either, type Kind, listOf, number, oneOf, rest } from "../signature/kinds.ts";

@@ -2,7 +2,7 @@
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
 import type { Plan, Target } from "../compiler/plan/plan.ts";
-import type { PlanFamily } from "../devices/family.ts";
+import type { PlanFamily } from "../devices/device/family.ts";
 import type { Shape } from "../graph/shape.ts";
 
 /** The lengths in which two lists of shapes differ. */

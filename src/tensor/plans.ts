@@ -1,8 +1,8 @@
 /** Compiled plans of eager graphs, found again by the structure of the graph. */
 import { planOf } from "../compiler/cache.ts";
 import type { CompileRequest } from "../compiler/compile.ts";
-import type { Device, DeviceBuffer, Executable } from "../devices/device.ts";
-import { PlanFamily } from "../devices/family.ts";
+import type { Device, DeviceBuffer, Executable } from "../devices/device/device.ts";
+import { PlanFamily } from "../devices/device/family.ts";
 import { input, madeAgain, reshape, slice } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import { type Node, type NodeOf, toposort } from "../graph/node.ts";

@@ -1,8 +1,8 @@
 /** Where the time of a function of tensors goes: kernels by name, with what they reach of the device. */
 import { recordTrace, traceSpan } from "../debug/trace.ts";
-import type { Device, DeviceStats } from "../devices/device.ts";
-import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../devices/profile.ts";
-import { openDevices } from "../devices/registry.ts";
+import type { Device, DeviceStats } from "../devices/device/device.ts";
+import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../devices/device/profile.ts";
+import { openDevices } from "../devices/device/registry.ts";
 import { ArgumentError } from "../errors.ts";
 import { callable, number, oneOf, options } from "../signature/kinds.ts";
 import { guard, type Methods, takes } from "../signature/takes.ts";

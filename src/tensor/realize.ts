@@ -1,7 +1,7 @@
 /** From nodes to values: transfers first, then one plan for each device. */
-import { deviceById } from "../devices/registry.ts";
 import { defaultDevice, knownDefaultDevice } from "../devices/default.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
+import { deviceById } from "../devices/device/registry.ts";
 import { DeviceError } from "../errors.ts";
 import { byteLength, storage as leafOf } from "../graph/build.ts";
 import { dtypes, type HostArray } from "../graph/dtype.ts";

@@ -1,17 +1,17 @@
 /** Tensors and device memory, for those who run plans of their own. */
-import type { Device, DeviceBuffer } from "../devices/device.ts";
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { DeviceError, InternalError } from "../errors.ts";
 import { storage as leafOf } from "../graph/build.ts";
 import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { bytesOf } from "../graph/words.ts";
+import { realizeNow } from "./evaluate.ts";
+import { refuseInTrace } from "./frame.ts";
 import { compute, exclusively } from "./realize.ts";
 import { isDue, storageOf, valueOf } from "./record.ts";
 import { Storage } from "./storage.ts";
 import { Tensor } from "./tensor.ts";
-import { realizeNow } from "./evaluate.ts";
-import { refuseInTrace } from "./frame.ts";
 
 /**
  * The buffer of a tensor's value on a device: computed, and brought there once, where needed. It belongs to the

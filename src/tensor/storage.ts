@@ -1,9 +1,9 @@
 /** Data that exists: on the host, on devices, or both. */
+import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
 import { type DType, dtypes, type HostArray } from "../graph/dtype.ts";
-import { asWords, bytesOf, fromWords, toWords, type Words } from "../graph/words.ts";
 import type { StorageToken } from "../graph/node.ts";
-import type { Device, DeviceBuffer } from "../devices/device.ts";
+import { asWords, bytesOf, fromWords, toWords, type Words } from "../graph/words.ts";
 import { collectGarbage, nextTurn } from "../host/host.ts";
 
 /** The content of storages: equal bytes in several places. */

@@ -1,5 +1,5 @@
-import { deviceById } from "../devices/registry.ts";
-import type { Device } from "../devices/device.ts";
+import type { Device } from "../devices/device/device.ts";
+import { deviceById } from "../devices/device/registry.ts";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
 import type { DType, HostArray } from "../graph/dtype.ts";

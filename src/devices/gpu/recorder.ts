@@ -1,4 +1,4 @@
-import { inLaterTurn } from "../host/host.ts";
+import { inLaterTurn } from "../../host/host.ts";
 import type { Native } from "./native.ts";
 
 /** A kernel that goes into a submission: its name, for the messages of errors, and its work. */

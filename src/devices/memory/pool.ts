@@ -1,5 +1,5 @@
-import { ArgumentError, DeviceError, OutOfMemoryError } from "../errors.ts";
-import type { DeviceBuffer } from "./device.ts";
+import { ArgumentError, DeviceError, OutOfMemoryError } from "../../errors.ts";
+import type { DeviceBuffer } from "../device/device.ts";
 
 /** How a pool makes and ends memory of its device. */
 export interface Allocator<T> {

@@ -1,10 +1,10 @@
 /** How long a plan's kernels take on a device, by itself. */
-import type { DeviceClass } from "../compiler/plan/contraction-schedules.ts";
-import type { Plan } from "../compiler/plan/plan.ts";
-import type { Measured } from "../compiler/tuning.ts";
-import { DeviceError } from "../errors.ts";
-import type { Device, DeviceBuffer, Executable } from "./device.ts";
-import { listenToKernels, timesReported } from "./profile.ts";
+import type { DeviceClass } from "../../compiler/plan/contraction-schedules.ts";
+import type { Plan } from "../../compiler/plan/plan.ts";
+import type { Measured } from "../../compiler/tuning.ts";
+import { DeviceError } from "../../errors.ts";
+import type { Device, DeviceBuffer, Executable } from "../device/device.ts";
+import { listenToKernels, timesReported } from "../device/profile.ts";
 import { WebGpuDevice } from "./webgpu.ts";
 
 /** Clocks of GPUs have steps of up to 0.1 ms: what is shorter than this is run several times in a row for one measurement. */

@@ -2,9 +2,9 @@
  * Tuned schedules as devices use them. The table of an adapter is read once, and all devices of one model and driver have the
  * same one at the same time: what they compute has the same bits.
  */
-import type { Target } from "../compiler/plan/plan.ts";
-import { addTuned, emptyTable, readTuned, type TunedTable } from "../compiler/tuned.ts";
-import { flags } from "../debug/flags.ts";
+import type { Target } from "../../compiler/plan/plan.ts";
+import { addTuned, emptyTable, readTuned, type TunedTable } from "../../compiler/tuned.ts";
+import { flags } from "../../debug/flags.ts";
 
 interface Known {
   readonly table: TunedTable;

@@ -1,4 +1,4 @@
-import { dontWaitFor, inLaterTurn } from "../host/host.ts";
+import { dontWaitFor, inLaterTurn } from "../../host/host.ts";
 
 /**
  * Dawn's Node binding polls with `setImmediate` as long as a promise of it is pending, and so burns a core while

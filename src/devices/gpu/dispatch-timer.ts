@@ -1,7 +1,7 @@
-import type { Program } from "../compiler/plan/plan.ts";
-import type { Lifetime } from "./lifetime.ts";
+import type { Program } from "../../compiler/plan/plan.ts";
+import type { Lifetime } from "../device/lifetime.ts";
+import { kernelClock, kernelRan, timesUnderWay } from "../device/profile.ts";
 import type { Native } from "./native.ts";
-import { kernelClock, kernelRan, timesUnderWay } from "./profile.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading, usage } from "./usage.ts";
 

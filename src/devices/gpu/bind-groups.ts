@@ -1,8 +1,8 @@
-import type { PlanStep } from "../compiler/plan/plan.ts";
-import { InternalError } from "../errors.ts";
+import type { PlanStep } from "../../compiler/plan/plan.ts";
+import { InternalError } from "../../errors.ts";
+import type { Block } from "../memory/pool.ts";
 import type { Native } from "./native.ts";
 import type { CompiledProgram } from "./pipelines.ts";
-import type { Block } from "./pool.ts";
 
 /** Bind groups that one dispatch of a plan keeps: more than the buffers that a pool alternates between in a loop. */
 const keptPerDispatch = 8;

@@ -1,12 +1,12 @@
-import type { Program } from "../compiler/plan/plan.ts";
-import { debugLine } from "../debug/log.ts";
-import { InternalError } from "../errors.ts";
-import { type DType, isFloat } from "../graph/dtype.ts";
-import { asWords, fromWords, type Words } from "../graph/words.ts";
-import { stderrLine } from "../host/host.ts";
-import { partOfItem } from "./bind.ts";
-import type { Lifetime } from "./lifetime.ts";
-import { type Block, mebibytes, type MemoryPool } from "./pool.ts";
+import type { Program } from "../../compiler/plan/plan.ts";
+import { debugLine } from "../../debug/log.ts";
+import { InternalError } from "../../errors.ts";
+import { type DType, isFloat } from "../../graph/dtype.ts";
+import { asWords, fromWords, type Words } from "../../graph/words.ts";
+import { stderrLine } from "../../host/host.ts";
+import type { Lifetime } from "../device/lifetime.ts";
+import { partOfItem } from "../memory/bind.ts";
+import { type Block, mebibytes, type MemoryPool } from "../memory/pool.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading } from "./usage.ts";
 

@@ -1,4 +1,4 @@
-import type { Plan } from "../compiler/plan/plan.ts";
+import type { Plan } from "../../compiler/plan/plan.ts";
 
 /** What a plan does, for a line of debug output; `compiled` of its kernels were new to the device. */
 export function describe(plan: Plan, compiled: number): string {

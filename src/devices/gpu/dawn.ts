@@ -1,4 +1,4 @@
-import { DeviceError } from "../errors.ts";
+import { DeviceError } from "../../errors.ts";
 import {
   architecture,
   environment,
@@ -11,7 +11,7 @@ import {
   stderrLine,
   syncFiles,
   withEnvironment,
-} from "../host/host.ts";
+} from "../../host/host.ts";
 import type { Adapter, Slot } from "./adapters.ts";
 import { adapterInfo } from "./gpu-target.ts";
 

@@ -1,6 +1,6 @@
 /** Devices, for what functions take. */
-import { type Kind, string } from "../signature/kinds.ts";
-import { rejects } from "../signature/takes.ts";
+import { type Kind, string } from "../../signature/kinds.ts";
+import { rejects } from "../../signature/takes.ts";
 import type { Device } from "./device.ts";
 
 /** By what is asked of one, as there are several classes of them, and wrapped ones. */

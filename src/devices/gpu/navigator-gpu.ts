@@ -1,5 +1,5 @@
-import { DeviceError } from "../errors.ts";
-import { environment, runtime, withEnvironment } from "../host/host.ts";
+import { DeviceError } from "../../errors.ts";
+import { environment, runtime, withEnvironment } from "../../host/host.ts";
 import type { Adapter } from "./adapters.ts";
 import { adapterInfo } from "./gpu-target.ts";
 

@@ -1,13 +1,10 @@
-import type { Plan, Program, Target } from "../compiler/plan/plan.ts";
-import { flags } from "../debug/flags.ts";
-import { debugLine } from "../debug/log.ts";
-import { traceSpan, tracing } from "../debug/trace.ts";
-import { DeviceError, InternalError, OutOfMemoryError } from "../errors.ts";
-import { guard } from "../signature/takes.ts";
-import { leaveBehind } from "./abandoned.ts";
-import { BindGroups } from "./bind-groups.ts";
-import { bindSlots, requireItems, slotBytes } from "./bind.ts";
-import { describe } from "./describe.ts";
+import type { Plan, Program, Target } from "../../compiler/plan/plan.ts";
+import { flags } from "../../debug/flags.ts";
+import { debugLine } from "../../debug/log.ts";
+import { traceSpan, tracing } from "../../debug/trace.ts";
+import { DeviceError, InternalError, OutOfMemoryError } from "../../errors.ts";
+import { guard } from "../../signature/takes.ts";
+import { describe } from "../device/describe.ts";
 import type {
   Device,
   DeviceBuffer,
@@ -16,21 +13,24 @@ import type {
   DeviceStats,
   Executable,
   OutputRead,
-} from "./device.ts";
+} from "../device/device.ts";
+import type { PlanFamily } from "../device/family.ts";
+import { ofUsers } from "../device/kinds.ts";
+import { Lifetime } from "../device/lifetime.ts";
+import { markSubmission } from "../device/polling.ts";
+import { timingKernels } from "../device/profile.ts";
+import { forget, type Identity, register } from "../device/registry.ts";
+import { withTuned } from "../device/tuned.ts";
+import { bindSlots, requireItems, slotBytes } from "../memory/bind.ts";
+import { type Block, mebibytes, MemoryPool, requireRange } from "../memory/pool.ts";
+import { checkReads, handled } from "../memory/reads.ts";
+import { type Lease, Scratch } from "../memory/scratch.ts";
+import { leaveBehind } from "./abandoned.ts";
+import { BindGroups } from "./bind-groups.ts";
 import { DispatchTimer } from "./dispatch-timer.ts";
-import type { PlanFamily } from "./family.ts";
-import { ofUsers } from "./kinds.ts";
-import { Lifetime } from "./lifetime.ts";
 import { Native } from "./native.ts";
 import { type CompiledProgram, Pipelines } from "./pipelines.ts";
-import { markSubmission } from "./polling.ts";
-import { type Block, mebibytes, MemoryPool, requireRange } from "./pool.ts";
-import { timingKernels } from "./profile.ts";
-import { checkReads, handled } from "./reads.ts";
 import { Recorder } from "./recorder.ts";
-import { forget, type Identity, register } from "./registry.ts";
-import { type Lease, Scratch } from "./scratch.ts";
-import { withTuned } from "./tuned.ts";
 import { mapForReading, usage } from "./usage.ts";
 import { type ValidatedRun, Validator } from "./validate.ts";
 

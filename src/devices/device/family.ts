@@ -1,6 +1,6 @@
 /** Which kernels of plans for different shapes are compiled as one. */
-import type { Program } from "../compiler/plan/plan.ts";
-import { type Lifted, spellGeneric, takeApart, valuesOf } from "../compiler/render/shape-uniforms.ts";
+import type { Program } from "../../compiler/plan/plan.ts";
+import { type Lifted, spellGeneric, takeApart, valuesOf } from "../../compiler/render/shape-uniforms.ts";
 
 /** More numbers than this are not lifted: kernels that differ in so many are not of one kind. */
 const mostLifted = 256;

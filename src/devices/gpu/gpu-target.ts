@@ -1,5 +1,5 @@
-import type { Target } from "../compiler/plan/plan.ts";
-import type { DeviceInfo } from "./device.ts";
+import type { Target } from "../../compiler/plan/plan.ts";
+import type { DeviceInfo } from "../device/device.ts";
 import { probeSubgroups } from "./subgroups.ts";
 import type { OpenedGpu } from "./webgpu.ts";
 

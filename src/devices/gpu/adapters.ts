@@ -1,4 +1,4 @@
-import type { DeviceInfo } from "./device.ts";
+import type { DeviceInfo } from "../device/device.ts";
 
 /** Which of the devices on one adapter is meant. */
 export interface Slot {

@@ -1,7 +1,7 @@
-import type { Plan } from "../compiler/plan/plan.ts";
-import { ArgumentError, InternalError } from "../errors.ts";
-import type { Words } from "../graph/words.ts";
-import type { DeviceBuffer } from "./device.ts";
+import type { Plan } from "../../compiler/plan/plan.ts";
+import { ArgumentError, InternalError } from "../../errors.ts";
+import type { Words } from "../../graph/words.ts";
+import type { DeviceBuffer } from "../device/device.ts";
 import type { Block } from "./pool.ts";
 
 /** Bytes of a slot of a plan that is run for so many items; undefined where there is no such slot. */

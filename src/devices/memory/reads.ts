@@ -1,6 +1,6 @@
 /** Reads of a plan's outputs: what all devices do alike. */
-import { ArgumentError } from "../errors.ts";
-import type { DeviceBuffer, OutputRead } from "./device.ts";
+import { ArgumentError } from "../../errors.ts";
+import type { DeviceBuffer, OutputRead } from "../device/device.ts";
 import { requireRange } from "./pool.ts";
 
 /** Throws ArgumentError for a read of an output that is not there, or of bytes that it does not have. */

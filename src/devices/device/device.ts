@@ -1,5 +1,5 @@
-import type { Plan, Target } from "../compiler/plan/plan.ts";
-import type { Words } from "../graph/words.ts";
+import type { Plan, Target } from "../../compiler/plan/plan.ts";
+import type { Words } from "../../graph/words.ts";
 import type { PlanFamily } from "./family.ts";
 
 /** Memory on a device. Its bytes are undefined until written. */

@@ -1,9 +1,9 @@
-import type { Program, ProgramBinding } from "../compiler/plan/plan.ts";
-import { numberedSource } from "../debug/listing.ts";
-import { debugLine } from "../debug/log.ts";
-import { ArgumentError, KernelCompileError } from "../errors.ts";
-import { inLaterTurn } from "../host/host.ts";
-import type { Code, PlanFamily } from "./family.ts";
+import type { Program, ProgramBinding } from "../../compiler/plan/plan.ts";
+import { numberedSource } from "../../debug/listing.ts";
+import { debugLine } from "../../debug/log.ts";
+import { ArgumentError, KernelCompileError } from "../../errors.ts";
+import { inLaterTurn } from "../../host/host.ts";
+import type { Code, PlanFamily } from "../device/family.ts";
 import type { Native } from "./native.ts";
 import { computeStage, usage } from "./usage.ts";
 

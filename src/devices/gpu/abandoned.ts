@@ -1,6 +1,6 @@
-import { endWithoutCleanUp } from "../host/host.ts";
-import type { DeviceInfo } from "./device.ts";
-import { pollAside } from "./polling.ts";
+import { endWithoutCleanUp } from "../../host/host.ts";
+import type { DeviceInfo } from "../device/device.ts";
+import { pollAside } from "../device/polling.ts";
 
 /** Devices that were given up and work on. */
 const abandoned = new Set<object>();

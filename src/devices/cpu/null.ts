@@ -1,11 +1,11 @@
-import type { Plan, Target } from "../compiler/plan/plan.ts";
-import { DeviceError } from "../errors.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "./device.ts";
-import { Lifetime } from "./lifetime.ts";
-import { MemoryPool, requireRange } from "./pool.ts";
-import { kernelRan, timingKernels } from "./profile.ts";
-import { handled } from "./reads.ts";
-import { claimIdentity, forget, type Identity, register } from "./registry.ts";
+import type { Plan, Target } from "../../compiler/plan/plan.ts";
+import { DeviceError } from "../../errors.ts";
+import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "../device/device.ts";
+import { Lifetime } from "../device/lifetime.ts";
+import { kernelRan, timingKernels } from "../device/profile.ts";
+import { claimIdentity, forget, type Identity, register } from "../device/registry.ts";
+import { MemoryPool, requireRange } from "../memory/pool.ts";
+import { handled } from "../memory/reads.ts";
 
 const info: DeviceInfo = { vendor: "", architecture: "", description: "nothing", software: true, runtime: "none" };
 

@@ -1,8 +1,8 @@
 /** Times of kernels: devices measure them while someone wants them, and report them here. */
-import type { Program } from "../compiler/plan/plan.ts";
-import { flags } from "../debug/flags.ts";
-import { traceSpan } from "../debug/trace.ts";
-import { stderrLine } from "../host/host.ts";
+import type { Program } from "../../compiler/plan/plan.ts";
+import { flags } from "../../debug/flags.ts";
+import { traceSpan } from "../../debug/trace.ts";
+import { stderrLine } from "../../host/host.ts";
 import { pollEagerly } from "./polling.ts";
 
 /** One dispatch that was timed. */

@@ -1,4 +1,4 @@
-import { DeviceLostError } from "../errors.ts";
+import { DeviceLostError } from "../../errors.ts";
 
 /**
  * A device of the driver's, for as long as it lives. Nothing else may hold it: threads of the driver's go when nobody holds the

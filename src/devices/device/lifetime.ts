@@ -1,4 +1,4 @@
-import { DeviceLostError } from "../errors.ts";
+import { DeviceLostError } from "../../errors.ts";
 import type { DeviceLoss } from "./device.ts";
 
 /** Whether a device is still there, and why not. */
