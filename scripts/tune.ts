@@ -17,8 +17,8 @@ import type { CompileRequest } from "../src/compiler/compile.ts";
 import { firstDevice } from "../src/devices/discovery.ts";
 import { setDefaultDevice } from "../src/devices/index.ts";
 import { input, permute } from "../src/graph/build.ts";
-import { matmul } from "../src/tensor/contract.ts";
-import { requestOf, type TuneOptions, tuneOn } from "../src/tensor/tune.ts";
+import { requestOf, type TuneOptions, tuneOn } from "../src/tensor/inspect/tune.ts";
+import { matmul } from "../src/tensor/ops/contract.ts";
 
 /** Layers of small and large networks with their usual batches, inference of one row to eight, attention. */
 const commonShapes = [

@@ -25,7 +25,7 @@ export type {
   NamedAxisOptions,
   PadOptions,
   SortOptions,
-} from "./tensor/options.ts";
+} from "./tensor/ops/options.ts";
 export type {
   Bits,
   Computed,
@@ -41,10 +41,10 @@ export type {
   Promote,
   Sum,
 } from "./tensor/dtypes.ts";
-export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/reduce.ts";
-export type { Range } from "./tensor/movement.ts";
+export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/ops/reduce.ts";
+export type { Range } from "./tensor/ops/movement.ts";
 export { realize } from "./tensor/together.ts";
-export type { Padding, PerAxis } from "./tensor/windows.ts";
+export type { Padding, PerAxis } from "./tensor/ops/windows.ts";
 export {
   arange,
   type ArangeOptions,
@@ -66,20 +66,20 @@ export {
   zeros,
 } from "./tensor/create.ts";
 export { where } from "./tensor/where.ts";
-export { grad, jvp, valueAndGrad, vjp } from "./tensor/grad.ts";
-export { checkpoint } from "./tensor/checkpoint.ts";
-export { compile } from "./tensor/compile.ts";
+export { grad, jvp, valueAndGrad, vjp } from "./tensor/transform/grad.ts";
+export { checkpoint } from "./tensor/transform/checkpoint.ts";
+export { compile } from "./tensor/transform/compile.ts";
 export {
   type ExplainedBuffer,
   type ExplainedKernel,
   type ExplainedOp,
   explain,
   Explanation,
-} from "./tensor/explain.ts";
-export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/profile.ts";
+} from "./tensor/inspect/explain.ts";
+export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/inspect/profile.ts";
 export type { KernelClock } from "./devices/device/profile.ts";
-export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/tune.ts";
-export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/tree.ts";
+export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/inspect/tune.ts";
+export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/transform/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";
 export type { Shape } from "./graph/shape.ts";

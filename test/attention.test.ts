@@ -12,7 +12,7 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { type Shape, size } from "../src/graph/shape.ts";
 import { type AttentionOptions, compile, data, explain, grad, nn, optim, parallel, random, tensor, type Tensor } from "../src/index.ts";
-import { attendOnline } from "../src/tensor/attention.ts";
+import { attendOnline } from "../src/tensor/ops/attention.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevice, testKinds, virtualDevices } from "./harness.ts";
 import { discreteTarget } from "./targets.ts";

@@ -13,7 +13,7 @@ import { size } from "../src/graph/shape.ts";
 import { data, nn, optim, parallel, random, type Tensor } from "../src/index.ts";
 import { cutStages } from "../src/parallel/stages.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
 const e = g.elementwise;

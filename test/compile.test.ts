@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as s from "../src/index.ts";
 import { compile, type Device, grad, random, tensor, type Tensor } from "../src/index.ts";
-import { copyOf } from "../src/tensor/compile.ts";
-import { isTracing, trace } from "../src/tensor/trace.ts";
+import { copyOf } from "../src/tensor/transform/compile.ts";
+import { isTracing, trace } from "../src/tensor/transform/trace.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 import { countNodes, livingNodes, stopCounting } from "./living-nodes.ts";
 

@@ -28,7 +28,7 @@ import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { size, strides } from "../src/graph/shape.ts";
-import { convolve, convolveTransposed } from "../src/tensor/conv.ts";
+import { convolve, convolveTransposed } from "../src/tensor/ops/conv.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, onEachDevice, testDevices } from "./harness.ts";
 import { randomGraph } from "./random-graph.ts";

@@ -6,9 +6,9 @@ import type { Device } from "../src/devices/device/device.ts";
 import { ArgumentError, ShapeError } from "../src/errors.ts";
 import { data, nn, optim } from "../src/nn/index.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import * as random from "../src/tensor/random.ts";
 import type { ConvOptions, PoolOptions, Tensor } from "../src/tensor/tensor.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { fixture, flat } from "./fixtures/nn.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 

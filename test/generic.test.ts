@@ -7,7 +7,7 @@ import type { Program, Target } from "../src/compiler/plan/plan.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/render/shape-uniforms.ts";
 import { PlanFamily } from "../src/devices/device/family.ts";
 import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
-import { placeholder, trace } from "../src/tensor/trace.ts";
+import { placeholder, trace } from "../src/tensor/transform/trace.ts";
 
 import { evaluate } from "./evaluate.ts";
 import { onEachDevice, testDevice, virtualDevices } from "./harness.ts";

@@ -14,7 +14,7 @@ import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { asWords, fromWords, toWords } from "../src/graph/words.ts";
 import { arange, concat, full, ones, stack, tensor, where } from "../src/index.ts";
-import { explain } from "../src/tensor/explain.ts";
+import { explain } from "../src/tensor/inspect/explain.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { realize } from "../src/tensor/together.ts";
 import { evaluate } from "./evaluate.ts";

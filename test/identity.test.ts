@@ -8,8 +8,8 @@ import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { compile, grad, jvp, type Tensor, valueAndGrad, vjp } from "../src/index.ts";
 import * as s from "../src/index.ts";
-import { valueOf } from "../src/tensor/record.ts";
-import { shortage } from "../src/tensor/storage.ts";
+import { valueOf } from "../src/tensor/eager/record.ts";
+import { shortage } from "../src/tensor/eager/storage.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 const read = (x: Tensor) => x.data().then((data) => [...data]);

@@ -9,7 +9,7 @@ import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import type { DType } from "../src/graph/dtype.ts";
 import * as s from "../src/index.ts";
 import type { Tensor } from "../src/index.ts";
-import { placeholder, trace } from "../src/tensor/trace.ts";
+import { placeholder, trace } from "../src/tensor/transform/trace.ts";
 import { cpuTarget, discreteTarget } from "./targets.ts";
 
 /** What is recorded, and what each target is there for. */

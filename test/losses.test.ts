@@ -6,11 +6,11 @@ import { nullDevice } from "../src/devices/cpu/null.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn } from "../src/nn/index.ts";
 import { checkCounts } from "../src/nn/loss.ts";
-import { compile } from "../src/tensor/compile.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
-import { placeholder } from "../src/tensor/trace.ts";
+import { compile } from "../src/tensor/transform/compile.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
+import { placeholder } from "../src/tensor/transform/trace.ts";
 import { fixture, flat } from "./fixtures/nn.ts";
 import { assertClose, onEachDevice, testDevice } from "./harness.ts";
 

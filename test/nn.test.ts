@@ -4,9 +4,9 @@ import { test } from "node:test";
 import { ArgumentError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn, optim } from "../src/nn/index.ts";
 import { tensor, zeros } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import * as random from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { fixture, flat } from "./fixtures/nn.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 

@@ -1,12 +1,12 @@
 /** The composed ops of tensors on every device: against values worked out by hand or in plain JS, and against the interpreter. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { interpret } from "../src/graph/interpret.ts";
+import { type Node, toposort } from "../src/graph/node.ts";
 import * as s from "../src/index.ts";
 import { tensor, type Tensor } from "../src/index.ts";
 import type { Device } from "../src/index.ts";
-import { interpret } from "../src/graph/interpret.ts";
-import { type Node, toposort } from "../src/graph/node.ts";
-import { storageOf } from "../src/tensor/record.ts";
+import { storageOf } from "../src/tensor/eager/record.ts";
 import { assertClose, onEachDevice, type Tolerance } from "./harness.ts";
 
 /** A result and what it must be: nested arrays, whose numbers are those of the result in order. */

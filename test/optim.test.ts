@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ArgumentError, DTypeError, ShapeError, TraceError } from "../src/errors.ts";
 import { nn, optim } from "../src/nn/index.ts";
-import { compile } from "../src/tensor/compile.ts";
 import { tensor, zeros } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { compile } from "../src/tensor/transform/compile.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { fixture, type OptimizerCase } from "./fixtures/nn.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 

@@ -8,9 +8,9 @@ import { nadam, sgd } from "../src/nn/optim/index.ts";
 import type { Optimizer } from "../src/nn/optim/optimizer.ts";
 import { trainer } from "../src/nn/trainer.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import { seed as seedRandom } from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
 const layer = fc.record({

@@ -1,15 +1,15 @@
 /** Scatter, gather and reduce. */
-import { test } from "node:test";
-import assert from "node:assert/strict";
 import fc from "fast-check";
+import assert from "node:assert/strict";
+import { test } from "node:test";
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../src/errors.ts";
 import type { DType } from "../src/graph/dtype.ts";
 import { gather } from "../src/parallel/gather.ts";
 import { reduce } from "../src/parallel/reduce.ts";
 import { scatter } from "../src/parallel/scatter.ts";
 import { shardSizes } from "../src/parallel/shard-sizes.ts";
-import { grad } from "../src/tensor/grad.ts";
 import { arange, tensor } from "../src/tensor/create.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { testKinds, virtualDevices } from "./harness.ts";
 
 const cpus = async (count: number) => (await virtualDevices("cpu", count))!;

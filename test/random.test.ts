@@ -7,9 +7,9 @@ import { type Node, toposort } from "../src/graph/node.ts";
 import { threefry2x32 } from "../src/graph/ops.ts";
 import { ArgumentError, compile, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";
 import { fromHost } from "../src/tensor/create.ts";
-import { storageOf } from "../src/tensor/record.ts";
+import { storageOf } from "../src/tensor/eager/record.ts";
 import { Tensor as TensorClass } from "../src/tensor/tensor.ts";
-import { trace } from "../src/tensor/trace.ts";
+import { trace } from "../src/tensor/transform/trace.ts";
 import { assertClose, onEachDevice, testDevices } from "./harness.ts";
 
 /** Key and counter words, and the first word of the result: the known answers that come with Random123 for threefry2x32 with 20 rounds. */

@@ -1,10 +1,10 @@
 /** What a long run leaves behind: nothing that grows. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import * as s from "../src/index.ts";
 import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
-import { collectGarbage, nextTurn } from "../src/host/host.ts";
-import { historyLimits } from "../src/tensor/history.ts";
+import { historyLimits } from "../src/tensor/eager/history.ts";
 import { onEachDevice } from "./harness.ts";
 import { countNodes, livingNodes, stopCounting } from "./living-nodes.ts";
 

@@ -1,10 +1,10 @@
 /** The evaluation rules, one by one: when things run, what keeps its value, what is freed, what stays flat. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import * as s from "../src/index.ts";
 import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
-import { collectGarbage, nextTurn } from "../src/host/host.ts";
-import { historyLimits } from "../src/tensor/history.ts";
+import { historyLimits } from "../src/tensor/eager/history.ts";
 import { bufferOf, adopt, overwritten, replaceBuffer } from "../src/tensor/runtime.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 

@@ -9,10 +9,10 @@ import * as io from "../src/nn/io.ts";
 import * as nn from "../src/nn/nn.ts";
 import * as optim from "../src/nn/optim/index.ts";
 import { replicate } from "../src/parallel/replicate.ts";
-import { compile } from "../src/tensor/compile.ts";
 import { full, ones, tensor, zeros } from "../src/tensor/create.ts";
-import { grad } from "../src/tensor/grad.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { compile } from "../src/tensor/transform/compile.ts";
+import { grad } from "../src/tensor/transform/grad.ts";
 import { withFolder } from "./folder.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 

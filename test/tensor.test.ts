@@ -1,15 +1,15 @@
 /** The tensor itself: data in and out, what it says of itself, trees, and the gradients of composed ops. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inspect } from "node:util";
-import fc from "fast-check";
-import * as s from "../src/index.ts";
-import { nn, optim, tensor, type Tensor } from "../src/index.ts";
 import { checkGradients } from "../src/autograd/check.ts";
 import { toposort } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
-import { storageOf } from "../src/tensor/record.ts";
-import { placeholder } from "../src/tensor/trace.ts";
+import * as s from "../src/index.ts";
+import { nn, optim, tensor, type Tensor } from "../src/index.ts";
+import { storageOf } from "../src/tensor/eager/record.ts";
+import { placeholder } from "../src/tensor/transform/trace.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 test("data in: nested arrays, typed arrays, dtypes", async () => {

@@ -1,13 +1,13 @@
 /** Functions without parameters as layers, so that `sequential` can chain them. */
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "../graph/dtype.ts";
-import type { Computed } from "../tensor/dtypes.ts";
 import { formatShape, size } from "../graph/shape.ts";
 import { callable, options, required, string } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";
 import { type Signature, takes } from "../signature/takes.ts";
+import type { Computed } from "../tensor/dtypes.ts";
 import { axis, dtype as dtypeKind, padding, perAxis } from "../tensor/kinds.ts";
-import type { AxisOptions } from "../tensor/options.ts";
+import type { AxisOptions } from "../tensor/ops/options.ts";
 import { isTensor, type PoolOptions, type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
 

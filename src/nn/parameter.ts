@@ -8,7 +8,7 @@ import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import { show } from "../signature/show.ts";
 import { takes } from "../signature/takes.ts";
 import { fromHost } from "../tensor/create.ts";
-import { storageOf, valueOf } from "../tensor/record.ts";
+import { storageOf, valueOf } from "../tensor/eager/record.ts";
 import { isTensor, type Tensor, tensorKind } from "../tensor/tensor.ts";
 import type { Fan, Initializer } from "./init.ts";
 

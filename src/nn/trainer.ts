@@ -16,7 +16,7 @@ import { show } from "../signature/show.ts";
 import { tensor } from "../tensor/create.ts";
 import { currentSeed } from "../tensor/random.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { refusePromise } from "../tensor/trace.ts";
+import { refusePromise } from "../tensor/transform/trace.ts";
 import type { Batched, DefaultBatch, Fits, InputOf, TensorRecord } from "./batch-types.ts";
 import { batchesOf, describeEpoch, type FitOptions, recordOf, trainEpoch } from "./fit.ts";
 import type {

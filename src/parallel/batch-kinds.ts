@@ -1,5 +1,5 @@
 /** What is judged once for each kind of batch: its structure, and the modes of what a function of it runs. */
-import { areModes, type Modes } from "../tensor/mode.ts";
+import { areModes, type Modes } from "../tensor/eager/mode.ts";
 import type { Fields } from "./host-batch.ts";
 
 /** What a function of a batch came to, and the modes that it found outside while it was traced. */

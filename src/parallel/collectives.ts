@@ -10,7 +10,7 @@ import { formatShape } from "../graph/shape.ts";
 import { oneOf, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { arange } from "../tensor/create.ts";
-import { currentFrame } from "../tensor/frame.ts";
+import { currentFrame } from "../tensor/eager/frame.ts";
 import { axis } from "../tensor/kinds.ts";
 import { Tensor, tensorKind } from "../tensor/tensor.ts";
 import { where } from "../tensor/where.ts";

@@ -5,7 +5,7 @@
 import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import { AllDevicesLostError, ArgumentError, ShardwiseError, StateError } from "../errors.ts";
 import { stderrLine } from "../host/host.ts";
-import type { Modes } from "../tensor/mode.ts";
+import type { Modes } from "../tensor/eager/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchKinds } from "./batch-kinds.ts";
 import { type DeviceEvent, Fleet } from "./fleet.ts";

@@ -6,7 +6,7 @@ import { takes } from "../signature/takes.ts";
 import { concat } from "../tensor/create.ts";
 import { device, trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/transform/tree.ts";
 import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 
 /** How shards are joined. */

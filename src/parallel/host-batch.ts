@@ -2,11 +2,11 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, isDType } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
-import { show } from "../signature/show.ts";
 import { toWords, type Words } from "../graph/words.ts";
-import type { Modes } from "../tensor/mode.ts";
+import { show } from "../signature/show.ts";
+import type { Modes } from "../tensor/eager/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { deepest } from "../tensor/tree.ts";
+import { deepest } from "../tensor/transform/tree.ts";
 
 /** Typed arrays that can hold a batch's elements. */
 export type HostData =

@@ -5,7 +5,7 @@ import type { DType, HostArray } from "../graph/dtype.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { asWords, bytesOf, fromWords, hostElements } from "../graph/words.ts";
 import { concat } from "../tensor/create.ts";
-import type { Modes } from "../tensor/mode.ts";
+import type { Modes } from "../tensor/eager/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchKinds, type Judged } from "./batch-kinds.ts";
 import type { Fleet, Placed } from "./fleet.ts";

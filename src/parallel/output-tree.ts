@@ -3,7 +3,7 @@ import { ArgumentError } from "../errors.ts";
 import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Shape } from "../graph/shape.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
-import { deepest } from "../tensor/tree.ts";
+import { deepest } from "../tensor/transform/tree.ts";
 import { RowMean } from "./mean.ts";
 
 /** An output of the whole batch, in host memory. */

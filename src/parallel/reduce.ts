@@ -6,7 +6,7 @@ import { takes } from "../signature/takes.ts";
 import { tensor } from "../tensor/create.ts";
 import { trees } from "../tensor/kinds.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { TensorsOf, Tree } from "../tensor/tree.ts";
+import type { TensorsOf, Tree } from "../tensor/transform/tree.ts";
 import { sameForm } from "./gather.ts";
 
 /** A weighted mean, or a sum. */

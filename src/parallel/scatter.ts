@@ -4,7 +4,7 @@ import { formatShape, resolveAxis } from "../graph/shape.ts";
 import { type Fields, listOf, number, options, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { axis, devices, tree } from "../tensor/kinds.ts";
-import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../tensor/transform/tree.ts";
 import { requireDistinct } from "./distinct.ts";
 import { shardOffsets, shardSizes } from "./shard-sizes.ts";
 

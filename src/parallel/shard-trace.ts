@@ -5,9 +5,9 @@
 import { DecompositionError, ShardwiseError } from "../errors.ts";
 import { constant, elementwise, expand, iota, reshape, slice } from "../graph/build.ts";
 import type { Node } from "../graph/node.ts";
-import type { Modes } from "../tensor/mode.ts";
-import { placeholder, trace, type Traced } from "../tensor/trace.ts";
+import type { Modes } from "../tensor/eager/mode.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { placeholder, trace, type Traced } from "../tensor/transform/trace.ts";
 import { BatchAxis } from "./batch-axis.ts";
 import { type Fields, isBatched } from "./host-batch.ts";
 import { batched, type Spread } from "./spread.ts";

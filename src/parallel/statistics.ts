@@ -6,7 +6,7 @@ import type { Device, DeviceBuffer } from "../devices/device/device.ts";
 import type { Node } from "../graph/node.ts";
 import { fromWords, type Words, wordsFor } from "../graph/words.ts";
 import { fromHost } from "../tensor/create.ts";
-import { storageOf } from "../tensor/record.ts";
+import { storageOf } from "../tensor/eager/record.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** The value of a tensor, read to the host. */

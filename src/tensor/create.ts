@@ -8,15 +8,15 @@ import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
 import { anything, boolean, either, type Fields, type Kind, listOf, number, options, rest, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
-import { einsum as einsumNodes } from "./contract.ts";
 import type { Computed, Counted, MeetAll } from "./dtypes.ts";
-import { apply } from "./elementwise.ts";
-import { oneHot as oneHotNode } from "./indexing.ts";
+import { Storage } from "./eager/storage.ts";
 import { axis, device, dtype, shape } from "./kinds.ts";
-import * as movement from "./movement.ts";
 import { flattenNested, type NestedArray } from "./nested.ts";
-import type { AxisOptions, DTypeOptions } from "./options.ts";
-import { Storage } from "./storage.ts";
+import { einsum as einsumNodes } from "./ops/contract.ts";
+import { apply } from "./ops/elementwise.ts";
+import { oneHot as oneHotNode } from "./ops/indexing.ts";
+import * as movement from "./ops/movement.ts";
+import type { AxisOptions, DTypeOptions } from "./ops/options.ts";
 import { Tensor, tensorKind } from "./tensor.ts";
 
 /** Numbers in a typed array. */

@@ -6,7 +6,7 @@ import { type DType, dtypeNames, isDType } from "../graph/dtype.ts";
 import { anything, either, type Kind, listOf, number, oneOf, rest } from "../signature/kinds.ts";
 import { nearest } from "../signature/nearest.ts";
 import { show } from "../signature/show.ts";
-import type { Padding, PerAxis } from "./windows.ts";
+import type { Padding, PerAxis } from "./ops/windows.ts";
 
 export { device };
 export const shape: Kind<readonly number[]> = listOf(number, "a shape, a list of lengths such as [2, 3]");

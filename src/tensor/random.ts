@@ -11,11 +11,11 @@ import { checkShape, formatShape, longestAxis, type Shape, size } from "../graph
 import { number, options, required } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";
 import { type Signature, takes } from "../signature/takes.ts";
-import { add, apply, less, mul, sub } from "./elementwise.ts";
-import { currentFrame } from "./frame.ts";
+import { currentFrame } from "./eager/frame.ts";
+import { currentSeed, nextKey, seed } from "./eager/seed.ts";
+import { Storage } from "./eager/storage.ts";
 import { shape } from "./kinds.ts";
-import { currentSeed, nextKey, seed } from "./seed.ts";
-import { Storage } from "./storage.ts";
+import { add, apply, less, mul, sub } from "./ops/elementwise.ts";
 import { Tensor, tensorKind } from "./tensor.ts";
 
 export { currentSeed, seed };

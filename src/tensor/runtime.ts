@@ -6,11 +6,11 @@ import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { type Shape, size } from "../graph/shape.ts";
 import { bytesOf } from "../graph/words.ts";
-import { realizeNow } from "./evaluate.ts";
-import { refuseInTrace } from "./frame.ts";
-import { compute, exclusively } from "./realize.ts";
-import { isDue, storageOf, valueOf } from "./record.ts";
-import { Storage } from "./storage.ts";
+import { realizeNow } from "./eager/evaluate.ts";
+import { refuseInTrace } from "./eager/frame.ts";
+import { compute, exclusively } from "./eager/realize.ts";
+import { isDue, storageOf, valueOf } from "./eager/record.ts";
+import { Storage } from "./eager/storage.ts";
 import { Tensor } from "./tensor.ts";
 
 /**

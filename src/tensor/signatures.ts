@@ -13,8 +13,8 @@ import {
 } from "../signature/kinds.ts";
 import { rejects } from "../signature/takes.ts";
 import { axes, axis, device, dtype, lengths, padding, perAxis } from "./kinds.ts";
-import type { ConvOptions, ConvTransposeOptions } from "./conv.ts";
-import type { Range } from "./movement.ts";
+import type { ConvOptions, ConvTransposeOptions } from "./ops/conv.ts";
+import type { Range } from "./ops/movement.ts";
 import type {
   ArgOptions,
   AttentionOptionsOf,
@@ -26,10 +26,10 @@ import type {
   NamedAxisOptions,
   PadOptions,
   SortOptions,
-} from "./options.ts";
-import type { PoolOptions } from "./pool.ts";
-import type { NormOptions, ReduceOptions, VarianceOptions } from "./reduce.ts";
-import type { WindowsOptions } from "./windows.ts";
+} from "./ops/options.ts";
+import type { PoolOptions } from "./ops/pool.ts";
+import type { NormOptions, ReduceOptions, VarianceOptions } from "./ops/reduce.ts";
+import type { WindowsOptions } from "./ops/windows.ts";
 
 const reduction = { axis: axes, keepDims: boolean };
 const reduceOptions = { options: options<ReduceOptions>(reduction) };

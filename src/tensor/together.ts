@@ -1,7 +1,7 @@
 /** Tensors that are computed together. */
 import { rest } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
-import { realizeAll } from "./evaluate.ts";
+import { realizeAll } from "./eager/evaluate.ts";
 import { type Tensor, tensorKind } from "./tensor.ts";
 
 const signature = takes("realize", { tensors: rest({ ...tensorKind, need: "Tensors, each as an argument: realize(...list)" }) });

@@ -1,6 +1,6 @@
 import { takes } from "../signature/takes.ts";
 import type { MeetOperands } from "./dtypes.ts";
-import { where as whereNode } from "./elementwise.ts";
+import { where as whereNode } from "./ops/elementwise.ts";
 import { type Operand, operand, operandKind, Tensor } from "./tensor.ts";
 
 const signature = takes("where", { condition: operandKind, a: operandKind, b: operandKind });

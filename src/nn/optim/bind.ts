@@ -3,10 +3,10 @@ import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.
 import { formatShape, sameShape } from "../../graph/shape.ts";
 import { type Signature, takes } from "../../signature/takes.ts";
 import { concat, full, tensor, zeros } from "../../tensor/create.ts";
-import { isTracing } from "../../tensor/frame.ts";
+import { isTracing } from "../../tensor/eager/frame.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { namedTensors } from "../kinds.ts";
 import { assignAll, isPacked, pack, type Packed } from "../flat.ts";
+import { namedTensors } from "../kinds.ts";
 import { tensorTree } from "./kinds.ts";
 import { learningRateAt, requireLearningRate, type UpdateRule } from "./rule.ts";
 import { isSchedule } from "./schedules.ts";

@@ -1,0 +1,310 @@
+/** Data that exists: on the host, on devices, or both. */
+import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
+import { DeviceError, InternalError, OutOfMemoryError } from "../../errors.ts";
+import { type DType, dtypes, type HostArray } from "../../graph/dtype.ts";
+import type { StorageToken } from "../../graph/node.ts";
+import { asWords, bytesOf, fromWords, toWords, type Words } from "../../graph/words.ts";
+import { collectGarbage, nextTurn } from "../../host/host.ts";
+
+/** The content of storages: equal bytes in several places. */
+interface Memory {
+  host: HostArray | undefined;
+  readonly buffers: Map<Device, DeviceBuffer>;
+  /** Storages that show this content. */
+  owners: number;
+  spare?: FindSpare;
+}
+
+/** Equal bytes that somebody else keeps. */
+export type Spare = { readonly host: HostArray } | { readonly device: Device; readonly buffer: DeviceBuffer };
+/** Where they are, but not on one of these devices. */
+type FindSpare = (failed: ReadonlySet<Device>) => Spare | undefined;
+
+const none: ReadonlySet<Device> = new Set();
+
+let nextId = 0;
+const collected = new FinalizationRegistry<Memory>(drop);
+
+function drop(memory: Memory): void {
+  if (--memory.owners > 0) return;
+  for (const [device, buffer] of memory.buffers) if (!device.isLost) device.free(buffer);
+  memory.buffers.clear();
+  memory.host = undefined;
+}
+
+/**
+ * One version of some data, which never changes while it exists. What is written in place is, from then on, another
+ * storage with the same memory. The memory goes back to its devices when the storage is garbage-collected, or freed.
+ */
+export class Storage implements StorageToken {
+  readonly id: number = nextId++;
+  readers = 0;
+  readonly dtype: DType;
+  /** Number of elements. */
+  readonly count: number;
+  #memory: Memory | undefined;
+  /** Whether it was freed when there was nothing yet. */
+  #unwanted = false;
+
+  private constructor(dtype: DType, count: number, memory: Memory | undefined) {
+    this.dtype = dtype;
+    this.count = count;
+    this.#memory = memory;
+    if (memory !== undefined) collected.register(this, memory, this);
+  }
+
+  /** Of data that is still to be computed. */
+  static promised(dtype: DType, count: number): Storage {
+    return new Storage(dtype, count, undefined);
+  }
+
+  /** Takes over the data of another storage, as what was promised; frees it where it was freed before. */
+  fulfil(storage: Storage): void {
+    if (this.#unwanted) return storage.free();
+    const memory = storage.#content("fulfil");
+    memory.owners++;
+    storage.free();
+    this.#memory = memory;
+    collected.register(this, memory, this);
+  }
+
+  /** Takes over a host array. */
+  static ofHost(data: HostArray, dtype: DType): Storage {
+    return new Storage(dtype, data.length, { host: data, buffers: new Map(), owners: 1 });
+  }
+
+  /** Takes over a buffer. */
+  static ofBuffer(device: Device, buffer: DeviceBuffer, dtype: DType, count: number): Storage {
+    return new Storage(dtype, count, { host: undefined, buffers: new Map([[device, buffer]]), owners: 1 });
+  }
+
+  get bytes(): number {
+    return bytesOf(this.dtype, this.count);
+  }
+
+  /** Whether the data is still there: it was neither freed nor overwritten, nor did it go with its device. */
+  get exists(): boolean {
+    if (this.#memory === undefined) return false;
+    return this.#source() !== undefined;
+  }
+
+  /** Whether no other storage shows the same memory. */
+  get exclusive(): boolean {
+    return this.#memory?.owners === 1;
+  }
+
+  /** The data on the host, where it is there already. Not to be changed. */
+  get host(): HostArray | undefined {
+    return this.#memory?.host;
+  }
+
+  /** The buffer on a device, where it is there already. */
+  present(device: Device): DeviceBuffer | undefined {
+    return this.#memory?.buffers.get(device);
+  }
+
+  /** A device that holds the data. */
+  get home(): Device | undefined {
+    for (const device of this.#content("read").buffers.keys()) if (!device.isLost) return device;
+    return undefined;
+  }
+
+  /**
+   * Where else the same bytes are, for as long as they are there: asked when no device of its own has them any more, or gives
+   * them. What it tells of is read at once.
+   */
+  set spare(find: FindSpare) {
+    this.#content("spare").spare = find;
+  }
+
+  /** Takes over a buffer of the same bytes on another device. */
+  adopt(device: Device, buffer: DeviceBuffer): void {
+    this.#content("adopt").buffers.set(device, buffer);
+  }
+
+  /** Takes over a host array of the same values, where the data is still there. */
+  adoptHost(data: HostArray): void {
+    if (this.#memory !== undefined) this.#memory.host = data;
+  }
+
+  /** Another storage of the same memory. */
+  share(): Storage {
+    const memory = this.#content("share");
+    memory.owners++;
+    return new Storage(this.dtype, this.count, memory);
+  }
+
+  /** The buffer on a device: the one there, or a new one written from the host or from another device. */
+  async bring(device: Device): Promise<DeviceBuffer> {
+    const known = this.present(device);
+    if (known !== undefined) return known;
+    const words = this.host === undefined ? await this.#words() : toWords(this.dtype, this.host);
+    await reserve(device, this.bytes);
+    // Another call may have brought it meanwhile.
+    const memory = this.#content("bring");
+    const now = memory.buffers.get(device);
+    if (now !== undefined) return now;
+    const buffer = device.alloc(Math.max(4, this.bytes));
+    if (this.count > 0) device.write(buffer, words);
+    memory.buffers.set(device, buffer);
+    return buffer;
+  }
+
+  /** Forgets the host's copy of data that a device holds. */
+  dropHost(): void {
+    const memory = this.#content("dropHost");
+    if (memory.buffers.size > 0) memory.host = undefined;
+  }
+
+  /**
+   * A copy of `count` elements from `offset`. The data is what it is now, even if it is overwritten before the
+   * promise resolves.
+   */
+  read(offset = 0, count: number = this.count): Promise<HostArray> {
+    const { host } = this.#content("read");
+    if (host !== undefined) return Promise.resolve(host.slice(offset, offset + count));
+    return this.#words(offset, count).then((words) => fromWords(this.dtype, words, count));
+  }
+
+  /**
+   * Gives the memory up for a storage that will show what is written over it on `device`; copies elsewhere are freed.
+   */
+  overwrite(device: Device): Storage {
+    const memory = this.#content("overwrite");
+    const buffer = memory.buffers.get(device);
+    if (buffer === undefined || memory.owners !== 1) {
+      throw new InternalError("overwrite", { got: `a storage of ${memory.owners} owners`, need: `one owner, and a buffer on ${device.name}` });
+    }
+    memory.buffers.delete(device);
+    this.free();
+    return Storage.ofBuffer(device, buffer, this.dtype, this.count);
+  }
+
+  /** Frees the memory unless another storage shows it. Idempotent. */
+  free(): void {
+    if (this.#memory === undefined) {
+      this.#unwanted = true;
+      return;
+    }
+    collected.unregister(this);
+    drop(this.#memory);
+    this.#memory = undefined;
+  }
+
+  /** Where the bytes are: on the host, on a device that is there and has not failed, or kept by somebody else. */
+  #source(failed: ReadonlySet<Device> = none): Spare | undefined {
+    const { host, buffers, spare } = this.#content("read");
+    if (host !== undefined) return { host };
+    for (const [device, buffer] of buffers) if (!device.isLost && !failed.has(device)) return { device, buffer };
+    return spare?.(failed);
+  }
+
+  #content(op: string): Memory {
+    if (this.#memory === undefined) {
+      throw new InternalError(op, { got: `storage ${this.id}, which was freed or overwritten`, need: "data that exists" });
+    }
+    return this.#memory;
+  }
+
+  /** At least `count` elements from `offset`, as a device holds them. */
+  async #words(offset = 0, count: number = this.count): Promise<Words> {
+    if (count === 0) return asWords(this.dtype, new ArrayBuffer(0));
+    const failed = new Set<Device>();
+    for (;;) {
+      const source = this.#source(failed);
+      if (source === undefined) {
+        throw new DeviceError("read", { got: "data on a device that was closed or lost", need: "an open device" });
+      }
+      if ("host" in source) return toWords(this.dtype, source.host.slice(offset, offset + count));
+      const { device, buffer } = source;
+      // Reads are of whole words of four bytes.
+      const { bytes } = dtypes[this.dtype];
+      const first = Math.floor(offset * bytes / 4) * 4;
+      const end = bytesOf(this.dtype, offset + count);
+      try {
+        return asWords(this.dtype, await device.read(buffer, first, end - first)).subarray(offset - first / bytes);
+      } catch (error) {
+        // Another device may have the same bytes still.
+        failed.add(device);
+        if (this.#memory === undefined || this.#source(failed) === undefined) throw error;
+      }
+    }
+  }
+}
+
+/**
+ * Bytes in use above which garbage is collected before more is taken: the data of dropped tensors is freed only then.
+ */
+const softLimits = new WeakMap<Device, number>();
+const leastSoftLimit = 64 * 2 ** 20;
+
+/** What may be dropped when a collection alone did not help; set by history.ts, which knows. */
+export const shortage = { drop: (): void => {} };
+
+/**
+ * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop
+ * turn, so that the buffers of dropped tensors come back. The limit is then half as much again as what is still in
+ * use.
+ */
+export async function reserve(device: Device, bytes: number): Promise<void> {
+  if (!isShort(device, bytes)) return;
+  const needed = () => device.stats().liveBytes + bytes;
+  await reclaim();
+  if (needed() > softLimit(device) / 2) {
+    shortage.drop();
+    await reclaim();
+  }
+  softLimits.set(device, Math.max(leastSoftLimit, 1.5 * needed()));
+}
+
+/** Whether garbage is to be collected before so many bytes are taken. */
+function isShort(device: Device, bytes: number): boolean {
+  return bytes > 0 && !device.isLost && device.stats().liveBytes + bytes > softLimit(device);
+}
+
+function softLimit(device: Device): number {
+  return softLimits.get(device) ?? leastSoftLimit;
+}
+
+/** `allocate` where there is memory now; else undefined. */
+export function allocateAtOnce(device: Device, bytes: number): DeviceBuffer | undefined {
+  if (isShort(device, bytes)) return undefined;
+  try {
+    return device.alloc(Math.max(4, bytes));
+  } catch (error) {
+    if (error instanceof OutOfMemoryError) return undefined;
+    throw error;
+  }
+}
+
+/** Allocates after reserving; when memory is short, once more after a garbage collection. Throws OutOfMemoryError. */
+export async function allocate(device: Device, bytes: number): Promise<DeviceBuffer> {
+  await reserve(device, bytes);
+  try {
+    return device.alloc(Math.max(4, bytes));
+  } catch (error) {
+    if (!(error instanceof OutOfMemoryError)) throw error;
+    await reclaim();
+    return device.alloc(Math.max(4, bytes));
+  }
+}
+
+/** Memory outside the JS heap that hurries the collector where it cannot be called. */
+const ballastBytes = 32 * 2 ** 20;
+const ballastPieces = 4;
+
+/**
+ * A garbage collection, between turns of the event loop: the targets of weak references live to the end of a turn,
+ * and what was collected is finalized in later ones.
+ */
+async function reclaim(): Promise<void> {
+  await nextTurn();
+  if (!collectGarbage()) {
+    // V8 counts array buffers towards its next collection.
+    for (let piece = 0; piece < ballastPieces; piece++) {
+      void new ArrayBuffer(ballastBytes);
+      await nextTurn();
+    }
+  }
+  for (let turn = 0; turn < 2; turn++) await nextTurn();
+}
