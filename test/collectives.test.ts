@@ -11,7 +11,7 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { data, nn, optim, parallel, random, type Tensor } from "../src/index.ts";
-import { cutStages } from "../src/parallel/stages.ts";
+import { cutStages } from "../src/parallel/decompose/stages.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { grad } from "../src/tensor/transform/grad.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";

@@ -1,9 +1,9 @@
 /**
  * The batch axis followed through graphs: each rule, the errors, and a law checked against the interpreter.
  */
-import { test } from "node:test";
-import assert from "node:assert/strict";
 import fc from "fast-check";
+import assert from "node:assert/strict";
+import { test } from "node:test";
 import { DecompositionError } from "../src/errors.ts";
 import {
   after,
@@ -35,9 +35,9 @@ import {
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
-import { BatchAxis } from "../src/parallel/batch-axis.ts";
-import { batched, partial, replicated, type Spread } from "../src/parallel/spread.ts";
-import { shardOffsets, shardSizes } from "../src/parallel/shard-sizes.ts";
+import { BatchAxis } from "../src/parallel/decompose/batch-axis.ts";
+import { batched, partial, replicated, type Spread } from "../src/parallel/decompose/spread.ts";
+import { shardOffsets, shardSizes } from "../src/parallel/split/shard-sizes.ts";
 
 type Build = (x: Node, w: Node, rows: number) => Node;
 

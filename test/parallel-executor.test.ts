@@ -12,10 +12,10 @@ import {
 import * as nn from "../src/nn/nn.ts";
 import { adam, sgd } from "../src/nn/optim/index.ts";
 import type { Optimizer } from "../src/nn/optim/optimizer.ts";
-import { Executor } from "../src/parallel/executor.ts";
-import type { HostTensor } from "../src/parallel/host-batch.ts";
-import type { Program } from "../src/parallel/program.ts";
-import { lossOf, meansOf } from "../src/parallel/scores.ts";
+import type { Program } from "../src/parallel/decompose/program.ts";
+import { lossOf, meansOf } from "../src/parallel/decompose/scores.ts";
+import type { HostTensor } from "../src/parallel/split/host-batch.ts";
+import { Executor } from "../src/parallel/train/executor.ts";
 import { arange, full, tensor, zeros } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";

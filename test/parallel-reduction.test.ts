@@ -1,12 +1,12 @@
 /** What the host does with gradients: buckets, sums in a fixed tree, shares of devices. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import { bucketsOf } from "../src/parallel/buckets.ts";
-import { Capacities } from "../src/parallel/capacities.ts";
-import { Placement } from "../src/parallel/placement.ts";
-import { sumOfFew, sumOfTensors, sumShards } from "../src/parallel/shard-sums.ts";
-import { Vectors } from "../src/parallel/vectors.ts";
+import { Placement } from "../src/parallel/run/placement.ts";
+import { Capacities } from "../src/parallel/split/capacities.ts";
+import { bucketsOf } from "../src/parallel/train/buckets.ts";
+import { sumOfFew, sumOfTensors, sumShards } from "../src/parallel/train/shard-sums.ts";
+import { Vectors } from "../src/parallel/train/vectors.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { onEachDevice, virtualDevices } from "./harness.ts";
 

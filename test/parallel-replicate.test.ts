@@ -1,11 +1,11 @@
 /** Inference on many devices: all rows back, in order. */
-import { test } from "node:test";
-import assert from "node:assert/strict";
 import fc from "fast-check";
+import assert from "node:assert/strict";
+import { test } from "node:test";
 import { ArgumentError, DecompositionError, DeviceError, ShapeError } from "../src/errors.ts";
 import * as nn from "../src/nn/nn.ts";
-import { mean } from "../src/parallel/mean.ts";
-import { replicate } from "../src/parallel/replicate.ts";
+import { mean } from "../src/parallel/decompose/mean.ts";
+import { replicate } from "../src/parallel/predict/replicate.ts";
 import { arange, concat, tensor } from "../src/tensor/create.ts";
 import * as random from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";

@@ -1,9 +1,9 @@
 /** How rows are cut into shards. */
-import { test } from "node:test";
-import assert from "node:assert/strict";
 import fc from "fast-check";
+import assert from "node:assert/strict";
+import { test } from "node:test";
 import { ArgumentError } from "../src/errors.ts";
-import { shardOffsets, shardSizes } from "../src/parallel/shard-sizes.ts";
+import { shardOffsets, shardSizes } from "../src/parallel/split/shard-sizes.ts";
 
 const sum = (list: readonly number[]) => list.reduce((a, b) => a + b, 0);
 

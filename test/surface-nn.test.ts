@@ -8,7 +8,7 @@ import * as data from "../src/nn/data.ts";
 import * as io from "../src/nn/io.ts";
 import * as nn from "../src/nn/nn.ts";
 import * as optim from "../src/nn/optim/index.ts";
-import { replicate } from "../src/parallel/replicate.ts";
+import { replicate } from "../src/parallel/predict/replicate.ts";
 import { full, ones, tensor, zeros } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { compile } from "../src/tensor/transform/compile.ts";

@@ -8,7 +8,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runtime } from "../src/host/host.ts";
-import type { DeviceLost } from "../src/parallel/fleet.ts";
+import type { DeviceLost } from "../src/parallel/run/fleet.ts";
 import { testDevice, testKinds } from "./harness.ts";
 
 const project = fileURLToPath(new URL("..", import.meta.url));

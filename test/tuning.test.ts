@@ -26,7 +26,7 @@ import { tuningKeyOf } from "../src/devices/gpu/measure.ts";
 import { input } from "../src/graph/build.ts";
 import { runtime } from "../src/host/host.ts";
 import { grad, nn, setDefaultDevice, type Tensor, tensor, TraceError, tune } from "../src/index.ts";
-import { SharedPlan } from "../src/parallel/shared-plan.ts";
+import { SharedPlan } from "../src/parallel/run/shared-plan.ts";
 import { requestOf, tuneOn } from "../src/tensor/inspect/tune.ts";
 import { matmul } from "../src/tensor/ops/contract.ts";
 import { evaluate } from "./evaluate.ts";

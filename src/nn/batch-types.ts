@@ -1,5 +1,5 @@
 /** Batches as types: as the functions of a trainer see them, and as they are given to it. */
-import type { BatchOf, HostTensor } from "../parallel/host-batch.ts";
+import type { BatchOf, HostTensor } from "../parallel/split/host-batch.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Tensors in records and lists, nested in any way. */

@@ -1,7 +1,7 @@
 /** Data sets on the host, cut into batches. */
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { formatShape } from "../graph/shape.ts";
-import { type HostData, type HostTensor, isHostData } from "../parallel/host-batch.ts";
+import { type HostData, type HostTensor, isHostData } from "../parallel/split/host-batch.ts";
 import { boolean, type Kind, number, options as optionsOf, required } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";
 import { guard, type Methods, rejects, takes } from "../signature/takes.ts";
@@ -13,7 +13,7 @@ import { isRecord, recordOf } from "./kinds.ts";
 import { shuffledRows } from "./order.ts";
 
 export { elements, hostTensor as array, sliceRows } from "./host-tensor.ts";
-export type { HostData, HostTensor } from "../parallel/host-batch.ts";
+export type { HostData, HostTensor } from "../parallel/split/host-batch.ts";
 export type { HostTensorOptions } from "./host-tensor.ts";
 export { shuffledRows } from "./order.ts";
 

@@ -1,9 +1,9 @@
 /** Training for an epoch: a step for each batch of a source, and what is told of it. */
 import type { ShardwiseError } from "../errors.ts";
-import { errorOf } from "../parallel/callbacks.ts";
-import type { EnqueuedStep, Executor, StepOutcome } from "../parallel/executor.ts";
-import type { Batch } from "../parallel/host-batch.ts";
-import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
+import { lossOf, meansOf, ScoreTotals } from "../parallel/decompose/scores.ts";
+import { errorOf } from "../parallel/run/callbacks.ts";
+import type { Batch } from "../parallel/split/host-batch.ts";
+import type { EnqueuedStep, Executor, StepOutcome } from "../parallel/train/executor.ts";
 import type { Batched, BatchSource, DefaultBatch, InputOf } from "./batch-types.ts";
 import type { EpochRecord, StepRecord } from "./history.ts";
 import { prefetched } from "./prefetch.ts";

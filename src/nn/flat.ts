@@ -1,6 +1,6 @@
 /** Many parameters in one flat tensor, so that an update of all of them is one kernel. */
 import { ArgumentError, DTypeError } from "../errors.ts";
-import { flats } from "../parallel/flats.ts";
+import { flats } from "../parallel/run/flats.ts";
 import { concat } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 

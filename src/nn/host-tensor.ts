@@ -2,7 +2,7 @@
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, dtypes, type HostArray, toElement } from "../graph/dtype.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
-import { type HostData, type HostTensor, isHostData, isHostTensor } from "../parallel/host-batch.ts";
+import { type HostData, type HostTensor, isHostData, isHostTensor } from "../parallel/split/host-batch.ts";
 import { type Kind, number, optional, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { dtype as dtypeKind, shape as shapeKind } from "../tensor/kinds.ts";

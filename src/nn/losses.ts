@@ -4,7 +4,7 @@
  * however far the logits are from 0, and however small they are.
  */
 import { ArgumentError } from "../errors.ts";
-import { noteLabels } from "../parallel/label-ranges.ts";
+import { noteLabels } from "../parallel/run/label-ranges.ts";
 import { number, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { arange } from "../tensor/create.ts";

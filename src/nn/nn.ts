@@ -42,8 +42,8 @@ export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy }
 export type { AccuracyOptions, TopKOptions } from "./metrics.ts";
 export type { RowOptions } from "./rows.ts";
 export { Trainer, trainer } from "./trainer.ts";
-export type { Phases } from "../parallel/sharded-step.ts";
-export type { BatchOf } from "../parallel/host-batch.ts";
+export type { Phases } from "../parallel/train/sharded-step.ts";
+export type { BatchOf } from "../parallel/split/host-batch.ts";
 export type { BatchEvent, DeterministicOptions, DeviceMemory, EventListeners, FitOptions, RowsOptions, TrainerOptions } from "./trainer.ts";
 export type { Batched, BatchesWithout, BatchSource, DefaultBatch, Fits, InputOf, TensorRecord, TensorTree } from "./batch-types.ts";
 export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./history.ts";

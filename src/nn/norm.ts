@@ -1,9 +1,9 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { formatShape, type Shape, size } from "../graph/shape.ts";
-import { allReduce } from "../parallel/collectives.ts";
-import { full } from "../tensor/create.ts";
+import { allReduce } from "../parallel/collectives/collectives.ts";
 import { boolean, either, number, options } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
+import { full } from "../tensor/create.ts";
 import { shape as shapeKind } from "../tensor/kinds.ts";
 import { type Tensor, tensorKind } from "../tensor/tensor.ts";
 import { ones, zeros } from "./init.ts";

@@ -3,7 +3,7 @@ import { ArgumentError } from "../errors.ts";
 import { isFloat } from "../graph/dtype.ts";
 import { type Node, toposort } from "../graph/node.ts";
 import { formatShape } from "../graph/shape.ts";
-import { flats } from "../parallel/flats.ts";
+import { flats } from "../parallel/run/flats.ts";
 import { currentFrame } from "../tensor/eager/frame.ts";
 import { Mode } from "../tensor/eager/mode.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";

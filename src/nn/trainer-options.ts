@@ -1,6 +1,6 @@
 /** What a trainer and its calls take. */
 import type { Device } from "../devices/device/device.ts";
-import { type Batch, fieldsOf } from "../parallel/host-batch.ts";
+import { type Batch, fieldsOf } from "../parallel/split/host-batch.ts";
 import { callable, either, type Kind, listOf, number, oneOf, options, required } from "../signature/kinds.ts";
 import { show } from "../signature/show.ts";
 import { type Signature, takes } from "../signature/takes.ts";

@@ -2,16 +2,16 @@
 import { defaultDevice } from "../devices/default.ts";
 import type { Device } from "../devices/device/device.ts";
 import { ArgumentError, DecompositionError, StateError } from "../errors.ts";
-import { errorOf, Listeners } from "../parallel/callbacks.ts";
-import { requireDistinct } from "../parallel/distinct.ts";
-import { Evaluation } from "../parallel/evaluation.ts";
-import { Executor } from "../parallel/executor.ts";
-import { type Batch, type HostTensor, isHostTensor } from "../parallel/host-batch.ts";
-import { Inference, requireRowsAtOnce } from "../parallel/inference.ts";
-import type { Program } from "../parallel/program.ts";
-import type { Merged } from "../parallel/replicate.ts";
-import { lossOf, meansOf, ScoreTotals } from "../parallel/scores.ts";
-import { GivenBatch } from "../parallel/uploads.ts";
+import type { Program } from "../parallel/decompose/program.ts";
+import { lossOf, meansOf, ScoreTotals } from "../parallel/decompose/scores.ts";
+import { Evaluation } from "../parallel/predict/evaluation.ts";
+import { Inference, requireRowsAtOnce } from "../parallel/predict/inference.ts";
+import type { Merged } from "../parallel/predict/replicate.ts";
+import { errorOf, Listeners } from "../parallel/run/callbacks.ts";
+import { requireDistinct } from "../parallel/run/distinct.ts";
+import { GivenBatch } from "../parallel/run/uploads.ts";
+import { type Batch, type HostTensor, isHostTensor } from "../parallel/split/host-batch.ts";
+import { Executor } from "../parallel/train/executor.ts";
 import { show } from "../signature/show.ts";
 import { tensor } from "../tensor/create.ts";
 import { currentSeed } from "../tensor/random.ts";
@@ -35,7 +35,7 @@ import { foreignParameters, refuseForeignModules, refuseUntrained } from "./own-
 import { progress } from "./progress.ts";
 import { isSource, requireBatches, type RowsOptions, signatures, type TrainerOptions } from "./trainer-options.ts";
 
-export type { BatchOf } from "../parallel/host-batch.ts";
+export type { BatchOf } from "../parallel/split/host-batch.ts";
 export type { BatchSource, DefaultBatch, TensorRecord, TensorTree } from "./batch-types.ts";
 export type { BatchEvent, FitOptions } from "./fit.ts";
 export type { DeterministicOptions, RowsOptions, TrainerOptions } from "./trainer-options.ts";

@@ -1,0 +1,42 @@
+/** How a value of a traced function is spread over the rows of a batch. */
+import type { Node } from "../../graph/node.ts";
+
+/**
+ * The axis `axis` has length outer * rows * inner, row-major; so index (o * rows + row) * inner + i belongs
+ * to `row`.
+ */
+export interface Batched {
+  readonly kind: "batched";
+  readonly axis: number;
+  readonly outer: number;
+  readonly inner: number;
+}
+
+export type Spread =
+  | { readonly kind: "replicated" }
+  | Batched
+  | { readonly kind: "partial" }
+  | {
+    readonly kind: "shard";
+    readonly what: string;
+    /** The largest or smallest of the shard's rows: those of all shards give that of the whole. */
+    readonly extreme?: "max" | "min";
+  };
+
+export const replicated: Spread = { kind: "replicated" };
+export const partial: Spread = { kind: "partial" };
+export function batched(
+  axis: number,
+  { outer = 1, inner = 1 }: { outer?: number; inner?: number } = {},
+): Batched {
+  return { kind: "batched", axis, outer, inner };
+}
+
+/** An op where it stands: the spreads of its sources, and its twin in the other trace. */
+export interface Site<N extends Node = Node> {
+  readonly node: N;
+  readonly twin: Node;
+  readonly src: readonly Spread[];
+  readonly rows: number;
+  readonly twinRows: number;
+}
