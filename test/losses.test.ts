@@ -5,7 +5,7 @@ import { compileGraph } from "../src/compiler/compile.ts";
 import { nullDevice } from "../src/devices/cpu/null.ts";
 import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn } from "../src/nn/index.ts";
-import { checkCounts } from "../src/nn/loss.ts";
+import { checkCounts } from "../src/nn/losses/loss.ts";
 import { tensor } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { compile } from "../src/tensor/transform/compile.ts";

@@ -12,7 +12,7 @@ import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import * as nn from "../src/nn/nn.ts";
 import { adam, adamw, nadam, sgd } from "../src/nn/optim/index.ts";
-import { type Trainer, trainer, type TrainerOptions } from "../src/nn/trainer.ts";
+import { type Trainer, trainer, type TrainerOptions } from "../src/nn/training/trainer.ts";
 import type { HostTensor } from "../src/parallel/split/host-batch.ts";
 import { infinityBits, Vectors } from "../src/parallel/train/vectors.ts";
 import { tensor } from "../src/tensor/create.ts";

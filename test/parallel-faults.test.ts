@@ -6,7 +6,7 @@ import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, DeviceError, DeviceLostError, NonFiniteLossError, OutOfMemoryError } from "../src/errors.ts";
 import { data, devices as open, nn, optim, parallel, random, tensor } from "../src/index.ts";
-import * as io from "../src/nn/io.ts";
+import * as io from "../src/nn/io/io.ts";
 import type { DeviceEvent, DeviceLost } from "../src/parallel/run/fleet.ts";
 import { FaultyDevice, type Fault } from "./faulty-device.ts";
 import { testKinds, virtualDevices } from "./harness.ts";

@@ -5,7 +5,7 @@ import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
 import { compile, data, nn, optim, parallel, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";
-import type { StepRecord } from "../src/nn/history.ts";
+import type { StepRecord } from "../src/nn/training/history.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 const silent = { progress: "none" } as const;

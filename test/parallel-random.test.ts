@@ -6,7 +6,7 @@ import type { Device } from "../src/devices/device/device.ts";
 import * as nn from "../src/nn/nn.ts";
 import { nadam, sgd } from "../src/nn/optim/index.ts";
 import type { Optimizer } from "../src/nn/optim/optimizer.ts";
-import { trainer } from "../src/nn/trainer.ts";
+import { trainer } from "../src/nn/training/trainer.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { seed as seedRandom } from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";

@@ -1,8 +1,8 @@
 /** Batches that are made while the step before them runs. */
+import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
-import { prefetched } from "../src/nn/prefetch.ts";
+import { prefetched } from "../src/nn/data/prefetch.ts";
 
 const wait = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 

@@ -1,7 +1,7 @@
 /** The trainer: fit, evaluate, predict, what they report, and what they refuse. */
-import { test } from "node:test";
 import assert from "node:assert/strict";
 import process from "node:process";
+import { test } from "node:test";
 import {
   ArgumentError,
   DecompositionError,
@@ -9,13 +9,13 @@ import {
   NonFiniteLossError,
   ShapeError,
 } from "../src/errors.ts";
-import { batches } from "../src/nn/data.ts";
-import type { EpochRecord } from "../src/nn/history.ts";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
+import { batches } from "../src/nn/data/data.ts";
 import * as nn from "../src/nn/nn.ts";
 import { adam, sgd } from "../src/nn/optim/index.ts";
-import { formatSeconds, progressLines } from "../src/nn/progress.ts";
-import { type BatchEvent, type DefaultBatch, trainer } from "../src/nn/trainer.ts";
-import { collectGarbage, nextTurn } from "../src/host/host.ts";
+import type { EpochRecord } from "../src/nn/training/history.ts";
+import { formatSeconds, progressLines } from "../src/nn/training/progress.ts";
+import { type BatchEvent, type DefaultBatch, trainer } from "../src/nn/training/trainer.ts";
 import { tensor } from "../src/tensor/create.ts";
 import { seed } from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";

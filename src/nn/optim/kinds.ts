@@ -2,7 +2,7 @@
 import { type Kind, number } from "../../signature/kinds.ts";
 import { show } from "../../signature/show.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { namedTensors, tensors } from "../kinds.ts";
+import { namedTensors, tensors } from "../layers/kinds.ts";
 import type { MomentOptions } from "./moments.ts";
 import type { LearningRate } from "./rule.ts";
 

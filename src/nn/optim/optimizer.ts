@@ -4,7 +4,7 @@ import { callable, listOf, number, required, string } from "../../signature/kind
 import { show } from "../../signature/show.ts";
 import { takes } from "../../signature/takes.ts";
 import { isTensor, type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { namedTensors, recordOf } from "../kinds.ts";
+import { namedTensors, recordOf } from "../layers/kinds.ts";
 import { bind, type BoundOptimizer, type ParameterTree } from "./bind.ts";
 import { learningRate as learningRateKind, tensorTree } from "./kinds.ts";
 import { requireLearningRate, type UpdateInput, type UpdateResult, type UpdateRule } from "./rule.ts";
