@@ -266,7 +266,7 @@ export function oneHot<D extends DType = "f32">(labels: Tensor, classes: number,
   return new Tensor(oneHotNode(labels.node, classes, options.dtype ?? "f32"));
 }
 
-/** Einstein summation, `einsum("ij,jk->ik", a, b)`; see contract.ts for the notation. */
+/** Einstein summation, `einsum("ij,jk->ik", a, b)`; see ops/contract.ts for the notation. */
 export function einsum<T extends readonly Tensor[]>(spec: string, ...tensors: T): Tensor<Computed<MeetAll<T>>> {
   signatures.einsum.check(arguments);
   return new Tensor(einsumNodes(spec, tensors.map((x) => x.node)));

@@ -9,7 +9,7 @@ export interface Location {
   readonly strides: readonly number[];
 }
 
-/** Where faults of a watched value go: see watch.ts. */
+/** Where faults of a watched value go: see group/watch.ts. */
 export interface Marks {
   readonly slot: number;
   readonly number: number;

@@ -256,7 +256,7 @@ class WgslRenderer extends Renderer {
       }
       case "broadcast":
         this.#subgroups = true;
-        // Without a suffix: a lane is no number that shapes may differ in (see generic.ts).
+        // Without a suffix: a lane is no number that shapes may differ in (see shape-uniforms.ts).
         return `subgroupBroadcast(${this.text(expr.args[0])}, ${expr.lane})`;
       case "op": {
         const vanishing = this.#vanishing(expr);
