@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import { isContraction } from "../src/compiler/group/fuse.ts";
 import {
   add,
   addConstant,
@@ -20,6 +19,7 @@ import {
   type Variable,
   variableIndex,
 } from "../src/compiler/kernel/index-arithmetic.ts";
+import { isContraction } from "../src/compiler/kernel/patterns.ts";
 import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { simplify } from "../src/compiler/simplify/simplify.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";

@@ -24,6 +24,58 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   "index.ts": ["graph", "autograd", "compiler", "devices", "tensor", "parallel", "nn", ...leaves],
 };
 
+/**
+ * The rooms of a part, each with those that it may import besides itself; "." are the files that lie in the part's own folder. In
+ * the order of what data goes through.
+ */
+const rooms: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+  compiler: {
+    plan: [],
+    kernel: ["plan"],
+    simplify: ["kernel"],
+    prepare: ["plan", "kernel", "simplify"],
+    group: ["plan", "kernel"],
+    tile: ["plan", "kernel", "prepare", "group"],
+    lower: ["plan", "kernel", "group", "tile"],
+    render: ["plan", "kernel"],
+    ".": ["plan", "kernel", "simplify", "prepare", "group", "tile", "lower", "render"],
+  },
+  devices: {
+    device: [],
+    memory: ["device"],
+    cpu: ["device", "memory"],
+    gpu: ["device", "memory"],
+    ".": ["device", "memory", "cpu", "gpu"],
+  },
+  tensor: {
+    ops: [],
+    eager: [],
+    ".": ["ops", "eager"],
+    transform: ["eager", "."],
+    inspect: ["eager", ".", "transform"],
+  },
+  parallel: {
+    split: [],
+    decompose: ["split"],
+    run: ["split", "decompose"],
+    train: ["split", "decompose", "run"],
+    predict: ["split", "decompose", "run"],
+    collectives: ["split", "run"],
+    ".": ["split", "decompose", "run", "predict", "collectives"],
+  },
+  nn: {
+    layers: [],
+    losses: [],
+    optim: ["layers"],
+    data: ["layers"],
+    io: ["layers"],
+    training: ["layers", "losses", "optim", "data"],
+    ".": ["layers", "losses", "optim", "data", "io", "training"],
+  },
+};
+/** Files that a folder may have before it needs rooms. */
+const mostFiles = 25;
+
 interface SourceFile {
   /** Relative to src, with slashes. */
   readonly path: string;
@@ -50,6 +102,7 @@ async function sourceFiles(): Promise<SourceFile[]> {
 }
 
 const part = (path: string): string => path.split("/")[0] ?? path;
+const room = (path: string): string => path.split("/").slice(1, -1).join("/") || ".";
 
 test("imports run in one direction", async () => {
   const wrong: string[] = [];
@@ -64,6 +117,46 @@ test("imports run in one direction", async () => {
     }
   }
   assert.deepEqual(wrong, []);
+});
+
+test("imports between the rooms of a part run in one direction", async () => {
+  const wrong: string[] = [];
+  const seen = new Set<string>();
+  for (const { path, imports } of await sourceFiles()) {
+    const here = `${part(path)}/${room(path)}`;
+    seen.add(here);
+    const ofPart = rooms[part(path)];
+    if (ofPart === undefined) {
+      if (path.includes("/") && room(path) !== ".") wrong.push(`src/${path} is in a room of a part that has none`);
+      continue;
+    }
+    const allowed = ofPart[room(path)];
+    assert.ok(allowed !== undefined, `src/${path} is in no known room of src/${part(path)}`);
+    for (const imported of imports) {
+      if (part(imported) === part(path) && room(imported) !== room(path) && !allowed.includes(room(imported))) {
+        wrong.push(`src/${path} imports src/${imported}`);
+      }
+    }
+  }
+  assert.deepEqual(wrong, []);
+  const known = Object.entries(rooms).flatMap(([name, ofPart]) => Object.keys(ofPart).map((inner) => `${name}/${inner}`));
+  assert.deepEqual(known.filter((name) => !seen.has(name)), [], "rooms without files");
+  // The rule itself must have an order.
+  for (const ofPart of Object.values(rooms)) {
+    const placed = new Set<string>();
+    const names = Object.keys(ofPart);
+    for (let left = names.length; left > 0; left--) {
+      const next = names.find((name) => !placed.has(name) && ofPart[name]!.every((below) => placed.has(below)));
+      assert.ok(next !== undefined, `a circle among ${names.filter((name) => !placed.has(name)).join(", ")}`);
+      placed.add(next);
+    }
+  }
+});
+
+test("no folder has more files than one can look over", async () => {
+  const counts = new Map<string, number>();
+  for (const { path } of await sourceFiles()) counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
+  assert.deepEqual([...counts].filter(([, count]) => count > mostFiles).map(([folder, count]) => `src/${folder}: ${count}`), []);
 });
 
 test("no imports form a circle", async () => {

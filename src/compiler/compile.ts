@@ -4,16 +4,18 @@ import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { makeFor, makeNode, mergingEqual, type Node, toposort } from "../graph/node.ts";
 import { isElementwise } from "../graph/ops.ts";
 import { size } from "../graph/shape.ts";
-import { isAttention, isContraction, type Schedule, schedule } from "./group/fuse.ts";
+import { type Schedule, schedule } from "./group/fuse.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./group/memory.ts";
 import { type KernelGroup, mergeKernels } from "./group/merge.ts";
 import { takeWaits, type Waits } from "./group/waits.ts";
 import { type Watch, watchable, watchedParts } from "./group/watch.ts";
 import { eachStatement, type KernelIR } from "./kernel/ir.ts";
 import type { Location } from "./kernel/location.ts";
+import { isAttention, isContraction } from "./kernel/patterns.ts";
 import { argsortProgram } from "./lower/argsort.ts";
 import { overwritesWhatItRead } from "./lower/in-place.ts";
 import { lower } from "./lower/lower.ts";
+import { attentionBlock } from "./plan/attention-block.ts";
 import { type ContractionSchedule, signatureOf } from "./plan/contraction-schedules.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan/plan.ts";
 import { wholeBlocks } from "./prepare/attention-operands.ts";
@@ -27,7 +29,7 @@ import { report } from "./report.ts";
 import { simplify } from "./simplify/simplify.ts";
 import { contractionTile } from "./tile/contraction-tile.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "./tile/shared-loads.ts";
-import { attentionBlock, chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile/tile.ts";
+import { chooseTile, countOperations, plainBlock, plainTile, type Tile } from "./tile/tile.ts";
 
 /** What is to be computed, from what. */
 export interface CompileRequest {

@@ -7,7 +7,7 @@ import { input, withSources } from "../graph/build.ts";
 import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
 import { type ChosenSchedule, compileGraph, type CompileRequest } from "./compile.ts";
-import { isContraction } from "./group/fuse.ts";
+import { isContraction } from "./kernel/patterns.ts";
 import { isMovement } from "./kernel/source-indices.ts";
 import {
   blockOf,

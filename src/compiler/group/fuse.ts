@@ -8,9 +8,10 @@
  */
 import { InternalError } from "../../errors.ts";
 import { type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
-import { elementwise, type ElementwiseOp, hidden, isElementwise, isReduction } from "../../graph/ops.ts";
+import { elementwise, type ElementwiseOp, isElementwise, isReduction } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
 import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
+import { isAttention, isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
 import { isMovement, sourceIndices } from "../kernel/source-indices.ts";
 
 /** A kernel under construction: the root's axes as variables; `outer` are those that row reductions were hoisted to. */
@@ -54,36 +55,6 @@ export interface ScheduleOptions {
   readonly stored: ReadonlySet<Node>;
   /** False: every op gets a kernel. */
   readonly fuse: boolean;
-}
-
-/** A sum of products whose two operands are both broadcast: matmul, convolution, attention. */
-export function isContraction(node: Node): boolean {
-  if (node.op !== "sum") return false;
-  let product = node.src[0]!;
-  while (isMovement(product) && product.op !== "pad" && product.op !== "contiguous") product = product.src[0]!;
-  if (!isProduct(product)) return false;
-  return product.src.every((operand) => {
-    for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (x.op === "expand") return true;
-    return false;
-  });
-}
-
-/** What a contraction sums. */
-export function isProduct(node: Node): boolean {
-  return node.op === "mul" || node.op === "gated";
-}
-
-/** Weights with those of what is not seen marked, for `gated`. */
-export function isMarking(node: Node): boolean {
-  const [, , other] = node.src;
-  if (node.op !== "where") return false;
-  let filler = other!;
-  while (filler.op === "expand" || filler.op === "reshape") filler = filler.src[0]!;
-  return filler.op === "const" && filler.attrs.value === hidden;
-}
-
-export function isAttention(node: Node): node is NodeOf<"attention" | "attentionGradient"> {
-  return node.op === "attention" || node.op === "attentionGradient";
 }
 
 /** Nodes that have to be in memory whatever reads them. */

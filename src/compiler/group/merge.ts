@@ -6,7 +6,8 @@ import type { Node } from "../../graph/node.ts";
 import { isReduction } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
 import { variableIndex } from "../kernel/index-arithmetic.ts";
-import { type Access, type Draft, isAttention, type Schedule } from "./fuse.ts";
+import { isAttention } from "../kernel/patterns.ts";
+import type { Access, Draft, Schedule } from "./fuse.ts";
 import { leanOrder, waitedFor, type Waits } from "./waits.ts";
 
 /** A kernel: one or more values computed over a common outer domain. */

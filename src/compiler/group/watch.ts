@@ -6,7 +6,7 @@ import { makeNode, type Node } from "../../graph/node.ts";
 import { size, strides } from "../../graph/shape.ts";
 import type { Expr, KernelBuilder, Lane, Statement } from "../kernel/ir.ts";
 import { locate, type Marks } from "../kernel/location.ts";
-import { isAttention } from "./fuse.ts";
+import { isAttention } from "../kernel/patterns.ts";
 
 /** A value that is watched, of f32, and the number of its elements; with `each`, they are numbered in order from there on. */
 export interface Watched {

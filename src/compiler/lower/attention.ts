@@ -24,7 +24,7 @@ import {
 } from "../kernel/index-arithmetic.ts";
 import type { Accumulator, Expr, KernelBuilder, KernelIR, Lane, Scope } from "../kernel/ir.ts";
 import { locate, type Location } from "../kernel/location.ts";
-import type { AttentionBlock } from "../tile/tile.ts";
+import type { AttentionBlock } from "../plan/attention-block.ts";
 
 /** The elements of a node at some indices. */
 type Values = (node: Node, lanes: readonly Lane[]) => readonly Expr[];

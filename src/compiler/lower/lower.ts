@@ -4,7 +4,7 @@ import type { DType } from "../../graph/dtype.ts";
 import { type Node, type ReductionNode } from "../../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
 import { size, strides } from "../../graph/shape.ts";
-import { type Draft, isAttention, isContraction } from "../group/fuse.ts";
+import type { Draft } from "../group/fuse.ts";
 import { kernelName } from "../group/kernel-name.ts";
 import type { KernelGroup } from "../group/merge.ts";
 import { markFaults } from "../group/watch.ts";
@@ -25,6 +25,7 @@ import {
 } from "../kernel/index-arithmetic.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
+import { isAttention, isContraction } from "../kernel/patterns.ts";
 import { isMovement, sourceIndices } from "../kernel/source-indices.ts";
 import type { OuterProduct, Tile } from "../tile/tile.ts";
 import { attentionKernel } from "./attention.ts";

@@ -3,7 +3,7 @@ import { elementwise, pad, permute, reduce, reshape, withSources } from "../../g
 import { makeFor, type Node, type ReductionNode, toposort } from "../../graph/node.ts";
 import { type ElementwiseName, isReduction, reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { isContraction, isProduct } from "../group/fuse.ts";
+import { isContraction, isProduct } from "../kernel/patterns.ts";
 import { defaultParts, signatureOf, splitsSums } from "../plan/contraction-schedules.ts";
 import type { Target } from "../plan/plan.ts";
 import { problemOf } from "./contraction.ts";

@@ -7,7 +7,7 @@ import { cast, contiguous, permute, withSources } from "../../graph/build.ts";
 import { toElement } from "../../graph/dtype.ts";
 import { makeNode, type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
 import { type Shape, size, withoutAxes } from "../../graph/shape.ts";
-import { isContraction, isProduct } from "../group/fuse.ts";
+import { isContraction, isProduct } from "../kernel/patterns.ts";
 import { isMovement } from "../kernel/source-indices.ts";
 import { type Look, viewOf } from "../simplify/affine-view.ts";
 
