@@ -1,4 +1,5 @@
 /** The package's JavaScript: one module, as a start must not wait for the files of two hundred. */
+import { readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { build, type Metafile } from "esbuild";
 
@@ -12,13 +13,20 @@ export async function bundle(outfile: string): Promise<Metafile> {
     platform: "neutral",
     target: "es2023",
     external: ["webgpu", "cli-progress"],
-    // Names stay: they are read in stacks.
+    // Lines and names stay: Node shows the line that threw, and stacks show names.
     minifySyntax: true,
-    minifyWhitespace: true,
     sourcemap: true,
     sourcesContent: false,
     metafile: true,
     logLevel: "warning",
   });
+  await nameClasses(outfile);
   return metafile;
+}
+
+/** A class that names itself, `class Tensor`, was made `Tensor = class _Tensor`: that name is in stacks, messages and consoles. */
+async function nameClasses(path: string): Promise<void> {
+  const text = await readFile(path, "utf8");
+  const renamed = [...text.matchAll(/\b(\w+) = class _\1\b/g)].map(([, name]) => name);
+  await writeFile(path, text.replaceAll(new RegExp(`\\b_(${renamed.join("|")})\\b`, "g"), "$1"));
 }

@@ -1,6 +1,6 @@
 /** What arguments and options may be, for `takes`. */
 import type { ShardwiseError } from "../errors.ts";
-import { nearest } from "./nearest.ts";
+import { elsewhereOnly, nearest } from "./nearest.ts";
 import { show } from "./show.ts";
 
 /** What is said of a value that is refused. */
@@ -18,6 +18,8 @@ export interface Kind<out T> {
   accepts(x: unknown): boolean;
   /** More of what is wrong with a value that is not accepted. */
   refuse?(name: string, x: unknown): Refusal;
+  /** Options by name that take these values, given by their place: as they would be written. Undefined where that is not plain. */
+  readonly place?: ((values: readonly unknown[]) => string | undefined) | undefined;
   /** The kind that tells of a plain object what is wrong in it. */
   readonly record?: Kind<unknown> | undefined;
   /** By default ArgumentError. */
@@ -87,6 +89,11 @@ export function options<O extends object>(fields: Fields<O>): Kind<O | undefined
   return { ...named<O>(fields), optional: true };
 }
 
+/** Options of which none is proposed for a value in their place: elsewhere that is something else. */
+export function unplaced<K extends Kind<unknown>>(kind: K): K {
+  return { ...kind, place: undefined };
+}
+
 /** Options by name, of which some must be there. */
 export function required<O extends object>(needed: readonly (keyof O & string)[], fields: Fields<O>): Kind<O> {
   return named<O>(fields, needed);
@@ -117,11 +124,14 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       // A Map, a Date or a promise has no names.
       return !isEmpty || !isInstance(x);
     },
+    place(values) {
+      const takes = (name: string | undefined, x: unknown) => name !== undefined && table.get(name) !== anything && table.get(name)!.accepts(x);
+      const places = values.length === 1 ? [[...needed, ...names].find((name) => takes(name, values[0]))] : names.slice(0, values.length);
+      if (values.length === 0 || values.length > names.length || !values.every((x, i) => takes(places[i], x))) return undefined;
+      return `{ ${values.map((x, i) => `${places[i]}: ${show(x)}`).join(", ")} }`;
+    },
     refuse(name, x) {
-      if (!isPlain(x)) {
-        const place = [...needed, ...names].find((one) => table.get(one)!.accepts(x) && table.get(one) !== anything);
-        return { got: `${show(x)} as ${name}`, need: place === undefined ? all : `${all}: did you mean { ${place}: ${show(x)} }?` };
-      }
+      if (!isPlain(x)) return { got: `${show(x)} as ${name}`, need: all };
       for (const key of Object.keys(x as object)) {
         const kind = table.get(key);
         if (kind === undefined) {
@@ -160,6 +170,8 @@ function isInstance(x: object): boolean {
 }
 
 function meant(x: unknown, legal: readonly string[]): string {
-  const found = typeof x === "string" ? nearest(x, legal) : undefined;
-  return found === undefined ? "" : `: did you mean ${found}?`;
+  if (typeof x !== "string") return "";
+  const advice = elsewhereOnly(x);
+  const found = advice === undefined ? nearest(x, legal) : undefined;
+  return advice !== undefined ? `: ${advice}` : found === undefined ? "" : `: did you mean ${found}?`;
 }

@@ -18,6 +18,11 @@ const elsewhere: Readonly<Record<string, readonly string[]>> = {
   low: ["min", "minval", "from"],
   high: ["max", "maxval", "to"],
   mean: ["avg", "average"],
+  size: ["poolsize", "kernel", "kernelsize"],
+  start: ["begin"],
+  end: ["stop"],
+  virtual: ["count", "number", "n"],
+  clipNorm: ["gradclip", "clipgrad", "clipgradnorm", "gradclipnorm", "maxgradnorm", "clipvalue"],
   gpu: ["cuda", "webgpu", "vulkan", "metal"],
   momentum: ["beta"],
   f32: ["float", "float32", "single", "double", "float64", "number"],
@@ -27,10 +32,29 @@ const elsewhere: Readonly<Record<string, readonly string[]>> = {
   bool: ["boolean"],
 };
 
+/** Options of other libraries that are no options here. */
+const notHere: Readonly<Record<string, string>> = {
+  activation: "activations are layers of their own, such as nn.relu()",
+  requiresgrad: "there is no need: grad(loss, tensors) gives gradients by any tensors",
+  callbacks: "onBatch and onEpoch are told of what happens",
+  verbose: 'progress: "none" writes nothing',
+  validationsplit: "validation takes batches: data.batches(…) of the rows that you keep back",
+  classweight: "weights of the loss are by row: table.take(labels)",
+  reduction: "a loss has .sum, .count and .mean",
+  kernelregularizer: "add nn.penalty(…) to the loss, or use optim.adamw",
+  inputshape: "the sizes of a layer's inputs are its first arguments",
+};
+
+/** What is said of an option of another library that there is not; undefined for all others. */
+export function elsewhereOnly(name: string): string | undefined {
+  const plain = plainly(name);
+  return Object.hasOwn(notHere, plain) ? notHere[plain] : undefined;
+}
+
 /**
  * The name among `legal` that is nearest to `name`: another library's word for it, the same but for upper case, a beginning
  * or the initials of it, else one within a third of its letters by the distance of Damerau and Levenshtein. Undefined where
- * none is near.
+ * none is near: of two letters, none is that is not the same.
  */
 export function nearest(name: string, legal: readonly string[]): string | undefined {
   const plain = plainly(name);
@@ -46,7 +70,7 @@ export function nearest(name: string, legal: readonly string[]): string | undefi
     const other = plainly(one);
     const begins = Math.min(plain.length, other.length) >= 3 && (other.startsWith(plain) || plain.startsWith(other));
     const distance = begins ? 0.5 : distanceOf(plain, other);
-    if (distance < least && (begins || distance <= Math.max(1, Math.floor(Math.max(plain.length, other.length) / 3)))) {
+    if (distance < least && (begins || distance <= Math.floor(Math.max(plain.length, other.length) / 3))) {
       least = distance;
       best = one;
     }

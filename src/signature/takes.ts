@@ -52,7 +52,9 @@ export class Signature {
       for (const x of given) {
         if (x === undefined ? kind.optional === true : kind.accepts(x)) continue;
         const refusal = refusalOf(kind, names[i]!, x, true);
-        throw new (refusal.error ?? ArgumentError)(op, refusal);
+        const meant = i === kinds.length - 1 ? kind.place?.(Array.from(args).slice(i).filter((one) => one !== undefined)) : undefined;
+        const need = meant === undefined ? refusal.need : `${refusal.need}: did you mean ${meant}?`;
+        throw new (refusal.error ?? ArgumentError)(op, { ...refusal, need });
       }
     }
     const surplus = show(args[kinds.length]);

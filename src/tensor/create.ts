@@ -6,7 +6,7 @@ import { type DType, dtypes, holds, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
-import { anything, boolean, either, type Fields, type Kind, listOf, number, options, rest, string } from "../signature/kinds.ts";
+import { anything, boolean, either, type Fields, type Kind, listOf, number, optional, options, rest, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import type { Computed, Counted, MeetAll } from "./dtypes.ts";
 import { Storage } from "./eager/storage.ts";
@@ -132,6 +132,7 @@ const signatures = {
   zeros: takes("zeros", { shape, options: options<CreateOptions>(creating) }),
   ones: takes("ones", { shape, options: options<CreateOptions>(creating) }),
   arange: takes("arange", { end: number, options: options<ArangeOptions>({ ...creating, start: number, step: number }) }),
+  range: takes("arange", { start: number, end: number, step: optional(number) }),
   linspace: takes("linspace", { start: number, end: number, count: number, options: options<DeviceOption>({ device }) }),
   eye: takes("eye", { rows: number, options: options<EyeOptions>({ ...creating, columns: number }) }),
   concat: takes("concat", { tensors, options: options<AxisOptions>({ axis }) }),
@@ -189,15 +190,32 @@ function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]):
 }
 
 /**
- * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0. The dtype is by default f32
- * where start or step is a fraction, else the first of i32, u32 and f32 that holds all numbers (f32 rounds them). Throws
- * ArgumentError where a dtype of integers that is asked for does not hold them.
+ * start, start + step, … below `end` (above it for a negative step); `arange(end)` starts at 0, `arange(start, end, step)` is
+ * `arange(end, { start, step })`. The dtype is by default f32 where start or step is a fraction, else the first of i32, u32 and
+ * f32 that holds all numbers (f32 rounds them). Throws ArgumentError where a dtype of integers that is asked for does not hold
+ * them.
  */
 export function arange<End extends number, Start extends number = 0, Step extends number = 1, D extends DType = Counted<End, Start, Step>>(
   end: End,
   options?: ArangeOptions<D, Start, Step>,
-): Tensor<NoInfer<D>> {
-  signatures.arange.check(arguments);
+): Tensor<NoInfer<D>>;
+export function arange<Start extends number, End extends number, Step extends number = 1>(
+  start: Start,
+  end: End,
+  step?: Step,
+): Tensor<Counted<End, Start, Step>>;
+export function arange(...given: readonly unknown[]): Tensor {
+  if (typeof given[1] === "number") {
+    signatures.range.check(given);
+    const [start, end, step] = given as readonly [number, number, number?];
+    return counted(end, { start, step });
+  }
+  signatures.arange.check(given);
+  const [end, options] = given as readonly [number, ArangeOptions?];
+  return counted(end, options);
+}
+
+function counted(end: number, options?: ArangeOptions): Tensor {
   const { start = 0, step = 1 } = options ?? {};
   if (![start, end, step].every(Number.isFinite) || step === 0) {
     throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
@@ -209,7 +227,7 @@ export function arange<End extends number, Start extends number = 0, Step extend
   const fits = (integer: DType) => count === 0 || (whole && holds(integer, start) && holds(integer, last));
   const asked: DType | undefined = options?.dtype;
   if (asked === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
-  if (asked === "f16") return arange(end, { ...options, dtype: "f32" }).cast("f16") as Tensor<DType> as Tensor<D>;
+  if (asked === "f16") return counted(end, { ...options, dtype: "f32" }).cast("f16");
   if ((asked === "i32" || asked === "u32") && !fits(asked)) {
     throw new ArgumentError("arange", { got: `${start} to ${last} by ${step} as ${asked}`, need: `whole numbers from ${dtypes[asked].least} to ${dtypes[asked].most}` });
   }

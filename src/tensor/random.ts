@@ -36,11 +36,19 @@ export interface IntegersOptions {
   readonly high: number;
 }
 
+/** Of which normal distribution is drawn. */
+export interface NormalOptions {
+  /** Default 0. */
+  readonly mean?: number | undefined;
+  /** The standard deviation, at least 0. Default 1. */
+  readonly std?: number | undefined;
+}
+
 const p = { ...number, need: "a probability, 0 to 1" };
 const signatures = {
   bits: takes("random.bits", { shape }),
   uniform: takes("random.uniform", { shape, options: options<UniformOptions>({ low: number, high: number }) }),
-  normal: takes("random.normal", { shape }),
+  normal: takes("random.normal", { shape, options: options<NormalOptions>({ mean: number, std: number }) }),
   bernoulli: takes("random.bernoulli", { shape, p }),
   integers: takes("random.integers", { shape, options: required<IntegersOptions>(["high"], { low: number, high: number }) }),
   permutation: takes("random.permutation", { n: number }),
@@ -191,11 +199,20 @@ function below(value: number): number {
   return word.getFloat32(0);
 }
 
-/** f32 of mean 0 and variance 1. */
-export function normal(shape: Shape): Tensor<"f32"> {
+/**
+ * f32 of a normal distribution, by default of mean 0 and standard deviation 1. Throws ArgumentError for a mean that is not
+ * finite, and for a standard deviation that is negative or not finite.
+ */
+export function normal(shape: Shape, options: NormalOptions = {}): Tensor<"f32"> {
   check(signatures.normal, arguments);
+  const { mean = 0, std = 1 } = options;
+  if (!Number.isFinite(mean) || !(std >= 0 && std < Infinity)) {
+    throw new ArgumentError("random.normal", { got: `mean ${mean}, std ${std}`, need: "a finite mean, and a finite std of at least 0" });
+  }
   const counters = drawShape("random.normal", shape);
-  return new Tensor(normalOf(drawKey(), counters));
+  const drawn = normalOf(drawKey(), counters);
+  const scaled = std === 1 ? drawn : mul(drawn, std);
+  return new Tensor(mean === 0 ? scaled : add(scaled, mean));
 }
 
 /** bool, true with probability `p`. Throws ArgumentError unless p is from 0 to 1. */

@@ -1,16 +1,5 @@
 /** What the methods of Tensor take. */
-import {
-  boolean,
-  callable,
-  either,
-  type Kind,
-  listOf,
-  number,
-  oneOf,
-  optional,
-  options,
-  required,
-} from "../signature/kinds.ts";
+import { boolean, callable, either, type Kind, listOf, number, oneOf, optional, options, required, unplaced } from "../signature/kinds.ts";
 import { rejects } from "../signature/takes.ts";
 import { axes, axis, device, dtype, lengths, padding, perAxis } from "./kinds.ts";
 import type { ConvOptions, ConvTransposeOptions } from "./ops/conv.ts";
@@ -122,7 +111,7 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
         { need: "a list of ranges", accepts: (x) => Array.isArray(x) && x.every((one) => one === undefined || required<Range>([], range).accepts(one)) },
       ),
     },
-    at: { index: number, options: alongAxis },
+    at: { index: number, options: unplaced(alongAxis) },
     take: { indices: either(tensor, listOf(number, "a list of numbers")), options: alongAxis },
     gather: { index: tensor, options: required<NamedAxisOptions>(["axis"], { axis }) },
     scatterAdd: { index: tensor, values: tensor, options: required<NamedAxisOptions>(["axis"], { axis }) },
@@ -135,7 +124,7 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
       options: options<PadOptions>({ value: number }),
     },
     split: { parts: either(number, listOf(number, "a list of lengths")), options: alongAxis },
-    repeat: { count: number, options: alongAxis },
+    repeat: { count: number, options: unplaced(alongAxis) },
     tile: { counts: lengths },
 
     sum: reduceOptions,
@@ -151,8 +140,9 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
     any: reduceOptions,
     norm: {
       options: options<NormOptions>({
-        ...reduction,
+        // First, as elsewhere: x.norm(2) means the order.
         ord: { need: "1, 2 or Infinity", accepts: (x) => x === 1 || x === 2 || x === Infinity },
+        ...reduction,
       }),
     },
     logSumExp: reduceOptions,

@@ -6,6 +6,7 @@ import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import { foreignWords } from "../signature/foreign.ts";
 import { instance, type Kind } from "../signature/kinds.ts";
 import { guard, type Methods } from "../signature/takes.ts";
 import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
@@ -15,6 +16,7 @@ import { currentFrame, type Frame } from "./eager/frame.ts";
 import { free, settleHistory } from "./eager/history.ts";
 import { locate } from "./eager/realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./eager/record.ts";
+import { foreignToTensor, indexOfTensor } from "./foreign.ts";
 import { nested, type NestedArray, show, visible } from "./nested.ts";
 import * as activation from "./ops/activation.ts";
 import { attend } from "./ops/attention.ts";
@@ -64,8 +66,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   #disposed = false;
   /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
   #version: object | undefined;
-  /** What is printed of a value that was read. */
-  #read: { readonly version: object; readonly visible: HostArray } | undefined;
+  /** What is printed of a value that was read. */ #read: { readonly version: object; readonly visible: HostArray } | undefined;
 
   /**
    * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
@@ -91,8 +92,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   /** The number of axes. */ get rank(): number {
     return this.shape.length;
   }
-  /** Number of elements. */
-  get size(): number {
+  /** Number of elements. */ get size(): number {
     return size(this.shape);
   }
   /** The device to which the tensor was bound, by `{ device }` or `to`; undefined for one that may meet any device. */
@@ -583,6 +583,7 @@ export const operandKind: Kind<Operand> = {
 type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSON";
 const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandKind);
 guard("", Tensor.prototype, signatures);
+foreignWords("Tensor", Tensor.prototype, foreignToTensor, indexOfTensor);
 
 /** Whether something is a Tensor. */
 export function isTensor(x: unknown): x is Tensor {

@@ -1,6 +1,7 @@
 import type { Device } from "../../devices/device/device.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
+import { foreignWords } from "../../signature/foreign.ts";
 import { boolean, type Kind } from "../../signature/kinds.ts";
 import { show } from "../../signature/show.ts";
 import { guard, type Methods, takes } from "../../signature/takes.ts";
@@ -145,6 +146,8 @@ export function requirePaths(own: readonly string[], given: readonly string[]): 
   });
 }
 
+const noGradients = "nothing: grad and valueAndGrad give gradients, and keep none";
+const training = "nn.trainer(model, { loss, optimizer }).fit(batches, { epochs })";
 const setting = takes("Module.training", { on: boolean });
 const signatures: Methods<Module, "modes" | "forward"> = {
   parameters: {},
@@ -161,6 +164,31 @@ const signatures: Methods<Module, "modes" | "forward"> = {
   to: { device: deviceKind },
 };
 guard("Module.", Module.prototype, signatures);
+foreignWords("Module", Module.prototype, {
+  call: "model.forward(x)",
+  zero_grad: noGradients,
+  zeroGrad: noGradients,
+  requires_grad_: "model.freeze() for parameters that are not to train",
+  state_dict: "model.stateDict()",
+  load_state_dict: "model.loadStateDict(state)",
+  getWeights: "model.stateDict()",
+  setWeights: "model.loadStateDict(state)",
+  named_parameters: "model.namedParameters()",
+  register_buffer: "a field: this.name = nn.buffer(value)",
+  register_parameter: "a field: this.name = nn.parameter(value)",
+  addWeight: "a field: this.name = nn.parameter(value)",
+  cuda: "model.to(device)",
+  cpu: "model.to(device)",
+  compile: "nn.trainer(model, { loss, optimizer })",
+  fit: training,
+  fitDataset: training,
+  trainOnBatch: "nn.trainer(model, { loss, optimizer }).step(batch)",
+  evaluate: "nn.trainer(model, { loss, optimizer }).evaluate(batches)",
+  predict: "model.eval().forward(x), or trainer.predict(x) on all devices",
+  save: "await io.save(path, model)",
+  summary: "model.namedParameters(), or console.log(model)",
+  add: "nn.sequential(…layers)",
+});
 
 /** For what functions take: a function in its place is one that makes a layer, or one that `nn.lambda` makes a layer of. */
 export const moduleKind: Kind<Module> = {

@@ -4,6 +4,7 @@ import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../..
 import { type DType, isFloat } from "../../graph/dtype.ts";
 import { type Node, toposort } from "../../graph/node.ts";
 import { formatShape } from "../../graph/shape.ts";
+import { foreignWords } from "../../signature/foreign.ts";
 import { either, instance, type Kind, listOf, number, optional, required } from "../../signature/kinds.ts";
 import { guard, type Methods, takes } from "../../signature/takes.ts";
 import { full } from "../../tensor/create.ts";
@@ -162,6 +163,18 @@ const signatures = {
 };
 const methods: Methods<Loss> = { plus: { other: lossKind }, scale: { factor: number } };
 guard("Loss.", Loss.prototype, methods);
+for (const [owner, { prototype }] of [["Loss", Loss], ["Metric", Metric]] as const) {
+  foreignWords(owner, prototype, {
+    item: "await loss.mean.item()",
+    data: "await loss.mean.data()",
+    dataSync: "await loss.mean.item()",
+    array: "await loss.mean.array()",
+    backward: "grad(loss.mean, tensors)",
+    add: "loss.plus(other)",
+    mul: "loss.scale(factor)",
+    div: "loss.scale(1 / divisor)",
+  });
+}
 
 /**
  * Throws DecompositionError when a count has a derivative with respect to one of `parameters`: numerators and

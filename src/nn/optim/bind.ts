@@ -1,6 +1,7 @@
 /** An optimizer bound to parameters, for training without the trainer: eagerly, or inside `compile`. */
 import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
+import { foreignWords } from "../../signature/foreign.ts";
 import { type Signature, takes } from "../../signature/takes.ts";
 import { concat, full, tensor, zeros } from "../../tensor/create.ts";
 import { isTracing } from "../../tensor/eager/frame.ts";
@@ -87,6 +88,8 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
       ...Object.fromEntries(Object.keys(rule.scalars).map((name, i) => [name, view(i + 1)])),
       step: view(0),
     });
+    // Setting a learning rate, say, would do nothing.
+    Object.freeze(this);
   }
 
   step(gradients: GradientTree<T>): void {
@@ -180,3 +183,10 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     return Object.fromEntries(names.map((name) => [name, this.state[name]!]));
   }
 }
+
+foreignWords("optimizer", Bound.prototype, {
+  zeroGrad: "nothing: grad and valueAndGrad give gradients, and keep none",
+  zero_grad: "nothing: grad and valueAndGrad give gradients, and keep none",
+  minimize: "opt.step(grad(loss, parameters))",
+  applyGradients: "opt.step(gradients)",
+});

@@ -1,5 +1,6 @@
 import { ArgumentError, ShapeError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
+import { foreignProperties } from "../../signature/foreign.ts";
 import { callable, listOf, number, required, string } from "../../signature/kinds.ts";
 import { show } from "../../signature/show.ts";
 import { takes } from "../../signature/takes.ts";
@@ -56,14 +57,24 @@ export function optimizer(rule: UpdateRule): Optimizer {
       return updated(rule, input);
     },
   };
-  return {
+  const made: Optimizer = {
     ...checked,
     bind(parameters) {
       binding.check(arguments);
       return bind(checked, parameters);
     },
   };
+  foreignProperties(`optim.${name}`, made, {
+    step: bound,
+    minimize: bound,
+    applyGradients: bound,
+    zeroGrad: "nothing: grad and valueAndGrad give gradients, and keep none",
+    zero_grad: "nothing: grad and valueAndGrad give gradients, and keep none",
+  });
+  return made;
 }
+
+const bound = "an optimizer that knows its parameters: const opt = optimizer.bind(model.parameters()); opt.step(gradients)";
 
 /** What a rule makes of the state. */
 function updated(rule: UpdateRule, input: UpdateInput): UpdateResult {
