@@ -14,6 +14,7 @@ export {
   Tensor,
   type WindowsOptions,
 } from "./tensor/tensor.ts";
+export type { NestedTyped } from "./tensor/nested.ts";
 export type {
   ArgOptions,
   AttentionOptionsOf,

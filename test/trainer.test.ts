@@ -377,10 +377,12 @@ function heapBytes(): number {
   return process.memoryUsage().heapUsed;
 }
 
-test("without a terminal, progress is a line each tenth of an epoch and one at its end", () => {
+test("without a terminal, progress is a line at the end of an epoch, and one each ten seconds of a long one", () => {
   const lines: string[] = [];
-  const view = progressLines((line) => void lines.push(line));
+  let milliseconds = 0;
+  const view = progressLines((line) => void lines.push(line), () => milliseconds);
   for (let batch = 1; batch <= 40; batch++) {
+    milliseconds += 2500;
     view.update({
       epoch: 1,
       epochs: 2,
@@ -396,6 +398,7 @@ test("without a terminal, progress is a line each tenth of an epoch and one at i
   assert.equal(lines.length, 10);
   assert.equal(lines[0], "epoch 1/2  batch 4/40  loss 0.5000  accuracy 0.7500  12,346 rows/s  4.0 s left");
   assert.equal(lines[9], "done");
+  milliseconds += 10_000;
   view.update({
     epoch: 2,
     epochs: 2,

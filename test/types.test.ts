@@ -625,6 +625,7 @@ test("programs of functions and loops of one's own run", async () => {
   const { doubled, backwards, many, table } = await programs.functions();
   assert.deepEqual([doubled, backwards, many], [true, Int32Array.of(5, 3, 7), true]);
   assert.equal(table.get("mask")!.dtype, "bool");
+  assert.equal(await programs.interfaces(cpu), 1);
   const { best, history, steps } = await programs.loop();
   assert.ok(best < history[0]!);
   assert.equal(steps, 20);

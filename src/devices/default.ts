@@ -5,7 +5,7 @@ import { optional } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import type { Device } from "./device/device.ts";
 import { device as deviceKind } from "./device/kinds.ts";
-import { firstDevice } from "./discovery.ts";
+import { cpuWasAskedFor, firstDevice } from "./discovery.ts";
 
 let chosen: Device | undefined;
 let found: Promise<Device> | undefined;
@@ -45,7 +45,7 @@ export async function defaultDevice(): Promise<Device> {
 /** The first GPU, else the cpu device: nobody asked for that one, so it is told, once. */
 async function anyDevice(): Promise<Device> {
   const device = await firstDevice();
-  if (device.kind === "cpu" && !saidCpu) {
+  if (device.kind === "cpu" && !saidCpu && !cpuWasAskedFor()) {
     saidCpu = true;
     stderrLine("shardwise: no GPU found, using the CPU");
   }

@@ -49,6 +49,13 @@ const signature = takes("devices", {
   }),
 });
 
+let asked = false;
+
+/** Whether the program has asked for cpu devices, so that it need not be told of one. */
+export function cpuWasAskedFor(): boolean {
+  return asked;
+}
+
 /**
  * Opens devices: every hardware adapter, or the cpu device when there is none. The same device is the same object
  * as long as it is open, virtual ones too. Rejects with ArgumentError for bad options and DeviceError when there is no
@@ -57,7 +64,10 @@ const signature = takes("devices", {
 export async function devices(options: DeviceOptions = {}): Promise<Device[]> {
   signature.check(arguments);
   const wanted = normalize(options);
-  if (wanted.kind === "cpu") return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+  if (wanted.kind === "cpu") {
+    asked = true;
+    return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+  }
   const { chosen, refusal } = await chooseAdapters(wanted);
   if (chosen.length === 0) {
     if (wanted.kind === "gpu" || wanted.name !== undefined || wanted.software !== undefined) throw refusal;

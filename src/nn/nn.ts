@@ -45,6 +45,6 @@ export { Trainer, trainer } from "./training/trainer.ts";
 export type { Phases } from "../parallel/train/sharded-step.ts";
 export type { BatchOf } from "../parallel/split/host-batch.ts";
 export type { BatchEvent, DeterministicOptions, DeviceMemory, EventListeners, FitOptions, RowsOptions, TrainerOptions } from "./training/trainer.ts";
-export type { Batched, BatchesWithout, BatchSource, DefaultBatch, Fits, InputOf, TensorRecord, TensorTree } from "./training/batch-types.ts";
+export type { Batched, BatchesWithout, BatchSource, DefaultBatch, Fits, InputOf, TensorFields, TensorRecord, TensorsOf, TensorTree } from "./training/batch-types.ts";
 export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./training/history.ts";
 export type { ProgressStyle } from "./training/progress.ts";

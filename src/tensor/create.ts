@@ -11,7 +11,7 @@ import { takes } from "../signature/takes.ts";
 import type { Computed, Counted, MeetAll } from "./dtypes.ts";
 import { Storage } from "./eager/storage.ts";
 import { axis, device, dtype, shape } from "./kinds.ts";
-import { flattenNested, type NestedArray } from "./nested.ts";
+import { flattenNested, type NestedArray, type NestedTyped } from "./nested.ts";
 import { einsum as einsumNodes } from "./ops/contract.ts";
 import { apply } from "./ops/elementwise.ts";
 import { oneHot as oneHotNode } from "./ops/indexing.ts";
@@ -32,7 +32,7 @@ export type TypedArray =
   | Uint32Array;
 
 /** The dtype that data have where none is asked for: of numbers and booleans, or of a typed array. */
-export type DTypeOfData<X> = X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
+export type DTypeOfData<X> = X extends NestedTyped<infer T> ? DTypeOfData<T> : X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
   : X extends NestedArray<number> ? "f32"
   : X extends NestedArray<boolean> ? "bool"
   : "f32" | "bool";
@@ -72,19 +72,19 @@ export interface DeviceOption {
 }
 
 /**
- * A tensor of numbers, booleans, nested arrays of them, or a typed array; the data is copied. The dtype is by default
- * bool for booleans, f32 for numbers, and for a typed array that of its elements (f32 for 64-bit floats, i32 for 8
- * and 16 bits). For `{ dtype: "f16" }` numbers are rounded to the nearest half.
+ * A tensor of numbers, booleans, nested arrays of them, a typed array, or nested arrays of typed ones; the data is copied. The
+ * dtype is by default bool for booleans, f32 for numbers, and for typed arrays that of their elements (f32 for 64-bit floats,
+ * i32 for 8 and 16 bits). For `{ dtype: "f16" }` numbers are rounded to the nearest half.
  * Throws ShapeError for ragged arrays and for a shape of another size.
  */
-export function tensor<X extends NestedArray | TypedArray, D extends DType = DTypeOfData<X>>(
+export function tensor<X extends NestedArray | TypedArray | NestedTyped<TypedArray>, D extends DType = DTypeOfData<X>>(
   data: X,
   options: TensorOptions<D> = {},
 ): Tensor<NoInfer<D>> {
   signatures.tensor.check(arguments);
-  const typed = ArrayBuffer.isView(data);
-  const { shape, values } = typed ? { shape: [data.length], values: data } : flattenNested("tensor", data);
-  const dtype = options.dtype ?? (typed ? dtypeOf(data) : dtypeOfValues(values)) as D;
+  const isTyped = (x: unknown): x is TypedArray => ArrayBuffer.isView(x);
+  const { shape, values, typed } = isTyped(data) ? { shape: [data.length], values: data, typed: data } : flattenNested("tensor", data);
+  const dtype = options.dtype ?? (isTyped(typed) ? dtypeOf(typed) : dtypeOfValues(values)) as D;
   const wanted = options.shape ?? shape;
   checkShape("tensor", wanted);
   if (size(wanted) !== values.length) {

@@ -1,5 +1,7 @@
 /** What users of other libraries look for on a tensor. */
 import type { ForeignWords } from "../signature/foreign.ts";
+import type { Refusal } from "../signature/kinds.ts";
+import { show } from "../signature/show.ts";
 
 const read = "await t.array() (nested), await t.data() (flat) or await t.item(): values are read asynchronously";
 const inPlace = "a new tensor: t = t.add(…); t.assign(value) changes what a tensor shows";
@@ -80,3 +82,22 @@ export const foreignToTensor: ForeignWords = {
 };
 
 export const indexOfTensor = "t.at(i) for one position of an axis, t.slice(…) for a range, await t.array() for values";
+
+/** What is said of what is given in place of a Tensor. */
+export function noTensor(name: string, x: unknown): Refusal {
+  return { got: `${show(x)} as ${name}`, need: `a Tensor${wayToTensor(x)}` };
+}
+
+/** What is said of what is given in place of an operand. */
+export function noOperand(name: string, x: unknown): Refusal {
+  return { got: `${show(x)} as ${name}`, need: `a Tensor, a number or a boolean${wayToTensor(x)}` };
+}
+
+/** How something becomes a Tensor; empty where it cannot be told. */
+function wayToTensor(x: unknown): string {
+  if (Array.isArray(x) || ArrayBuffer.isView(x) || typeof x === "number") return ": tensor(values)";
+  if (typeof x !== "object" || x === null) return "";
+  if (x instanceof Promise) return ": await it";
+  if ("terms" in x || ("sum" in x && "count" in x)) return ": its .mean";
+  return "data" in x && "shape" in x ? ": data.tensors(batch) makes those of a host batch" : "";
+}

@@ -2,43 +2,67 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import { type DType, type HostArray, isFloat } from "../graph/dtype.ts";
 import { mostAxes, type Shape, size, strides } from "../graph/shape.ts";
+import { show as inWords } from "../signature/show.ts";
 
 /** A number, a boolean, or arrays of them, all of one length on each level; T says of which. */
 export type NestedArray<T extends number | boolean = number | boolean> = T | readonly NestedArray<T>[];
 
+/** Nested arrays with typed ones innermost. */
+export type NestedTyped<T extends ArrayBufferView = ArrayBufferView> = readonly (T | NestedTyped<T>)[];
+
+/** The elements of nested arrays, in order. */
+interface Flat {
+  readonly shape: number[];
+  readonly values: (number | boolean)[];
+  /** One of the typed arrays, where the innermost ones are. */
+  readonly typed: ArrayBufferView | undefined;
+}
+
 /**
- * The shape and the elements of nested arrays. Throws ShapeError for ragged ones, ArgumentError for what is no
- * number.
+ * The shape and the elements of nested arrays, of which the innermost may be typed arrays, all of one type. Throws ShapeError for
+ * ragged ones, ArgumentError for what is no number.
  */
-export function flattenNested(op: string, data: NestedArray): { shape: number[]; values: (number | boolean)[] } {
+export function flattenNested(op: string, data: NestedArray | NestedTyped): Flat {
   const shape: number[] = [];
-  for (let level: NestedArray | undefined = data; Array.isArray(level); level = level[0]) {
+  let typed: ArrayBufferView | undefined;
+  const isList = (x: unknown): x is ArrayLike<unknown> => Array.isArray(x) || (ArrayBuffer.isView(x) && "length" in x);
+  for (let level: unknown = data; isList(level); level = level[0]) {
     shape.push(level.length);
     // An array that has itself among its elements has no end.
     if (shape.length > mostAxes) throw new ShapeError(op, { got: `arrays nested more than ${mostAxes} deep`, need: `at most ${mostAxes} axes` });
   }
   const values: (number | boolean)[] = [];
   const visit = (part: unknown, axis: number): void => {
-    if (Array.isArray(part)) {
+    if (isList(part)) {
       if (axis >= shape.length || part.length !== shape[axis]) {
         throw new ShapeError(op, {
           got: `ragged arrays: ${axis >= shape.length ? `an array of ${part.length}` : `lengths ${shape[axis]} and ${part.length}`} at depth ${axis}`,
           need: "arrays of one length on each level",
         });
       }
-      for (const element of part) visit(element, axis + 1);
+      if (ArrayBuffer.isView(part) && (typed ??= part).constructor !== part.constructor) {
+        throw new ArgumentError(op, { got: `${inWords(typed)} beside ${inWords(part)}`, need: "typed arrays of one type" });
+      }
+      for (let i = 0; i < part.length; i++) visit(part[i], axis + 1);
       return;
     }
+    if (part instanceof Promise) throw new ArgumentError(op, { got: "a Promise among the values", need: "what it gives: await it" });
     if (axis !== shape.length) {
       throw new ShapeError(op, { got: `ragged arrays: ${typeof part} beside an array at depth ${axis}`, need: "arrays of one depth" });
     }
     if (typeof part !== "number" && typeof part !== "boolean") {
-      throw new ArgumentError(op, { got: part === null ? "null" : typeof part, need: "numbers, booleans, or nested arrays of them" });
+      const need = typeof part === "object" && part !== null && "shape" in part ? "numbers; stack([a, b]) puts Tensors together" : "numbers, booleans, or nested arrays of them";
+      throw new ArgumentError(op, { got: `${inWords(part)} at [${placeOf(values.length, shape).join(", ")}]`, need });
     }
     values.push(part);
   };
   visit(data, 0);
-  return { shape, values };
+  return { shape, values, typed };
+}
+
+/** The indices of the element at a position. */
+function placeOf(position: number, shape: Shape): number[] {
+  return strides(shape).map((step, axis) => Math.floor(position / step) % shape[axis]!);
 }
 
 /** Nested arrays of flat data; a bool becomes a boolean. */

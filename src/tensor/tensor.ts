@@ -7,7 +7,7 @@ import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
 import { foreignWords } from "../signature/foreign.ts";
-import { instance, type Kind } from "../signature/kinds.ts";
+import type { Kind } from "../signature/kinds.ts";
 import { guard, type Methods } from "../signature/takes.ts";
 import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
 import { backlog, type Pending } from "./eager/backlog.ts";
@@ -16,7 +16,7 @@ import { currentFrame, type Frame } from "./eager/frame.ts";
 import { free, settleHistory } from "./eager/history.ts";
 import { locate } from "./eager/realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./eager/record.ts";
-import { foreignToTensor, indexOfTensor } from "./foreign.ts";
+import { foreignToTensor, indexOfTensor, noOperand, noTensor } from "./foreign.ts";
 import { nested, type NestedArray, show, visible } from "./nested.ts";
 import * as activation from "./ops/activation.ts";
 import { attend } from "./ops/attention.ts";
@@ -272,8 +272,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * bounds are clamped and negative ones count from the end.
    */
   slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor<D> {
-    if (isList(range)) return new Tensor(movement.slice(this.node, range));
-    return new Tensor(movement.sliceAxis(this.node, range.axis ?? 0, range));
+    return new Tensor("length" in range ? movement.slice(this.node, range) : movement.sliceAxis(this.node, range.axis ?? 0, range));
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
   at(index: number, options: o.AxisOptions = {}): Tensor<D> {
@@ -495,8 +494,11 @@ export class Tensor<out D extends DType = DType> implements Pending {
 
   /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
   data(): Promise<HostArray<D>> {
+    return this.#values("data");
+  }
+  #values(op: string): Promise<HostArray<D>> {
     const version = this.#currentVersion();
-    return readTensor(this).then((values) => {
+    return readTensor(this, op).then((values) => {
       this.#read = { version, visible: visible(values, this.shape) };
       return values as HostArray<D>;
     });
@@ -506,12 +508,12 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * where they are taken, `const rows: number[][] = await x.array()`, or as `x.array<number[][]>()`.
    */
   array<A extends NestedArray<Item<D>> = NestedArray<Item<D>>>(): Promise<A> {
-    return this.data().then((data) => nested(data, this.shape, this.dtype) as A);
+    return this.#values("array").then((data) => nested(data, this.shape, this.dtype) as A);
   }
   /** The value of a tensor of one element: a boolean for a bool, else a number. Throws ShapeError for any other. */
   item(): Promise<Item<D>> {
     if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
-    return this.data().then((data) => nested(data, [], this.dtype) as Item<D>);
+    return this.#values("item").then((data) => nested(data, [], this.dtype) as Item<D>);
   }
   /**
    * Computes the value, without reading it. Small ops that follow each other leave for the device together, at the latest
@@ -573,10 +575,11 @@ export class Tensor<out D extends DType = DType> implements Pending {
 }
 
 /** For what functions take. */
-export const tensorKind: Kind<Tensor> = instance(Tensor, "a Tensor");
+export const tensorKind: Kind<Tensor> = { need: "a Tensor", accepts: isTensor, refuse: noTensor };
 export const operandKind: Kind<Operand> = {
   need: "a Tensor, a number or a boolean",
   accepts: (x) => x instanceof Tensor || typeof x === "number" || typeof x === "boolean",
+  refuse: noOperand,
 };
 
 /** Those that only the engine itself calls, and those that JavaScript calls. */
@@ -593,8 +596,4 @@ export function isTensor(x: unknown): x is Tensor {
 /** An operand as the ops on nodes take it. */
 export function operand(x: Operand): e.NodeOperand {
   return x instanceof Tensor ? x.node : x;
-}
-
-function isList<T>(x: readonly T[] | object): x is readonly T[] {
-  return Array.isArray(x);
 }

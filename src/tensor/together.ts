@@ -2,9 +2,9 @@
 import { rest } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import { realizeAll } from "./eager/evaluate.ts";
-import { type Tensor, tensorKind } from "./tensor.ts";
+import { isTensor, type Tensor } from "./tensor.ts";
 
-const signature = takes("realize", { tensors: rest({ ...tensorKind, need: "Tensors, each as an argument: realize(...list)" }) });
+const signature = takes("realize", { tensors: rest({ accepts: isTensor, need: "Tensors, each as an argument: realize(...list)" }) });
 
 /**
  * Computes several tensors, together where they are on one device, without reading them. Throws TraceError inside a

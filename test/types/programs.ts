@@ -98,6 +98,24 @@ export async function functions(): Promise<{ doubled: number | boolean; backward
   };
 }
 
+/** A batch as an interface, which has no index signature. */
+interface Sensors {
+  readonly readings: Tensor;
+  readonly target: { readonly level: Tensor };
+  readonly weights?: Tensor;
+}
+
+/** A trainer whose functions take an interface. */
+export async function interfaces(device: Device): Promise<number> {
+  const trainer = nn.trainer(nn.linear(2, 1), {
+    forward: (model, batch: Sensors) => model.forward(batch.readings),
+    loss: (output, { target, weights }: Sensors) => nn.mse(output, target.level, { weights }),
+    optimizer: optim.sgd({ learningRate: 0.1 }),
+    devices: [device],
+  });
+  return (await trainer.step({ readings: tensor([[1, 2]]), target: { level: tensor([[1]]) } })).step;
+}
+
 /** A training loop with a learning rate, state and statistics of one's own. */
 export async function loop(): Promise<{ best: number; history: Float32Array; steps: number }> {
   random.seed(3);

@@ -62,8 +62,8 @@ export async function refused(wide: Tensor, dtype: DType): Promise<void> {
   zeros([2], { dtype: "i32", on: "gpu" });
   // @ts-expect-error data are numbers or booleans
   tensor([["1"]]);
-  // @ts-expect-error or one typed array, not several
-  tensor([new Float32Array(2), new Float32Array(2)]);
+  // @ts-expect-error or typed arrays, without others
+  tensor([new Float32Array(2), [1, 2]]);
   // @ts-expect-error a list of tensors is joined, not of numbers
   concat([x, 1]);
   // @ts-expect-error f32 and i32 joined are f32

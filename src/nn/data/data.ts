@@ -1,6 +1,6 @@
 /** Data sets on the host, cut into batches. */
 import { ArgumentError, DTypeError, ShapeError } from "../../errors.ts";
-import { formatShape } from "../../graph/shape.ts";
+import { formatShape, strides } from "../../graph/shape.ts";
 import { type HostData, type HostTensor, isHostData } from "../../parallel/split/host-batch.ts";
 import { boolean, type Kind, number, options as optionsOf, required } from "../../signature/kinds.ts";
 import { show } from "../../signature/show.ts";
@@ -20,8 +20,11 @@ export { shuffledRows } from "./order.ts";
 /** Nested lists, all of one length on each level. */
 export type NestedList = readonly (number | boolean | NestedList)[];
 
-/** A field of a data set; its first axis are the rows. A typed array alone has one axis; see `data.array` for more. */
-export type Field = HostData | HostTensor | Tensor | NestedList;
+/**
+ * A field of a data set; its first axis are the rows. A typed array alone has one axis (see `data.array` for more), a list of typed
+ * arrays of one length is one of rows.
+ */
+export type Field = HostData | HostTensor | Tensor | NestedList | readonly HostData[];
 
 /** A batch by the names of its fields, still on the host. */
 export type HostBatch<K extends string = string> = { readonly [Name in K]: HostTensor };
@@ -202,8 +205,8 @@ export function tensors<K extends string>(
   return Object.fromEntries(entries) as TensorBatch<K>;
 }
 
-function readField(name: string, field: HostData | HostTensor | NestedList): HostTensor {
-  if (Array.isArray(field)) return fromLists(name, field);
+function readField(name: string, field: HostData | HostTensor | NestedList | readonly HostData[]): HostTensor {
+  if (Array.isArray(field)) return fromLists(name, field as NestedList);
   if (isHostData(field)) return hostTensor(field);
   const host = field as HostTensor;
   if (typeof host !== "object" || host === null || !isHostData(host.data) || !Array.isArray(host.shape)) {
@@ -215,8 +218,10 @@ function readField(name: string, field: HostData | HostTensor | NestedList): Hos
   return hostTensor(host.data, { shape: host.shape, dtype: host.dtype, scale: host.scale });
 }
 
-/** Nested lists of numbers as f32, of booleans as bool. */
-function fromLists(name: string, lists: NestedList): HostTensor {
+/** Nested lists of numbers as f32, of booleans as bool; a list of typed arrays of one length as they are. */
+function fromLists(name: string, lists: NestedList | readonly HostData[]): HostTensor {
+  const [first] = lists;
+  if (isHostData(first)) return ofRows(name, lists as readonly HostData[]);
   const shape: number[] = [];
   for (let level: unknown = lists; Array.isArray(level); level = level[0]) shape.push(level.length);
   let flat: readonly unknown[] = lists;
@@ -230,12 +235,32 @@ function fromLists(name: string, lists: NestedList): HostTensor {
     flat = flat.flat();
   });
   const kind = typeof flat[0];
-  if (flat.length > 0 && (kind !== "number" && kind !== "boolean" || !flat.every((value) => typeof value === kind))) {
+  const isLegal = kind === "boolean" ? (value: unknown) => typeof value === "boolean" : (value: unknown) => typeof value === "number";
+  const wrong = flat.findIndex((value) => !isLegal(value));
+  if (wrong >= 0) {
+    const at = strides(shape).map((step, axis) => Math.floor(wrong / step) % shape[axis]!);
     throw new DTypeError("data.batches", {
-      got: `${name}: lists of mixed or other values`,
-      need: "all numbers or all booleans",
+      got: `${name}: ${show(flat[wrong])} at [${at.join(", ")}]`,
+      need: "all numbers or all booleans, or a list of typed arrays",
     });
   }
   if (kind === "boolean") return { data: Uint8Array.from(flat, (value) => Number(value)), shape, dtype: "bool" };
   return { data: Float32Array.from(flat, (value) => Number(value)), shape, dtype: "f32" };
+}
+
+/** Rows as typed arrays: one array of that type. */
+function ofRows(name: string, rows: readonly HostData[]): HostTensor {
+  const [first] = rows as readonly [HostData];
+  const odd = rows.findIndex((row) => !isHostData(row) || row.constructor !== first.constructor || row.length !== first.length);
+  if (odd >= 0) {
+    const row = rows[odd]!;
+    throw new ShapeError("data.batches", {
+      got: `${name}: ${isHostData(row) ? `${show(row)} of ${row.length}` : show(row)} at [${odd}]`,
+      need: `${show(first)} of ${first.length}, as at [0]`,
+    });
+  }
+  const ArrayOfKind = first.constructor as new (length: number) => HostData;
+  const values = new ArrayOfKind(rows.length * first.length);
+  rows.forEach((row, i) => values.set(row, i * first.length));
+  return hostTensor(values, { shape: [rows.length, first.length] });
 }

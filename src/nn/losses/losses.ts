@@ -11,7 +11,7 @@ import { arange } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
 import { Loss } from "./loss.ts";
-import { readLabels, requireAlike, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
+import { readLabels, requireAlike, requireLogits, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 
 export interface CrossEntropyOptions extends RowOptions {
   /** Rows with this label do not count. Integer labels only. */
@@ -38,6 +38,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   if (!(labelSmoothing >= 0 && labelSmoothing < 1)) {
     throw new ArgumentError(op, { got: `labelSmoothing ${labelSmoothing}`, need: "a number from 0 to below 1" });
   }
+  requireLogits(op, logits);
   const target = readLabels(op, logits, labels, ignore);
   const classes = logits.shape.at(-1)!;
   const even = labelSmoothing / classes;
@@ -121,6 +122,7 @@ export function mse(prediction: Tensor, target: Tensor, options: RowOptions = {}
 export function binaryCrossEntropy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Loss {
   const op = "nn.binaryCrossEntropy";
   signatures.binaryCrossEntropy.check(arguments);
+  requireLogits(op, logits);
   requireAlike(op, logits, targets);
   const rows = rowsOfElements(op, logits.shape, options.weights);
   const z = rows.keep(logits).cast("f32");

@@ -7,7 +7,7 @@ import { arange } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
 import { type Loss, lossKind, Metric } from "./loss.ts";
-import { readLabels, requireAlike, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
+import { readLabels, requireAlike, requireLogits, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 
 export interface AccuracyOptions extends RowOptions {
   /** Rows with this label do not count. Integer labels only. */
@@ -26,6 +26,9 @@ export interface TopKOptions extends AccuracyOptions {
 export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOptions = {}): Metric {
   const op = "nn.accuracy";
   signatures.accuracy.check(arguments);
+  if (logits.shape.at(-1) === 1) {
+    throw new ShapeError(op, { got: `logits ${formatShape(logits.shape)}`, need: "a logit for each class; nn.binaryAccuracy for one logit of yes and no" });
+  }
   const target = readLabels(op, logits, labels, options.ignore);
   const counted = target.kind === "classes" ? target.counted : undefined;
   const classes = target.kind === "classes" ? target.labels : likeliest(target.probabilities);
@@ -68,6 +71,7 @@ export function topKAccuracy(logits: Tensor, labels: Tensor, options: TopKOption
 export function binaryAccuracy(logits: Tensor, targets: Tensor, options: RowOptions = {}): Metric {
   const op = "nn.binaryAccuracy";
   signatures.binaryAccuracy.check(arguments);
+  requireLogits(op, logits);
   requireAlike(op, logits, targets);
   const yes = targets.dtype === "bool" ? targets : targets.greater(0.5);
   const unknown = logits.isNaN().or(targets.isNaN());

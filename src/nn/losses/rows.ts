@@ -3,6 +3,7 @@ import { ArgumentError, DTypeError, ShapeError } from "../../errors.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { formatShape, sameShape, type Shape, size } from "../../graph/shape.ts";
 import { full } from "../../tensor/create.ts";
+import { probabilitiesOf } from "../../tensor/ops/probabilities.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
 import type { Ratio } from "./loss.ts";
@@ -72,6 +73,9 @@ export type Labels =
  * fits.
  */
 export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: number | undefined): Labels {
+  if (!isFloat(logits.dtype) && isFloat(labels.dtype)) {
+    throw new DTypeError(op, { got: `logits of ${logits.dtype} and labels of ${labels.dtype}`, need: "the logits first, the labels second" });
+  }
   requireFloat(op, "logits", logits);
   const leading = logits.shape.slice(0, -1);
   const integer = labels.dtype === "i32" || labels.dtype === "u32";
@@ -91,7 +95,7 @@ export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: n
     });
   }
   if (!integer) {
-    throw new DTypeError(op, { got: `labels of ${labels.dtype}`, need: 'integers: cast them with .cast("i32")' });
+    throw new DTypeError(op, { got: `labels of ${labels.dtype}`, need: 'integers: an Int32Array in the data, or labels.cast("i32")' });
   }
   if (ignore !== undefined && !Number.isInteger(ignore)) {
     throw new ArgumentError(op, { got: `ignore ${ignore}`, need: "an integer label" });
@@ -109,6 +113,16 @@ export function requireAlike(op: string, prediction: Tensor, target: Tensor): vo
     });
   }
   requireFloat(op, "a prediction", prediction);
+}
+
+/** Throws ArgumentError for logits that are the result of a softmax or a sigmoid: these functions begin with one themselves. */
+export function requireLogits(op: string, logits: Tensor): void {
+  const by = probabilitiesOf(logits.node);
+  if (by === undefined) return;
+  throw new ArgumentError(op, {
+    got: `the result of a ${by} as logits`,
+    need: `what the ${by} was taken of: ${op} has one in it; leave it out of the model, and take output.${by}() where probabilities are wanted`,
+  });
 }
 
 function requireFloat(op: string, what: string, value: Tensor): void {

@@ -8,6 +8,12 @@ export type TensorTree = Tensor | readonly TensorTree[] | { readonly [name: stri
 /** A batch as the functions of a trainer see it. */
 export type TensorRecord = { readonly [name: string]: TensorTree };
 
+/** The fields of a batch `B`, which may be an interface (those have no index signature): tensors, in records and lists. */
+export type TensorFields<B> = { readonly [K in keyof B]: TensorsOf<B[K]> };
+
+/** A field of a batch, or a part of one, as `TensorFields` wants it. */
+export type TensorsOf<T> = T extends Tensor ? Tensor : T extends object ? TensorFields<T> : undefined;
+
 declare const byDefault: unique symbol;
 
 /**

@@ -1,5 +1,5 @@
 /** Training for an epoch: a step for each batch of a source, and what is told of it. */
-import type { ShardwiseError } from "../../errors.ts";
+import { ArgumentError, type ShardwiseError, StateError } from "../../errors.ts";
 import { lossOf, meansOf, ScoreTotals } from "../../parallel/decompose/scores.ts";
 import { errorOf } from "../../parallel/run/callbacks.ts";
 import type { Batch } from "../../parallel/split/host-batch.ts";
@@ -97,6 +97,7 @@ export async function trainEpoch(parts: EpochParts): Promise<Omit<EpochRecord, "
     }
     while (enqueued.length > 0) await finish();
     signal?.throwIfAborted();
+    if (done === 0) refuseEmpty("fit", epoch);
   } catch (error) {
     // What is under way is done all the same, and recorded; the first error says most.
     while (enqueued.length > 0) await finish().catch(() => {});
@@ -118,6 +119,15 @@ export async function* batchesOf(
   } catch (error) {
     throw errorOf(op, "the source of batches", error);
   }
+}
+
+/** Throws for a source that has given no batch, which would look like a perfect loss: ArgumentError, StateError after epochs that had some. */
+export function refuseEmpty(op: string, epoch = 1): never {
+  if (epoch === 1) throw new ArgumentError(op, { got: "a source of no batches", need: "one that is not empty, nor used up by an earlier loop" });
+  throw new StateError(op, {
+    got: `a source that gave batches in epoch 1 and none in epoch ${epoch}, as a generator does`,
+    need: "one that can be gone through again: data.batches, a list, or { [Symbol.asyncIterator]: () => generator() }",
+  });
 }
 
 /** A step as it is told of. */

@@ -4,10 +4,12 @@ import { isFloat } from "../../graph/dtype.ts";
 import { type Node, toposort } from "../../graph/node.ts";
 import { formatShape } from "../../graph/shape.ts";
 import { flats } from "../../parallel/run/flats.ts";
+import { show } from "../../signature/show.ts";
 import { currentFrame } from "../../tensor/eager/frame.ts";
 import { Mode } from "../../tensor/eager/mode.ts";
 import { isTensor, type Tensor } from "../../tensor/tensor.ts";
-import { isParameter } from "../layers/parameter.ts";
+import type { Module } from "../layers/module.ts";
+import { isBuffer, isParameter } from "../layers/parameter.ts";
 import type { Loss } from "../losses/loss.ts";
 
 const op = "nn.trainer";
@@ -24,6 +26,24 @@ export function refuseForeignModules(): void {
       got: `${mode.owner}, in training mode, which is not found in the model: it is in a #private field, say, or a closure`,
       need: `it in ${places}; eval() of it, for a module that is not to train`,
     });
+  }
+}
+
+/**
+ * To be called in a trace, after the forward pass. Throws ArgumentError for a plain tensor of floats in a field of the model that the
+ * pass uses: it would neither be trained, nor saved, nor moved.
+ */
+export function refusePlainFields(model: Module): void {
+  for (const [tensor] of currentFrame()?.captures ?? []) {
+    if (!isTensor(tensor) || !isFloat(tensor.dtype) || isParameter(tensor) || isBuffer(tensor) || flats.has(tensor)) continue;
+    for (const module of model.modules()) {
+      const field = Object.entries(module).find(([, value]) => value === tensor);
+      if (field === undefined) continue;
+      throw new ArgumentError(op, {
+        got: `${show(module)} with a plain tensor ${formatShape(tensor.shape)} as its field ${field[0]}`,
+        need: "nn.parameter(…) for what is to be trained, nn.buffer(…) for what is only kept with the model",
+      });
+    }
   }
 }
 

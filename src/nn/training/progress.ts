@@ -35,19 +35,21 @@ export async function progress(style: ProgressStyle = "auto"): Promise<Progress>
     : progressLines(stderrLine);
 }
 
-/** A line each tenth of an epoch (each 100 batches where its length is not known), and one at its end. */
-export function progressLines(write: (line: string) => void): Progress {
-  let shown = 0;
+/** Milliseconds from one line to the next within an epoch. */
+const between = 10_000;
+
+/** A line at the end of each epoch, and one every ten seconds of a long one. `now` is in milliseconds. */
+export function progressLines(write: (line: string) => void, now: () => number = () => performance.now()): Progress {
+  let last = now();
   return {
     update(report) {
       const { epoch, epochs, batch, batches } = report;
-      const part = batches === undefined ? Math.floor(batch / 100) : Math.floor(10 * batch / batches);
-      if (part === shown || batch === batches) return;
-      shown = part;
+      if (batch === batches || now() - last < between) return;
+      last = now();
       write(`epoch ${epoch}/${epochs}  batch ${batch}/${batches ?? "?"}  ${describe(report)}`);
     },
     end(text) {
-      shown = 0;
+      last = now();
       write(text);
     },
     stop() {},

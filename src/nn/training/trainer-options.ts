@@ -2,14 +2,18 @@
 import type { Device } from "../../devices/device/device.ts";
 import { type Batch, fieldsOf } from "../../parallel/split/host-batch.ts";
 import { callable, either, type Kind, listOf, number, oneOf, options, required } from "../../signature/kinds.ts";
+import { nearest } from "../../signature/nearest.ts";
 import { show } from "../../signature/show.ts";
 import { type Signature, takes } from "../../signature/takes.ts";
 import { device } from "../../tensor/kinds.ts";
+import { isTensor } from "../../tensor/tensor.ts";
 import { isRecord, recordOf } from "../layers/kinds.ts";
 import { type Module, moduleKind } from "../layers/module.ts";
 import type { Loss, Ratio } from "../losses/loss.ts";
+import * as losses from "../losses/losses.ts";
+import * as metrics from "../losses/metrics.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import type { TensorRecord } from "./batch-types.ts";
+import type { DefaultBatch, TensorFields } from "./batch-types.ts";
 import type { FitOptions } from "./fit.ts";
 
 /** The same bits on any number of devices. */
@@ -19,7 +23,7 @@ export interface DeterministicOptions {
 }
 
 /** What a trainer trains with. */
-export interface TrainerOptions<M extends Module, B extends TensorRecord, O> {
+export interface TrainerOptions<M extends Module, B extends TensorFields<B>, O> {
   /** Default: `model.forward(batch.x)`. */
   readonly forward?: ((model: M, batch: B) => O) | undefined;
   /** What is made small, of what `forward` returns and of the batch. */
@@ -81,6 +85,21 @@ const signal: Kind<AbortSignal> = {
   accepts: (x) => typeof x === "object" && x !== null && typeof (x as AbortSignal).throwIfAborted === "function",
 };
 
+const ofTensors: ReadonlyMap<unknown, string> = new Map<unknown, string>(
+  Object.entries({ ...losses, ...metrics }).filter(([, value]) => typeof value === "function").map(([name, value]) => [value, name]),
+);
+
+/** A function of the output and the batch: those of nn take tensors. */
+const ofBatch: Kind<never> = {
+  need: "a function (output, batch) => …",
+  accepts: (x) => typeof x === "function" && !ofTensors.has(x),
+  refuse(name, x) {
+    const of = ofTensors.get(x) ?? (typeof x === "string" ? [...ofTensors.values()].find((one) => one === nearest(x, [...ofTensors.values()])) : undefined);
+    const meant = of === undefined ? "" : `: (output, batch) => nn.${of}(output, batch.y)`;
+    return { got: `${show(x)} as ${name}`, need: `a function of the output and the batch${meant}` };
+  },
+};
+
 /** Whether batches can be had of it, one after the other. */
 export function isSource(x: unknown): x is Iterable<unknown> | AsyncIterable<unknown> {
   if (typeof x !== "object" || x === null || ArrayBuffer.isView(x)) return false;
@@ -91,7 +110,7 @@ const source: Kind<never> = {
   need: "batches to iterate over, as of data.batches",
   accepts: isSource,
   refuse(name, x) {
-    const single = isRecord(x) ? ": for a single batch a list of it, [batch]" : "";
+    const single = isTensor(x) ? ": data.batches({ x, y }, { batchSize: 32 })" : isRecord(x) ? ": for a single batch a list of it, [batch]" : "";
     return { got: `${show(x)} as ${name}`, need: `batches to iterate over, as of data.batches${single}` };
   },
 };
@@ -108,10 +127,10 @@ const rows = options<RowsOptions>({ rowsAtOnce: number });
 export const signatures = {
   "nn.trainer": takes("nn.trainer", {
     model: moduleKind,
-    options: required<TrainerOptions<Module, TensorRecord, unknown>>(["loss", "optimizer"], {
+    options: required<TrainerOptions<Module, DefaultBatch, unknown>>(["loss", "optimizer"], {
       forward: callable,
-      loss: callable,
-      metrics: recordOf(callable, "a plain object of functions"),
+      loss: ofBatch,
+      metrics: recordOf(ofBatch, "a plain object of functions (output, batch) => …"),
       optimizer,
       devices: listOf(device, "a list of devices"),
       seed: number,

@@ -20,8 +20,8 @@ import { refusePromise } from "../../tensor/transform/trace.ts";
 import type { Module } from "../layers/module.ts";
 import { checkCounts, Loss, Metric, type Ratio } from "../losses/loss.ts";
 import { learningRateAt } from "../optim/rule.ts";
-import type { Batched, DefaultBatch, Fits, InputOf, TensorRecord } from "./batch-types.ts";
-import { batchesOf, describeEpoch, type FitOptions, recordOf, trainEpoch } from "./fit.ts";
+import type { Batched, DefaultBatch, Fits, InputOf, TensorRecord, TensorFields } from "./batch-types.ts";
+import { batchesOf, describeEpoch, type FitOptions, recordOf, refuseEmpty, trainEpoch } from "./fit.ts";
 import type {
   DeviceEvent,
   DeviceJoined,
@@ -31,12 +31,12 @@ import type {
   History,
   StepRecord,
 } from "./history.ts";
-import { foreignParameters, refuseForeignModules, refuseUntrained } from "./own-parts.ts";
+import { foreignParameters, refuseForeignModules, refusePlainFields, refuseUntrained } from "./own-parts.ts";
 import { progress } from "./progress.ts";
 import { isSource, requireBatches, type RowsOptions, signatures, type TrainerOptions } from "./trainer-options.ts";
 
 export type { BatchOf } from "../../parallel/split/host-batch.ts";
-export type { BatchSource, DefaultBatch, TensorRecord, TensorTree } from "./batch-types.ts";
+export type { BatchSource, DefaultBatch, TensorRecord, TensorFields, TensorTree } from "./batch-types.ts";
 export type { BatchEvent, FitOptions } from "./fit.ts";
 export type { DeterministicOptions, RowsOptions, TrainerOptions } from "./trainer-options.ts";
 
@@ -74,7 +74,7 @@ interface Engine {
 }
 
 /** Trains a model, and evaluates it, on one device or many: see `nn.trainer`. */
-export class Trainer<M extends Module, B extends TensorRecord, O> {
+export class Trainer<M extends Module, B extends TensorFields<B>, O> {
   /** The model, whose tensors read as the weights after the last step. */
   readonly model: M;
   readonly #options: TrainerOptions<M, B, O>;
@@ -94,16 +94,20 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
   constructor(model: M, options: TrainerOptions<M, B, O>) {
     signatures["nn.trainer"].check(arguments);
     if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
+    if (options.forward === undefined && typeof (model as Partial<Module>).forward !== "function") {
+      throw new ArgumentError("nn.trainer", { got: `${show(model)} without forward`, need: "a method forward(x) of the model, or the option forward" });
+    }
     model.modules(); // Refuses parts of the model that have no name.
     this.model = model;
     this.#options = options;
     const { forward } = options;
     // A model's own forward is called with what the batch holds; its types are the caller's to match.
-    const own = (batch: B) => (model.forward as (x: Tensor) => O).call(model, fieldX(batch));
+    const own = (batch: B) => (model.forward as (x: Tensor) => O).call(model, fieldX(batch as TensorRecord));
     const run = forward === undefined ? own : (batch: B) => forward(model, batch);
     this.#forward = (batch) => {
       const output = requireOutput(run(batch));
       refuseForeignModules();
+      refusePlainFields(model);
       return output;
     };
   }
@@ -275,10 +279,13 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
       const held = executor.hold([...this.model.parameters(), ...this.model.buffers()]);
       try {
         const totals = new ScoreTotals();
+        let batches = 0;
         for await (const batch of batchesOf(op, source, (coming) => turn.wait(coming, () => held.toHost()))) {
           const { scores, rows } = await executor.beside(() => evaluation.run(batch as Batch | GivenBatch, { rowsAtOnce, held }));
           totals.add(scores, rows);
+          batches++;
         }
+        if (batches === 0) refuseEmpty(op);
         return { loss: lossOf(totals.scores), metrics: meansOf(totals.scores), rows: totals.rows };
       } finally {
         held.release();
@@ -414,7 +421,7 @@ export class Trainer<M extends Module, B extends TensorRecord, O> {
  */
 export function trainer<
   M extends Module,
-  B extends TensorRecord = DefaultBatch,
+  B extends TensorFields<B> = DefaultBatch,
   O = ReturnType<M["forward"]>,
 >(
   model: M,

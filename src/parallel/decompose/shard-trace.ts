@@ -5,6 +5,7 @@
 import { DecompositionError, ShardwiseError } from "../../errors.ts";
 import { constant, elementwise, expand, iota, reshape, slice } from "../../graph/build.ts";
 import type { Node } from "../../graph/node.ts";
+import { formatShape } from "../../graph/shape.ts";
 import type { Modes } from "../../tensor/eager/mode.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { placeholder, trace, type Traced } from "../../tensor/transform/trace.ts";
@@ -120,6 +121,11 @@ const probes = [1009, 1013] as const;
 /** Rows of the whole batch in both of them, so that what is gathered has one shape. */
 const probedTotal = 2039;
 
+/** `x [2, 3] and y [2]`. */
+function describeFields({ paths, leaves }: Fields): string {
+  return leaves.map(({ shape }, i) => `${paths[i]} ${formatShape(shape)}`).join(" and ");
+}
+
 /** Tells how values of a function of a batch are spread over its rows. */
 export interface Judgement<R> {
   /** What the function gave for one of the numbers of rows. */
@@ -149,9 +155,9 @@ export function judgeShards<R>(
     } catch (error) {
       if (!(error instanceof ShardwiseError) || error instanceof DecompositionError) throw error;
       throw new DecompositionError(op, {
-        got: `a function that works for ${fields.rows} rows and fails for ${rows}: ${error.message}`,
+        got: `a function that works for the ${fields.rows} rows of ${describeFields(fields)} and fails for another number, ${rows}: ${error.message}`,
         need:
-          "a function of any number of rows, as the batch is cut: what belongs to rows must be in the batch",
+          "a function of any number of rows (the first axis), as the batch is cut: what belongs to rows must be in the batch, reshape takes -1 for them, and one sample alone is x.unsqueeze(0)",
         cause: error,
       });
     }

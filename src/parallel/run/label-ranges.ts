@@ -80,8 +80,16 @@ function wrongIn({ op, labels: { shape }, classes }: LabelRange, labels: Values,
   const others = labels.reduce((count, other) => isWrong(other) ? count + 1 : count, -1);
   return {
     got: `label ${label} ${placeOf(first, shape, rows)}${others === 0 ? "" : ` and ${others} more`} for the ${classes} classes of ${op}`,
-    need: `labels from 0 to ${classes - 1}; { ignore: ${label} } for rows that are not to count`,
+    need: needOf(label, classes, labels.reduce((least, one) => Math.min(least, one), Infinity)),
   };
+}
+
+/** What labels are to be; with what is likely to be meant by one that they cannot be. */
+function needOf(label: number, classes: number, least: number): string {
+  if (classes === 1) return "a logit for each class; nn.binaryCrossEntropy for one logit of yes and no";
+  const legal = `labels from 0 to ${classes - 1}`;
+  if (label === classes && least === 1) return `${legal}: these begin at 1`;
+  return label === classes ? legal : `${legal}; { ignore: ${label} } for rows that are not to count`;
 }
 
 /** `in row 3`, or `in row 3 at [5]` for labels of tokens. */

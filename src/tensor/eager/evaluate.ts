@@ -12,8 +12,8 @@ export interface Evaluated extends Pending {
 }
 
 /** The values of a tensor, in order, as a copy. Throws TraceError inside a trace. */
-export function readTensor(tensor: Evaluated): Promise<HostArray> {
-  refuseInTrace("data");
+export function readTensor(tensor: Evaluated, op: string): Promise<HostArray> {
+  refuseInTrace(op);
   const { node } = tensor;
   const found = locate(node);
   if (found?.storage.host !== undefined) return readNode(node);

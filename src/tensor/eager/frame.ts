@@ -94,6 +94,6 @@ export function refuseInTrace(op: string): void {
   if (!isTracing()) return;
   throw new TraceError(op, {
     got: "a call while a function is traced",
-    need: "values are known only after the function has run: return the tensor and read it outside",
+    need: "no value yet: return the tensor, and read what the function gives",
   });
 }

@@ -2,11 +2,12 @@
 import * as build from "../../graph/build.ts";
 import type { Node } from "../../graph/node.ts";
 import { add, apply, div, less, lessEqual, mul, neg, square, where } from "./elementwise.ts";
+import { noteProbabilities } from "./probabilities.ts";
 
 /** 1 / (1 + exp(-x)), from exp(-|x|), which does not overflow and keeps small values accurate. */
 export function sigmoid(x: Node): Node {
   const { positive, decay } = halves(build.cast(x, "f32"));
-  return div(where(positive, 1, decay), add(1, decay));
+  return noteProbabilities("sigmoid", div(where(positive, 1, decay), add(1, decay)));
 }
 
 /** log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)). */

@@ -10,6 +10,7 @@ import type { ReductionName } from "../../graph/ops.ts";
 import { powersOfTwo } from "../../graph/powers.ts";
 import { formatShape, resolveAxes, resolveAxis, size, withOnes, withoutAxes } from "../../graph/shape.ts";
 import { add, apply, div, equal, isFinite, isInfinite, less, mul, square, sub, truth, where } from "./elementwise.ts";
+import { noteProbabilities } from "./probabilities.ts";
 
 /** Over what is reduced. */
 export interface ReduceOptions {
@@ -168,7 +169,7 @@ export function logSumExp(x: Node, options: ReduceOptions): Node {
 export function softmax(x: Node, axis: number): Node {
   const values = build.cast(x, "f32");
   const exponentials = apply("exp", sub(values, shift(values, axis)));
-  return div(exponentials, sum(exponentials, { axis, keepDims: true }));
+  return noteProbabilities("softmax", div(exponentials, sum(exponentials, { axis, keepDims: true })));
 }
 
 /** log(softmax(x)), without ever taking the log of a small quotient. */

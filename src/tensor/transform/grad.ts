@@ -10,10 +10,10 @@ import { show } from "../../signature/show.ts";
 import { takes } from "../../signature/takes.ts";
 import { unroll } from "../eager/history.ts";
 import { tree } from "../kinds.ts";
-import { isTensor, Tensor, tensorKind } from "../tensor.ts";
+import { isTensor, Tensor } from "../tensor.ts";
 import { type FlatTree, flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
 
-const loss: Kind<Tensor> = { ...tensorKind, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
+const loss: Kind<Tensor> = { accepts: isTensor, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
 const signatures = {
   grad: takes("grad", { loss, inputs: tree }),
   valueAndGrad: takes("valueAndGrad", { fn: callable }),
