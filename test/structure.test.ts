@@ -60,7 +60,7 @@ const rooms: Readonly<Record<string, Readonly<Record<string, readonly string[]>>
     run: ["split", "decompose"],
     train: ["split", "decompose", "run"],
     predict: ["split", "decompose", "run"],
-    collectives: ["split", "run"],
+    collectives: ["split", "decompose", "run"],
     ".": ["split", "decompose", "run", "predict", "collectives"],
   },
   nn: {

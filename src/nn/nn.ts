@@ -1,4 +1,5 @@
 /** What is under `nn`: modules, losses, metrics. */
+export type { Ratio } from "../parallel/decompose/ratio.ts";
 export { Module } from "./layers/module.ts";
 export type { Layer } from "./layers/module.ts";
 export { buffer, isBuffer, isParameter, parameter } from "./layers/parameter.ts";
@@ -35,7 +36,7 @@ export type { BatchNormOptions, LayerNormOptions } from "./layers/norm.ts";
 export { Sequential, sequential } from "./layers/sequential.ts";
 export type { ChainOf } from "./layers/sequential.ts";
 export { Loss, loss, Metric, metric, penalty } from "./losses/loss.ts";
-export type { GivenRatio, LossTerm, Ratio } from "./losses/loss.ts";
+export type { GivenRatio, LossTerm } from "./losses/loss.ts";
 export { binaryCrossEntropy, crossEntropy, mse } from "./losses/losses.ts";
 export type { CrossEntropyOptions } from "./losses/losses.ts";
 export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy } from "./losses/metrics.ts";

@@ -4,20 +4,12 @@ import { ArgumentError, DecompositionError, DTypeError, ShapeError } from "../..
 import { type DType, isFloat } from "../../graph/dtype.ts";
 import { type Node, toposort } from "../../graph/node.ts";
 import { formatShape } from "../../graph/shape.ts";
+import { quotient, type Ratio } from "../../parallel/decompose/ratio.ts";
 import { foreignWords } from "../../signature/foreign.ts";
 import { either, instance, type Kind, listOf, number, optional, required } from "../../signature/kinds.ts";
 import { guard, type Methods, takes } from "../../signature/takes.ts";
 import { full } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
-
-/** A mean: `sum / count`, both f32 scalars that add up over the shards of a batch. */
-export interface Ratio<D extends DType = DType> {
-  /** The sum over rows: a scalar. */
-  readonly sum: Tensor<D>;
-  /** What it is divided by: a scalar. */
-  readonly count: Tensor<D>;
-}
 
 /** A mean of your own: see `nn.loss`. */
 export interface GivenRatio {
@@ -68,7 +60,7 @@ export class Loss {
 
   /** The loss itself, an f32 scalar: what one differentiates. */
   get mean(): Tensor<"f32"> {
-    const parts = this.terms.map((term) => scaled(quotient(term), term.weight));
+    const parts = this.terms.map((term) => scaled(quotient(term.sum, term.count), term.weight));
     if (this.penalty !== undefined) parts.push(this.penalty);
     return parts.length === 0 ? full([], 0) : parts.reduce((total, part) => total.add(part));
   }
@@ -124,7 +116,7 @@ export class Metric implements Ratio {
 
   /** `sum / count`, an f32 scalar; 0 where nothing was counted. */
   get mean(): Tensor<"f32"> {
-    return quotient(this);
+    return quotient(this.sum, this.count);
   }
 }
 
@@ -195,12 +187,6 @@ export function checkCounts(loss: Loss, parameters: readonly Tensor[]): void {
       });
     }
   });
-}
-
-/** `sum / count`, and 0 (with a gradient of 0) where the count is 0. */
-function quotient({ sum, count }: Ratio): Tensor<"f32"> {
-  const counted = count.notEqual(0);
-  return where(counted, sum.div(where(counted, count, 1)), 0);
 }
 
 function merged(a: LossTerm<"f32">, b: LossTerm<"f32">): LossTerm<"f32"> {

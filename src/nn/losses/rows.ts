@@ -2,11 +2,11 @@
 import { ArgumentError, DTypeError, ShapeError } from "../../errors.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { formatShape, sameShape, type Shape, size } from "../../graph/shape.ts";
+import type { Ratio } from "../../parallel/decompose/ratio.ts";
 import { full } from "../../tensor/create.ts";
 import { probabilitiesOf } from "../../tensor/ops/probabilities.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { where } from "../../tensor/where.ts";
-import type { Ratio } from "./loss.ts";
 
 /** Options that every loss and metric takes. */
 export interface RowOptions {

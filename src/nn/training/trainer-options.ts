@@ -1,5 +1,6 @@
 /** What a trainer and its calls take. */
 import type { Device } from "../../devices/device/device.ts";
+import type { Ratio } from "../../parallel/decompose/ratio.ts";
 import { type Batch, fieldsOf } from "../../parallel/split/host-batch.ts";
 import { callable, either, type Kind, listOf, number, oneOf, options, required } from "../../signature/kinds.ts";
 import { nearest } from "../../signature/nearest.ts";
@@ -9,7 +10,7 @@ import { device } from "../../tensor/kinds.ts";
 import { isTensor } from "../../tensor/tensor.ts";
 import { isRecord, recordOf } from "../layers/kinds.ts";
 import { type Module, moduleKind } from "../layers/module.ts";
-import type { Loss, Ratio } from "../losses/loss.ts";
+import type { Loss } from "../losses/loss.ts";
 import * as losses from "../losses/losses.ts";
 import * as metrics from "../losses/metrics.ts";
 import type { Optimizer } from "../optim/optimizer.ts";

@@ -13,7 +13,7 @@ import { arange } from "../../tensor/create.ts";
 import { currentFrame } from "../../tensor/eager/frame.ts";
 import { axis } from "../../tensor/kinds.ts";
 import { Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
+import { quotient } from "../decompose/ratio.ts";
 
 /** What is reduced. */
 export interface AllReduceOptions {
@@ -58,9 +58,7 @@ export function allReduce<D extends DType>(x: Tensor<D>, options: AllReduceOptio
   if (x.dtype !== "f32" || count!.dtype !== "f32") {
     throw new DTypeError("parallel.allReduce", { got: `a mean of ${x.dtype} and ${count!.dtype}`, need: "f32" });
   }
-  const all = allReduce(count!);
-  const counted = all.notEqual(0);
-  return where(counted, allReduce(x).div(where(counted, all, 1)), 0) as Tensor as Tensor<D>;
+  return quotient(allReduce(x), allReduce(count!)) as Tensor as Tensor<D>;
 }
 
 /**

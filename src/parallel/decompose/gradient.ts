@@ -3,7 +3,7 @@ import { full, zeros } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { grad } from "../../tensor/transform/grad.ts";
 import { where } from "../../tensor/where.ts";
-import type { Ratio } from "./program.ts";
+import { quotient, type Ratio } from "./ratio.ts";
 
 /** Whether any group counts something; a loss of a penalty alone counts always. */
 export function countsAny(counts: readonly Tensor[]): Tensor {
@@ -15,7 +15,7 @@ export function countsAny(counts: readonly Tensor[]): Tensor {
  * anything.
  */
 export function meanGradient(groups: readonly Ratio[], penalty: Tensor | undefined, parameters: readonly Tensor[]): Tensor[] {
-  const terms = groups.map(({ sum, count }) => grad(sum, parameters).map((part) => over(part, count)));
+  const terms: Tensor[][] = groups.map(({ sum, count }) => grad(sum, parameters).map((part) => quotient(part, count)));
   if (penalty !== undefined) {
     const any = countsAny(groups.map(({ count }) => count));
     terms.push(grad(penalty, parameters).map((part) => groups.length === 0 ? part : where(any, part, 0)));
@@ -25,7 +25,7 @@ export function meanGradient(groups: readonly Ratio[], penalty: Tensor | undefin
 
 /** The same from sums over all shards, of the groups and then of the penalty, which is always added. */
 export function gradientOfSums(sums: readonly Tensor[], counts: readonly Tensor[], shape: readonly number[]): Tensor {
-  return addUp(sums.map((sum, i) => i < counts.length ? over(sum, counts[i]!) : sum), shape);
+  return addUp(sums.map((sum, i) => i < counts.length ? quotient(sum, counts[i]!) : sum), shape);
 }
 
 /**
@@ -38,11 +38,6 @@ export function watchedSum(sums: readonly Tensor[], counts: readonly Tensor[]): 
   const gradient = gradientOfSums(sums, counts, sum.shape);
   const kept = count === undefined ? sum : where(count.notEqual(0), sum, 0);
   return where(countsAny(counts).and(gradient.isFinite().not()), gradient, kept);
-}
-
-function over(sum: Tensor, count: Tensor): Tensor {
-  const counted = count.notEqual(0);
-  return where(counted, sum.div(where(counted, count, 1)), 0);
 }
 
 function addUp(terms: readonly Tensor[], shape: readonly number[]): Tensor {

@@ -10,15 +10,10 @@ import { concat, full } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Fields } from "../split/host-batch.ts";
 import type { Judged } from "./batch-kinds.ts";
+import type { Ratio } from "./ratio.ts";
 import type { ScoreLayout } from "./scores.ts";
 import { type Judgement, judgeShards } from "./shard-trace.ts";
 import { collectivesIn } from "./stages.ts";
-
-/** A numerator and a denominator, f32 scalars that add up over shards. */
-export interface Ratio {
-  readonly sum: Tensor;
-  readonly count: Tensor;
-}
 
 /** The sum over terms of `weight * sum / count`, plus a penalty that the batch has no part in. */
 export interface ShardLoss {

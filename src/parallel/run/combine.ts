@@ -1,10 +1,12 @@
 /** What a collective gives, from what the shards put in: on the host, in the order of the shards. */
 import type { Words } from "../../graph/words.ts";
 import type { CollectiveNode } from "../decompose/stages.ts";
+import { flushedAdd } from "./flushed.ts";
+import { eachPair } from "./pairwise.ts";
 
 /**
- * What each shard gets. Sums of f32 are added in the fixed tree of the gradients: neighbours in pairs, then neighbouring
- * pairs, each rounded to f32; integers wrap around. `rows` are the lengths of axis 0 that a reduceScatter gives. The parts
+ * What each shard gets. Sums are made in the tree of `eachPair`, as those of gradients: of f32 rounded and flushed, as `flushedAdd`
+ * does; integers wrap around. `rows` are the lengths of axis 0 that a reduceScatter gives. The parts
  * are used as scratch memory.
  */
 export function combine(
@@ -18,7 +20,7 @@ export function combine(
       return parts.map(() => whole);
     }
     case "allGather": {
-      const whole = joined(parts);
+      const whole = concatenated(parts);
       return parts.map(() => whole);
     }
     case "reduceScatter": {
@@ -38,7 +40,8 @@ export function combine(
 // A typed array rounds, or wraps around, what is stored in it.
 const operations = {
   sum: (to: Words, from: Words) => {
-    for (let i = 0; i < to.length; i++) to[i] = to[i]! + from[i]!;
+    const add = to instanceof Float32Array ? flushedAdd : (a: number, b: number) => a + b;
+    for (let i = 0; i < to.length; i++) to[i] = add(to[i]!, from[i]!);
   },
   max: (to: Words, from: Words) => {
     for (let i = 0; i < to.length; i++) to[i] = Math.max(to[i]!, from[i]!);
@@ -49,13 +52,11 @@ const operations = {
 };
 
 function fold(parts: readonly Words[], into: (to: Words, from: Words) => void): Words {
-  for (let stride = 1; stride < parts.length; stride *= 2) {
-    for (let left = 0; left + stride < parts.length; left += 2 * stride) into(parts[left]!, parts[left + stride]!);
-  }
+  eachPair(parts.length, (left, right) => into(parts[left]!, parts[right]!));
   return parts[0]!;
 }
 
-function joined(parts: readonly Words[]): Words {
+function concatenated(parts: readonly Words[]): Words {
   const length = parts.reduce((sum, part) => sum + part.length, 0);
   const whole = new (parts[0]!.constructor as new (length: number) => Words)(length);
   let first = 0;

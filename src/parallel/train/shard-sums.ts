@@ -1,11 +1,12 @@
 /**
- * Sums over shards, in a fixed binary tree: neighbours in pairs, then neighbouring pairs, and so on, one that is left over
- * being carried up. Every addition rounds to f32, and what is smaller than the smallest normal number counts as 0, as
- * some devices have no smaller ones: so that the sum depends on the shards alone, and a device can make it as well.
+ * Sums over shards, in the tree of `eachPair`. Every addition rounds to f32, and what is smaller than the smallest normal number
+ * counts as 0, as some devices have no smaller ones: so that a device can make the sum as well.
  */
 import { elementwise, full } from "../../graph/build.ts";
 import { Tensor } from "../../tensor/tensor.ts";
-import { flushedAdd, smallestNormal, type Vectors } from "./vectors.ts";
+import { flushedAdd, smallestNormal } from "../run/flushed.ts";
+import { eachPair } from "../run/pairwise.ts";
+import type { Vectors } from "./vectors.ts";
 
 /** Elements that are added at one time: few enough to stay in the cache over all shards. */
 const block = 4096;
@@ -45,16 +46,6 @@ export function sumOfTensors(parts: readonly Tensor[]): Tensor {
     sums[left] = flushed(elementwise("add", flushed(sums[left]!), flushed(sums[right]!)));
   });
   return new Tensor(sums[0]!);
-}
-
-/**
- * The pairs of the tree over `count` leaves, in the order in which they are added: each right one to its left one. The last
- * one makes the whole.
- */
-function eachPair(count: number, add: (left: number, right: number) => void): void {
-  for (let stride = 1; stride < count; stride *= 2) {
-    for (let left = 0; left + stride < count; left += 2 * stride) add(left, left + stride);
-  }
 }
 
 /** Element-wise sum of equally long lists, in order. */

@@ -3,6 +3,7 @@
  * done by a WebAssembly module of two loops, about ten times as fast. Every operation rounds to f32 as IEEE 754 says,
  * so that the results are the same bits as those of the plain loops that stand in where there is no WebAssembly.
  */
+import { flushedAdd, smallestNormal } from "../run/flushed.ts";
 
 /** Floats of a vector register. */
 const lanes = 4;
@@ -20,14 +21,6 @@ interface Loops {
   largest(src: number, _: number, bytes: number): number;
 }
 
-/** f32 numbers nearer to 0 are subnormal. */
-export const smallestNormal: number = 2 ** -126;
-
-/** The sum of two f32, rounded to f32; operands and results that are subnormal count as 0, of which the sign is lost. */
-export function flushedAdd(a: number, b: number): number {
-  return flushed(Math.fround(flushed(a) + flushed(b)));
-}
-
 /** Bits of an f32 that is infinite; those of NaN are larger, of all other magnitudes smaller. */
 export const infinityBits = 0x7f800000;
 
@@ -37,10 +30,6 @@ export function magnitudeBits(bits: number): number {
 }
 
 const [float, word] = ((buffer) => [new Float32Array(buffer), new Uint32Array(buffer)] as const)(new ArrayBuffer(4));
-
-function flushed(x: number): number {
-  return Math.abs(x) < smallestNormal ? 0 : x;
-}
 
 /** Vectors of given lengths side by side in one memory. */
 export class Vectors {
