@@ -46,27 +46,7 @@ export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/ops/r
 export type { Range } from "./tensor/ops/movement.ts";
 export { realize } from "./tensor/together.ts";
 export type { Padding, PerAxis } from "./tensor/ops/windows.ts";
-export {
-  arange,
-  type ArangeOptions,
-  concat,
-  type CreateOptions,
-  type DeviceOption,
-  type DTypeOfData,
-  einsum,
-  eye,
-  type EyeOptions,
-  full,
-  linspace,
-  oneHot,
-  ones,
-  stack,
-  tensor,
-  type TensorOptions,
-  type TypedArray,
-  zeros,
-} from "./tensor/create.ts";
-export { where } from "./tensor/where.ts";
+export { arange, type ArangeOptions, concat, type CreateOptions, type DeviceOption, type DTypeOfData, einsum, eye, type EyeOptions, full, linspace, oneHot, ones, stack, tensor, type TensorOptions, type TypedArray, where, zeros } from "./tensor/create.ts";
 export { grad, jvp, valueAndGrad, vjp } from "./tensor/transform/grad.ts";
 export { checkpoint } from "./tensor/transform/checkpoint.ts";
 export { compile } from "./tensor/transform/compile.ts";

@@ -8,16 +8,16 @@ import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
 import { anything, boolean, either, type Fields, type Kind, listOf, number, optional, options, rest, string } from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
-import type { Computed, Counted, MeetAll } from "./dtypes.ts";
+import type { Computed, Counted, MeetAll, MeetOperands } from "./dtypes.ts";
 import { Storage } from "./eager/storage.ts";
 import { axis, device, dtype, shape } from "./kinds.ts";
 import { flattenNested, type NestedArray, type NestedTyped } from "./nested.ts";
 import { einsum as einsumNodes } from "./ops/contract.ts";
-import { apply } from "./ops/elementwise.ts";
+import { apply, where as whereNode } from "./ops/elementwise.ts";
 import { oneHot as oneHotNode } from "./ops/indexing.ts";
 import * as movement from "./ops/movement.ts";
 import type { AxisOptions, DTypeOptions } from "./ops/options.ts";
-import { Tensor, tensorKind } from "./tensor.ts";
+import { type Operand, operand, operandKind, Tensor, tensorKind } from "./tensor.ts";
 
 /** Numbers in a typed array. */
 export type TypedArray =
@@ -138,6 +138,7 @@ const signatures = {
   concat: takes("concat", { tensors, options: options<AxisOptions>({ axis }) }),
   stack: takes("stack", { tensors, options: options<AxisOptions>({ axis }) }),
   oneHot: takes("oneHot", { labels: tensorKind, classes: number, options: options<DTypeOptions>({ dtype }) }),
+  where: takes("where", { condition: operandKind, a: operandKind, b: operandKind }),
   einsum: takes("einsum", { spec: string, tensors: rest(tensorKind) }),
 };
 
@@ -288,4 +289,10 @@ export function oneHot<D extends DType = "f32">(labels: Tensor, classes: number,
 export function einsum<T extends readonly Tensor[]>(spec: string, ...tensors: T): Tensor<Computed<MeetAll<T>>> {
   signatures.einsum.check(arguments);
   return new Tensor(einsumNodes(spec, tensors.map((x) => x.node)));
+}
+
+/** `a` where `condition` is true (not 0), else `b`; all broadcast. A NaN in what is not chosen does no harm. */
+export function where<A extends Operand, B extends Operand>(condition: Operand, a: A, b: B): Tensor<MeetOperands<A, B>> {
+  signatures.where.check(arguments);
+  return new Tensor(whereNode(operand(condition), operand(a), operand(b)));
 }

@@ -13,9 +13,8 @@ import { ofUsers } from "../device/kinds.ts";
 import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
 import { forget, type Identity, register } from "../device/registry.ts";
-import { bindSlots, partOfItem, requireItems, slotBytes } from "../memory/bind.ts";
+import { bindSlots, checkReads, handled, partOfItem, requireItems, slotBytes } from "../memory/bind.ts";
 import { type Block, MemoryPool, requireRange } from "../memory/pool.ts";
-import { checkReads, handled } from "../memory/reads.ts";
 import { type Lease, Scratch } from "../memory/scratch.ts";
 
 type Kernel = (buffers: readonly Words[], begin: number, end: number) => void;

@@ -4,8 +4,8 @@ import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executa
 import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
 import { claimIdentity, forget, type Identity, register } from "../device/registry.ts";
+import { handled } from "../memory/bind.ts";
 import { MemoryPool, requireRange } from "../memory/pool.ts";
-import { handled } from "../memory/reads.ts";
 
 const info: DeviceInfo = { vendor: "", architecture: "", description: "nothing", software: true, runtime: "none" };
 

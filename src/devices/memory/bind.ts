@@ -1,8 +1,9 @@
+/** What a run of a plan is given: memory for each slot, and what is to be read of its outputs. */
 import type { Plan } from "../../compiler/plan/plan.ts";
 import { ArgumentError, InternalError } from "../../errors.ts";
 import type { Words } from "../../graph/words.ts";
-import type { DeviceBuffer } from "../device/device.ts";
-import type { Block } from "./pool.ts";
+import type { DeviceBuffer, OutputRead } from "../device/device.ts";
+import { type Block, requireRange } from "./pool.ts";
 
 /** Bytes of a slot of a plan that is run for so many items; undefined where there is no such slot. */
 export function slotBytes(plan: Plan, slot: number, items: number): number | undefined {
@@ -64,4 +65,21 @@ export function bindSlots<T>(
   });
   plan.temporaries.forEach((slot, index) => slots[slot] = temporaries[index]);
   return slots;
+}
+
+/** Throws ArgumentError for a read of an output that is not there, or of bytes that it does not have. */
+export function checkReads(outputs: readonly DeviceBuffer[], reads: readonly OutputRead[]): void {
+  for (const { output, into, offset = 0 } of reads) {
+    const buffer = outputs[output];
+    if (buffer === undefined) {
+      throw new ArgumentError("runAndRead", { got: `output ${output}`, need: `one of ${outputs.length} outputs` });
+    }
+    requireRange("runAndRead", buffer, offset, into.byteLength);
+  }
+}
+
+/** The same promises: one that rejects before anybody waits for it does not end the process. */
+export function handled(promises: Promise<void>[]): Promise<void>[] {
+  for (const promise of promises) promise.catch(() => {});
+  return promises;
 }

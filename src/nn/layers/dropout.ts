@@ -2,10 +2,10 @@ import { ArgumentError } from "../../errors.ts";
 import type { DType } from "../../graph/dtype.ts";
 import { number } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
+import { where } from "../../tensor/create.ts";
 import type { Sum } from "../../tensor/dtypes.ts";
 import * as random from "../../tensor/random.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 import { Module } from "./module.ts";
 
 const op = "nn.dropout";

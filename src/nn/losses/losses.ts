@@ -7,9 +7,8 @@ import { ArgumentError } from "../../errors.ts";
 import { noteLabels } from "../../parallel/run/label-ranges.ts";
 import { number, options } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
-import { arange } from "../../tensor/create.ts";
+import { arange, where } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 import { Loss } from "./loss.ts";
 import { readLabels, requireAlike, requireLogits, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 

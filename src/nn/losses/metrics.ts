@@ -3,9 +3,8 @@ import { ArgumentError, ShapeError } from "../../errors.ts";
 import { formatShape } from "../../graph/shape.ts";
 import { number, options, required } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
-import { arange } from "../../tensor/create.ts";
+import { arange, where } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 import { type Loss, lossKind, Metric } from "./loss.ts";
 import { readLabels, requireAlike, requireLogits, type RowOptions, rowsOf, rowsOfElements } from "./rows.ts";
 

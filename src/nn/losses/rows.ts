@@ -3,10 +3,9 @@ import { ArgumentError, DTypeError, ShapeError } from "../../errors.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { formatShape, sameShape, type Shape, size } from "../../graph/shape.ts";
 import type { Ratio } from "../../parallel/decompose/ratio.ts";
-import { full } from "../../tensor/create.ts";
+import { full, where } from "../../tensor/create.ts";
 import { probabilitiesOf } from "../../tensor/ops/probabilities.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 
 /** Options that every loss and metric takes. */
 export interface RowOptions {

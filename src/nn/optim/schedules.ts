@@ -2,9 +2,8 @@
 import { ArgumentError } from "../../errors.ts";
 import { boolean, type Kind, number, required } from "../../signature/kinds.ts";
 import { type Signature, takes } from "../../signature/takes.ts";
-import { full } from "../../tensor/create.ts";
+import { full, where } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 
 /**
  * A function of the step that also knows itself as a graph, so that a compiled training step follows it without the

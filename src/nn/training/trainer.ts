@@ -9,7 +9,7 @@ import { Evaluation } from "../../parallel/predict/evaluation.ts";
 import { Inference, requireRowsAtOnce } from "../../parallel/predict/inference.ts";
 import type { Merged } from "../../parallel/predict/replicate.ts";
 import { errorOf, Listeners } from "../../parallel/run/callbacks.ts";
-import { requireDistinct } from "../../parallel/run/distinct.ts";
+import { requireDistinct } from "../../parallel/run/fleet.ts";
 import { GivenBatch } from "../../parallel/run/uploads.ts";
 import { type Batch, type HostTensor, isHostTensor } from "../../parallel/split/host-batch.ts";
 import { Executor } from "../../parallel/train/executor.ts";

@@ -5,7 +5,7 @@ import { type Fields, listOf, number, options, string } from "../../signature/ki
 import { takes } from "../../signature/takes.ts";
 import { axis, devices, tree } from "../../tensor/kinds.ts";
 import { flattenTree, type FlatTree, type TensorsOf, type Tree } from "../../tensor/transform/tree.ts";
-import { requireDistinct } from "../run/distinct.ts";
+import { requireDistinct } from "../run/fleet.ts";
 import { shardOffsets, shardSizes } from "../split/shard-sizes.ts";
 
 /** Along which axis. */

@@ -1,8 +1,7 @@
 /** The gradient of a batch's loss, of sums over its rows: sum over groups of sum / count, plus the penalty. */
-import { full, zeros } from "../../tensor/create.ts";
+import { full, where, zeros } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { grad } from "../../tensor/transform/grad.ts";
-import { where } from "../../tensor/where.ts";
 import { quotient, type Ratio } from "./ratio.ts";
 
 /** Whether any group counts something; a loss of a penalty alone counts always. */

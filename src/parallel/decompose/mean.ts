@@ -3,9 +3,8 @@ import { DTypeError, ShapeError } from "../../errors.ts";
 import { formatShape } from "../../graph/shape.ts";
 import { options } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
-import { full } from "../../tensor/create.ts";
+import { full, where } from "../../tensor/create.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 
 /** How rows count in a mean. */
 export interface MeanOptions {

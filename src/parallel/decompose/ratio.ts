@@ -1,7 +1,7 @@
 /** A mean as its sum and its count, which add up over shards. */
 import type { DType } from "../../graph/dtype.ts";
+import { where } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
 
 /** A mean: `sum / count`, both f32 scalars that add up over the shards of a batch. */
 export interface Ratio<D extends DType = DType> {

@@ -11,7 +11,6 @@ import {
   OutOfMemoryError,
   ShardwiseError,
 } from "../../errors.ts";
-import { requireDistinct } from "./distinct.ts";
 
 /** What a device was doing when it failed. */
 export type Phase = "upload" | "compute" | "update" | "between steps";
@@ -352,4 +351,18 @@ function isFault(error: unknown, device: Device): boolean {
   const reason = error instanceof Unprepared ? error.reason : error;
   if (reason instanceof OutOfMemoryError) return true;
   return !(error instanceof Unprepared) && error instanceof DeviceError && !(error instanceof KernelCompileError);
+}
+
+/** Throws ArgumentError for no devices, DeviceError for one listed twice. */
+export function requireDistinct(op: string, devices: readonly Device[]): void {
+  if (devices.length === 0) {
+    throw new ArgumentError(op, { got: "no devices", need: "at least one, as from await devices()" });
+  }
+  const twice = devices.find((device, i) => devices.indexOf(device) !== i);
+  if (twice !== undefined) {
+    throw new DeviceError(op, {
+      got: `${twice.name} twice in [${devices.map((device) => device.name).join(", ")}]`,
+      need: "each device once; devices({ virtual: n }) makes several of one adapter",
+    });
+  }
 }

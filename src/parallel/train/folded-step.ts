@@ -4,8 +4,8 @@
  */
 import type { Device, DeviceBuffer, OutputRead } from "../../devices/device/device.ts";
 import { scoreLength } from "../decompose/scores.ts";
+import { type BoundShards, type Group, ShardRuns } from "../run/shard-runs.ts";
 import { allocAll, freeAll, outputStride } from "../run/shared-plan.ts";
-import { type BoundShards, type Group, ShardRuns } from "../run/staged-plan.ts";
 import { writeControl } from "../run/uploads.ts";
 import { ShardPlans, type ShardPlansParts } from "./shard-plans.ts";
 import { sumOf, sumOfFew } from "./shard-sums.ts";

@@ -2,7 +2,7 @@
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Placement } from "../run/placement.ts";
-import { type BoundShards, type Group, runsTogether } from "../run/staged-plan.ts";
+import { type BoundShards, type Group, runsTogether } from "../run/shard-runs.ts";
 import { areUneven, bindCaptures, type Shard } from "../run/uploads.ts";
 import { type Bucket, bucketsOf } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";

@@ -1,8 +1,6 @@
 /** The optimizer's update of all parameters at once, as a traced function of flat vectors. */
-import { concat } from "../../tensor/create.ts";
+import { concat, where } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { where } from "../../tensor/where.ts";
-import { clippedByNorm } from "./clip.ts";
 
 /**
  * An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter
@@ -95,10 +93,22 @@ export function updated(
     faults: state.faults,
     parameters: where(apply, result.parameter, state.parameters),
     slots: slots.map((slot, i) => where(apply, slot, state.slots[i]!)),
-    scalars: joined([stillHealthy, ...scalars.map((x, i) => where(apply, x, scalar(i + 1)))]),
+    scalars: asVector([stillHealthy, ...scalars.map((x, i) => where(apply, x, scalar(i + 1)))]),
   };
 }
 
-function joined(scalars: readonly Tensor[]): Tensor {
+function asVector(scalars: readonly Tensor[]): Tensor {
   return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
+}
+
+/**
+ * A gradient [n] scaled down to the norm `maxNorm` where it is longer: times min(1, maxNorm / (norm + 1e-6)), as
+ * torch.nn.utils.clip_grad_norm_ has it. The norm is taken of the gradient over its largest element, so that squares
+ * neither overflow nor vanish.
+ */
+function clippedByNorm(gradient: Tensor, maxNorm: number): Tensor {
+  const largest = gradient.abs().max();
+  const scale = where(largest.greater(0), largest, 1);
+  const norm = gradient.div(scale).square().sum().sqrt().mul(largest);
+  return gradient.mul(norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1));
 }
