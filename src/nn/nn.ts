@@ -1,4 +1,5 @@
 /** What is under `nn`: modules, losses, metrics. */
+export type { Phases } from "../parallel/train/phases.ts";
 export type { Ratio } from "../parallel/decompose/ratio.ts";
 export { Module } from "./layers/module.ts";
 export type { Layer } from "./layers/module.ts";
@@ -43,7 +44,6 @@ export { accuracy, binaryAccuracy, lossMetric, meanAbsoluteError, topKAccuracy }
 export type { AccuracyOptions, TopKOptions } from "./losses/metrics.ts";
 export type { RowOptions } from "./losses/rows.ts";
 export { Trainer, trainer } from "./training/trainer.ts";
-export type { Phases } from "../parallel/train/sharded-step.ts";
 export type { BatchOf } from "../parallel/split/host-batch.ts";
 export type { BatchEvent, DeterministicOptions, DeviceMemory, EventListeners, FitOptions, RowsOptions, TrainerOptions } from "./training/trainer.ts";
 export type { Batched, BatchesWithout, BatchSource, DefaultBatch, Fits, InputOf, TensorFields, TensorRecord, TensorsOf, TensorTree } from "./training/batch-types.ts";

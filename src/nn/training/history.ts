@@ -1,10 +1,10 @@
 /** What a training run reports, and the record it leaves. */
 
+export type { Phases } from "../../parallel/train/phases.ts";
 import type { DeviceEvent } from "../../parallel/run/fleet.ts";
-import type { Phases } from "../../parallel/train/sharded-step.ts";
+import type { Phases } from "../../parallel/train/phases.ts";
 
 export type { DeviceEvent, DeviceJoined, DeviceLost } from "../../parallel/run/fleet.ts";
-export type { Phases } from "../../parallel/train/sharded-step.ts";
 
 /** Means of a batch or an epoch, by name. */
 export type Means = Readonly<Record<string, number>>;
