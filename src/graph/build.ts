@@ -13,9 +13,8 @@ export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
   if (src.length !== record.arity) {
     throw new ArgumentError(op, { got: `${src.length} operands`, need: `${record.arity}` });
   }
-  const chooses = record.arity === 3;
-  const values = chooses ? src.slice(1) : src;
-  if (chooses) requireDType(op, src[0]!.dtype, ["bool"]);
+  const values = record.conditional ? src.slice(1) : src;
+  if (record.conditional) requireDType(op, src[0]!.dtype, ["bool"]);
   for (const node of src) {
     if (!sameShape(node.shape, last.shape)) {
       throw new ShapeError(op, { got: src.map((n) => formatShape(n.shape)).join(" and "), need: "equal shapes" });
