@@ -1,8 +1,8 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type Windows } from "./node.ts";
-import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
+import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type StructuralName, type Windows } from "./node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp, isElementwise, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
 
@@ -379,6 +379,60 @@ export function reduceScatter(x: Node, rows: number): Node {
 export function copy(x: Node, device: number): Node {
   if (x.device === device) return x;
   return makeNode("copy", [x], { device }, x.shape, x.dtype, device);
+}
+
+/** What the constructor of each op makes of a node's parts: it may be a simpler node, of the same shape, dtype and device. */
+const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
+  const: ({ attrs, dtype }) => {
+    if (!Object.is(toElement(dtype, attrs.value), attrs.value)) throw new Error("the value is no element of the dtype");
+    return constant(attrs.value, dtype);
+  },
+  iota: ({ shape, dtype }) => {
+    if (dtype === "bool" || dtype === "f16") throw new Error("iota counts in numbers of 32 bits");
+    return iota(shape[0]!, dtype);
+  },
+  input: (node) => node,
+  storage: (node) => node,
+  cast: ({ src, dtype }) => cast(src[0]!, dtype),
+  bitcast: ({ src, dtype }) => bitcast(src[0]!, dtype),
+  reshape: ({ src, shape }) => reshape(src[0]!, shape),
+  permute: ({ src, attrs }) => permute(src[0]!, attrs.axes),
+  expand: ({ src, shape }) => expand(src[0]!, shape),
+  pad: ({ src, attrs }) => pad(src[0]!, attrs.low, attrs.high, attrs.value),
+  slice: ({ src, attrs, shape }) => slice(src[0]!, attrs.start, shape, attrs.step),
+  window: ({ src, attrs }) => window(src[0]!, attrs),
+  unwindow: ({ src, attrs }) => unwindow(src[0]!, attrs),
+  sum: ({ src, attrs }) => reduce("sum", src[0]!, attrs.axes),
+  prod: ({ src, attrs }) => reduce("prod", src[0]!, attrs.axes),
+  amax: ({ src, attrs }) => reduce("amax", src[0]!, attrs.axes),
+  amin: ({ src, attrs }) => reduce("amin", src[0]!, attrs.axes),
+  gather: ({ src, attrs }) => gather(src[0]!, src[1]!, attrs.axis),
+  scatterAdd: ({ src, attrs }) => scatterAdd(src[0]!, src[1]!, attrs.axis, attrs.length),
+  attention: ({ src, attrs }) => {
+    const [q, k, v, bias] = src as readonly [Node, Node, Node, Node?];
+    return attention({ q, k, v, bias }, attrs.diagonal);
+  },
+  attentionGradient: ({ src, attrs }) => {
+    const [q, k, v, norm, g, delta, bias] = src as readonly [Node, Node, Node, Node, Node, Node, Node?];
+    return attentionGradient(attrs.of, { q, k, v, norm, g, delta, bias }, attrs.diagonal);
+  },
+  argsort: ({ src }) => argsort(src[0]!),
+  concat: ({ src, attrs }) => concat(src, attrs.axis),
+  contiguous: ({ src }) => contiguous(src[0]!),
+  stopGradient: ({ src }) => stopGradient(src[0]!),
+  checkpoint: ({ src, attrs }) => checkpoint(src[0]!, attrs.region, attrs.side, src.slice(1)),
+  after: ({ src, attrs }) => after(src[0]!, src.slice(1), attrs.wait),
+  allReduce: ({ src, attrs }) => allReduce(src[0]!, attrs.how),
+  allGather: ({ src, attrs }) => allGather(src[0]!, attrs.total),
+  reduceScatter: ({ src, attrs }) => reduceScatter(src[0]!, attrs.rows),
+  copy: ({ src, attrs }) => copy(src[0]!, attrs.device),
+};
+
+/** A node made of the parts of another by the constructor of its op; throws as that does where they do not fit. */
+export function rebuilt(node: Node): Node {
+  if (isElementwise(node.op)) return elementwise(node.op, ...node.src);
+  // Each entry of the table takes the node of its own op, which is the one it is looked up with.
+  return (makers[node.op] as (node: Node) => Node)(node);
 }
 
 /** `node` with other sources of the same shapes and dtypes. */

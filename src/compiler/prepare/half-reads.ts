@@ -6,7 +6,7 @@ import { cast, withSources } from "../../graph/build.ts";
 import { toElement } from "../../graph/dtype.ts";
 import { makeFor, type Node, toposort } from "../../graph/node.ts";
 import { elementwise, type ElementwiseOp, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
-import { isMovement } from "../kernel/source-indices.ts";
+import { isMovement } from "../../graph/structural.ts";
 
 /** Rewrites the graph above `given`. */
 export function readHalves(roots: readonly Node[], given: ReadonlySet<Node>): Node[] {

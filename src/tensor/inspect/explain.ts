@@ -5,7 +5,7 @@ import { callerOf, withDeepStacks } from "../../debug/caller.ts";
 import type { DType } from "../../graph/dtype.ts";
 import { type Node, type Purpose, watchNodes } from "../../graph/node.ts";
 import { formatShape, type Shape } from "../../graph/shape.ts";
-import { isFree } from "../../graph/structural.ts";
+import { isFree, kernelOf } from "../../graph/structural.ts";
 import { anything, callable, rest } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
 import { refuseInTrace } from "../eager/frame.ts";
@@ -166,7 +166,7 @@ function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs:
   const names = new Map<Node, string>();
   roots.forEach((root, i) => {
     if (!names.has(root)) names.set(root, traced.rootName(i));
-    if (root.op !== "concat") return;
+    if (kernelOf(root) !== "region") return;
     for (const part of root.src) if (!names.has(part)) names.set(part, `part of ${traced.rootName(i)}`);
   });
   traced.request.inputs.forEach((input, i) => names.set(input, traced.inputName(i)));
@@ -174,7 +174,7 @@ function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs:
     for (const node of writes) if (!names.has(node)) names.set(node, `#${i}`);
   });
   const nameOf = (node: Node): string =>
-    names.get(node) ?? (node.op === "concat" ? `(${node.src.map(nameOf).join(", ")})` : node.op);
+    names.get(node) ?? (kernelOf(node) === "region" ? `(${node.src.map(nameOf).join(", ")})` : node.op);
   const buffer = (node: Node): ExplainedBuffer => ({ name: nameOf(node), shape: node.shape, dtype: node.dtype });
   return steps.map(({ computes, reads, writes }, i) => {
     const { name, flops, bytes } = programs[i]!;
