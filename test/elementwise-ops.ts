@@ -31,6 +31,8 @@ export const tested: Readonly<Record<ElementwiseName, Tested>> = {
   sign: { promised: exact },
   // Of a negative number there is no root, and drivers differ in what they give instead.
   sqrt: { promised: { rtol: 2 * ulp, atol: least, when: (x) => x >= 0 }, smooth: [[0.2, 3]] },
+  // A step of Newton's method at the end, whose quotient may be off by 2.5 ulp, of which it takes a third each twice.
+  cbrt: { promised: { rtol: 4 * ulp, atol: least, zeroSigns: true }, smooth: [[0.3, 3]] },
   // WGSL promises 3 + 2|x| ulp; lavapipe needs 63 at 87, where the exponent's low bits are lost.
   exp: {
     promised: { rtol: 180 * ulp, atol: least, when: (x) => !(Math.abs(x) > 87 && Math.abs(x) < 100) && number(x) },

@@ -167,6 +167,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   /** The magnitude. */ abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
   /** -1, 0 or 1; NaN of NaN. */ sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
   /** The square root; NaN below 0. */ sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  /** The cube root, also of negative numbers: cbrt(-8) is -2. Its gradient at 0 is infinite. */ cbrt(): Tensor<"f32"> { return this.#map("cbrt"); }
   /** 1 / sqrt(x). */ rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
   /** x². */ square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
   /** 1 / x. */ reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
