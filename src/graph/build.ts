@@ -178,7 +178,7 @@ export function windowCount(extent: number, { length, stride, dilation }: Omit<W
   return Math.max(0, Math.floor((extent - (length - 1) * dilation - 1) / stride) + 1);
 }
 
-/** Windows along one axis, the place within a window as the last axis; see `window` in node.ts. */
+/** Windows along one axis, the place within a window as the last axis; see `window` in structural.ts. */
 export function window(x: Node, windows: Windows): Node {
   checkWindows("window", windows, x.shape.length);
   const { axis, length, stride, dilation } = windows;
@@ -188,7 +188,7 @@ export function window(x: Node, windows: Windows): Node {
   return makeNode("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
 }
 
-/** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in node.ts. */
+/** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in structural.ts. */
 export function unwindow(x: Node, windows: Windows): Node {
   checkWindows("unwindow", windows, x.shape.length - 1);
   const { axis, length, stride, dilation } = windows;
@@ -245,7 +245,7 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
   return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
-/** What attention is of: see `attention` in node.ts. */
+/** What attention is of: see `attention` in structural.ts. */
 export interface AttentionOperands {
   readonly q: Node;
   readonly k: Node;
@@ -253,21 +253,21 @@ export interface AttentionOperands {
   readonly bias?: Node | undefined;
 }
 
-/** The weighted values of each query, and what its weights are relative to; see `attention` in node.ts. f32. */
+/** The weighted values of each query, and what its weights are relative to; see `attention` in structural.ts. f32. */
 export function attention({ q, k, v, bias }: AttentionOperands, diagonal?: number): Node {
   const { batch, e, t } = attentionLengths("attention", { q, k, v, bias });
   const src = bias === undefined ? [q, k, v] : [q, k, v, bias];
   return makeNode("attention", src, { diagonal }, [...batch, e + 2, t], "f32", deviceOf("attention", src));
 }
 
-/** What the gradients of an attention are made of: see `attentionGradient` in node.ts. */
+/** What the gradients of an attention are made of: see `attentionGradient` in structural.ts. */
 export interface AttentionGradientOperands extends AttentionOperands {
   readonly norm: Node;
   readonly g: Node;
   readonly delta: Node;
 }
 
-/** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in node.ts. f32. */
+/** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in structural.ts. f32. */
 export function attentionGradient(of: "queries" | "keys", operands: AttentionGradientOperands, diagonal?: number): Node {
   const { q, k, v, norm, g, delta, bias } = operands;
   const { batch, d, e, t, s } = attentionLengths("attentionGradient", operands);
@@ -345,12 +345,12 @@ export function newRegion(): number {
   return nextRegion++;
 }
 
-/** The same values, at the border of a region; see `checkpoint` in node.ts. */
+/** The same values, at the border of a region; see `checkpoint` in structural.ts. */
 export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
   return makeNode("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
 }
 
-/** The same values, of which what is made is computed after `others`; see `after` in node.ts. */
+/** The same values, of which what is made is computed after `others`; see `after` in structural.ts. */
 export function after(x: Node, others: readonly Node[], wait?: number): Node {
   return makeNode("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
 }
