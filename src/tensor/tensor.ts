@@ -13,6 +13,7 @@ import { backlog, type Pending } from "./eager/backlog.ts";
 import { readTensor, realizeAll } from "./eager/evaluate.ts";
 import { currentFrame, type Frame } from "./eager/frame.ts";
 import { free, settleHistory } from "./eager/history.ts";
+import { type Part, partOf } from "./eager/parts.ts";
 import { locate } from "./eager/realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./eager/record.ts";
 import { nested, type NestedArray, show, visible } from "./nested.ts";
@@ -39,11 +40,9 @@ export type AttentionOptions = o.AttentionOptionsOf<Tensor, Tensor<"f32">>;
 
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
-/** The tensor of which another one shows a part, and the nodes of that part, by what stands for the tensor's value. */
-interface Alias {
+/** The tensor of which another one shows a part. */
+interface Alias extends Part {
   readonly base: Tensor;
-  readonly offset: number;
-  readonly parts: WeakMap<object, WeakRef<Node>>;
 }
 
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
@@ -124,19 +123,9 @@ export class Tensor<out D extends DType = DType> implements Pending {
     }
     return this.#node;
   }
-  /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
-  #partOf({ base, offset, parts }: Alias): Node {
-    const whole = base.node;
-    const of = currentFrame() === undefined ? base.#currentVersion() : whole;
-    // Weak, as it may be the last to keep alive what the base's value was computed from.
-    let part = parts.get(of)?.deref();
-    if (part === undefined) {
-      part = build.reshape(build.slice(whole, [offset], [this.size], [1]), this.shape);
-      if (part === whole) part = build.another(whole);
-      recordOf(part).shown = true;
-      parts.set(of, new WeakRef(part));
-    }
-    return part;
+  #partOf(alias: Alias): Node {
+    const whole = alias.base.node;
+    return partOf(whole, currentFrame() === undefined ? alias.base.#currentVersion() : whole, alias, this.shape);
   }
   /** @internal The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
