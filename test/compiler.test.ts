@@ -19,11 +19,12 @@ import {
   type Variable,
   variableIndex,
 } from "../src/compiler/kernel/index-arithmetic.ts";
+import { schedule } from "../src/compiler/group/fuse.ts";
 import { isContraction } from "../src/compiler/kernel/patterns.ts";
 import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { simplify } from "../src/compiler/simplify/simplify.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
-import { ArgumentError } from "../src/errors.ts";
+import { ArgumentError, InternalError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
@@ -176,6 +177,14 @@ test("no kernel uses atomics: sums of floats never depend on the order in which 
     }),
     { numRuns: 60 },
   );
+});
+
+test("what no kernel holds is refused by the scheduler, not taken for an elementwise op", () => {
+  const x = g.input([3], "f32");
+  for (const node of [g.allReduce(x, "sum"), g.allGather(x, 6), g.reduceScatter(x, 3)]) {
+    const wanted = { roots: [e("neg", node)], given: new Set([x]), stored: new Set<Node>(), fuse: true };
+    assert.throws(() => schedule(wanted), (error) => error instanceof InternalError && error.got === `${node.op} inside a kernel`);
+  }
 });
 
 test("without fusion a plan gives the same values with a kernel per op", () => {

@@ -8,103 +8,11 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, hidden } from "../src/graph/ops.ts";
 import { Batch, type Comparison, ulp } from "./batch.ts";
+import { least, tested } from "./elementwise-ops.ts";
 import { onEachDevice, type Tolerance } from "./harness.ts";
 
 const names = Object.keys(table) as ElementwiseName[];
 const record = (op: ElementwiseName): ElementwiseOp => table[op];
-
-/** What is promised of an op's f32 results; integers and bools are exact. */
-interface Promised extends Tolerance {
-  /** For which operands a result is promised. All by default. */
-  readonly when?: (...x: number[]) => boolean;
-  readonly zeroSigns?: boolean;
-}
-
-/** The smallest normal f32: below it devices may flush to 0. */
-const least = 1.2e-38;
-const exact: Promised = {};
-const signed: Promised = { zeroSigns: true };
-const number = (...x: number[]) => !x.some(Number.isNaN);
-const finite = (...x: number[]) => x.every(Number.isFinite);
-/** Correctly rounded or the other neighbour, as WGSL has it. */
-const rounded: Promised = { rtol: ulp, atol: least };
-
-const promises: Record<ElementwiseName, Promised> = {
-  neg: signed,
-  abs: signed,
-  sign: exact,
-  // Of a negative number there is no root, and drivers differ in what they give instead.
-  sqrt: { rtol: 2 * ulp, atol: least, when: (x) => x >= 0 },
-  // WGSL promises 3 + 2|x| ulp; lavapipe needs 63 at 87, where the exponent's low bits are lost.
-  exp: { rtol: 180 * ulp, atol: least, when: (x) => !(Math.abs(x) > 87 && Math.abs(x) < 100) && number(x) },
-  // From 0.25 on it is exp(x) - 1, which multiplies the error of exp by 5.
-  expm1: { rtol: 180 * ulp, atol: least, when: (x) => !(x > 87 && x < 100) },
-  // WGSL: 2^-21 absolutely between 0.5 and 2, 3 ulp elsewhere.
-  log: { rtol: 4 * ulp, atol: 2 ** -21 },
-  // From 0.0625 on it is log(1 + x): rounding 1 + x alone costs 2^-24 / 0.06; beyond that the error of log.
-  log1p: { rtol: 16 * ulp, atol: 2 ** -21 },
-  // WGSL: 2^-11 absolutely between -π and π. Drivers keep that to 64, and beyond we take turns off.
-  sin: { atol: 2 ** -11 },
-  cos: { atol: 2 ** -11 },
-  // The quotient of the two.
-  tan: { atol: 2 ** -10, rtol: 2 ** -8, when: (x) => !(Math.abs(Math.cos(x)) <= 0.1) },
-  // Polynomials and roots of our own.
-  asin: { rtol: 8 * ulp },
-  acos: { rtol: 8 * ulp },
-  // WGSL: 4096 ulp.
-  atan: { rtol: 4096 * ulp, atol: least },
-  // The error of exp; near 0 a polynomial.
-  sinh: { rtol: 180 * ulp },
-  cosh: { rtol: 180 * ulp },
-  // A polynomial near 0, a quotient of exponentials beyond: no relative accuracy is lost anywhere.
-  tanh: { rtol: 16 * ulp },
-  // Abramowitz and Stegun 7.1.26: 1.5e-7 absolutely, and the rounding of a sum near 1.
-  erf: { atol: 5e-7 },
-  floor: exact,
-  ceil: exact,
-  trunc: exact,
-  round: exact,
-  relu: { when: number },
-  not: exact,
-  bitNot: exact,
-  add: rounded,
-  sub: rounded,
-  mul: { ...rounded, zeroSigns: true },
-  // WGSL: 2.5 ulp.
-  div: { rtol: 2.5 * ulp, atol: least, zeroSigns: true },
-  idiv: exact,
-  irem: exact,
-  frem: exact,
-  // exp2(y log2(x)): the error of the logarithm times its size, which is 128 at most.
-  pow: {
-    rtol: 512 * ulp,
-    atol: least,
-    when: (x, y) => !number(x, y) || (finite(x, y) && x !== 0 && (x ** y === 0 || Number.isNaN(x ** y) || inRange(x ** y))),
-  },
-  max: { when: number },
-  min: { when: number },
-  // WGSL: 4096 ulp; nothing at the origin.
-  atan2: { rtol: 4096 * ulp, atol: least, when: (y, x) => finite(y, x) && x !== 0 && y !== 0 },
-  and: exact,
-  or: exact,
-  xor: exact,
-  shl: exact,
-  shr: exact,
-  lt: exact,
-  le: exact,
-  eq: exact,
-  ne: exact,
-  where: signed,
-  // Where not seen, heed is of no meaning, and weigh 0 whatever is there.
-  heed: { ...rounded, when: (seen, ...x) => seen !== 0 && inRange(x[0]! * x[1]!) },
-  weigh: { ...rounded, when: (seen, ...x) => seen === 0 || inRange(x[0]! * x[1]!) },
-  gated: { ...rounded, when: (w, x) => w === hidden || inRange(w * x) },
-  threefry: exact,
-};
-
-function inRange(x: number): boolean {
-  return Math.abs(x) > least && Math.abs(x) < 1e38;
-}
 
 const bothSigns = (values: readonly number[]) => values.flatMap((x) => [x, -x]);
 const special = [0, -0, Infinity, -Infinity, NaN];
@@ -145,7 +53,7 @@ const threefryAnswers = [
 
 function operands(op: ElementwiseName, dtype: DType): number[][] {
   if (op === "gated") return combinations([hidden, ...each[dtype]], each[dtype]);
-  if (record(op).arity === 3) return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
+  if (record(op).conditional) return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
   if (op === "threefry") {
     const columns = combinations(...Array.from({ length: 4 }, () => [0, 1, 12345, 3e9, 4294967295]));
     return columns.map((column, i) => [...threefryAnswers.map(({ x }) => x[i]!), ...column]);
@@ -154,15 +62,15 @@ function operands(op: ElementwiseName, dtype: DType): number[][] {
 }
 
 const operandDTypes = (op: ElementwiseName, dtype: DType): DType[] =>
-  Array.from({ length: record(op).arity }, (_, i) => record(op).arity === 3 && i === 0 ? "bool" : dtype);
+  Array.from({ length: record(op).arity }, (_, i) => record(op).conditional && i === 0 ? "bool" : dtype);
 
 onEachDevice("every elementwise op, for every dtype and kind of value", async (device) => {
   const batch = new Batch();
   // Equal columns are one leaf: ops that share their operands share kernels.
   const leaves = new Map<string, Node>();
   for (const op of names) {
-    const promised = promises[op];
-    assert.ok(promised !== undefined, `no promise for ${op}`);
+    assert.ok(tested[op] !== undefined, `${op} is not in test/elementwise-ops.ts`);
+    const { promised } = tested[op];
     for (const dtype of record(op).takes) {
       const columns = operands(op, dtype);
       const rounded = columns.map((column) => column.map((x) => toElement(dtype, x)));
@@ -250,7 +158,7 @@ onEachDevice("every elementwise op on scalars, on nothing, and on five axes", as
     };
     for (const op of names) {
       const [dtype] = record(op).takes;
-      const { when: _, ...tolerance } = promises[op];
+      const { when: _, ...tolerance } = tested[op].promised;
       const comparison: Tolerance = dtype === "f32" ? tolerance : {};
       batch.check(`${op} of [${shape}]`, g.elementwise(op, ...operandDTypes(op, dtype!).map(leaf)), comparison);
     }
@@ -272,6 +180,31 @@ test("constants fold to what the interpreter gives, rounded", () => {
         const what = `${op}(${columns.map((column) => column[i])}) of ${dtype}`;
         assert.ok(value === expected || Object.is(value, expected), `${what}: got ${value}, need ${expected}`);
       }
+    }
+  }
+});
+
+test("what records say of their ops is true: exact, commutes, conditional, partial", () => {
+  const halves = [...one.f16, 0.25, -0.25, 2047.5, -2.5, 65503.5].map((x) => toElement("f16", x));
+  for (const op of names) {
+    const { f64, arity, takes, exact, commutes, conditional, partial } = record(op);
+    const lists = Array.from({ length: arity }, (_, i) => i === 0 && conditional ? each.bool : halves);
+    const rows = combinations(...lists.slice(0, 3));
+    const what = (row: readonly number[]) => `${op}(${row.join(", ")})`;
+    rows[0]!.forEach((_, i) => {
+      const x = rows.map((column) => column[i]!);
+      const y = f64(...x);
+      if (exact && takes.includes("f32")) assert.ok(Object.is(toElement("f16", y), y), `${what(x)} is no half: ${y}`);
+      if (commutes) assert.ok(Object.is(f64(x[1]!, x[0]!) + 0, y + 0), `${what(x)} is another the other way round`);
+      if (conditional) assert.equal(f64(1, ...x.slice(1)) + 0, f64(5, ...x.slice(1)) + 0, `${what(x)} by the truth of its condition`);
+    });
+    if (partial === undefined) continue;
+    // Operands that are sums of two parts: the results of the parts add up to that of the sums.
+    const isSum = (at: number) => partial === "terms" || (partial === "chosen" ? at > 0 : at === 0);
+    for (const whole of [[1, 0.5, 8], [0, -2, 3], [1, 4, -1]].map((x) => x.slice(0, arity))) {
+      const part = whole.map((x, at) => isSum(at) ? [2, -3, 5][at]! : x);
+      const rest = whole.map((x, at) => isSum(at) ? x - part[at]! : x);
+      assert.equal(f64(...part) + f64(...rest) + 0, f64(...whole) + 0, `${what(whole)} in parts`);
     }
   }
 });

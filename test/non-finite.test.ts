@@ -323,6 +323,7 @@ const values: Readonly<Record<string, (x: Node, w: Node) => Node>> = {
   itself: (x) => x,
   part: (x) => g.slice(x, [0, 0], [1, x.shape[1]!], [1, 1]),
   scattered: (x) => g.scatterAdd(g.full([x.shape[0]!], 1, "i32"), g.reduce("sum", x, [1]), 0, 3),
+  joined: (x, w) => g.concat([values["scattered"]!(x, w), g.reduce("amax", e("mul", x, x), [1])], 0),
 };
 
 onEachDevice("what is watched is noted by the kernels that store it", async (device) => {

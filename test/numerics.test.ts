@@ -264,8 +264,26 @@ onEachDevice("sin, cos and tan of any finite number", async (device) => {
   s.setDefaultDevice(undefined);
 });
 
+onEachDevice("the cube root of any number", async (device) => {
+  s.setDefaultDevice(device);
+  const x = [...spread(2000, 6, -126, 127), ...spread(500, 7, 0, 3), 2 ** -126, 3.4028234663852886e38].map(Math.fround);
+  assertClose(await tensor(x).cbrt().data(), x.map(Math.cbrt), { rtol: 2 ** -21, atol: 0 });
+  // What a device may take for 0 it may take for 0 here.
+  const tiny = [1e-45, -1e-42, 3e-40, 1.1e-38].map(Math.fround);
+  const roots = await tensor(tiny).cbrt().data();
+  for (const [i, root] of roots.entries()) if (root !== 0) assertClose([root], [Math.cbrt(tiny[i]!)], { rtol: 2 ** -21 });
+  s.setDefaultDevice(undefined);
+});
+
+const cubeRoots: Case[] = [
+  { name: "whole ones", f: (x) => x.cbrt(), x: [[27, -8, 1, -1e9]], values: [3, -2, 1, -1000], gradients: [[1 / 27, 1 / 12, 1 / 3, 1 / 3e6]], second: [-2 / 2187, -2 * 2 / 288, 3 * -2 / 9, -4 * 2 / 9e15] },
+  { name: "where it ends", f: (x) => x.cbrt(), x: [[0, -0, Infinity, -Infinity]], values: [0, -0, Infinity, -Infinity], gradients: [[Infinity, Infinity, 0, 0]] },
+  { name: "its cube", f: (x) => x.cbrt().pow(3), x: [[5, -3e30, 1e-30]], values: [5, -3e30, 1e-30], gradients: [[1, 1, 1]] },
+];
+onEachDevice("the gradient of the cube root, and its gradient", (device) => check(device, cubeRoots));
+
 const undefinedOnes: Case[] = [
-  ...(["neg", "abs", "sign", "sqrt", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceil", "trunc", "round", "gelu", "silu", "square", "reciprocal", "rsqrt"] as const)
+  ...(["neg", "abs", "sign", "sqrt", "cbrt", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceil", "trunc", "round", "gelu", "silu", "square", "reciprocal", "rsqrt"] as const)
     .map((op): Case => ({ name: `${op} of NaN`, f: (x) => x[op](), x: [[NaN]], values: [NaN] })),
   { name: "arithmetic of NaN", f: (x) => s.concat([x.add(1), x.sub(1), x.mul(2), x.div(3), x.pow(2.5), x.mod(2)]), x: [[NaN]], values: [NaN, NaN, NaN, NaN, NaN, NaN] },
   { name: "x times 0", f: (x) => x.mul(0), x: [[NaN, Infinity, -Infinity, 3e38, 1e-38, 0, -1]], values: [NaN, NaN, NaN, 0, 0, 0, 0] },

@@ -63,6 +63,7 @@ op("neg of u32 wraps", () => u32([1, 0]).neg(), [2], [4294967295, 0]);
 op("sign and abs", () => s.concat([i32([-3, 0, 2]).sign(), i32([-3, 0, 2]).abs()]), [6], [-1, 0, 1, 3, 0, 2]);
 op("rounding halves to even", () => tensor([0.5, 1.5, 2.5, -0.5, -1.5, 2.4]).round(), [6], [0, 2, 2, -0, -2, 2]);
 op("rounding of integers", () => i32([3]).floor(), [1], [3]);
+op("cube roots, of integers too", () => s.concat([tensor([-8, 0, 0.125]).cbrt(), i32([-27, 64]).cbrt()]), [5], [-2, 0, 0.5, -3, 4]);
 op("reciprocal and rsqrt", () => s.concat([tensor([4]).reciprocal(), tensor([4]).rsqrt()]), [2], [0.25, 0.5]);
 
 // Comparison, truth, bits.

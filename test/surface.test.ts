@@ -87,7 +87,7 @@ const alongAxis: Usage = { args: [{ axis: 0 }] };
 
 const ofTensor: Usages = {
   ...Object.fromEntries(
-    ("neg abs sign sqrt rsqrt square reciprocal exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh erf floor ceil trunc round relu " +
+    ("neg abs sign sqrt cbrt rsqrt square reciprocal exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh erf floor ceil trunc round relu " +
       "sigmoid silu softplus isNaN isFinite not detach stopGradient contiguous").split(" ").map((name) => [name, unary]),
   ),
   ...Object.fromEntries(

@@ -157,6 +157,7 @@ unary("f32", {
   "pow by a tensor": <D extends DType>(x: Tensor<D>) => x.pow(all.bool),
   "atan2 of a number": <D extends DType>(x: Tensor<D>) => x.atan2(1),
   sqrt: <D extends DType>(x: Tensor<D>) => x.sqrt(),
+  cbrt: <D extends DType>(x: Tensor<D>) => x.cbrt(),
   rsqrt: <D extends DType>(x: Tensor<D>) => x.rsqrt(),
   reciprocal: <D extends DType>(x: Tensor<D>) => x.reciprocal(),
   exp: <D extends DType>(x: Tensor<D>) => x.exp(),

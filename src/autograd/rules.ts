@@ -90,6 +90,8 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
     const zero = equal(y, 0);
     return div(where(zero, 0, g), where(zero, 1, mul(y, 2)));
   }],
+  // y = ∛x: dx = g / 3y²
+  cbrt: [(g, y) => div(g, mul(square(y), 3))],
   // y = eˣ: dx = g y
   exp: [(g, y) => mul(g, y)],
   // y = eˣ - 1: dx = g (y + 1)

@@ -1,9 +1,9 @@
 /** From a graph to a plan: simplify, store operands, split, schedule, merge, lay out, lower, tile, render. */
 import { flags } from "../debug/flags.ts";
 import { InternalError, OutOfMemoryError } from "../errors.ts";
-import { makeFor, makeNode, mergingEqual, type Node, toposort } from "../graph/node.ts";
-import { isElementwise } from "../graph/ops.ts";
+import { isKind, makeFor, makeNode, mergingEqual, type Node, type NodeOf, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
+import { kernelOf, type StructuralOf } from "../graph/structural.ts";
 import { type Schedule, schedule } from "./group/fuse.ts";
 import { type Layout, layOut, shareTemporaries, type SlotDraft } from "./group/memory.ts";
 import { type KernelGroup, mergeKernels } from "./group/merge.ts";
@@ -11,10 +11,10 @@ import { takeWaits, type Waits } from "./group/waits.ts";
 import { type Watch, watchable, watchedParts } from "./group/watch.ts";
 import { eachStatement, type KernelIR } from "./kernel/ir.ts";
 import type { Location } from "./kernel/location.ts";
-import { isAttention, isContraction } from "./kernel/patterns.ts";
-import { argsortProgram } from "./lower/argsort.ts";
+import { isContraction } from "./kernel/patterns.ts";
 import { overwritesWhatItRead } from "./lower/in-place.ts";
 import { lower } from "./lower/lower.ts";
+import { ownProgram } from "./lower/programs.ts";
 import { attentionBlock } from "./plan/attention-block.ts";
 import { type ContractionSchedule, signatureOf } from "./plan/contraction-schedules.ts";
 import type { Plan, PlanStep, Program, Target } from "./plan/plan.ts";
@@ -69,10 +69,10 @@ export interface PlanNodes {
   readonly steps: readonly StepNodes[];
 }
 
-/** Whether plans for items can be made of a graph: sorting is for one at a time. */
+/** Whether plans for items can be made of a graph: programs of ops are for one at a time, as that of sorting. */
 export function servesItems(roots: readonly Node[], inputs: readonly Node[]): boolean {
   const given = new Set(inputs);
-  return !toposort(roots, (node) => !given.has(node)).some((node) => node.op === "argsort" && !given.has(node));
+  return !toposort(roots, (node) => !given.has(node)).some((node) => kernelOf(node) === "program" && !given.has(node));
 }
 
 /**
@@ -106,7 +106,7 @@ function compiled(request: CompileRequest, target: Target, observe: ((nodes: Pla
   // Updating in place is tried first; what turns out to be read after it is written goes through a copy.
   const copied = new Set<number>();
   const inMemory = new Set([...given, ...stored]);
-  const whole = new Set(stored.filter((node) => node.op === "argsort").map((node) => node.src[0]!));
+  const whole = new Set(stored.filter((node) => kernelOf(node) === "program").flatMap((node) => node.src));
   for (;;) {
     const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common, watch: watch && { ...watch, parts } });
     const chosen = new Map<KernelGroup, ContractionSchedule>();
@@ -150,8 +150,8 @@ function materializeOperands(roots: readonly Node[], given: ReadonlySet<Node>): 
     if (given.has(node)) continue;
     makeFor(node);
     const src = node.src.map((source) => {
-      if (node.op !== "concat") return now(source);
-      if (!given.has(source) && source.op !== "argsort") {
+      if (kernelOf(node) !== "region") return now(source);
+      if (!given.has(source) && kernelOf(source) !== "program") {
         return node.shape.length === 1 ? contractionOf(now(source), given) : now(source);
       }
       const inPlace = now(source);
@@ -173,13 +173,13 @@ function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
   while (base.op === "reshape" && !given.has(base)) base = base.src[0]!;
   const contracts = (x: Node, depth: number): boolean =>
     !given.has(x) && (isContraction(x) ||
-      (depth > 0 && (isElementwise(x.op) || x.op === "cast") && x.src.some((source) => contracts(source, depth - 1))));
+      (depth > 0 && kernelOf(x) === "inside" && x.src.some((source) => contracts(source, depth - 1))));
   return base !== node && contracts(base, epilogueDepth) ? base : node;
 }
 
 function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {
   for (const node of toposort(roots, (node) => !given.has(node))) {
-    if ((node.op === "input" || node.op === "storage") && !given.has(node)) {
+    if (kernelOf(node) === "given" && !given.has(node)) {
       throw new InternalError("compileGraph", { got: `a graph with the leaf ${node.op} #${node.id}`, need: "that leaf among the inputs" });
     }
   }
@@ -211,7 +211,7 @@ function kernels(
 function widestNode(plan: Schedule, given: ReadonlySet<Node>, watched: ReadonlySet<Node>, most: number): Node | undefined {
   const inMemory = new Set(plan.drafts.map((draft) => draft.root));
   for (const draft of plan.drafts) {
-    if (draft.root.op === "concat") continue;
+    if (kernelOf(draft.root) === "region") continue;
     const maxBuffers = watched.has(draft.root) ? most - 1 : most;
     const isLeaf = (node: Node) => node !== draft.root && (given.has(node) || inMemory.has(node));
     const order = toposort([draft.root], (node) => !isLeaf(node));
@@ -261,9 +261,9 @@ function lowerGroup(
 ): KernelIR | undefined {
   const [draft] = group.drafts;
   const { root } = draft!;
-  if (root.op === "concat" || root.op === "argsort" || size(root.shape) === 0) return undefined;
-  if (root.op === "scatterAdd") return lower(group, layout, plainTile);
-  if (isAttention(root)) return lower(group, layout, { ...plainTile, attention: attentionBlock(target) });
+  const kernel = kernelOf(root);
+  if (kernel === "region" || kernel === "program" || size(root.shape) === 0) return undefined;
+  if (kernel === "own") return lower(group, layout, { ...plainTile, attention: attentionBlock(target) });
   const domain = draft!.variables
     .filter((variable) => variable.extent > 1 && (draft!.outer === undefined || draft!.outer.has(variable)))
     .map((variable) => variable.extent);
@@ -318,7 +318,12 @@ function overwrites(ir: KernelIR | undefined, from: number, to: number): boolean
 
 function hasKernel(group: KernelGroup, ir: KernelIR | undefined): boolean {
   const { root } = group.drafts[0]!;
-  return ir !== undefined || (root.op === "argsort" && size(root.shape) > 0);
+  return ir !== undefined || hasProgram(root);
+}
+
+/** Whether it is computed by a program of its own; where nothing is to be computed there is none. */
+function hasProgram(root: Node): root is NodeOf<StructuralOf<"program">> {
+  return isKind(root, "program") && size(root.shape) > 0;
 }
 
 function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>, layout: Layout, schedule: ContractionSchedule | undefined): StepNodes {
@@ -335,7 +340,7 @@ function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>, layout: Layout
 function writtenParts(root: Node): Set<Node> {
   const parts = new Set<Node>([root]);
   for (const part of parts) {
-    if (part.op !== "concat") continue;
+    if (kernelOf(part) !== "region") continue;
     parts.delete(part);
     for (const source of part.src) parts.add(source);
   }
@@ -353,7 +358,7 @@ function assemble(
     const { root } = group.drafts[0]!;
     const ir = lowered[i];
     if (ir !== undefined) return [{ group, ir, slots: slotsOf(ir) }];
-    return root.op === "argsort" && size(root.shape) > 0 ? [sort(root, layout, target)] : [];
+    return hasProgram(root) ? [dispatched(root, layout, target)] : [];
   });
   const copies = layout.copies.filter((copy) => copy.bytes > 0);
   const touched = [...kernels.map(({ slots }) => slots), ...copies.map(({ from, to }) => [from, to])];
@@ -458,16 +463,13 @@ function strideOfItems({ bytes, common }: SlotDraft): number {
   return common ? 0 : bytes;
 }
 
-function sort(root: Node, layout: Layout, target: Target): { program: Program; slots: readonly number[] } {
-  const source = root.src[0]!;
-  const length = root.shape[root.shape.length - 1]!;
-  const from = layout.source(source)!;
+function dispatched(root: NodeOf<StructuralOf<"program">>, layout: Layout, target: Target): { program: Program; slots: readonly number[] } {
+  const from = root.src.map((source) => layout.source(source)!);
   const [to, ...others] = layout.targets(root);
-  if (from.offset !== 0 || to === undefined || others.length > 0) {
-    throw new InternalError("argsort", { got: "an operand inside another value", need: "memory of its own" });
+  if (from.some(({ offset }) => offset !== 0) || to === undefined || others.length > 0) {
+    throw new InternalError(root.op, { got: "an operand inside another value", need: "memory of its own" });
   }
-  const program = argsortProgram(size(root.shape) / length, length, source.dtype, target);
-  return { program, slots: [from.slot, to.slot] };
+  return { program: ownProgram(root, target), slots: [...from, to].map(({ slot }) => slot) };
 }
 
 function roundsToHalf(ir: KernelIR): boolean {

@@ -6,9 +6,9 @@ import { InternalError, OutOfMemoryError } from "../errors.ts";
 import { input, withSources } from "../graph/build.ts";
 import { type Node, type ReductionNode, toposort } from "../graph/node.ts";
 import { size } from "../graph/shape.ts";
+import { isMovement, isStored } from "../graph/structural.ts";
 import { type ChosenSchedule, compileGraph, type CompileRequest } from "./compile.ts";
 import { isContraction } from "./kernel/patterns.ts";
-import { isMovement } from "./kernel/source-indices.ts";
 import {
   blockOf,
   type ContractionSchedule,
@@ -100,7 +100,7 @@ function cutOut(node: ReductionNode, given: ReadonlySet<Node>): CompileRequest {
   const cut = (operand: Node): Node => {
     const views: Node[] = [];
     let base = operand;
-    for (; isMovement(base) && base.op !== "contiguous" && base.op !== "copy" && !given.has(base); base = base.src[0]!) views.push(base);
+    for (; isMovement(base) && !isStored(base) && base.op !== "copy" && !given.has(base); base = base.src[0]!) views.push(base);
     let leaf = inputs.get(base);
     if (leaf === undefined) inputs.set(base, leaf = input(base.shape, base.dtype));
     return views.reduceRight((source, view) => withSources(view, [source]), leaf);

@@ -16,11 +16,14 @@ export function withDeepStacks<T>(body: () => T): T {
   }
 }
 
+/** The folder of the library's own files: this one is in a folder there, or is part of a bundle in one. */
+const library = new URL("..", import.meta.url).href;
+
 /**
- * The innermost frame of an error's stack that is not in the folder `library` (its URL), as `path:line`; undefined where
- * there is none. Stacks are spelled only when they are asked for, so that an error that is never asked costs little.
+ * The innermost frame of an error's stack that is not in the library, as `path:line`; undefined where there is none. Stacks
+ * are spelled only when they are asked for, so that an error that is never asked costs little.
  */
-export function callerOf(error: Error, library: string): string | undefined {
+export function callerOf(error: Error): string | undefined {
   const own = plainPath(library);
   for (const frame of error.stack?.split("\n") ?? []) {
     const place = /(?:^|[\s(@])((?:[a-z]+:\/\/|\/|[A-Za-z]:[\\/])[^()]*):(\d+):\d+\)?$/.exec(frame.trim());

@@ -1,8 +1,8 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type Windows } from "./node.ts";
-import { elementwise as table, type ElementwiseName, type ElementwiseOp, type ReductionName, reductions } from "./ops.ts";
+import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type StructuralName, type Windows } from "./node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp, isElementwise, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
 
@@ -13,9 +13,8 @@ export function elementwise(op: ElementwiseName, ...src: Node[]): Node {
   if (src.length !== record.arity) {
     throw new ArgumentError(op, { got: `${src.length} operands`, need: `${record.arity}` });
   }
-  const chooses = record.arity === 3;
-  const values = chooses ? src.slice(1) : src;
-  if (chooses) requireDType(op, src[0]!.dtype, ["bool"]);
+  const values = record.conditional ? src.slice(1) : src;
+  if (record.conditional) requireDType(op, src[0]!.dtype, ["bool"]);
   for (const node of src) {
     if (!sameShape(node.shape, last.shape)) {
       throw new ShapeError(op, { got: src.map((n) => formatShape(n.shape)).join(" and "), need: "equal shapes" });
@@ -179,7 +178,7 @@ export function windowCount(extent: number, { length, stride, dilation }: Omit<W
   return Math.max(0, Math.floor((extent - (length - 1) * dilation - 1) / stride) + 1);
 }
 
-/** Windows along one axis, the place within a window as the last axis; see `window` in node.ts. */
+/** Windows along one axis, the place within a window as the last axis; see `window` in structural.ts. */
 export function window(x: Node, windows: Windows): Node {
   checkWindows("window", windows, x.shape.length);
   const { axis, length, stride, dilation } = windows;
@@ -189,7 +188,7 @@ export function window(x: Node, windows: Windows): Node {
   return makeNode("window", [x], { axis, length, stride, dilation }, shape, x.dtype, x.device);
 }
 
-/** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in node.ts. */
+/** The elements of windows (the last axis) where they lie on an axis of `length`, not yet added up; see `unwindow` in structural.ts. */
 export function unwindow(x: Node, windows: Windows): Node {
   checkWindows("unwindow", windows, x.shape.length - 1);
   const { axis, length, stride, dilation } = windows;
@@ -246,7 +245,7 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
   return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
-/** What attention is of: see `attention` in node.ts. */
+/** What attention is of: see `attention` in structural.ts. */
 export interface AttentionOperands {
   readonly q: Node;
   readonly k: Node;
@@ -254,21 +253,21 @@ export interface AttentionOperands {
   readonly bias?: Node | undefined;
 }
 
-/** The weighted values of each query, and what its weights are relative to; see `attention` in node.ts. f32. */
+/** The weighted values of each query, and what its weights are relative to; see `attention` in structural.ts. f32. */
 export function attention({ q, k, v, bias }: AttentionOperands, diagonal?: number): Node {
   const { batch, e, t } = attentionLengths("attention", { q, k, v, bias });
   const src = bias === undefined ? [q, k, v] : [q, k, v, bias];
   return makeNode("attention", src, { diagonal }, [...batch, e + 2, t], "f32", deviceOf("attention", src));
 }
 
-/** What the gradients of an attention are made of: see `attentionGradient` in node.ts. */
+/** What the gradients of an attention are made of: see `attentionGradient` in structural.ts. */
 export interface AttentionGradientOperands extends AttentionOperands {
   readonly norm: Node;
   readonly g: Node;
   readonly delta: Node;
 }
 
-/** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in node.ts. f32. */
+/** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in structural.ts. f32. */
 export function attentionGradient(of: "queries" | "keys", operands: AttentionGradientOperands, diagonal?: number): Node {
   const { q, k, v, norm, g, delta, bias } = operands;
   const { batch, d, e, t, s } = attentionLengths("attentionGradient", operands);
@@ -346,12 +345,12 @@ export function newRegion(): number {
   return nextRegion++;
 }
 
-/** The same values, at the border of a region; see `checkpoint` in node.ts. */
+/** The same values, at the border of a region; see `checkpoint` in structural.ts. */
 export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
   return makeNode("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
 }
 
-/** The same values, of which what is made is computed after `others`; see `after` in node.ts. */
+/** The same values, of which what is made is computed after `others`; see `after` in structural.ts. */
 export function after(x: Node, others: readonly Node[], wait?: number): Node {
   return makeNode("after", [x, ...others], { wait }, x.shape, x.dtype, x.device);
 }
@@ -380,6 +379,60 @@ export function reduceScatter(x: Node, rows: number): Node {
 export function copy(x: Node, device: number): Node {
   if (x.device === device) return x;
   return makeNode("copy", [x], { device }, x.shape, x.dtype, device);
+}
+
+/** What the constructor of each op makes of a node's parts: it may be a simpler node, of the same shape, dtype and device. */
+const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
+  const: ({ attrs, dtype }) => {
+    if (!Object.is(toElement(dtype, attrs.value), attrs.value)) throw new Error("the value is no element of the dtype");
+    return constant(attrs.value, dtype);
+  },
+  iota: ({ shape, dtype }) => {
+    if (dtype === "bool" || dtype === "f16") throw new Error("iota counts in numbers of 32 bits");
+    return iota(shape[0]!, dtype);
+  },
+  input: (node) => node,
+  storage: (node) => node,
+  cast: ({ src, dtype }) => cast(src[0]!, dtype),
+  bitcast: ({ src, dtype }) => bitcast(src[0]!, dtype),
+  reshape: ({ src, shape }) => reshape(src[0]!, shape),
+  permute: ({ src, attrs }) => permute(src[0]!, attrs.axes),
+  expand: ({ src, shape }) => expand(src[0]!, shape),
+  pad: ({ src, attrs }) => pad(src[0]!, attrs.low, attrs.high, attrs.value),
+  slice: ({ src, attrs, shape }) => slice(src[0]!, attrs.start, shape, attrs.step),
+  window: ({ src, attrs }) => window(src[0]!, attrs),
+  unwindow: ({ src, attrs }) => unwindow(src[0]!, attrs),
+  sum: ({ src, attrs }) => reduce("sum", src[0]!, attrs.axes),
+  prod: ({ src, attrs }) => reduce("prod", src[0]!, attrs.axes),
+  amax: ({ src, attrs }) => reduce("amax", src[0]!, attrs.axes),
+  amin: ({ src, attrs }) => reduce("amin", src[0]!, attrs.axes),
+  gather: ({ src, attrs }) => gather(src[0]!, src[1]!, attrs.axis),
+  scatterAdd: ({ src, attrs }) => scatterAdd(src[0]!, src[1]!, attrs.axis, attrs.length),
+  attention: ({ src, attrs }) => {
+    const [q, k, v, bias] = src as readonly [Node, Node, Node, Node?];
+    return attention({ q, k, v, bias }, attrs.diagonal);
+  },
+  attentionGradient: ({ src, attrs }) => {
+    const [q, k, v, norm, g, delta, bias] = src as readonly [Node, Node, Node, Node, Node, Node, Node?];
+    return attentionGradient(attrs.of, { q, k, v, norm, g, delta, bias }, attrs.diagonal);
+  },
+  argsort: ({ src }) => argsort(src[0]!),
+  concat: ({ src, attrs }) => concat(src, attrs.axis),
+  contiguous: ({ src }) => contiguous(src[0]!),
+  stopGradient: ({ src }) => stopGradient(src[0]!),
+  checkpoint: ({ src, attrs }) => checkpoint(src[0]!, attrs.region, attrs.side, src.slice(1)),
+  after: ({ src, attrs }) => after(src[0]!, src.slice(1), attrs.wait),
+  allReduce: ({ src, attrs }) => allReduce(src[0]!, attrs.how),
+  allGather: ({ src, attrs }) => allGather(src[0]!, attrs.total),
+  reduceScatter: ({ src, attrs }) => reduceScatter(src[0]!, attrs.rows),
+  copy: ({ src, attrs }) => copy(src[0]!, attrs.device),
+};
+
+/** A node made of the parts of another by the constructor of its op; throws as that does where they do not fit. */
+export function rebuilt(node: Node): Node {
+  if (isElementwise(node.op)) return elementwise(node.op, ...node.src);
+  // Each entry of the table takes the node of its own op, which is the one it is looked up with.
+  return (makers[node.op] as (node: Node) => Node)(node);
 }
 
 /** `node` with other sources of the same shapes and dtypes. */

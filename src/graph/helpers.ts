@@ -1,207 +1,32 @@
-export type WgslHelperName =
-  | "sign"
-  | "tanh"
-  | "sinh"
-  | "cosh"
-  | "turn"
-  | "asin"
-  | "acos"
-  | "erf"
-  | "log"
-  | "log1p"
-  | "expm1"
-  | "pow"
-  | "frem"
-  | "nothing"
-  | "zeroOver"
-  | "f32ToI32"
-  | "f32ToU32"
-  | "roundToHalf"
-  | "halfBits"
-  | "threefry";
-export type JsHelperName = "erf" | "round" | "bitcast" | "half" | "threefry";
+/** Source of functions that kernels call and that belong to no function of f32 in functions.ts, in WGSL and in JavaScript. */
 
-/** Functions that op spellings call, in WGSL. Each is emitted into a kernel that names it. */
-export const wgslHelpers: Readonly<Record<WgslHelperName, string>> = {
-  // Not a number where x is none, which drivers' sign makes 0.
-  sign: `fn sw_sign(x: f32) -> f32 {
-  return select(sign(x), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // Below 0.25 the odd Taylor polynomial (relative error under 1e-7); above, exp's argument is kept in range.
-  tanh: `fn sw_tanh(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  let z = x * x;
-  let small = x * (1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488))));
-  let large = 1.0 - 2.0 / (exp(2.0 * min(abs(x), 15.0)) + 1.0);
-  let r = select(bitcast<f32>(bitcast<u32>(large) | (bits & 0x80000000u)), small, abs(x) < 0.25);
-  return select(r, x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // Taylor series below 1 (relative error under 3e-8). Beyond, e^|x| / 2 as the product of √e^|x| and its half, which a smaller
-  // exponent makes: neither exceeds the range before the result does.
-  sinh: `fn sw_sinh(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  let z = x * x;
-  let small = x + x * z * (0.16666667 + z * (0.0083333338 + z * (0.0001984127 + z * 0.0000027557319)));
-  let root = exp(0.5 * abs(x));
-  let half = root * bitcast<f32>(bitcast<u32>(root) - 0x00800000u);
-  let r = select(bitcast<f32>(bitcast<u32>(half - 0.25 / half) | (bits & 0x80000000u)), small, abs(x) < 1.0);
-  return select(r, x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`,
-  cosh: `fn sw_cosh(x: f32) -> f32 {
-  let root = exp(0.5 * abs(x));
-  let half = root * bitcast<f32>(bitcast<u32>(root) - 0x00800000u);
-  return select(half + 0.25 / half, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // x less a multiple of 2π, between -π and π, where x is beyond 64; drivers go wrong somewhere beyond that. Payne and Hanek
-  // (1983): of 2/π only those 96 bits count whose products with x's 24 are neither multiples of 4 nor too small to matter.
-  // The 64 bits of the product that stay are quarters of a turn, in units of 2^-62.
-  turn: `fn sw_high(a: u32, b: u32) -> u32 {
-  let al = a & 0xffffu;
-  let ah = a >> 16u;
-  let bl = b & 0xffffu;
-  let bh = b >> 16u;
-  let lh = al * bh;
-  let hl = ah * bl;
-  let carry = ((al * bl) >> 16u) + (lh & 0xffffu) + (hl & 0xffffu);
-  return ah * bh + (lh >> 16u) + (hl >> 16u) + (carry >> 16u);
-}
-fn sw_turn(x: f32) -> f32 {
-  let bits = bitcast<u32>(x) & 0x7fffffffu;
-  if (bits <= 0x42800000u) { return x; }
-  if (bits >= 0x7f800000u) {
-    var nan_bits = 0x7fc00000u;
-    return bitcast<f32>(nan_bits);
-  }
-  var words = array<u32, 7>(0u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u);
-  let m = (bits << 8u) | 0x80000000u;
-  let s = (bits >> 23u) - 128u;
-  let at = s >> 5u;
-  let left = s & 31u;
-  let right = 31u - left;
-  let a = (words[at] << left) | ((words[at + 1u] >> 1u) >> right);
-  let b = (words[at + 1u] << left) | ((words[at + 2u] >> 1u) >> right);
-  let c = (words[at + 2u] << left) | ((words[at + 3u] >> 1u) >> right);
-  var low = m * b + sw_high(m, c);
-  var high = m * a + sw_high(m, b) + select(0u, 1u, low < m * b);
-  let back = high >= 0x80000000u;
-  if (back) {
-    low = ~low + 1u;
-    high = ~high + select(0u, 1u, low == 0u);
-  }
-  let angle = (f32(high) * 0.00000000093132257 + f32(low) * 2.1684043e-19) * 1.5707964;
-  return select(angle, -angle, back != (x < 0.0));
-}`,
-  // Cephes' asinf (Moshier): a polynomial to 0.5, beyond it π/2 - 2 asin(√((1 - |x|) / 2)).
-  asin: `fn sw_asin(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  let a = abs(x);
-  let outer = a > 0.5;
-  let z = select(x * x, 0.5 * (1.0 - a), outer);
-  let s = select(a, sqrt(z), outer);
-  let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
-  let r = select(p, 1.5707963 - 2.0 * p, outer);
-  return select(bitcast<f32>(bitcast<u32>(r) | (bits & 0x80000000u)), x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // The same polynomial; π/2 - asin(x) would lose what is small near 1.
-  acos: `fn sw_acos(x: f32) -> f32 {
-  let a = abs(x);
-  let outer = a > 0.5;
-  let z = select(x * x, 0.5 * (1.0 - a), outer);
-  let s = select(x, sqrt(z), outer);
-  let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
-  return select(1.5707963 - p, select(2.0 * p, 3.1415927 - 2.0 * p, x < 0.0), outer);
-}`,
-  // Taylor series below 0.5; beyond, Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
-  erf: `fn sw_erf(x: f32) -> f32 {
-  let bits = bitcast<u32>(x);
-  let a = abs(x);
-  let z = x * x;
-  let small = x * (1.1283792 + z * (-0.37612638 + z * (0.112837918 + z * (-0.026866171 + z * (0.0052239776 - z * 0.00085483269)))));
-  let t = 1.0 / (1.0 + 0.3275911 * a);
-  let p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-  let large = bitcast<f32>(bitcast<u32>(1.0 - p * exp(-min(z, 80.0))) | (bits & 0x80000000u));
-  return select(select(large, small, a < 0.5), x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // -∞ at 0, and not a number where x is none or negative, whatever the driver has there.
-  log: `fn sw_log(x: f32) -> f32 {
-  var beyond = 0xff800000u;
-  let bits = bitcast<u32>(x);
-  let zero = (bits & 0x7fffffffu) == 0u;
-  beyond |= select(0x400000u, 0u, zero);
-  return select(log(x), bitcast<f32>(beyond), zero || bits > 0x7f800000u);
-}`,
-  // Kahan's formulas: exact where 1 + x or exp(x) rounds to 1.
-  log1p: `fn sw_log1p(x: f32) -> f32 {
-  var beyond = 0xff800000u;
-  let bits = bitcast<u32>(x);
-  beyond |= select(0x400000u, 0u, bits == 0xbf800000u);
-  let z = x * x;
-  let small = x * (1.0 + x * (-0.5 + x * (0.33333334 + x * (-0.25 + x * (0.2 - x * 0.16666667)))));
-  let r = select(log(1.0 + x), small, abs(x) < 0.0625 && z == z);
-  return select(r, bitcast<f32>(beyond), (bits & 0x7fffffffu) > 0x7f800000u || bits >= 0xbf800000u);
-}`,
-  expm1: `fn sw_expm1(x: f32) -> f32 {
-  let small = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (0.041666668 + x * (0.0083333338 + x * 0.0013888889)))));
-  return select(select(exp(x) - 1.0, small, abs(x) < 0.25), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
-}`,
-  // WGSL's pow is undefined for a negative base; here an integer exponent gives the signed power, any other NaN.
-  pow: `fn sw_pow(x: f32, y: f32) -> f32 {
-  var nan_bits = 0x7fc00000u;
-  let r = pow(abs(x), y);
-  let odd = abs(y - 2.0 * floor(y * 0.5)) == 1.0;
-  let negative = select(select(bitcast<f32>(nan_bits), r, floor(y) == y), -r, odd);
-  let none = max(bitcast<u32>(x) & 0x7fffffffu, bitcast<u32>(y) & 0x7fffffffu) > 0x7f800000u;
-  return select(select(select(r, negative, x < 0.0), bitcast<f32>(nan_bits), none), 1.0, y == 0.0);
-}`,
-  // The exact remainder, of integers: of x's mantissa times a power of two, eight of its zeros a time, by that of y.
-  frem: `fn sw_frem(x: f32, y: f32) -> f32 {
-  let a = bitcast<u32>(x) & 0x7fffffffu;
-  let b = bitcast<u32>(y) & 0x7fffffffu;
-  if (a >= 0x7f800000u || b > 0x7f800000u || b == 0u) {
-    var nan_bits = 0x7fc00000u;
-    return bitcast<f32>(nan_bits);
-  }
-  if (a < b) { return x; }
-  let ea = max(a >> 23u, 1u);
-  let eb = max(b >> 23u, 1u);
-  let divisor = (b & 0x7fffffu) | select(0u, 0x800000u, b >= 0x800000u);
-  var rest = ((a & 0x7fffffu) | select(0u, 0x800000u, a >= 0x800000u)) % divisor;
-  var zeros = ea - eb;
-  while (zeros > 0u && rest > 0u) {
-    let some = min(zeros, 8u);
-    rest = (rest << some) % divisor;
-    zeros -= some;
-  }
-  if (rest == 0u) { return bitcast<f32>(bitcast<u32>(x) & 0x80000000u); }
-  // rest * 2^(eb - 150), whose leading bit goes where that of a normal number is, if there is room below eb.
-  let shift = min(countLeadingZeros(rest) - 8u, eb - 1u);
-  let shifted = rest << shift;
-  let size = select(shifted, (shifted & 0x7fffffu) | ((eb - shift) << 23u), shifted >= 0x800000u);
-  return bitcast<f32>(size | (bitcast<u32>(x) & 0x80000000u));
-}`,
-  // x * 0 and x - x, of which drivers make 0 before they know x.
-  nothing: `fn sw_nothing(x: f32) -> f32 {
+// x * 0 and x - x, of which drivers make 0 before they know x.
+export const nothing: string = `fn sw_nothing(x: f32) -> f32 {
   var nan_bits = 0x7fc00000u;
   return select(0.0, bitcast<f32>(nan_bits), (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u);
-}`,
-  // 0 / x, of which they make 0 as well.
-  zeroOver: `fn sw_zero_over(x: f32) -> f32 {
+}`;
+
+// 0 / x, of which they make 0 as well.
+export const zeroOver: string = `fn sw_zero_over(x: f32) -> f32 {
   var nan_bits = 0x7fc00000u;
   return select(0.0, bitcast<f32>(nan_bits), (bitcast<u32>(x) & 0x7fffffffu) - 1u >= 0x7f800000u);
-}`,
-  f32ToI32: `fn sw_f32_to_i32(x: f32) -> i32 {
+}`;
+
+export const f32ToI32: string = `fn sw_f32_to_i32(x: f32) -> i32 {
   let bits = bitcast<u32>(x) & 0x7fffffffu;
   let inside = i32(clamp(x, -2147483648.0, 2147483520.0));
   return select(select(inside, 2147483647, x >= 2147483648.0), 0, bits > 0x7f800000u);
-}`,
-  f32ToU32: `fn sw_f32_to_u32(x: f32) -> u32 {
+}`;
+
+export const f32ToU32: string = `fn sw_f32_to_u32(x: f32) -> u32 {
   let bits = bitcast<u32>(x) & 0x7fffffffu;
   let inside = u32(clamp(x, 0.0, 4294967040.0));
   return select(select(inside, 4294967295u, x >= 4294967296.0), 0u, bits > 0x7f800000u);
-}`,
-  // An f32 that a half can hold, by integers: WGSL does not say how a conversion to f16 rounds, nor how sums do. Subnormal
-  // halves are multiples of 2^-24: products with a power of two are exact, and round goes to the even one of two.
-  roundToHalf: `fn sw_round_to_half(x: f32) -> f32 {
+}`;
+
+// An f32 that a half can hold, by integers: WGSL does not say how a conversion to f16 rounds, nor how sums do. Subnormal
+// halves are multiples of 2^-24: products with a power of two are exact, and round goes to the even one of two.
+export const roundToHalf: string = `fn sw_round_to_half(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let size = bits & 0x7fffffffu;
   let nearest = (size + 0x0fffu + ((size >> 13u) & 1u)) & 0xffffe000u;
@@ -209,9 +34,10 @@ fn sw_turn(x: f32) -> f32 {
   let finite = select(nearest, small, size < 0x38800000u);
   let rounded = select(finite, select(0x7f800000u, 0x7fc00000u, size > 0x7f800000u), finite > 0x477fe000u);
   return bitcast<f32>(rounded | (bits & 0x80000000u));
-}`,
-  // The same as the half's own bits.
-  halfBits: `fn sw_half_bits(x: f32) -> u32 {
+}`;
+
+// The same as the half's own bits.
+export const halfBits: string = `fn sw_half_bits(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
   let size = bits & 0x7fffffffu;
   let nearest = (size + 0x0fffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u;
@@ -219,33 +45,13 @@ fn sw_turn(x: f32) -> f32 {
   let finite = select(nearest, small, size < 0x38800000u);
   let rounded = select(finite, select(0x7c00u, 0x7e00u, size > 0x7f800000u), size >= 0x477ff000u);
   return rounded | ((bits >> 16u) & 0x8000u);
-}`,
-  threefry: `fn sw_threefry(k0: u32, k1: u32, c0: u32, c1: u32) -> u32 {
-  let k2 = 0x1bd11bdau ^ k0 ^ k1;
-  var x0 = c0 + k0;
-  var x1 = c1 + k1;
-${threefryRounds("u").join("\n")}
-  return x0;
-}`,
-};
+}`;
 
-/** Functions that op spellings call, in JavaScript. */
-export const jsHelpers: Readonly<Record<JsHelperName, string>> = {
-  erf: `function sw_erf(x) {
-  const a = Math.abs(x), z = x * x;
-  if (a < 0.5) return x * (1.1283791670955126 + z * (-0.37612638903183754 + z * (0.11283791670955126 + z * (-0.026866170645131252 + z * (0.005223977625442188 - z * 0.0008548327023450852)))));
-  const t = 1 / (1 + 0.3275911 * a);
-  const p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-  return Math.sign(x) * (1 - p * Math.exp(-z));
-}`,
-  round: `function sw_round(x) {
-  const f = Math.floor(x), r = x - f;
-  return r !== 0.5 ? Math.round(x) : f % 2 === 0 ? f : f + 1;
-}`,
-  bitcast: `const sw_word = new DataView(new ArrayBuffer(4));
+export const jsBitcast: string = `const sw_word = new DataView(new ArrayBuffer(4));
 function sw_f32_bits(x) { sw_word.setFloat32(0, x); return sw_word.getInt32(0); }
-function sw_bits_f32(x) { sw_word.setInt32(0, x); return sw_word.getFloat32(0); }`,
-  half: `const sw_f32 = new Float32Array(1), sw_u32 = new Uint32Array(sw_f32.buffer);
+function sw_bits_f32(x) { sw_word.setInt32(0, x); return sw_word.getFloat32(0); }`;
+
+export const jsHalf: string = `const sw_f32 = new Float32Array(1), sw_u32 = new Uint32Array(sw_f32.buffer);
 function sw_half(x) {
   sw_f32[0] = x;
   const bits = sw_u32[0], sign = bits >>> 16 & 0x8000, size = bits & 0x7fffffff;
@@ -259,14 +65,22 @@ function sw_float(half) {
   if (size >= 0x7c00) return size > 0x7c00 ? NaN : half === size ? Infinity : -Infinity;
   sw_u32[0] = (half & 0x8000) << 16 | size << 13;
   return sw_f32[0] * 5.192296858534828e33;
-}`,
-  threefry: `function sw_threefry(k0, k1, c0, c1) {
+}`;
+
+export const threefry: string = `fn sw_threefry(k0: u32, k1: u32, c0: u32, c1: u32) -> u32 {
+  let k2 = 0x1bd11bdau ^ k0 ^ k1;
+  var x0 = c0 + k0;
+  var x1 = c1 + k1;
+${threefryRounds("u").join("\n")}
+  return x0;
+}`;
+
+export const jsThreefry: string = `function sw_threefry(k0, k1, c0, c1) {
   const k2 = 0x1bd11bda ^ k0 ^ k1;
   let x0 = (c0 + k0) | 0, x1 = (c1 + k1) | 0;
 ${threefryRounds("").join("\n")}
   return x0 >>> 0;
-}`,
-};
+}`;
 
 /** The twenty rounds of Threefry-2x32, spelled out; `suffix` marks an unsigned literal. */
 function threefryRounds(suffix: "u" | ""): string[] {

@@ -1,110 +1,21 @@
 import type { DType } from "./dtype.ts";
-import type { ElementwiseName, ReductionName } from "./ops.ts";
+import { type ElementwiseName, isElementwise, type ReductionName } from "./ops.ts";
 import type { Shape } from "./shape.ts";
+import {
+  type KernelKind,
+  kernelOf,
+  type Op,
+  type OpAttributes,
+  type Reading,
+  readingOf,
+  type StorageToken,
+  type StructuralName,
+  type StructuralOf,
+  type StructuralReading,
+} from "./structural.ts";
 
-/** The attributes of every op that is not elementwise. */
-export interface OpAttributes {
-  /** A scalar constant (shape []); broadcast it with expand. */
-  const: { readonly value: number };
-  /** 0, 1, 2, … along one axis. */
-  iota: Record<never, never>;
-  /** A placeholder, bound when a plan runs; `slot` is unique in the process. */
-  input: { readonly slot: number };
-  /** Data that exists. */
-  storage: { readonly storage: StorageToken };
-  cast: Record<never, never>;
-  bitcast: Record<never, never>;
-  reshape: Record<never, never>;
-  /** Output axis i is source axis `axes[i]`. */
-  permute: { readonly axes: readonly number[] };
-  /** Axes of length 1 repeated; the rank stays. */
-  expand: Record<never, never>;
-  /** `low[i]` and `high[i]` elements of `value` put before and after axis i. */
-  pad: { readonly low: readonly number[]; readonly high: readonly number[]; readonly value: number };
-  /** Output index i reads source index `start + i * step`; a negative step flips. The output's shape gives the counts. */
-  slice: { readonly start: readonly number[]; readonly step: readonly number[] };
-  /**
-   * Sliding windows of `length` elements, `dilation` apart, along `axis`, one every `stride` elements; the last axis of
-   * the result is the place within a window. [..., L, ...] -> [..., O, ..., length]:
-   * out[..., o, ..., k] = x[..., o * stride + k * dilation, ...].
-   */
-  window: Windows;
-  /**
-   * Where the elements of windows came from, zeros elsewhere; the windows were of an axis of `length` elements.
-   * [..., O, ..., K] -> [..., length, ..., K]: out[..., l, ..., k] = x[..., (l - k * dilation) / stride, ..., k] where that
-   * is a whole number from 0 to O - 1. Each element of x stands at most once in it, so the sum over k is window's adjoint.
-   */
-  unwindow: Windows;
-  sum: { readonly axes: readonly number[] };
-  prod: { readonly axes: readonly number[] };
-  amax: { readonly axes: readonly number[] };
-  amin: { readonly axes: readonly number[] };
-  /** gather(x, index): out[i] = x[i with i[axis] := index[i]]; x and index (i32) agree on the other axes. Out of range gives 0. */
-  gather: { readonly axis: number };
-  /** scatterAdd(index, values): zeros of `length` on `axis`, values added at index (i32). Out of range is dropped. Adds in order of position. */
-  scatterAdd: { readonly axis: number; readonly length: number };
-  /**
-   * attention(q [..., d, t], k [..., d, s], v [..., e, s], bias [..., t, s] or none): [..., e + 2, t]. Features come first,
-   * so that positions are neighbours. Of the scores q_i · k_j + bias_ij of a query, row e is the largest one and row e + 1 the
-   * log of Σ_j exp(score_ij - largest): two rows, as their sum rounds the log away where scores are large. Only that sum has a
-   * gradient, so that both are to be read for nothing else. The rows before are the values weighted by exp(score_ij - sum of
-   * both). A bias of -Infinity hides key j from query i: whatever they hold, neither adds to anything of the other, here and in
-   * gradients. All is 0 for a query that sees no key, or has no score but -Infinity. Keys j > i + `diagonal` are hidden by their
-   * bias, if there is a diagonal, so that they need not be looked at.
-   */
-  attention: { readonly diagonal: number | undefined };
-  /**
-   * attentionGradient(q, k, v, norm [..., 2, t], g [..., e, t], delta [..., 1, t], bias or none), norm being the last two rows
-   * of their attention. With weights p_ij = exp(q_i · k_j + bias_ij - norm_i0 - norm_i1) and w_ij = p_ij (g_i · v_j - delta_i),
-   * of queries it is Σ_j w_ij k_j [..., d, t]; of keys Σ_i w_ij q_i, and behind these rows Σ_i p_ij g_i: [..., d + e, s]. Sums
-   * are over what is not hidden.
-   */
-  attentionGradient: { readonly of: "queries" | "keys"; readonly diagonal: number | undefined };
-  /** i32 positions that sort the last axis ascending, stably; NaN last. */
-  argsort: Record<never, never>;
-  concat: { readonly axis: number };
-  /** The same values; forces them into memory, and so ends a fusion. */
-  contiguous: Record<never, never>;
-  /** The same values, with no gradient. */
-  stopGradient: Record<never, never>;
-  /**
-   * checkpoint(x, …others): the values of x, and a border of a region that gradients compute again instead of reading what is
-   * inside. "in" is what the region is given, "out" a result; the others are all its results then.
-   */
-  checkpoint: { readonly region: number; readonly side: "in" | "out" };
-  /**
-   * after(x, …others): the values of x, but what is computed from them is something else than what is computed from x, and
-   * is computed after the others, if these are computed. The compiler puts a number for the others.
-   */
-  after: { readonly wait: number | undefined };
-  /**
-   * Collectives, of a graph that computes one shard of a batch: the values of all shards combined element by element; on
-   * axis 0 those of all shards one after another, `total` in all; and the sum over shards, of which each has its own
-   * `rows` of axis 0. Where there is one shard, each is the identity.
-   */
-  allReduce: { readonly how: "sum" | "max" | "min" };
-  allGather: { readonly total: number };
-  reduceScatter: { readonly rows: number };
-  /** The same values on another device. */
-  copy: { readonly device: number };
-}
-
-export interface Windows {
-  readonly axis: number;
-  readonly length: number;
-  readonly stride: number;
-  readonly dilation: number;
-}
-
-export type StructuralName = keyof OpAttributes;
-export type Op = ElementwiseName | StructuralName;
-
-/** Data that exists, as the graph sees it; src/tensor says what it is. */
-export interface StorageToken {
-  readonly id: number;
-  /** Living nodes that read this storage directly; 0 means that it may be overwritten. Lags behind garbage collection. */
-  readers: number;
-}
+export type { Op, StorageToken, StructuralName };
+export type { Windows } from "./structural.ts";
 
 interface NodeBase {
   /** Increases with creation, so that sources have smaller ids. */
@@ -128,6 +39,16 @@ export type Node =
   );
 export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
 export type ReductionNode = NodeOf<ReductionName>;
+
+/** Whether a node is of a structural op of that kind. */
+export function isKind<K extends KernelKind>(node: Node, kind: K): node is NodeOf<StructuralOf<K>> {
+  return kernelOf(node) === kind && !isElementwise(node.op);
+}
+
+/** Whether a node has a kernel of its own that reads so. */
+export function isReading<R extends Reading>(node: Node, reading: R): node is NodeOf<StructuralReading<R>> {
+  return readingOf(node) === reading;
+}
 
 let nextId = 0;
 

@@ -1,61 +1,43 @@
 import { type DType, dtypeNames, dtypes, isFloat, toElement } from "./dtype.ts";
-import type { JsHelperName, WgslHelperName } from "./helpers.ts";
+import { call, type ElementwiseOp, float } from "./elementwise-op.ts";
+import { type FunctionName, functions } from "./functions.ts";
+import { f32ToI32, f32ToU32, jsBitcast, jsHalf, jsThreefry, threefry } from "./helpers.ts";
 
-/**
- * One elementwise op. `f64` is its meaning on host numbers, which the interpreter uses (integers are wrapped to 32 bits
- * after it, a bool is 0 or 1); `js` and `wgsl` are its spelling, given the spelled arguments and the dtype of the first.
- * The JS renderer rounds what it gets (`Math.fround`, `| 0`, `>>> 0`); a bool is a boolean in both languages.
- */
-export interface ElementwiseOp {
-  readonly arity: 1 | 2 | 3 | 4;
-  /** Legal dtypes of the value operands. */
-  readonly takes: readonly DType[];
-  /** The result's dtype: that of the last operand, or this one. */
-  readonly gives: "same" | DType;
-  readonly f64: (...x: number[]) => number;
-  readonly js: (x: readonly string[], dtype: DType) => string;
-  readonly wgsl: (x: readonly string[], dtype: DType) => string;
-  /** Names of the functions in helpers.ts that the spellings call. */
-  readonly jsHelper?: JsHelperName;
-  readonly wgslHelper?: WgslHelperName;
-  /** Costs many instructions, so that computing it twice is worse than storing it. */
-  readonly heavy?: true;
-}
+export type { ElementwiseOp };
 
-const float: readonly DType[] = ["f32"];
 const signed: readonly DType[] = ["f32", "i32"];
 const number: readonly DType[] = ["f32", "i32", "u32"];
 const integer: readonly DType[] = ["i32", "u32"];
 const bits: readonly DType[] = ["i32", "u32", "bool"];
 const any: readonly DType[] = ["f32", "i32", "u32", "bool"];
 
-function call(name: string): (x: readonly string[]) => string {
-  return (x) => `${name}(${x.join(", ")})`;
-}
 function infix(operator: string): (x: readonly string[]) => string {
   return (x) => `(${x[0]} ${operator} ${x[1]})`;
 }
-/** A function of f32 that both languages have. */
-function floatFunction(
-  f64: (x: number) => number,
-  name: string,
-): ElementwiseOp {
-  return { arity: 1, takes: float, gives: "same", f64, js: call(`Math.${name}`), wgsl: call(name), heavy: true };
-}
-
-/** Names of the elementwise ops: spelled out, so that the types of the public API need no inference. */
-export type ElementwiseName =
-  | "neg" | "abs" | "sign" | "sqrt" | "exp" | "expm1" | "log" | "log1p" | "sin" | "cos" | "tan" | "asin"
-  | "acos" | "atan" | "sinh" | "cosh" | "tanh" | "erf" | "floor" | "ceil" | "trunc" | "round" | "relu"
-  | "not" | "bitNot" | "add" | "sub" | "mul" | "div" | "idiv" | "irem" | "frem" | "pow" | "max" | "min" | "atan2"
-  | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "heed" | "weigh" | "gated" | "threefry";
 
 /** Stands for a weight of what is hidden, as an operand of `gated`: the least f32, which no weight is. */
 export const hidden = -3.4028234663852886e38;
 
+/** Names of the elementwise ops: spelled out, so that the types of the public API need no inference. */
+export type ElementwiseName =
+  | FunctionName
+  | "neg" | "abs" | "sign" | "sqrt" | "floor" | "ceil" | "trunc" | "round" | "relu" | "not" | "bitNot" | "add" | "sub" | "mul"
+  | "div" | "idiv" | "irem" | "max" | "min" | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "heed"
+  | "weigh" | "gated" | "threefry";
+
 export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
-  neg: { arity: 1, takes: signed, gives: "same", f64: (x) => -x, js: (x) => `(-${x[0]})`, wgsl: (x) => `(-${x[0]})` },
-  abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs") },
+  ...functions,
+  neg: {
+    arity: 1,
+    takes: signed,
+    gives: "same",
+    f64: (x) => -x,
+    js: (x) => `(-${x[0]})`,
+    wgsl: (x) => `(-${x[0]})`,
+    exact: true,
+    partial: "terms",
+  },
+  abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs"), exact: true },
   sign: {
     arity: 1,
     takes: signed,
@@ -63,36 +45,40 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.sign,
     js: call("Math.sign"),
     wgsl: (x, dtype) => dtype === "f32" ? `sw_sign(${x[0]})` : `sign(${x[0]})`,
-    wgslHelper: "sign",
+    // Not a number where x is none, which drivers' sign makes 0.
+    wgslHelper: `fn sw_sign(x: f32) -> f32 {
+  return select(sign(x), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}`,
+    exact: true,
   },
   sqrt: { arity: 1, takes: float, gives: "same", f64: Math.sqrt, js: call("Math.sqrt"), wgsl: call("sqrt") },
-  exp: floatFunction(Math.exp, "exp"),
-  expm1: { ...floatFunction(Math.expm1, "expm1"), wgsl: call("sw_expm1"), wgslHelper: "expm1" },
-  log: { ...floatFunction(Math.log, "log"), wgsl: call("sw_log"), wgslHelper: "log" },
-  log1p: { ...floatFunction(Math.log1p, "log1p"), wgsl: call("sw_log1p"), wgslHelper: "log1p" },
-  // Large arguments are reduced by our own arithmetic: WGSL promises nothing beyond π, and drivers go wrong.
-  sin: { ...floatFunction(Math.sin, "sin"), wgsl: (x) => `sin(sw_turn(${x[0]}))`, wgslHelper: "turn" },
-  cos: { ...floatFunction(Math.cos, "cos"), wgsl: (x) => `cos(sw_turn(${x[0]}))`, wgslHelper: "turn" },
-  tan: { ...floatFunction(Math.tan, "tan"), wgsl: (x) => `tan(sw_turn(${x[0]}))`, wgslHelper: "turn" },
-  // Drivers are off by up to 4e-4, so WGSL gets its own.
-  asin: { ...floatFunction(Math.asin, "asin"), wgsl: call("sw_asin"), wgslHelper: "asin" },
-  acos: { ...floatFunction(Math.acos, "acos"), wgsl: call("sw_acos"), wgslHelper: "acos" },
-  atan: floatFunction(Math.atan, "atan"),
-  // A difference of exponentials is nothing near 0.
-  sinh: { ...floatFunction(Math.sinh, "sinh"), wgsl: call("sw_sinh"), wgslHelper: "sinh" },
-  cosh: { ...floatFunction(Math.cosh, "cosh"), wgsl: call("sw_cosh"), wgslHelper: "cosh" },
-  // Drivers lose tanh's relative accuracy near 0 and return NaN far out, so WGSL gets its own.
-  tanh: { ...floatFunction(Math.tanh, "tanh"), wgsl: call("sw_tanh"), wgslHelper: "tanh" },
-  erf: {
-    ...floatFunction((x) => erf(x), "erf"),
-    js: call("sw_erf"),
-    jsHelper: "erf",
-    wgsl: call("sw_erf"),
-    wgslHelper: "erf",
+  floor: {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64: Math.floor,
+    js: call("Math.floor"),
+    wgsl: call("floor"),
+    exact: true,
   },
-  floor: { arity: 1, takes: float, gives: "same", f64: Math.floor, js: call("Math.floor"), wgsl: call("floor") },
-  ceil: { arity: 1, takes: float, gives: "same", f64: Math.ceil, js: call("Math.ceil"), wgsl: call("ceil") },
-  trunc: { arity: 1, takes: float, gives: "same", f64: Math.trunc, js: call("Math.trunc"), wgsl: call("trunc") },
+  ceil: {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64: Math.ceil,
+    js: call("Math.ceil"),
+    wgsl: call("ceil"),
+    exact: true,
+  },
+  trunc: {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64: Math.trunc,
+    js: call("Math.trunc"),
+    wgsl: call("trunc"),
+    exact: true,
+  },
   /** To the nearest integer, halves to the even one. */
   round: {
     arity: 1,
@@ -100,8 +86,12 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     gives: "same",
     f64: (x) => roundHalfEven(x),
     js: call("sw_round"),
-    jsHelper: "round",
+    jsHelper: `function sw_round(x) {
+  const f = Math.floor(x), r = x - f;
+  return r !== 0.5 ? Math.round(x) : f % 2 === 0 ? f : f + 1;
+}`,
     wgsl: call("round"),
+    exact: true,
   },
   /** max(x, 0) as an op of its own, so that its derivative needs the result alone. NaN gives 0 or NaN. */
   relu: {
@@ -111,12 +101,44 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (x) => x > 0 ? x : 0,
     js: (x) => `Math.max(${x[0]}, 0)`,
     wgsl: (x, dtype) => `max(${x[0]}, ${dtype}(0))`,
+    exact: true,
   },
-  not: { arity: 1, takes: ["bool"], gives: "same", f64: (x) => 1 - x, js: (x) => `(!${x[0]})`, wgsl: (x) => `(!${x[0]})` },
-  bitNot: { arity: 1, takes: integer, gives: "same", f64: (x) => ~x, js: (x) => `(~${x[0]})`, wgsl: (x) => `(~${x[0]})` },
+  not: {
+    arity: 1,
+    takes: ["bool"],
+    gives: "same",
+    f64: (x) => 1 - x,
+    js: (x) => `(!${x[0]})`,
+    wgsl: (x) => `(!${x[0]})`,
+  },
+  bitNot: {
+    arity: 1,
+    takes: integer,
+    gives: "same",
+    f64: (x) => ~x,
+    js: (x) => `(~${x[0]})`,
+    wgsl: (x) => `(~${x[0]})`,
+  },
 
-  add: { arity: 2, takes: number, gives: "same", f64: (a, b) => a + b, js: infix("+"), wgsl: infix("+") },
-  sub: { arity: 2, takes: number, gives: "same", f64: (a, b) => a - b, js: infix("-"), wgsl: infix("-") },
+  add: {
+    arity: 2,
+    takes: number,
+    gives: "same",
+    f64: (a, b) => a + b,
+    js: infix("+"),
+    wgsl: infix("+"),
+    commutes: true,
+    partial: "terms",
+  },
+  sub: {
+    arity: 2,
+    takes: number,
+    gives: "same",
+    f64: (a, b) => a - b,
+    js: infix("-"),
+    wgsl: infix("-"),
+    partial: "terms",
+  },
   mul: {
     arity: 2,
     takes: number,
@@ -124,8 +146,18 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a * b,
     js: (x, dtype) => dtype === "f32" ? `(${x[0]} * ${x[1]})` : `Math.imul(${x[0]}, ${x[1]})`,
     wgsl: infix("*"),
+    commutes: true,
+    partial: "factor",
   },
-  div: { arity: 2, takes: float, gives: "same", f64: (a, b) => a / b, js: infix("/"), wgsl: infix("/") },
+  div: {
+    arity: 2,
+    takes: float,
+    gives: "same",
+    f64: (a, b) => a / b,
+    js: infix("/"),
+    wgsl: infix("/"),
+    partial: "dividend",
+  },
   /** Integer quotient, truncated toward 0; 0 where the divisor is 0. */
   idiv: {
     arity: 2,
@@ -144,35 +176,55 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} % ${x[1]})`,
     wgsl: (x, dtype) => `select(${x[0]} % select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
   },
-  /** The exact remainder of a / b truncated, with the sign of the dividend, as C's fmod; NaN where b is 0 or a infinite. */
-  frem: {
-    arity: 2,
-    takes: float,
-    gives: "same",
-    f64: (a, b) => a % b,
-    js: infix("%"),
-    wgsl: call("sw_frem"),
-    wgslHelper: "frem",
-    heavy: true,
-  },
-  pow: {
-    arity: 2,
-    takes: float,
-    gives: "same",
-    f64: Math.pow,
-    js: call("Math.pow"),
-    wgsl: call("sw_pow"),
-    wgslHelper: "pow",
-    heavy: true,
-  },
   /** The larger; where an operand is NaN, either one. */
-  max: { arity: 2, takes: number, gives: "same", f64: Math.max, js: call("Math.max"), wgsl: call("max") },
+  max: {
+    arity: 2,
+    takes: number,
+    gives: "same",
+    f64: Math.max,
+    js: call("Math.max"),
+    wgsl: call("max"),
+    commutes: true,
+    exact: true,
+  },
   /** The smaller; where an operand is NaN, either one. */
-  min: { arity: 2, takes: number, gives: "same", f64: Math.min, js: call("Math.min"), wgsl: call("min") },
-  atan2: { arity: 2, takes: float, gives: "same", f64: Math.atan2, js: call("Math.atan2"), wgsl: call("atan2"), heavy: true },
-  and: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a & b, js: logical("&&", "&"), wgsl: infix("&") },
-  or: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a | b, js: logical("||", "|"), wgsl: infix("|") },
-  xor: { arity: 2, takes: bits, gives: "same", f64: (a, b) => a ^ b, js: logical("!==", "^"), wgsl: logical("!=", "^") },
+  min: {
+    arity: 2,
+    takes: number,
+    gives: "same",
+    f64: Math.min,
+    js: call("Math.min"),
+    wgsl: call("min"),
+    commutes: true,
+    exact: true,
+  },
+  and: {
+    arity: 2,
+    takes: bits,
+    gives: "same",
+    f64: (a, b) => a & b,
+    js: logical("&&", "&"),
+    wgsl: infix("&"),
+    commutes: true,
+  },
+  or: {
+    arity: 2,
+    takes: bits,
+    gives: "same",
+    f64: (a, b) => a | b,
+    js: logical("||", "|"),
+    wgsl: infix("|"),
+    commutes: true,
+  },
+  xor: {
+    arity: 2,
+    takes: bits,
+    gives: "same",
+    f64: (a, b) => a ^ b,
+    js: logical("!==", "^"),
+    wgsl: logical("!=", "^"),
+    commutes: true,
+  },
   /** Shift by b modulo 32. */
   shl: {
     arity: 2,
@@ -193,8 +245,24 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   },
   lt: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a < b), js: infix("<"), wgsl: infix("<") },
   le: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a <= b), js: infix("<="), wgsl: infix("<=") },
-  eq: { arity: 2, takes: any, gives: "bool", f64: (a, b) => +(a === b), js: infix("==="), wgsl: infix("==") },
-  ne: { arity: 2, takes: any, gives: "bool", f64: (a, b) => +(a !== b), js: infix("!=="), wgsl: different },
+  eq: {
+    arity: 2,
+    takes: any,
+    gives: "bool",
+    f64: (a, b) => +(a === b),
+    js: infix("==="),
+    wgsl: infix("=="),
+    commutes: true,
+  },
+  ne: {
+    arity: 2,
+    takes: any,
+    gives: "bool",
+    f64: (a, b) => +(a !== b),
+    js: infix("!=="),
+    wgsl: different,
+    commutes: true,
+  },
 
   /** where(condition, a, b). */
   where: {
@@ -204,13 +272,24 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (condition, a, b) => condition !== 0 ? a : b,
     js: (x) => `(${x[0]} ? ${x[1]} : ${x[2]})`,
     wgsl: (x) => `select(${x[2]}, ${x[1]}, ${x[0]})`,
+    conditional: true,
+    exact: true,
+    partial: "chosen",
   },
   /**
    * heed(seen, a, b): a b; of no meaning where not seen, where its reader takes another value. It differs from `mul` in its
    * gradients, to which what is not seen adds nothing, be it NaN: each is a `weigh`. Both spell themselves as other ops:
    * no kernel holds them.
    */
-  heed: { arity: 3, takes: float, gives: "same", f64: (_seen, a, b) => a * b, js: (x) => `(${x[1]} * ${x[2]})`, wgsl: (x) => `(${x[1]} * ${x[2]})` },
+  heed: {
+    arity: 3,
+    takes: float,
+    gives: "same",
+    f64: (_seen, a, b) => a * b,
+    js: (x) => `(${x[1]} * ${x[2]})`,
+    wgsl: (x) => `(${x[1]} * ${x[2]})`,
+    conditional: true,
+  },
   /** weigh(seen, w, x): w x where seen, and 0 where not, whatever w and x hold. */
   weigh: {
     arity: 3,
@@ -219,6 +298,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (seen, w, x) => seen !== 0 ? w * x : 0,
     js: (x) => `(${x[0]} ? ${x[1]} * ${x[2]} : 0)`,
     wgsl: (x) => `(select(0.0, ${x[1]}, ${x[0]}) * select(0.0, ${x[2]}, ${x[0]}))`,
+    conditional: true,
   },
   /** gated(w, x): w x, and 0 where w is `hidden`: what a contraction of `weigh` is computed as. */
   gated: {
@@ -239,15 +319,12 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     gives: "same",
     f64: (k0, k1, c0, c1) => threefry2x32(k0, k1, c0, c1),
     js: call("sw_threefry"),
-    jsHelper: "threefry",
+    jsHelper: jsThreefry,
     wgsl: call("sw_threefry"),
-    wgslHelper: "threefry",
+    wgslHelper: threefry,
     heavy: true,
   },
 };
-
-/** Ops whose two operands may be swapped without changing a bit. */
-export const commutative: ReadonlySet<string> = new Set(["add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"]);
 
 /** A reduction: the identity it starts from and the elementwise op that combines. */
 export const reductions = {
@@ -287,9 +364,9 @@ export const cast = {
     if (from === "f32" && to === "u32") return `sw_f32_to_u32(${x})`;
     return `${to}(${x})`;
   },
-  jsHelper: (from: DType, to: DType): JsHelperName | undefined => from === "f16" || to === "f16" ? "half" : undefined,
-  wgslHelper: (from: DType, to: DType): WgslHelperName | undefined =>
-    from === "f32" && to === "i32" ? "f32ToI32" : from === "f32" && to === "u32" ? "f32ToU32" : undefined,
+  jsHelper: (from: DType, to: DType): string | undefined => from === "f16" || to === "f16" ? jsHalf : undefined,
+  wgslHelper: (from: DType, to: DType): string | undefined =>
+    from === "f32" && to === "i32" ? f32ToI32 : from === "f32" && to === "u32" ? f32ToU32 : undefined,
 } as const;
 
 /** The same 32 bits read as another dtype (f32, i32 or u32). */
@@ -304,7 +381,7 @@ export const bitcast = {
     if (from !== "f32" && to !== "f32") return x;
     return from === "f32" ? `sw_f32_bits(${x})` : `sw_bits_f32(${x})`;
   },
-  jsHelper: "bitcast",
+  jsHelper: jsBitcast,
   wgsl: (x: string, _from: DType, to: DType): string => `bitcast<${to}>(${x})`,
 } as const;
 
@@ -338,24 +415,6 @@ function roundHalfEven(x: number): number {
   const rest = x - floor;
   if (rest !== 0.5) return Math.round(x);
   return floor % 2 === 0 ? floor : floor + 1;
-}
-
-/** erf to double precision: its Taylor series to 3, the continued fraction of erfc beyond (Abramowitz and Stegun 7.1.5, 7.1.14). */
-function erf(x: number): number {
-  const z = Math.abs(x);
-  if (Number.isNaN(x)) return x;
-  if (z < 3) {
-    let term = z;
-    let sum = z;
-    for (let n = 1; n < 100; n++) {
-      term *= -z * z / n;
-      sum += term / (2 * n + 1);
-    }
-    return Math.sign(x) * sum * 2 / Math.sqrt(Math.PI);
-  }
-  let fraction = 0;
-  for (let n = 60; n >= 1; n--) fraction = (n / 2) / (z + fraction);
-  return Math.sign(x) * (1 - Math.exp(-z * z) / ((z + fraction) * Math.sqrt(Math.PI)));
 }
 
 export function threefry2x32(key0: number, key1: number, counter0: number, counter1: number): number {

@@ -47,6 +47,7 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
     abs: unary,
     sign: unary,
     sqrt: unary,
+    cbrt: unary,
     rsqrt: unary,
     square: unary,
     reciprocal: unary,

@@ -14,6 +14,7 @@ import { backlog, type Pending } from "./eager/backlog.ts";
 import { readTensor, realizeAll } from "./eager/evaluate.ts";
 import { currentFrame, type Frame } from "./eager/frame.ts";
 import { free, settleHistory } from "./eager/history.ts";
+import { type Part, partOf } from "./eager/parts.ts";
 import { locate } from "./eager/realize.ts";
 import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./eager/record.ts";
 import { foreignToTensor, indexOfTensor, noOperand, noTensor } from "./foreign.ts";
@@ -41,11 +42,9 @@ export type AttentionOptions = o.AttentionOptionsOf<Tensor, Tensor<"f32">>;
 
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
-/** The tensor of which another one shows a part, and the nodes of that part, by what stands for the tensor's value. */
-interface Alias {
+/** The tensor of which another one shows a part. */
+interface Alias extends Part {
   readonly base: Tensor;
-  readonly offset: number;
-  readonly parts: WeakMap<object, WeakRef<Node>>;
 }
 
 const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
@@ -124,19 +123,9 @@ export class Tensor<out D extends DType = DType> implements Pending {
     }
     return this.#node;
   }
-  /** The part of the base's value: one node for each, by which can be differentiated as often as it is asked for. */
-  #partOf({ base, offset, parts }: Alias): Node {
-    const whole = base.node;
-    const of = currentFrame() === undefined ? base.#currentVersion() : whole;
-    // Weak, as it may be the last to keep alive what the base's value was computed from.
-    let part = parts.get(of)?.deref();
-    if (part === undefined) {
-      part = build.reshape(build.slice(whole, [offset], [this.size], [1]), this.shape);
-      if (part === whole) part = build.another(whole);
-      recordOf(part).shown = true;
-      parts.set(of, new WeakRef(part));
-    }
-    return part;
+  #partOf(alias: Alias): Node {
+    const whole = alias.base.node;
+    return partOf(whole, currentFrame() === undefined ? alias.base.#currentVersion() : whole, alias, this.shape);
   }
   /** @internal The tensor of which this one shows a part, if it does. */
   get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
@@ -167,6 +156,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
   /** The magnitude. */ abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
   /** -1, 0 or 1; NaN of NaN. */ sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
   /** The square root; NaN below 0. */ sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  /** The cube root, also of negative numbers: cbrt(-8) is -2. Its gradient at 0 is infinite. */ cbrt(): Tensor<"f32"> { return this.#map("cbrt"); }
   /** 1 / sqrt(x). */ rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
   /** x². */ square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
   /** 1 / x. */ reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }

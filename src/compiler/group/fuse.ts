@@ -7,12 +7,13 @@
  *  - a contraction (a sum of products of broadcast operands) reads operands that are data, not arithmetic.
  */
 import { InternalError } from "../../errors.ts";
-import { type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
-import { elementwise, type ElementwiseOp, isElementwise, isReduction } from "../../graph/ops.ts";
+import { isKind, isReading, type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
+import { elementwise, type ElementwiseOp, isElementwise } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
+import { isFree, isMovement, isStored, kernelOf, readsMemory, type StructuralOf, type StructuralReading } from "../../graph/structural.ts";
 import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
-import { isAttention, isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
-import { isMovement, sourceIndices } from "../kernel/source-indices.ts";
+import { isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
+import { sourceIndices } from "../kernel/source-indices.ts";
 
 /** A kernel under construction: the root's axes as variables; `outer` are those that row reductions were hoisted to. */
 export interface Draft {
@@ -62,17 +63,15 @@ function storedNodes({ roots, given, stored, fuse }: ScheduleOptions, order: rea
   const result = new Set<Node>([...roots, ...stored].filter((node) => !given.has(node)));
   for (const node of order) {
     if (given.has(node)) continue;
-    if (node.op === "contiguous" || node.op === "concat" || node.op === "argsort" || node.op === "scatterAdd" || isAttention(node)) {
-      result.add(node);
-    }
-    if (node.op === "concat" || node.op === "argsort") for (const source of node.src) if (!given.has(source)) result.add(source);
+    if (isStored(node)) result.add(node);
+    if (readsMemory(node)) for (const source of node.src) if (!given.has(source)) result.add(source);
     if (!fuse && computes(node)) result.add(node);
   }
   return result;
 }
 
 function computes(node: Node): boolean {
-  return !isMovement(node) && node.op !== "const" && node.op !== "iota";
+  return !isMovement(node) && kernelOf(node) !== "number";
 }
 
 /** Nodes at which chains of ops longer than a kernel should hold are to be cut. */
@@ -113,12 +112,12 @@ function schedulePass(options: ScheduleOptions): Schedule {
   for (const node of order) {
     let below: "none" | "row" | "contraction" = "none";
     if (!given.has(node)) {
-      for (const source of stored.has(node) && !isReduction(node.op) ? [] : node.src) {
+      for (const source of stored.has(node) && kernelOf(node) !== "reduction" ? [] : node.src) {
         const kind = stored.has(source) ? "none" : reducesBelow.get(source)!;
         if (kind === "contraction" || below === "none") below = kind;
       }
       if (isContraction(node)) below = "contraction";
-      else if (isReduction(node.op) && below === "none") below = "row";
+      else if (kernelOf(node) === "reduction" && below === "none") below = "row";
     }
     reducesBelow.set(node, below);
   }
@@ -147,7 +146,7 @@ function schedulePass(options: ScheduleOptions): Schedule {
       const draft: Draft = { id: i, root: node, variables, outer: undefined, contraction: undefined };
       drafts.push(draft);
       if (isContraction(node)) draft.contraction = node as ReductionNode;
-      if (node.op !== "concat" && node.op !== "argsort") {
+      if (!readsMemory(node)) {
         descend(node, { draft, indices: variables.map(variableIndex), loop: [], operand: false });
       } else {
         for (const source of node.src) record(source, { draft, indices: source.shape.map((n) => variableIndex({ name: "any", extent: n })), loop: variables, operand: false });
@@ -170,10 +169,9 @@ export function sourceAccesses(
   freshVariables: (extents: readonly number[]) => Variable[],
 ): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
   const { indices, loop, operand } = access;
-  if (isReduction(node.op)) {
-    const reduction = node as ReductionNode;
+  if (isKind(node, "reduction")) {
     const source = node.src[0]!;
-    const { axes } = reduction.attrs;
+    const { axes } = node.attrs;
     const loopVariables = freshVariables(axes.map((axis) => source.shape[axis]!));
     let kept = 0;
     const inner = source.shape.map((_, axis) => {
@@ -182,38 +180,47 @@ export function sourceAccesses(
     });
     return [{ source, indices: inner, loop: loopVariables, operand: isContraction(node) }];
   }
-  switch (node.op) {
-    case "gather": {
-      const [x, index] = node.src as [Node, Node];
-      const name = `gather${node.id}[${indices.map((i) => i.key)}]`;
-      const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
-      return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];
-    }
-    case "scatterAdd": {
-      const { axis } = node.attrs;
-      const along = freshVariables([node.src[1]!.shape[axis]!]);
-      const read = indices.map((index, i) => i === axis ? variableIndex(along[0]!) : index);
-      return node.src.map((source) => ({ source, indices: read, loop: along, operand: false }));
-    }
-    case "attention":
-    case "attentionGradient":
-      return attentionAccesses(node, indices, freshVariables);
-    case "concat":
-    case "argsort":
-      throw new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "a kernel of its own" });
-    default:
-      if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
-      if (operand && isMarking(node)) {
-        // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
-        return node.src.map((source, i) => ({ source, indices, loop, operand: i === 1 || !isSoonDone(source) }));
-      }
-      return node.src.map((source) => ({ source, indices, loop, operand }));
+  if (isKind(node, "lookup")) {
+    const [x, index] = node.src as readonly [Node, Node];
+    const name = `gather${node.id}[${indices.map((i) => i.key)}]`;
+    const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
+    return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];
   }
+  if (isKind(node, "own")) return ownAccesses(node, indices, freshVariables);
+  if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
+  if (operand && isMarking(node)) {
+    // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
+    return node.src.map((source, i) => ({ source, indices, loop, operand: i === 1 || !isSoonDone(source) }));
+  }
+  if (kernelOf(node) === "inside") return node.src.map((source) => ({ source, indices, loop, operand }));
+  if (kernelOf(node) === "number") return [];
+  throw notInside(node);
+}
+
+function notInside(node: Node): InternalError {
+  return new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "an op that is computed in others' kernels" });
+}
+
+/** What a kernel of its own reads for one element of a node. */
+function ownAccesses(
+  node: NodeOf<StructuralOf<"own">>,
+  indices: readonly Index[],
+  freshVariables: (extents: readonly number[]) => Variable[],
+): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
+  if (!isReading(node, "axis")) return attentionAccesses(node, indices, freshVariables);
+  const { axis } = node.attrs;
+  // Sources of one length are read side by side.
+  const lengths = [...new Set(node.src.map((source) => source.shape[axis]!))];
+  const variables = freshVariables(lengths);
+  return node.src.map((source) => {
+    const along = variables[lengths.indexOf(source.shape[axis]!)]!;
+    return { source, indices: indices.map((index, i) => i === axis ? variableIndex(along) : index), loop: [along], operand: false };
+  });
 }
 
 /** All that an attention reads for one of its elements: features of one query, of all keys. The bias may be computed there. */
 function attentionAccesses(
-  node: NodeOf<"attention" | "attentionGradient">,
+  node: NodeOf<StructuralReading<"matrices">>,
   indices: readonly Index[],
   freshVariables: (extents: readonly number[]) => Variable[],
 ): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
@@ -239,8 +246,9 @@ function computedWhereRead(
   given: ReadonlySet<Node>,
   stored: ReadonlySet<Node>,
 ): boolean {
-  if (isMovement(node) || node.op === "const" || node.op === "iota") return true;
-  if (isReduction(node.op)) return joinReaders(node as ReductionNode, reads);
+  if (isMovement(node) || kernelOf(node) === "number") return true;
+  if (isKind(node, "reduction")) return joinReaders(node, reads);
+  if (kernelOf(node) !== "inside" && kernelOf(node) !== "lookup") throw notInside(node);
   // What is to be in memory is the f16 itself.
   if (node.op === "cast" && node.src[0]!.dtype === "f16") return true;
   const first = reads[0];
@@ -266,10 +274,9 @@ function isSoonDone(node: Node): boolean {
   const stack = [node];
   for (let count = 0; stack.length > 0; count++) {
     const x = stack.pop()!;
-    const light = isMovement(x) || x.op === "cast" || (isElementwise(x.op) && !isHeavy(x));
-    const leaf = x.op === "const" || x.op === "iota" || x.op === "input" || x.op === "storage";
-    if (count === maxTest || !(light || leaf)) return false;
-    if (!leaf) stack.push(...x.src);
+    const light = isFree(x) || (kernelOf(x) === "inside" && !isHeavy(x));
+    if (count === maxTest || !light) return false;
+    stack.push(...x.src);
   }
   return true;
 }
@@ -367,11 +374,10 @@ function isHostile(node: Node, read: Access, given: ReadonlySet<Node>, stored: R
     const key = `${current.id}:${access.indices.map((index) => index.key)}`;
     if (seen.has(key)) continue;
     seen.add(key);
-    if (isReduction(current.op)) {
+    if (isKind(current, "reduction")) {
       if (size(current.shape) !== size(node.shape)) continue;
-      const reduction = current as ReductionNode;
       const asEpilogue = read.loop.length === 0 && !read.operand && isBijective(access.indices, read.draft);
-      if (!asEpilogue && rowVariables(reduction, { ...read, ...access }) === undefined) return true;
+      if (!asEpilogue && rowVariables(current, { ...read, ...access }) === undefined) return true;
       continue;
     }
     for (const { source, ...next } of sourceAccesses(current, access, () => [])) stack.push({ node: source, access: next });

@@ -1,21 +1,14 @@
 import type { Node } from "../../graph/node.ts";
 import { isReduction } from "../../graph/ops.ts";
-import { isMovement } from "../kernel/source-indices.ts";
+import { isFree } from "../../graph/structural.ts";
+import type { Draft } from "./fuse.ts";
 import type { KernelGroup } from "./merge.ts";
 
-/** As in `reduce_64x32_exp_add`: what it is, of which shape, made of what. */
-export function kernelName(group: KernelGroup): string {
+/** As in `reduce_64x32_exp_add`: of what kind it is, by default as its domain tells, of which shape, and made of what. */
+export function kernelName(group: KernelGroup, own?: string): string {
   const draft = group.drafts[group.drafts.length - 1]!;
   const { root } = draft;
-  const kind = draft.contraction !== undefined
-    ? "contract"
-    : isReduction(root.op)
-    ? "reduce"
-    : draft.variables.some((v) => v.extent > 1 && draft.outer !== undefined && !draft.outer.has(v))
-    ? "row"
-    : root.op === "scatterAdd"
-    ? "scatter"
-    : "map";
+  const kind = own ?? kindOf(draft);
   const shape = (isReduction(root.op) ? root.src[0]!.shape : root.shape).join("x") || "scalar";
   const names: string[] = [];
   const stack: Node[] = [root];
@@ -24,9 +17,15 @@ export function kernelName(group: KernelGroup): string {
     const node = stack.pop()!;
     if (seen.has(node)) continue;
     seen.add(node);
-    const plain = isMovement(node) || ["const", "iota", "storage", "input", "cast"].includes(node.op);
+    const plain = isFree(node) || node.op === "cast";
     if (!plain && !names.includes(node.op)) names.push(node.op);
     stack.push(...node.src);
   }
   return [kind, shape, ...names].join("_");
+}
+
+function kindOf({ contraction, root, variables, outer }: Draft): string {
+  if (contraction !== undefined) return "contract";
+  if (isReduction(root.op)) return "reduce";
+  return variables.some((v) => v.extent > 1 && outer !== undefined && !outer.has(v)) ? "row" : "map";
 }

@@ -1,6 +1,6 @@
 /** Which memory holds each value of a plan: roots and donated inputs first, then concatenated regions, then shared temporaries. */
 import { byteLength } from "../../graph/build.ts";
-import type { Node } from "../../graph/node.ts";
+import { isKind, type Node } from "../../graph/node.ts";
 import { size, strides } from "../../graph/shape.ts";
 import type { Location, Marks } from "../kernel/location.ts";
 import type { Watch, Watched } from "./watch.ts";
@@ -98,7 +98,7 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied, co
     const node = stored[i]!;
     if (!targets.has(node)) addTarget(node, whole(node, slot(node, "temporary")));
     else if (apart.has(node) && !roots.includes(node)) targets.get(node)!.unshift(whole(node, slot(node, "temporary")));
-    if (node.op !== "concat") continue;
+    if (!isKind(node, "region")) continue;
     const { axis } = node.attrs;
     for (const region of targets.get(node)!) {
       let start = 0;

@@ -5,8 +5,8 @@
 import type { Node } from "../../graph/node.ts";
 import { isReduction } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
+import { isAlone, kernelOf } from "../../graph/structural.ts";
 import { variableIndex } from "../kernel/index-arithmetic.ts";
-import { isAttention } from "../kernel/patterns.ts";
 import type { Access, Draft, Schedule } from "./fuse.ts";
 import { leanOrder, waitedFor, type Waits } from "./waits.ts";
 
@@ -89,8 +89,7 @@ export function mergeKernels(
     return all.size;
   };
   const mergeable = (draft: Draft) =>
-    size(draft.root.shape) > 0 && draft.contraction === undefined && draft.root.op !== "concat" && draft.root.op !== "argsort" && draft.root.op !== "scatterAdd" &&
-    !isAttention(draft.root);
+    size(draft.root.shape) > 0 && draft.contraction === undefined && !isAlone(draft.root);
 
   for (let j = 1; j < drafts.length; j++) {
     const later = drafts[j]!;
@@ -126,7 +125,7 @@ export function mergeKernels(
   const ordered = inOrder([...new Set(drafts.map((draft) => group.get(draft)!))], sources);
   if (waits.size === 0) return ordered;
   // Parts of a concatenation are in its memory.
-  const kept = new Set([...roots, ...drafts.flatMap(({ root }) => root.op === "concat" ? [root, ...root.src] : [])]);
+  const kept = new Set([...roots, ...drafts.flatMap(({ root }) => kernelOf(root) === "region" ? [root, ...root.src] : [])]);
   const readsOf = new Map(ordered.map((own) => [own, new Set(own.drafts.flatMap((draft) => [...reads.get(draft)!]))]));
   return leanOrder(ordered, sources, (own) => readsOf.get(own)!, kept);
 }

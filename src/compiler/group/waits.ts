@@ -1,5 +1,5 @@
 /**
- * What is computed again for gradients waits until they get there: see `after` in node.ts. Which kernel waits for which is
+ * What is computed again for gradients waits until they get there: see `after` in structural.ts. Which kernel waits for which is
  * kept beside the graph, and their order made such that what they store lives shortly.
  */
 import { after, byteLength, withSources } from "../../graph/build.ts";

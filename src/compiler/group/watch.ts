@@ -2,11 +2,12 @@
  * Values that are watched: the kernels that store them note, as they do, which of their elements are not finite. So whoever
  * asks about a gradient of many parts need not read it again.
  */
-import { makeNode, type Node } from "../../graph/node.ts";
+import { withSources } from "../../graph/build.ts";
+import { makeNode, type Node, toposort } from "../../graph/node.ts";
 import { size, strides } from "../../graph/shape.ts";
+import { isAlone, kernelOf } from "../../graph/structural.ts";
 import type { Expr, KernelBuilder, Lane, Statement } from "../kernel/ir.ts";
 import { locate, type Marks } from "../kernel/location.ts";
-import { isAttention } from "../kernel/patterns.ts";
 
 /** A value that is watched, of f32, and the number of its elements; with `each`, they are numbered in order from there on. */
 export interface Watched {
@@ -35,10 +36,19 @@ export function faultOf(word: number): number | undefined {
   return word === 0 ? undefined : most - word;
 }
 
-/** A value such that a kernel that stores single elements of it is there: what is watched as a root needs one. */
+/** A value such that a kernel that stores single elements of it is there, or of each of its parts: what is watched as a root needs one. */
 export function watchable(node: Node, given: ReadonlySet<Node>): Node {
-  if (!given.has(node) && node.op !== "argsort" && node.op !== "scatterAdd" && !isAttention(node)) return node;
-  return makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device);
+  const now = new Map<Node, Node>();
+  const isJoined = (x: Node) => kernelOf(x) === "region" && !given.has(x);
+  for (const x of toposort([node], isJoined)) {
+    const result = isJoined(x)
+      ? withSources(x, x.src.map((part) => now.get(part)!))
+      : isAlone(x) || given.has(x)
+      ? makeNode("contiguous", [x], {}, x.shape, x.dtype, x.device)
+      : x;
+    now.set(x, result);
+  }
+  return now.get(node)!;
 }
 
 /** The values that kernels store: of a concatenation, its parts. */
@@ -48,7 +58,7 @@ export function watchedParts(watched: readonly Watched[]): Map<Node, Watched[]> 
   for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
     const { node, number, each } = next;
     if (size(node.shape) === 0) continue;
-    if (node.op !== "concat") {
+    if (kernelOf(node) !== "region") {
       parts.set(node, [...parts.get(node) ?? [], next]);
       continue;
     }

@@ -61,14 +61,14 @@ export type Statement =
   | { readonly kind: "combine"; readonly accumulators: readonly Accumulator[]; readonly columns: number; readonly array: number }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
-  /** `accumulate` adds to what the buffer holds. */
+  /** What the buffer holds becomes the value, or its combination with the value as in the reduction `accumulate`. */
   | {
     readonly kind: "store";
     readonly buffer: number;
     readonly index: Index;
     readonly value: Expr;
     readonly when: Expr | undefined;
-    readonly accumulate: boolean;
+    readonly accumulate: ReductionName | undefined;
   }
   /** A u32 of the buffer becomes the value where that is larger, whichever invocations do so at once. Seldom, so by atomics. */
   | { readonly kind: "mark"; readonly buffer: number; readonly place: number; readonly value: Expr; readonly when: Expr };

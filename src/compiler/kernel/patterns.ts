@@ -1,13 +1,13 @@
 /** Patterns of nodes that get kernels of a kind of their own. */
 import type { Node, NodeOf } from "../../graph/node.ts";
 import { hidden } from "../../graph/ops.ts";
-import { isMovement } from "./source-indices.ts";
+import { isMovement, isStored } from "../../graph/structural.ts";
 
 /** A sum of products whose two operands are both broadcast: matmul, convolution, attention. */
 export function isContraction(node: Node): boolean {
   if (node.op !== "sum") return false;
   let product = node.src[0]!;
-  while (isMovement(product) && product.op !== "pad" && product.op !== "contiguous") product = product.src[0]!;
+  while (isMovement(product) && product.op !== "pad" && !isStored(product)) product = product.src[0]!;
   if (!isProduct(product)) return false;
   return product.src.every((operand) => {
     for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (x.op === "expand") return true;

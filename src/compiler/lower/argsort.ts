@@ -4,9 +4,14 @@
  * (Knuth, The Art of Computer Programming 3, 5.3.4). Equal keys are ordered by position, which makes the order stable.
  */
 import type { DType } from "../../graph/dtype.ts";
+import type { NodeOf } from "../../graph/node.ts";
+import { size } from "../../graph/shape.ts";
 import type { Program, Target } from "../plan/plan.ts";
 
-export function argsortProgram(rows: number, length: number, dtype: DType, target: Target): Program {
+export function argsortProgram({ src: [keys], shape }: NodeOf<"argsort">, target: Target): Program {
+  const { dtype } = keys!;
+  const length = shape[shape.length - 1]!;
+  const rows = size(shape) / length;
   const name = `argsort_${rows}x${length}`;
   const bindings = [{ access: "read", dtype }, { access: "readWrite", dtype: "i32" }] as const;
   const stages = Math.max(0, Math.ceil(Math.log2(length)));

@@ -29,20 +29,23 @@ import type { AttentionBlock } from "../plan/attention-block.ts";
 /** The elements of a node at some indices. */
 type Values = (node: Node, lanes: readonly Lane[]) => readonly Expr[];
 
+/** What a kernel of attention is made of. */
+interface AttentionRequest {
+  readonly node: NodeOf<"attention" | "attentionGradient">;
+  readonly builder: KernelBuilder;
+  readonly targets: readonly Location[];
+  readonly block: AttentionBlock;
+  readonly values: Values;
+}
+
 /** Elements of a vector of WGSL. */
 const width = 4;
 
 /** The least score that is no -Infinity: what a column that has seen nothing is compared with. */
 const lowest = -3.4028234663852886e38;
 
-/** The kernel of `node`, whose lengths are multiples of the block's; its result goes to `targets`. */
-export function attentionKernel(
-  builder: KernelBuilder,
-  node: NodeOf<"attention" | "attentionGradient">,
-  targets: readonly Location[],
-  block: AttentionBlock,
-  values: Values,
-): KernelIR {
+/** The kernel of `node`, whose lengths are multiples of the block's. */
+export function attentionKernel({ node, builder, targets, block, values }: AttentionRequest): KernelIR {
   const kernel = new AttentionKernel(builder, node, targets, block, values);
   if (node.op === "attention") kernel.forward();
   else kernel.backward(node.attrs.of);
@@ -394,7 +397,7 @@ class AttentionKernel {
         index: this.#place(target, feature, column),
         value: values[j]!,
         when,
-        accumulate: false,
+        accumulate: undefined,
       })
     );
   }

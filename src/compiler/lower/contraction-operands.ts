@@ -1,7 +1,8 @@
 /** The product under a contraction's sum: where it and its operands are read. */
 import type { Node, ReductionNode } from "../../graph/node.ts";
+import { isMovement } from "../../graph/structural.ts";
 import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.ts";
-import { isMovement, shownAt, sourceIndices } from "../kernel/source-indices.ts";
+import { shownAt, sourceIndices } from "../kernel/source-indices.ts";
 
 /** The product of a contraction, and its indices at an element of the contraction and at the term `along` of its sum. */
 export function productAt(node: ReductionNode, element: readonly Index[], along: readonly Index[]): { product: Node; indices: readonly Index[] } {

@@ -31,7 +31,7 @@ export function overwritesWhatItRead(ir: KernelIR, from: number, to: number): bo
         loads.push({ index: statement.expr.index, when: statement.expr.when, path: here, loops });
       } else if (statement.kind === "store" && statement.buffer === to) {
         stores.push({ index: statement.index, when: statement.when, path: here, loops });
-        accumulates ||= statement.accumulate;
+        accumulates ||= statement.accumulate !== undefined;
       }
     });
   };

@@ -1,9 +1,10 @@
 /** From a kernel's values to kernel IR. All lanes of a tile are lowered together, so that they share loops and loads. */
 import { InternalError } from "../../errors.ts";
 import type { DType } from "../../graph/dtype.ts";
-import { type Node, type ReductionNode } from "../../graph/node.ts";
+import { isKind, type Node, type ReductionNode } from "../../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
 import { size, strides } from "../../graph/shape.ts";
+import { isMovement } from "../../graph/structural.ts";
 import type { Draft } from "../group/fuse.ts";
 import { kernelName } from "../group/kernel-name.ts";
 import type { KernelGroup } from "../group/merge.ts";
@@ -25,12 +26,12 @@ import {
 } from "../kernel/index-arithmetic.ts";
 import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
-import { isAttention, isContraction } from "../kernel/patterns.ts";
-import { isMovement, sourceIndices } from "../kernel/source-indices.ts";
+import { isContraction } from "../kernel/patterns.ts";
+import { sourceIndices } from "../kernel/source-indices.ts";
 import type { OuterProduct, Tile } from "../tile/tile.ts";
-import { attentionKernel } from "./attention.ts";
 import { dependsOn } from "./contraction-operands.ts";
 import { type GemvDomain, gemvDomain, gemvResults } from "./gemv.ts";
+import { ownKernel } from "./own-kernels.ts";
 import { type StagedDomain, stagedDomain, stagedSums } from "./workgroup-contraction.ts";
 
 /** Invocations that walk a block side by side: a subgroup of the software adapters. */
@@ -88,10 +89,16 @@ class Lowering {
 
   run(): KernelIR {
     const [first] = this.#group.drafts;
-    if (first!.root.op === "scatterAdd") return this.#scatterAdd(first!.root);
-    const { root: attended } = first!;
-    if (isAttention(attended)) {
-      return attentionKernel(this.#builder, attended, this.#memory.targets(attended), this.#tile.attention!, (node, lanes) => this.#lanes(node, lanes));
+    const { root: alone } = first!;
+    if (isKind(alone, "own")) {
+      return ownKernel({
+        node: alone,
+        builder: this.#builder,
+        targets: this.#memory.targets(alone),
+        values: (node, lanes) => this.#lanes(node, lanes),
+        name: (kind) => kernelName(this.#group, kind),
+        block: this.#tile.attention!,
+      });
     }
     const domain = splitAxes(first!).outer.map((axis) => first!.root.shape[axis]!);
     const { axes, subgroup, staged, gemv, team, factors } = this.#tile;
@@ -266,7 +273,7 @@ class Lowering {
       const buffer = this.#builder.buffer(location.slot, root.dtype, "readWrite");
       stored.forEach((lane, i) => {
         const index = locate(location, lane.indices);
-        statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: false });
+        statements.push({ kind: "store", buffer, index, value: values[i]!, when: lane.when, accumulate: undefined });
       });
     }
     const marks = this.#memory.marks(root);
@@ -531,40 +538,6 @@ class Lowering {
         }
       }
     }
-  }
-
-  /** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */
-  #scatterAdd(node: Node): KernelIR {
-    if (node.op !== "scatterAdd") throw new InternalError("lower", { got: node.op, need: "scatterAdd" });
-    const builder = this.#builder;
-    const { axis, length } = node.attrs;
-    const [index, values] = node.src as [Node, Node];
-    const others = node.shape.map((n, a) => a === axis ? 1 : n);
-    const variable = builder.variable("i", size(others));
-    const at = unflatten(variableIndex(variable), others);
-    const put = (along: Index) => at.map((own, a) => a === axis ? along : own);
-    const targets = this.#memory.targets(node);
-    const clear = builder.variable("z", length);
-    const cleared = builder.openLoop(builder.root, clear);
-    const walk = builder.variable("k", values.shape[axis]!);
-    const body = builder.openLoop(builder.root, walk);
-    for (const target of targets) {
-      const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-      const zero = builder.constant(0, node.dtype);
-      cleared.statements.push({ kind: "store", buffer, index: locate(target, put(variableIndex(clear))), value: zero, when: undefined, accumulate: false });
-    }
-    builder.root.statements.push({ kind: "loop", variable: clear, body: cleared });
-    const lane: Lane = { indices: put(variableIndex(walk)), when: undefined };
-    const position = this.#lanes(index, [lane])[0]!;
-    const value = this.#lanes(values, [lane])[0]!;
-    const inside = builder.op("and", builder.op("le", builder.constant(0, "i32"), position), builder.op("lt", position, builder.constant(length, "i32")));
-    const destination = put(valueIndex(builder.nameValue(position), length));
-    for (const target of targets) {
-      const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-      body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: true });
-    }
-    builder.root.statements.push({ kind: "loop", variable: walk, body });
-    return builder.finish(kernelName(this.#group), [variable]);
   }
 
   #and(a: Expr | undefined, b: Expr | undefined): Expr | undefined {

@@ -5,8 +5,8 @@
 import { attention, attentionGradient, contiguous, expand, full, pad, slice, withSources } from "../../graph/build.ts";
 import { makeFor, type Node, type NodeOf, toposort } from "../../graph/node.ts";
 import { sameShape, type Shape } from "../../graph/shape.ts";
+import { isMovement } from "../../graph/structural.ts";
 import { isAttention } from "../kernel/patterns.ts";
-import { isMovement } from "../kernel/source-indices.ts";
 import { attentionBlock, attentionUnit } from "../plan/attention-block.ts";
 import type { Target } from "../plan/plan.ts";
 

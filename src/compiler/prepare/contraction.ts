@@ -1,8 +1,8 @@
 /** What contraction a node is: its lengths, and how its operands lie in memory. */
 import { withSources } from "../../graph/build.ts";
 import type { Node, NodeOf, ReductionNode } from "../../graph/node.ts";
+import { isMovement } from "../../graph/structural.ts";
 import { isMarking, isProduct } from "../kernel/patterns.ts";
-import { isMovement } from "../kernel/source-indices.ts";
 import type { OperandLayout, Problem } from "../plan/contraction-schedules.ts";
 import { type Look, viewOf } from "../simplify/affine-view.ts";
 

@@ -5,11 +5,8 @@
 import { cast, withSources } from "../../graph/build.ts";
 import { toElement } from "../../graph/dtype.ts";
 import { makeFor, type Node, toposort } from "../../graph/node.ts";
-import type { ElementwiseName, ReductionName } from "../../graph/ops.ts";
-import { isMovement } from "../kernel/source-indices.ts";
-
-/** Ops that choose among their operands, or change a sign. */
-const exact: ReadonlySet<string> = new Set<ElementwiseName | ReductionName>(["neg", "abs", "relu", "max", "min", "where", "amax", "amin"]);
+import { elementwise, type ElementwiseOp, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
+import { isMovement } from "../../graph/structural.ts";
 
 /** Rewrites the graph above `given`. */
 export function readHalves(roots: readonly Node[], given: ReadonlySet<Node>): Node[] {
@@ -44,12 +41,19 @@ function halvesBesides(order: readonly Node[], given: ReadonlySet<Node>): Set<No
       if (x!.dtype === "f16") halves.add(node);
     } else if (node.op === "const") {
       if (isHalf(node.attrs.value)) halves.add(node);
-    } else if (isMovement(node) || exact.has(node.op)) {
-      const values = node.op === "where" ? node.src.slice(1) : node.src;
+    } else {
+      const record = computing(node);
+      if (!isMovement(node) && !record?.exact) continue;
+      const values = record?.conditional ? node.src.slice(1) : node.src;
       if (values.every((source) => halves.has(source)) && (node.op !== "pad" || isHalf(node.attrs.value))) halves.add(node);
     }
   }
   return narrowed;
+}
+
+/** The record of an elementwise op, and of the one by which a reduction combines. */
+function computing({ op }: Node): ElementwiseOp | undefined {
+  return isElementwise(op) ? elementwise[op] : isReduction(op) ? elementwise[reductions[op].combine] : undefined;
 }
 
 function isNarrowing(node: Node): boolean {

@@ -7,8 +7,8 @@ import { cast, contiguous, permute, withSources } from "../../graph/build.ts";
 import { toElement } from "../../graph/dtype.ts";
 import { makeNode, type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
 import { type Shape, size, withoutAxes } from "../../graph/shape.ts";
+import { isMovement, isStored } from "../../graph/structural.ts";
 import { isContraction, isProduct } from "../kernel/patterns.ts";
-import { isMovement } from "../kernel/source-indices.ts";
 import { type Look, viewOf } from "../simplify/affine-view.ts";
 
 /** Smaller contractions are not worth a further kernel, nor are operands that are read less often. */
@@ -58,7 +58,7 @@ function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | unde
 function storePadding(operand: Node, given: ReadonlySet<Node>, most: number): Node {
   const above: Node[] = [];
   let x = operand;
-  for (; isMovement(x) && x.op !== "pad" && x.op !== "contiguous" && !given.has(x); x = x.src[0]!) above.push(x);
+  for (; isMovement(x) && x.op !== "pad" && !isStored(x) && !given.has(x); x = x.src[0]!) above.push(x);
   if (x.op !== "pad" || given.has(x) || size(x.shape) > most) return operand;
   return above.reduceRight((source, view) => withSources(view, [source]), contiguous(x));
 }

@@ -3,7 +3,7 @@
  * them in a u32, the first in the lower bits, and in between an f16 is a u32 with its bits. Either way nothing is computed
  * with it: values are converted where the graph casts, and what only moves keeps its bits.
  */
-import type { WgslHelperName } from "../../graph/helpers.ts";
+import { halfBits, roundToHalf } from "../../graph/helpers.ts";
 import type { Target } from "../plan/plan.ts";
 
 export interface HalfStorage {
@@ -22,7 +22,8 @@ export interface HalfStorage {
   /** Conversions; the rounding is ours, and what is left to the driver both types can hold. */
   readonly toFloat: (x: string) => string;
   readonly fromFloat: (x: string) => string;
-  readonly helper: WgslHelperName;
+  /** The source of the function that rounds. */
+  readonly helper: string;
   /** A constant: its bits, and how the f32 is spelled that it is. */
   readonly literal: (bits: number, float: string) => string;
 }
@@ -39,7 +40,7 @@ export const halfStorage: { readonly [K in Target["f16"]]: HalfStorage } = {
     store: (buffer, index, value) => `${buffer}[${index}] = ${value};`,
     toFloat: (x) => `f32(${x})`,
     fromFloat: (x) => `f16(sw_round_to_half(${x}))`,
-    helper: "roundToHalf",
+    helper: roundToHalf,
     literal: (_bits, float) => `f16(${float})`,
   },
   packed: {
@@ -62,7 +63,7 @@ export const halfStorage: { readonly [K in Target["f16"]]: HalfStorage } = {
       `atomicAnd(word, ~(0xffffu << low)); atomicOr(word, ${value} << low); }`,
     toFloat: (x) => `unpack2x16float(${x}).x`,
     fromFloat: (x) => `sw_half_bits(${x})`,
-    helper: "halfBits",
+    helper: halfBits,
     literal: (bits) => `${bits}u`,
   },
 };

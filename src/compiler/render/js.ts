@@ -2,13 +2,9 @@
 import { InternalError } from "../../errors.ts";
 import type { DType } from "../../graph/dtype.ts";
 import { toHalfBits } from "../../graph/half.ts";
-import { jsHelpers } from "../../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../../graph/ops.ts";
 import type { Accumulator, Expr, KernelIR } from "../kernel/ir.ts";
 import { Renderer } from "./render.ts";
-
-/** Ops whose f32 result is exact, so that rounding it would be in vain. */
-const exact: ReadonlySet<string> = new Set(["neg", "abs", "sign", "floor", "ceil", "trunc", "round", "relu", "max", "min", "where"]);
 
 /** The body of `function (buffers, begin, end)`, which runs invocations begin … end - 1. */
 export function renderJs(ir: KernelIR): string {
@@ -17,14 +13,15 @@ export function renderJs(ir: KernelIR): string {
 
 class JsRenderer extends Renderer {
   protected override readonly declare = { fixed: "const", changing: "let" } as const;
-  readonly #helpers = new Set<keyof typeof jsHelpers>();
+  /** The source of each function that is called. */
+  readonly #helpers = new Set<string>();
 
   body(): string {
     this.counters();
     this.scope(this.ir.body);
     return [
       '"use strict";',
-      ...[...this.#helpers].map((name) => jsHelpers[name]),
+      ...this.#helpers,
       ...this.ir.buffers.map((_, i) => `const b${i} = buffers[${i}];`),
       "for (let id = begin; id < end; id++) {",
       ...this.lines,
@@ -60,7 +57,7 @@ class JsRenderer extends Renderer {
   protected override combined({ name, dtype, op }: Accumulator, value: string): string {
     const { combine } = reductions[op];
     const record: ElementwiseOp = elementwise[combine];
-    return rounded(record.js([name, value], dtype), dtype, exact.has(combine));
+    return rounded(record.js([name, value], dtype), dtype, record.exact);
   }
 
   protected override stored(value: Expr, dtype: DType): string {
@@ -119,7 +116,7 @@ class JsRenderer extends Renderer {
         const record: ElementwiseOp = elementwise[expr.op];
         if (record.jsHelper !== undefined) this.#helpers.add(record.jsHelper);
         const text = record.js(expr.args.map((arg) => this.text(arg)), expr.args[expr.args.length - 1]!.dtype);
-        return rounded(text, expr.dtype, (exact.has(expr.op) && expr.dtype === "f32") || expr.op === "where");
+        return rounded(text, expr.dtype, (record.exact && expr.dtype === "f32") || expr.op === "where");
       }
     }
   }
@@ -129,7 +126,7 @@ function refuseShared(): never {
   throw new InternalError("renderJs", { got: "invocations that work together", need: "a kernel for the cpu device" });
 }
 
-function rounded(text: string, dtype: DType, isExact: boolean): string {
+function rounded(text: string, dtype: DType, isExact = false): string {
   if (isExact) return text;
   return dtype === "f32" ? `Math.fround(${text})` : dtype === "i32" ? `(${text} | 0)` : dtype === "u32" ? `(${text} >>> 0)` : text;
 }

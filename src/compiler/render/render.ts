@@ -1,6 +1,6 @@
 /** Kernel IR as text: what WGSL and JavaScript have in common. */
 import type { DType } from "../../graph/dtype.ts";
-import { reductions } from "../../graph/ops.ts";
+import { type ReductionName, reductions } from "../../graph/ops.ts";
 import type { Index, Variable } from "../kernel/index-arithmetic.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "../kernel/ir.ts";
 import { countUses } from "./spelling.ts";
@@ -120,12 +120,18 @@ export abstract class Renderer {
         break;
       case "store": {
         const index = this.index(statement.index);
-        const value = this.stored(statement.value, this.ir.buffers[statement.buffer]!.dtype);
-        const line = this.store(statement.buffer, index, statement.accumulate ? `${this.element(statement.buffer, index)} + ${value}` : value);
+        const { dtype } = this.ir.buffers[statement.buffer]!;
+        const value = this.stored(statement.value, dtype);
+        const line = this.store(statement.buffer, index, this.#accumulated(statement.accumulate, this.element(statement.buffer, index), value, dtype));
         this.emit(statement.when === undefined ? line : `if (${this.text(statement.when)}) { ${line} }`);
         break;
       }
     }
+  }
+
+  #accumulated(op: ReductionName | undefined, element: string, value: string, dtype: DType): string {
+    if (op === undefined) return value;
+    return op === "sum" ? `${element} + ${value}` : this.combined({ name: element, dtype, op }, value);
   }
 
   /** Names an expression that is used more than once; loads of written buffers too, as a store may follow. */

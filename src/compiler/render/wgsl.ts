@@ -2,7 +2,7 @@
 import { InternalError } from "../../errors.ts";
 import { type DType, dtypes } from "../../graph/dtype.ts";
 import { toHalfBits } from "../../graph/half.ts";
-import { wgslHelpers } from "../../graph/helpers.ts";
+import { nothing, zeroOver } from "../../graph/helpers.ts";
 import { bitcast, cast, elementwise, type ElementwiseOp, reductions } from "../../graph/ops.ts";
 import { divide, type Index } from "../kernel/index-arithmetic.ts";
 import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "../kernel/ir.ts";
@@ -45,7 +45,8 @@ export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoo
 class WgslRenderer extends Renderer {
   protected override readonly declare = { fixed: "let", changing: "var" } as const;
   readonly #vectors: ReadonlySet<number>;
-  readonly #helpers = new Set<keyof typeof wgslHelpers>();
+  /** The source of each function that is called. */
+  readonly #helpers = new Set<string>();
   /** Vectors loaded so far, with the scope that holds them. */
   readonly #loaded = new Map<string, { name: string; scope: Scope }>();
   /** Of every scope met: the four stores that one vector store stands for. */
@@ -122,7 +123,7 @@ class WgslRenderer extends Renderer {
         return `var<workgroup> s${i}: array<${vectors ? `vec4<${element}>, ${length / 4}` : `${element}, ${length}`}>;`;
       }),
       ...(this.#special ? ["var<private> special_bits: u32;"] : []),
-      ...[...this.#helpers].map((name) => wgslHelpers[name]),
+      ...this.#helpers,
       `@compute @workgroup_size(${workgroupSize})`,
       inStep
         ? "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {"
@@ -273,13 +274,13 @@ class WgslRenderer extends Renderer {
     if (dtype !== "f32" || args.length !== 2) return undefined;
     const [a, b] = args as readonly [Expr, Expr];
     const zero = (x: Expr) => x.kind === "constant" && x.value === 0;
-    const spelled = (helper: "nothing" | "zeroOver", name: string, x: Expr) => {
+    const spelled = (helper: string, name: string, x: Expr) => {
       this.#helpers.add(helper);
       return `${name}(${this.text(x)})`;
     };
-    if (op === "mul" && (zero(a) || zero(b))) return spelled("nothing", "sw_nothing", zero(a) ? b : a);
-    if (op === "sub" && a === b) return spelled("nothing", "sw_nothing", a);
-    return op === "div" && zero(a) ? spelled("zeroOver", "sw_zero_over", b) : undefined;
+    if (op === "mul" && (zero(a) || zero(b))) return spelled(nothing, "sw_nothing", zero(a) ? b : a);
+    if (op === "sub" && a === b) return spelled(nothing, "sw_nothing", a);
+    return op === "div" && zero(a) ? spelled(zeroOver, "sw_zero_over", b) : undefined;
   }
 
   /** The vector that holds an element of an array of vectors, loaded once for all four, and the element's place in it. */

@@ -5,10 +5,10 @@ import type { Node } from "../../graph/node.ts";
 import {
   bitcast as bitcastOp,
   cast as castOp,
-  commutative,
   elementwise as table,
   hidden,
   type ElementwiseName,
+  type ElementwiseOp,
   isElementwise,
 } from "../../graph/ops.ts";
 import { constantLike, type Rewriting } from "./rewriting.ts";
@@ -22,10 +22,11 @@ export function elementwiseRule(node: Node, graph: Rewriting): Node | undefined 
   if (node.op === "where") return whereRule(node, graph);
   if (node.op === "heed") return graph.simple(elementwise("mul", node.src[1]!, node.src[2]!));
   if (node.op === "weigh") return gatedProduct(node, graph);
+  const record: ElementwiseOp = table[node.op];
   const [a, b] = node.src as readonly [Node, Node];
   if (node.src.length === 1) return unaryRule(node.op, a, graph);
   if (node.src.length !== 2) return undefined;
-  if (commutative.has(node.op) && graph.rank(a) > graph.rank(b)) return graph.simple(elementwise(node.op, b, a));
+  if (record.commutes && graph.rank(a) > graph.rank(b)) return graph.simple(elementwise(node.op, b, a));
   return constantRule(node.op, a, b, graph) ?? equalRule(node, a, b) ?? signRule(node.op, a, b, graph);
 }
 

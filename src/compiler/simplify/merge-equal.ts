@@ -1,5 +1,6 @@
 /** Equal nodes are one: what a program says twice is computed once. */
 import { makeFor, makeNode, mergingEqual, type Node, toposort } from "../../graph/node.ts";
+import { kernelOf } from "../../graph/structural.ts";
 
 /**
  * The same graph, in which nodes of equal parts are one. Never looks above `inputs`, which stay what they are, as leaves do.
@@ -9,7 +10,7 @@ export function mergeEqual(roots: readonly Node[], inputs: ReadonlySet<Node>): N
   return mergingEqual(() => {
     const now = new Map<Node, Node>();
     for (const node of toposort(roots, (node) => !inputs.has(node))) {
-      if (inputs.has(node) || node.op === "input" || node.op === "storage") {
+      if (inputs.has(node) || kernelOf(node) === "given") {
         now.set(node, node);
         continue;
       }

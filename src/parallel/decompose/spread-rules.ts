@@ -2,7 +2,7 @@
 import { DecompositionError } from "../../errors.ts";
 import { dtypes } from "../../graph/dtype.ts";
 import type { Node, NodeOf, Op } from "../../graph/node.ts";
-import { type ElementwiseName, isElementwise } from "../../graph/ops.ts";
+import { elementwise, type ElementwiseName, type ElementwiseOp, isElementwise } from "../../graph/ops.ts";
 import { formatShape, sameShape, size } from "../../graph/shape.ts";
 import { type Batched, batched, partial, replicated, type Site, type Spread } from "./spread.ts";
 
@@ -11,62 +11,6 @@ const advice =
   "over the shards and divided once (a statistic of the whole batch inside the model needs a collective, allReduce)";
 
 export type Rule = (at: Site) => Spread;
-
-/** What an elementwise op does to sums over rows. */
-const onPartial: {
-  readonly [K in ElementwiseName]: "additive" | "product" | "quotient" | "select" | "none";
-} = {
-  neg: "additive",
-  add: "additive",
-  sub: "additive",
-  mul: "product",
-  div: "quotient",
-  where: "select",
-  abs: "none",
-  sign: "none",
-  sqrt: "none",
-  exp: "none",
-  expm1: "none",
-  log: "none",
-  log1p: "none",
-  sin: "none",
-  cos: "none",
-  tan: "none",
-  asin: "none",
-  acos: "none",
-  atan: "none",
-  sinh: "none",
-  cosh: "none",
-  tanh: "none",
-  erf: "none",
-  floor: "none",
-  ceil: "none",
-  trunc: "none",
-  round: "none",
-  relu: "none",
-  not: "none",
-  bitNot: "none",
-  idiv: "none",
-  irem: "none",
-  frem: "none",
-  pow: "none",
-  max: "none",
-  min: "none",
-  atan2: "none",
-  and: "none",
-  or: "none",
-  xor: "none",
-  shl: "none",
-  shr: "none",
-  lt: "none",
-  le: "none",
-  eq: "none",
-  ne: "none",
-  heed: "none",
-  weigh: "none",
-  gated: "none",
-  threefry: "none",
-};
 
 /** The rule of an op. */
 export function ruleOf(op: Op): Rule {
@@ -287,25 +231,25 @@ function elementwiseRule(at: Site): Spread {
   if (src.some((x) => x.kind === "shard")) return unlessJoined(at);
   if (!src.some((x) => x.kind === "partial")) return joined(at, src);
   const additive = (x: Spread, i: number) => x.kind === "partial" || isZero(node.src[i]!);
-  switch (onPartial[node.op as ElementwiseName]) {
-    case "additive":
+  const { partial: linear }: ElementwiseOp = elementwise[node.op as ElementwiseName];
+  if (linear === undefined) return nonlinear(at);
+  switch (linear) {
+    case "terms":
       if (src.every(additive)) return partial;
       return mixes(
         at,
         "a sum over the rows of the batch combined with something that is not one: each shard would count it",
       );
-    case "product":
+    case "factor":
       return src.filter((x) => x.kind === "partial").length === 1 && src.some((x) => x.kind === "replicated")
         ? partial
         : nonlinear(at);
-    case "quotient":
+    case "dividend":
       return src[0]!.kind === "partial" && src[1]!.kind === "replicated" ? partial : nonlinear(at);
-    case "select":
+    case "chosen":
       return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i))
         ? partial
         : nonlinear(at);
-    case "none":
-      return nonlinear(at);
   }
 }
 

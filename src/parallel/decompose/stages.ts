@@ -3,10 +3,10 @@
  * host, and what comes after it goes on with the result.
  */
 import { input, withSources } from "../../graph/build.ts";
-import { type Node, type NodeOf, toposort } from "../../graph/node.ts";
-import { isReduction } from "../../graph/ops.ts";
+import { isKind, type Node, type NodeOf, toposort } from "../../graph/node.ts";
+import { isExpensive, type StructuralOf } from "../../graph/structural.ts";
 
-export type CollectiveNode = NodeOf<"allReduce" | "allGather" | "reduceScatter">;
+export type CollectiveNode = NodeOf<StructuralOf<"cut">>;
 
 /** A value that leaves a stage, and what stands for it in the stages after it. */
 export interface Crossing {
@@ -27,18 +27,13 @@ export interface Stage {
 }
 
 export function isCollective(node: Node): node is CollectiveNode {
-  return node.op === "allReduce" || node.op === "allGather" || node.op === "reduceScatter";
+  return isKind(node, "cut");
 }
 
 /** Which collectives a graph has; `total` where one depends on how many rows the whole batch has. */
 export function collectivesIn(roots: readonly Node[]): { readonly any: boolean; readonly total: boolean } {
   const found = toposort(roots).filter(isCollective);
   return { any: found.length > 0, total: found.some((node) => node.op !== "allReduce") };
-}
-
-/** Ops that are worth keeping the result of; what is cheap is computed again in each stage that reads it. */
-function isExpensive(node: Node): boolean {
-  return isReduction(node.op) || ["scatterAdd", "argsort", "attention", "attentionGradient"].includes(node.op);
 }
 
 interface Draft {
@@ -70,6 +65,7 @@ export function cutStages(roots: readonly Node[], isInput: (node: Node) => boole
     const ending = collectives.filter((node) => levels.get(node) === level + 1);
     const wanted = level < last ? ending.map((node) => node.src[0]!) : roots;
     const draft: Draft = { roots: wanted, collectives: ending, now: new Map(), inputs: new Set(), kept: [] };
+    // What is cheap is computed again in each stage that reads it.
     const isKept = (node: Node) => isExpensive(node) && computed.has(node);
     const order = toposort(wanted, (node) => !isInput(node) && !isCollective(node) && !isKept(node));
     for (const node of order) {

@@ -7,6 +7,7 @@ import { GradientError } from "../../errors.ts";
 import { withSources } from "../../graph/build.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
+import { isMovement } from "../../graph/structural.ts";
 import { dueOf, isDue, type Leaf, knownRecord, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
@@ -267,7 +268,7 @@ function age(node: Node): number {
 /** What a view shows; the node itself where it is no view. */
 function viewed(node: Node): Node {
   let x = node;
-  while (x.op === "reshape" || x.op === "slice" || x.op === "permute" || x.op === "expand") x = x.src[0]!;
+  while (isMovement(x)) x = x.src[0]!;
   return x;
 }
 

@@ -5,8 +5,9 @@ import { deviceById } from "../../devices/device/registry.ts";
 import { DeviceError } from "../../errors.ts";
 import { byteLength, storage as leafOf } from "../../graph/build.ts";
 import { dtypes, type HostArray } from "../../graph/dtype.ts";
-import type { Node, NodeOf } from "../../graph/node.ts";
+import { isKind, type Node, type NodeOf } from "../../graph/node.ts";
 import { size } from "../../graph/shape.ts";
+import { isMovement, isStored } from "../../graph/structural.ts";
 import { nextTurn } from "../../host/host.ts";
 import { remember } from "./history.ts";
 import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
@@ -223,7 +224,7 @@ export function locate(node: Node): { storage: Storage; offset: number } | undef
       offset += start[0]! * size(from.slice(1));
     } else if (x.op === "copy") {
       if (x.src[0]!.device !== undefined) return undefined;
-    } else if (x.op !== "reshape" && x.op !== "stopGradient" && x.op !== "contiguous") {
+    } else if (x.op !== "reshape" && !isKind(x, "same")) {
       return undefined;
     }
     x = x.src[0]!;
@@ -318,11 +319,7 @@ function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readon
 /** What a chain of views shows. */
 function producer(node: Node): Node {
   let x = node;
-  while (
-    valueOf(x) === undefined &&
-    (x.op === "reshape" || x.op === "permute" || x.op === "expand" || x.op === "slice" || x.op === "pad" || x.op === "cast" ||
-      x.op === "stopGradient" || x.op === "copy")
-  ) x = x.src[0]!;
+  while (valueOf(x) === undefined && ((isMovement(x) && !isStored(x)) || x.op === "cast")) x = x.src[0]!;
   return x;
 }
 

@@ -5,6 +5,7 @@ import { callerOf, withDeepStacks } from "../../debug/caller.ts";
 import type { DType } from "../../graph/dtype.ts";
 import { type Node, type Purpose, watchNodes } from "../../graph/node.ts";
 import { formatShape, type Shape } from "../../graph/shape.ts";
+import { isFree, kernelOf } from "../../graph/structural.ts";
 import { anything, callable, rest } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
 import { refuseInTrace } from "../eager/frame.ts";
@@ -123,8 +124,6 @@ interface Origin {
   readonly backward: boolean;
 }
 
-const library = new URL("..", import.meta.url).href;
-
 /** Where the nodes come from that are made while it watches. Of nodes that are made again, the first call counts. */
 class Origins {
   readonly #known = new WeakMap<Node, Origin>();
@@ -148,7 +147,7 @@ class Origins {
 
   lineOf(node: Node): Pick<ExplainedOp, "line" | "backward"> {
     const origin = this.#known.get(node);
-    return { line: origin && callerOf(origin.call, library), backward: origin?.backward ?? false };
+    return { line: origin && callerOf(origin.call), backward: origin?.backward ?? false };
   }
 
   #watch<T>(body: () => T, note: (node: Node, purpose: Purpose) => void): T {
@@ -163,26 +162,11 @@ class Origins {
   }
 }
 
-const silent: ReadonlySet<string> = new Set<Node["op"]>([
-  "const",
-  "iota",
-  "input",
-  "storage",
-  "reshape",
-  "permute",
-  "expand",
-  "pad",
-  "slice",
-  "contiguous",
-  "stopGradient",
-  "copy",
-]);
-
 function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs: readonly Program[], origins: Origins): ExplainedKernel[] {
   const names = new Map<Node, string>();
   roots.forEach((root, i) => {
     if (!names.has(root)) names.set(root, traced.rootName(i));
-    if (root.op !== "concat") return;
+    if (kernelOf(root) !== "region") return;
     for (const part of root.src) if (!names.has(part)) names.set(part, `part of ${traced.rootName(i)}`);
   });
   traced.request.inputs.forEach((input, i) => names.set(input, traced.inputName(i)));
@@ -190,11 +174,11 @@ function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs:
     for (const node of writes) if (!names.has(node)) names.set(node, `#${i}`);
   });
   const nameOf = (node: Node): string =>
-    names.get(node) ?? (node.op === "concat" ? `(${node.src.map(nameOf).join(", ")})` : node.op);
+    names.get(node) ?? (kernelOf(node) === "region" ? `(${node.src.map(nameOf).join(", ")})` : node.op);
   const buffer = (node: Node): ExplainedBuffer => ({ name: nameOf(node), shape: node.shape, dtype: node.dtype });
   return steps.map(({ computes, reads, writes }, i) => {
     const { name, flops, bytes } = programs[i]!;
-    const loud = computes.filter((node) => !silent.has(node.op));
+    const loud = computes.filter((node) => !isFree(node));
     const ops = (loud.length > 0 ? loud : computes.slice(-1)).map((node): ExplainedOp => ({
       op: node.op,
       shape: node.shape,

@@ -1,0 +1,64 @@
+/** The kernels of ops that have one of their own. */
+import type { Node, NodeOf } from "../../graph/node.ts";
+import { size } from "../../graph/shape.ts";
+import type { StructuralOf } from "../../graph/structural.ts";
+import { type Index, unflatten, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
+import type { Expr, KernelBuilder, KernelIR, Lane } from "../kernel/ir.ts";
+import { locate, type Location } from "../kernel/location.ts";
+import type { AttentionBlock } from "../plan/attention-block.ts";
+import { attentionKernel } from "./attention.ts";
+
+/** A node with a kernel of its own, and what is there to make it. */
+export interface OwnKernel<N extends Node = Node> {
+  readonly node: N;
+  readonly builder: KernelBuilder;
+  /** Where the result goes. */
+  readonly targets: readonly Location[];
+  /** The elements of a source, whether it is in memory or computed here. */
+  readonly values: (source: Node, lanes: readonly Lane[]) => readonly Expr[];
+  /** A name for the kernel, of that kind. */
+  readonly name: (kind: string) => string;
+  readonly block: AttentionBlock;
+}
+
+const kernels: { readonly [K in StructuralOf<"own">]: (of: OwnKernel<NodeOf<K>>) => KernelIR } = {
+  scatterAdd: scatterKernel,
+  attention: attentionKernel,
+  attentionGradient: attentionKernel,
+};
+
+export function ownKernel(of: OwnKernel<NodeOf<StructuralOf<"own">>>): KernelIR {
+  // Each entry of the table takes the node of its own op, which is the one it is looked up with.
+  return (kernels[of.node.op] as (of: OwnKernel) => KernelIR)(of);
+}
+
+/** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */
+function scatterKernel({ node, builder, targets, values: valuesOf, name }: OwnKernel<NodeOf<"scatterAdd">>): KernelIR {
+  const { axis, length } = node.attrs;
+  const [index, values] = node.src as readonly [Node, Node];
+  const others = node.shape.map((n, a) => a === axis ? 1 : n);
+  const variable = builder.variable("i", size(others));
+  const at = unflatten(variableIndex(variable), others);
+  const put = (along: Index) => at.map((own, a) => a === axis ? along : own);
+  const clear = builder.variable("z", length);
+  const cleared = builder.openLoop(builder.root, clear);
+  const walk = builder.variable("k", values.shape[axis]!);
+  const body = builder.openLoop(builder.root, walk);
+  for (const target of targets) {
+    const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
+    const zero = builder.constant(0, node.dtype);
+    cleared.statements.push({ kind: "store", buffer, index: locate(target, put(variableIndex(clear))), value: zero, when: undefined, accumulate: undefined });
+  }
+  builder.root.statements.push({ kind: "loop", variable: clear, body: cleared });
+  const lane: Lane = { indices: put(variableIndex(walk)), when: undefined };
+  const position = valuesOf(index, [lane])[0]!;
+  const value = valuesOf(values, [lane])[0]!;
+  const inside = builder.op("and", builder.op("le", builder.constant(0, "i32"), position), builder.op("lt", position, builder.constant(length, "i32")));
+  const destination = put(valueIndex(builder.nameValue(position), length));
+  for (const target of targets) {
+    const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
+    body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: "sum" });
+  }
+  builder.root.statements.push({ kind: "loop", variable: walk, body });
+  return builder.finish(name("scatter"), [variable]);
+}
