@@ -1,11 +1,13 @@
 /**
- * Runs every example of the README and of docs/: each ```ts block is a module. A comment `// => values` after a
- * `console.log` holds what it must print, as JSON values with spaces between them.
+ * Runs every example of the README and of docs/: each ```ts block is a module, and so is each ```js block, in a folder of its
+ * own. A comment `// => values` after a `console.log`, or on the next line, holds what it must print, as JSON values with spaces
+ * between them.
  */
 import assert from "node:assert/strict";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import * as errors from "../src/errors.ts";
@@ -17,7 +19,7 @@ for (const path of ["README.md", ...documents.map((name) => `docs/${name}`)]) {
   const text = await readFile(new URL(path, root), "utf8");
   let heading = "";
   let number = 0;
-  for (const [, title, code] of text.matchAll(/^## (.*)$|^```ts\n([\s\S]*?)^```$/gm)) {
+  for (const [, title, code] of text.matchAll(/^## (.*)$|^```(?:ts|js)\n([\s\S]*?)^```$/gm)) {
     if (title !== undefined) heading = title;
     if (code === undefined) continue;
     test(`${path}, example ${++number}: ${heading}`, () => run(code));
@@ -32,17 +34,20 @@ async function run(code: string): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "shardwise-readme-"));
   const printed: unknown[][] = [];
   const log = console.log;
+  const here = process.cwd();
   try {
     const file = join(folder, "example.mts");
     const index = new URL("src/index.ts", root).href;
     await writeFile(file, code.replaceAll('from "shardwise"', `from "${index}"`));
     console.log = (...values: unknown[]) => void printed.push(values);
+    process.chdir(folder); // Where examples write files.
     await import(pathToFileURL(file).href);
   } finally {
     console.log = log;
+    process.chdir(here);
     await rm(folder, { recursive: true });
   }
-  const expected = [...code.matchAll(/console\.log\(.*\); \/\/ => (.*)$/gm)].map((match) => match[1]!);
+  const expected = [...code.matchAll(/console\.log\(.*\);\s+\/\/ => (.*)$/gm)].map((match) => match[1]!);
   const calls = [...code.matchAll(/console\.log\(/g)].length;
   assert.equal(expected.length, calls, "every console.log of an example says what it prints");
   assert.deepEqual(

@@ -8,11 +8,11 @@ import { gradients } from "./grad.ts";
 
 export interface CheckOptions {
   /** 1 checks the gradient, 2 the gradient of the gradient too. 1 by default. */
-  readonly order?: 1 | 2;
+  readonly order?: 1 | 2 | undefined;
   /** The difference taken on either side of an element, relative to it where it is above 1. 1e-5 by default. */
-  readonly step?: number;
+  readonly step?: number | undefined;
   /** Largest error accepted, absolute below 1 and relative above. 1e-6 by default. */
-  readonly tolerance?: number;
+  readonly tolerance?: number | undefined;
 }
 
 /**

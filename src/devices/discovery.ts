@@ -19,20 +19,20 @@ export interface DeviceOptions {
    * GPUs only (a software adapter where there is no hardware one), or the cpu device only. By default hardware GPUs, or the
    * cpu device where there is none.
    */
-  readonly kind?: "gpu" | "cpu";
+  readonly kind?: "gpu" | "cpu" | undefined;
   /** This many logical devices, 1 to 1024, on the first adapter (or the CPU), instead of one on each. */
-  readonly virtual?: number;
+  readonly virtual?: number | undefined;
   /** `cpu`, `gpu`, or part of an adapter's name. By default any. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** In Deno its own WebGPU ("deno", the default there), or Dawn's through the npm package `webgpu`, as in Node. */
-  readonly runtime?: "dawn" | "deno";
+  readonly runtime?: "dawn" | "deno" | undefined;
   /** Only software adapters, or none of them. By default those are taken only where `kind` asks for a GPU and there is no other. */
-  readonly software?: boolean;
+  readonly software?: boolean | undefined;
   /**
    * The most bytes that each of these devices may hold; half of the machine's memory by default, where it is
    * computed in.
    */
-  readonly memoryBytes?: number;
+  readonly memoryBytes?: number | undefined;
 }
 
 /** Logical devices on one adapter. */

@@ -427,7 +427,7 @@ export class Tensor<out D extends DType = DType> implements Pending {
     return this;
   }
 
-  /** This handle becomes the part of `base` [n] from `offset` on, as `base` is at each use. `assign` ends that. */
+  /** @internal This handle becomes the part of `base` [n] from `offset` on, as `base` is at each use. `assign` ends that. */
   aliasOf(base: Tensor, offset: number): void {
     const fits = base.rank === 1 && Number.isSafeInteger(offset) && offset >= 0 && offset + this.size <= base.size;
     if (!fits || base.dtype !== this.dtype || base === this) {

@@ -26,7 +26,7 @@ export interface WgslOptions {
   readonly rollLoops: "no" | "partly" | "fully";
   readonly f16: Target["f16"];
   /** For kernels of varying shapes: bounds that this one does not need are spelled too. */
-  readonly guarded?: boolean;
+  readonly guarded?: boolean | undefined;
   /** In a plan for items: bytes from an item's part of each buffer to that of the next. */
   readonly strides?: readonly number[] | undefined;
 }

@@ -463,7 +463,7 @@ function requireOutput<O>(output: O): O {
 function notDecomposable(what: string, value: unknown, example: string): DecompositionError {
   return new DecompositionError("nn.trainer", {
     got: `${what} that is ${isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : show(value)}`,
-    need: `the sum over rows and the count it is divided by, so that shards add up: ${example}`,
+    need: `the sum over rows and the count it is divided by, so that shards add up: ${example}${isTensor(value) ? " itself, without .mean" : ""}`,
   });
 }
 

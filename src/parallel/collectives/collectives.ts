@@ -18,15 +18,15 @@ import { quotient } from "../decompose/ratio.ts";
 /** What is reduced. */
 export interface AllReduceOptions {
   /** Default `sum`. */
-  readonly op?: "sum" | "mean" | "max" | "min";
+  readonly op?: "sum" | "mean" | "max" | "min" | undefined;
   /** For `mean`: how many `x` is the sum of in this shard, an f32 scalar such as a number of rows. */
-  readonly count?: Tensor;
+  readonly count?: Tensor | undefined;
 }
 
 /** What is gathered. */
 export interface AllGatherOptions {
   /** The axis of the rows. Default 0. */
-  readonly axis?: number;
+  readonly axis?: number | undefined;
 }
 
 const signatures = {

@@ -12,7 +12,7 @@ import { alongAxis, type AxisOptions, batchAxes } from "./scatter.ts";
 /** How shards are joined. */
 export interface GatherOptions extends AxisOptions {
   /** Where the result shall be. Default: the device of the first shard. */
-  readonly device?: Device;
+  readonly device?: Device | undefined;
 }
 
 const signature = takes("parallel.gather", { shards: trees, options: options<GatherOptions>({ ...alongAxis, device }) });

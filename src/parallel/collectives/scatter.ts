@@ -11,18 +11,18 @@ import { shardOffsets, shardSizes } from "../split/shard-sizes.ts";
 /** Along which axis. */
 export interface AxisOptions {
   /** The batch axis of every leaf. Default 0. */
-  readonly axis?: number;
+  readonly axis?: number | undefined;
   /**
    * Paths of leaves, or of parts of the tree, that are not batched, as in `["table", "layers[0]"]`. Scalars
    * never are.
    */
-  readonly replicated?: readonly string[];
+  readonly replicated?: readonly string[] | undefined;
 }
 
 /** How a tensor is scattered. */
 export interface ScatterOptions extends AxisOptions {
   /** How much each device gets, in proportion to these numbers. By default equal shares. */
-  readonly capacities?: readonly number[];
+  readonly capacities?: readonly number[] | undefined;
 }
 
 /** What `AxisOptions` are. */

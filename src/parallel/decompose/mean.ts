@@ -9,7 +9,7 @@ import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
 /** How rows count in a mean. */
 export interface MeanOptions {
   /** How much each row counts, of shape [rows]; 0 for one that does not, whatever it holds. By default each counts 1. */
-  readonly weights?: Tensor;
+  readonly weights?: Tensor | undefined;
 }
 
 const signature = takes("parallel.mean", { x: tensorKind, options: options<MeanOptions>({ weights: tensorKind }) });

@@ -27,14 +27,14 @@ export interface InferenceOptions {
   readonly placement: Placement;
   /** Buffers of captured tensors that a device keeps already. */
   readonly own?: (tensor: Tensor, device: Device) => DeviceBuffer | undefined;
-  readonly seed?: number;
+  readonly seed?: number | undefined;
   /** Modes in which the function is traced, whatever they are outside. */
   readonly modes?: (() => Modes) | undefined;
 }
 
 export interface RunOptions {
   /** At most so many rows are on the devices at one time. Default: all. */
-  readonly rowsAtOnce?: number;
+  readonly rowsAtOnce?: number | undefined;
   /** What the tensors that the function captures are to be. Default: what they are when the run begins. */
   readonly held?: Held | undefined;
 }

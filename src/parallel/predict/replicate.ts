@@ -25,13 +25,13 @@ export interface ReplicateOptions {
   /**
    * At most so many rows are on the devices at one time; a longer batch goes through in parts. Default: all.
    */
-  readonly rowsAtOnce?: number;
+  readonly rowsAtOnce?: number | undefined;
   /** Seed of random ops in the function, from 0 to 2^32 - 1. Default 0. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
   /** How much of a batch each device gets: equal shares by default, or in proportion to these numbers. */
-  readonly capacities?: readonly number[];
+  readonly capacities?: readonly number[] | undefined;
   /** Milliseconds, below 2^31, that a device may take to deliver its rows; then it counts as lost. Default: no limit. */
-  readonly stepTimeout?: number;
+  readonly stepTimeout?: number | undefined;
   /**
    * Told once of a device that failed, and whose rows the others computed; what it throws, the call rejects with when it is
    * done, as a CallbackError. By default a line goes to standard error.

@@ -13,7 +13,7 @@ export interface Lengths {
 
 /** Of what a graph is one. */
 export interface FamilyOptions {
-  readonly family?: PlanFamily;
+  readonly family?: PlanFamily | undefined;
   /** Another graph, and in what lengths they differ; undefined where not only in those, or in none. */
   readonly others?: { readonly request: CompileRequest; readonly lengths: Lengths | undefined } | undefined;
 }

@@ -13,14 +13,14 @@ import { isTensor, type Tensor } from "../tensor.ts";
 /** How a profile is taken. */
 export interface ProfileOptions {
   /** How often the function is run and timed, 1 to 10⁶ times; 1 by default. Short kernels need many: clocks of GPUs have coarse steps. */
-  readonly repeat?: number;
+  readonly repeat?: number | undefined;
   /** Runs before those, at most 10⁶, which are not timed: they compile the kernels. 1 by default. */
-  readonly warmup?: number;
+  readonly warmup?: number | undefined;
   /**
    * How kernels of a GPU are timed: `timestamp` (the default, where the adapter has `timestamp-query`) by its own clock,
    * `wall` by the host's, from the end of a kernel to the end of the next. On the cpu device it is the host's.
    */
-  readonly clock?: KernelClock;
+  readonly clock?: KernelClock | undefined;
 }
 
 const mostRuns = 1e6;

@@ -63,9 +63,9 @@ export class Tuning {
 
 export interface TuneOptions {
   /** As if the device were of this class; software adapters and the cpu device are not tuned otherwise. */
-  readonly class?: DeviceClass;
+  readonly class?: DeviceClass | undefined;
   /** Also what was tuned before. Default false. */
-  readonly again?: boolean;
+  readonly again?: boolean | undefined;
 }
 
 const signature = takes("tune", { fn: callable, args: rest(anything) });

@@ -12,13 +12,13 @@ import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type
 /** How a convolution goes over its input. */
 export interface ConvOptions {
   /** Elements from one window to the next. Default 1. */
-  readonly stride?: PerAxis;
+  readonly stride?: PerAxis | undefined;
   /** Zeros around the input. Default 0. */
-  readonly padding?: Padding;
+  readonly padding?: Padding | undefined;
   /** Elements from one element of a window to the next. Default 1. */
-  readonly dilation?: PerAxis;
+  readonly dilation?: PerAxis | undefined;
   /** Input and output channels are cut into so many groups, each convolved by itself. Default 1. */
-  readonly groups?: number;
+  readonly groups?: number | undefined;
 }
 
 /** How a transposed convolution goes over its output. */

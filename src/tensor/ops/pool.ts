@@ -13,9 +13,9 @@ export interface PoolOptions {
   /** Height and width of a window, or one number for both. */
   readonly size: PerAxis;
   /** Elements from one window to the next. Default: the size, so that windows do not overlap. */
-  readonly stride?: PerAxis;
+  readonly stride?: PerAxis | undefined;
   /** What is put around the input and counts for nothing. Less than the size. Default 0. */
-  readonly padding?: Padding;
+  readonly padding?: Padding | undefined;
 }
 
 interface Pooling {

@@ -34,9 +34,9 @@ export interface WindowsOptions {
   /** Elements of a window. */
   readonly length: number;
   /** Elements from one window to the next. Default 1. */
-  readonly stride?: number;
+  readonly stride?: number | undefined;
   /** Elements from one element of a window to the next. Default 1. */
-  readonly dilation?: number;
+  readonly dilation?: number | undefined;
 }
 
 /**
