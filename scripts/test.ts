@@ -4,6 +4,7 @@
  *
  *   npm test                      everything
  *   npm test -- matmul devices    the test files whose names contain one of these
+ *   npm test -- --quick           the files that take seconds, on the cpu device, in Node: within a minute
  *
  * Where no WebGPU adapter works, a software one is put into the project's cache folder. What cannot run is said loudly;
  * with CI=true it is a failure.
@@ -33,11 +34,24 @@ const project = resolve(fileURLToPath(new URL("..", import.meta.url)));
 const deno = join(project, "node_modules/.bin/deno");
 const inCi = process.env["CI"] === "true";
 
+/**
+ * Test files that take long, the longest first: they begin first, so that none is left alone at the end, and `--quick` leaves them
+ * out.
+ */
+const long = [
+  "attention-meaning", "attention", "conv", "parallel-faults", "surface-nn", "parallel-deterministic", "checkpoint", "generic", "identity", "half", "in-place",
+  "permissions", "tuning", "backlog", "io", "collectives", "surface", "realize-memory", "tensor", "readme", "plan-cache", "mnist", "parallel-random",
+  "parallel-training", "parallel-executor", "devices-process", "trainer", "non-finite", "quiet", "batch-types", "types", "docs-types", "docs", "simplify",
+  "safetensors", "parallel-overlap", "losses", "optim", "half-training", "package", "schedules", "conformance-structural",
+].map((name) => `test/${name}.test.ts`);
+
 /** Processes that run tests side by side: each compiles kernels on a core of its own, and holds up to a GB. */
 const processes = 2;
 
-async function main(filters: readonly string[]): Promise<void> {
+async function main(args: readonly string[]): Promise<void> {
+  const filters = args.filter((arg) => arg !== "--quick");
   const files = await testFiles(filters);
+  if (args.includes("--quick")) return await quickly(files);
   const notRun: string[] = [];
   // Plans are kept in the project, not in the user's folder.
   const environment = { SHARDWISE_CACHE: join(project, ".cache/plans"), ...await adapterEnvironment(notRun) };
@@ -59,13 +73,21 @@ async function main(filters: readonly string[]): Promise<void> {
   if (failed > 0 || (inCi && notRun.length > 0)) process.exitCode = 1;
 }
 
+async function quickly(files: readonly string[]): Promise<void> {
+  const environment = { SHARDWISE_CACHE: join(project, ".cache/plans"), SHARDWISE_TEST_DEVICES: "cpu" };
+  const { failed, passed } = await runNode(`Node ${process.version}, quickly`, files.filter((file) => !long.includes(file)), environment);
+  console.log(`\n${passed} passed, ${failed} failed, on the cpu device and without the long files: npm test runs everything`);
+  if (failed > 0) process.exitCode = 1;
+}
+
 async function testFiles(filters: readonly string[]): Promise<string[]> {
   const all = (await readdir(join(project, "test"))).filter((name) => name.endsWith(".test.ts")).sort();
   const files = all.filter((name) => filters.length === 0 || filters.some((filter) => `test/${name}`.includes(filter)));
   if (files.length === 0) {
     throw new Error(`no test file's name contains ${filters.join(" or ")}; there are:\n${all.join("\n")}`);
   }
-  return files.map((name) => `test/${name}`);
+  const paths = files.map((name) => `test/${name}`);
+  return [...long.filter((path) => paths.includes(path)), ...paths.filter((path) => !long.includes(path))];
 }
 
 /** The test files whose names begin with one of these. */
