@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * shardwise: tensors, automatic differentiation, a compiler to fused kernels, and training on many devices.
  * Everything public is here or in one of the namespaces.
