@@ -245,6 +245,22 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
   return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
+/** x, or where that is larger the largest of the values[i] at i with i[axis] := index[i]. Out of range is dropped. */
+export function scatterMax(x: Node, index: Node, values: Node, axis: number): Node {
+  requireDType("scatterMax", index.dtype, ["i32"]);
+  requireDType("scatterMax", x.dtype, ["f32", "i32", "u32"]);
+  requireDType("scatterMax", values.dtype, [x.dtype]);
+  checkIndexed("scatterMax", x, index, axis);
+  if (!sameShape(index.shape, values.shape)) {
+    throw new ShapeError("scatterMax", {
+      got: `index ${formatShape(index.shape)}, values ${formatShape(values.shape)}`,
+      need: "equal shapes",
+    });
+  }
+  if (size(values.shape) === 0) return x;
+  return makeNode("scatterMax", [x, index, values], { axis }, x.shape, x.dtype, deviceOf("scatterMax", [x, index, values]));
+}
+
 /** What attention is of: see `attention` in structural.ts. */
 export interface AttentionOperands {
   readonly q: Node;
@@ -408,6 +424,7 @@ const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
   amin: ({ src, attrs }) => reduce("amin", src[0]!, attrs.axes),
   gather: ({ src, attrs }) => gather(src[0]!, src[1]!, attrs.axis),
   scatterAdd: ({ src, attrs }) => scatterAdd(src[0]!, src[1]!, attrs.axis, attrs.length),
+  scatterMax: ({ src, attrs }) => scatterMax(src[0]!, src[1]!, src[2]!, attrs.axis),
   attention: ({ src, attrs }) => {
     const [q, k, v, bias] = src as readonly [Node, Node, Node, Node?];
     return attention({ q, k, v, bias }, attrs.diagonal);

@@ -111,7 +111,9 @@ function evaluate(node: Node, src: readonly Values[]): Values {
     case "gather":
       return gather(x, src[1]!, from!.shape, shape, node.attrs.axis);
     case "scatterAdd":
-      return scatterAdd(x, src[1]!, from!.shape, node);
+      return scatter(new Float64Array(size(shape)), x, src[1]!, from!.shape, node, (a, b) => a + b);
+    case "scatterMax":
+      return scatter(x.slice(), src[1]!, src[2]!, node.src[1]!.shape, node, Math.max);
     case "attention":
       return attention(node, src);
     case "attentionGradient":
@@ -212,20 +214,22 @@ function gather(x: Values, index: Values, from: Shape, shape: Shape, axis: numbe
   });
 }
 
-function scatterAdd(
+/** Combines values of shape `from` with those of `out`, at the places that the index names. */
+function scatter(
+  out: Values,
   index: Values,
   values: Values,
   from: Shape,
-  node: Node & { attrs: { axis: number; length: number } },
+  node: Node & { attrs: { axis: number } },
+  combine: (a: number, b: number) => number,
 ): Values {
-  const { axis, length } = node.attrs;
+  const { axis } = node.attrs;
   const { inner } = around(node.shape, axis);
-  const count = from[axis]!;
-  const out = new Float64Array(size(node.shape));
+  const [count, length] = [from[axis]!, node.shape[axis]!];
   index.forEach((at, i) => {
     if (at < 0 || at >= length) return;
     const target = (Math.floor(i / (count * inner)) * length + at) * inner + i % inner;
-    out[target] = wrap(out[target]! + values[i]!, node.dtype);
+    out[target] = wrap(combine(out[target]!, values[i]!), node.dtype);
   });
   return out;
 }
