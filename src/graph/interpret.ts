@@ -6,8 +6,8 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "./dtype.ts";
 import { attention, attentionGradient } from "./interpret-attention.ts";
-import { type Node, toposort } from "./node.ts";
-import { bitcast, cast, elementwise, type ReductionName, reductions } from "./ops.ts";
+import { isKind, type Node, type ReductionNode, toposort } from "./node.ts";
+import { bitcast, cast, elementwise, reductions } from "./ops.ts";
 import { formatShape, type Shape, size, strides } from "./shape.ts";
 
 /** Elements in row-major order; a bool is 0 or 1. */
@@ -44,6 +44,7 @@ function evaluate(node: Node, src: readonly Values[]): Values {
   const { shape, dtype } = node;
   const x = src[0]!;
   const from = node.src[0];
+  if (isKind(node, "reduction")) return reduce(x, from!, node);
   switch (node.op) {
     case "const":
       return Float64Array.of(node.attrs.value);
@@ -103,11 +104,6 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       walk(from!.shape, step, 0, (i, target) => out[target] = x[i]!);
       return out;
     }
-    case "sum":
-    case "prod":
-    case "amax":
-    case "amin":
-      return reduce(node.op, x, from!, node);
     case "gather":
       return gather(x, src[1]!, from!.shape, shape, node.attrs.axis);
     case "scatterAdd":
@@ -189,8 +185,8 @@ function read(x: Values, shape: Shape, step: readonly number[], offset: number):
   return out;
 }
 
-function reduce(op: ReductionName, x: Values, from: Node, node: Node & { attrs: { axes: readonly number[] } }): Values {
-  const { combine, identity } = reductions[op];
+function reduce(x: Values, from: Node, node: ReductionNode): Values {
+  const { combine, identity } = reductions[node.op];
   const f = exact(combine, node.dtype) ?? elementwise[combine].f64;
   const out = new Float64Array(size(node.shape)).fill(identity(node.dtype));
   const kept = strides(node.shape);
