@@ -109,6 +109,18 @@ test("subgradients are as documented", () => {
   assert.deepEqual(gradientAt(extremes("amax"), [-Infinity, -Infinity]), [0.5, 0.5]);
 });
 
+test("what is largest by index shares the gradient equally, what was there among it", () => {
+  const [x, y, g] = [b.input([5], "f32"), b.input([8], "f32"), b.input([5], "f32")];
+  const index = b.input([8], "i32");
+  const given = new Map([[x, [3, 1, 0, 5, -Infinity]], [y, [3, 3, 2, 2, 4, 7, 0, -Infinity]], [g, [12, 10, 20, 30, 40]], [index, [0, 0, 1, 1, 3, 9, -1, 4]]]);
+  const most = b.scatterMax(x, index, y, 0);
+  assert.deepEqual(valueOf(most, given), [3, 2, 0, 5, -Infinity]);
+  const [dx, dy] = gradients([most], [x, y], [g]);
+  assert.deepEqual(valueOf(dx!, given), [4, 0, 20, 30, 20]);
+  // Out of range the third from last, and the one before: also where it is 0, as what is read there.
+  assert.deepEqual(valueOf(dy!, given), [4, 4, 5, 5, 0, 0, 0, 20]);
+});
+
 test("heed and weigh agree with central differences where seen, and are 0 elsewhere, whatever is there", () => {
   const seen = b.elementwise("lt", b.iota(5), b.full([5], 3, "i32"));
   const shown = (x: Node) => b.elementwise("where", seen, x, b.full(x.shape, 0, "f32"));
@@ -181,7 +193,7 @@ test("movement and reductions agree with central differences, twice", () => {
   check((x) => curve(b.elementwise("add", b.copy(x, 7), b.copy(b.copy(x, 8), 7))), [3]);
 });
 
-test("gather and scatterAdd agree with central differences, twice", () => {
+test("gather, scatterAdd and scatterMax agree with central differences, twice", () => {
   const index = (values: readonly number[], shape: readonly number[]): Node => {
     // Made of constants, so that the leaves are the differentiable ones alone.
     const rows = values.map((value) => b.full([1], value, "i32"));
@@ -191,6 +203,8 @@ test("gather and scatterAdd agree with central differences, twice", () => {
   check((x) => curve(b.gather(curve(x), index([2, 0, 2, 9, -1, 1], [2, 3]), 1)), [2, 3]);
   check((x) => curve(b.gather(curve(x), index([1, 0, 1], [1, 3]), 0)), [2, 3]);
   check((x) => curve(b.scatterAdd(index([2, 0, 2, 9, -1, 1], [2, 3]), curve(x), 1, 4)), [2, 3]);
+  check((x, y) => curve(b.scatterMax(curve(x), index([2, 0, 2, 9, -1, 1], [2, 3]), curve(y), 1)), [2, 4], [2, 3]);
+  check((x, y) => curve(b.scatterMax(x, index([1, 0, 1, 1, 3, 0], [3, 2]), y, 0)), [2, 2], [3, 2]);
 });
 
 test("regions between checkpoints agree with central differences, twice", () => {

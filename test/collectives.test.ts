@@ -12,7 +12,7 @@ import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { data, nn, optim, parallel, random, type Tensor } from "../src/index.ts";
 import { cutStages } from "../src/parallel/decompose/stages.ts";
-import { tensor } from "../src/tensor/create.ts";
+import { full, tensor } from "../src/tensor/create.ts";
 import { grad } from "../src/tensor/transform/grad.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
@@ -341,4 +341,10 @@ test("a collective of what is no sum, no maximum or no row is refused, and says 
   await refused((x) => x.sub(x.max({ axis: 0 })), /the max over the rows/);
   const merged = parallel.replicate((x) => x.sub(parallel.allReduce(x.max({ axis: 0 }), { op: "max" })), devices);
   assert.deepEqual(await (await merged(tensor([[1, 9], [3, 4], [5, 6]]))).array(), [[-4, 0], [-2, -5], [0, -3]]);
+  const ofGroups = parallel.replicate(({ x, group }: { x: Tensor; group: Tensor }) => {
+    const largest = parallel.allReduce(full([3], -Infinity).scatterMax(group, x, { axis: 0 }), { op: "max" });
+    return x.sub(largest.take(group));
+  }, devices);
+  const group = tensor([0, 2, 0, 2, 1], { dtype: "i32" });
+  assert.deepEqual(await (await ofGroups({ x: tensor([1, 5, 4, 8, 2]), group })).array(), [-3, -3, 0, 0, 0]);
 });

@@ -156,6 +156,7 @@ test("no kernel uses atomics: sums of floats never depend on the order in which 
   const cotangent = g.input([64, 96], "f32");
   const roots = [
     g.scatterAdd(index, x, 0, 50),
+    g.scatterMax(table, index, x, 0),
     ...gradients([g.gather(table, index, 0)], [table], [cotangent]),
     matmul(x, g.permute(x, [1, 0])),
     g.reduce("sum", x, [0, 1]),

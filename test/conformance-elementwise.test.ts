@@ -53,12 +53,14 @@ const threefryAnswers = [
 
 function operands(op: ElementwiseName, dtype: DType): number[][] {
   if (op === "gated") return combinations([hidden, ...each[dtype]], each[dtype]);
-  if (record(op).conditional) return combinations(each.bool, each[dtype], each[dtype].filter((_, i) => i % 3 < 2));
+  const some = each[dtype].filter((_, i) => i % 3 < 2);
+  if (record(op).conditional) return combinations(each.bool, each[dtype], some);
   if (op === "threefry") {
     const columns = combinations(...Array.from({ length: 4 }, () => [0, 1, 12345, 3e9, 4294967295]));
     return columns.map((column, i) => [...threefryAnswers.map(({ x }) => x[i]!), ...column]);
   }
-  return record(op).arity === 1 ? [[...one[dtype]]] : combinations(each[dtype], each[dtype]);
+  if (record(op).arity === 1) return [[...one[dtype]]];
+  return combinations(...Array.from({ length: record(op).arity }, (_, i) => i < 2 ? each[dtype] : some));
 }
 
 const operandDTypes = (op: ElementwiseName, dtype: DType): DType[] =>

@@ -314,6 +314,36 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("within a concatenation that is read", e("relu", g.concat([e("relu", g.scatterAdd(index, values, 0, 4)), y], 0)));
     batch.check("as a part", g.concat([y, g.scatterAdd(index, values, 0, 4), y], 0));
   },
+  scatterMax(batch) {
+    const shape = [3, 11, 5];
+    const either = (i: number) => i !== 0 && i !== 2;
+    for (const axis of [0, 1, 2]) {
+      for (const length of [1, 6]) {
+        const index = batch.leaf(shape, "i32", positions(size(shape), length));
+        const onto = shape.map((n, i) => i === axis ? length : n);
+        for (const dtype of axis === 1 && length === 6 ? numbers : ["f32"] as const) {
+          const values = batch.leaf(shape, dtype, counting(size(shape), dtype).map((x, i) => dtype === "u32" ? x : i % 7 < 3 ? -x : x));
+          const x = batch.leaf(onto, dtype, counting(size(onto), dtype).map((n) => dtype === "u32" ? 2 * n : 3 * n));
+          batch.check(`${dtype}, axis ${axis}, to ${length}`, g.scatterMax(x, index, values, axis));
+        }
+      }
+    }
+    const values = batch.leaf([9], "f32");
+    const index = batch.leaf([9], "i32", positions(9, 4));
+    const x = batch.leaf([4], "f32", [-Infinity, 3, -3, 100]);
+    batch.check("to length 0", g.scatterMax(batch.leaf([0], "f32"), index, values, 0));
+    batch.check("of nothing", g.scatterMax(x, batch.leaf([0], "i32"), batch.leaf([0], "f32"), 0));
+    batch.check("of infinities", g.scatterMax(x, g.iota(4), batch.leaf([4], "f32", [-Infinity, Infinity, -Infinity, 1]), 0));
+    batch.check("beside NaN", g.scatterMax(batch.leaf([4], "f32", [NaN, 1, 2, 3]), g.iota(4), batch.leaf([4], "f32", [1, 5, NaN, 2]), 0), { specified: either });
+    batch.check("at the ends of i32", g.scatterMax(g.full([3], -2147483648, "i32"), g.iota(3), batch.leaf([3], "i32", [-2147483648, -2147483647, 2147483647]), 0));
+    batch.check("at the ends of u32", g.scatterMax(g.full([2], 1, "u32"), g.iota(2), batch.leaf([2], "u32", [0, 4294967295]), 0));
+    const view = g.permute(computed(batch.leaf([4, 2], "f32")), [1, 0]);
+    const rows = (of: Node) => g.expand(g.reshape(of, [1, 9]), [2, 9]);
+    const far = g.scatterMax(view, rows(index), rows(computed(values)), 1);
+    batch.check("onto a view of computed values, of computed values, read twice", computed(e("mul", far, g.scatterMax(view, rows(index), rows(values), 1))));
+    batch.check("of what it gave", g.scatterMax(g.scatterMax(x, index, values, 0), index, e("neg", values), 0));
+    batch.check("as parts, of parts", g.concat([g.scatterMax(g.concat([x, x], 0), index, values, 0), x, g.scatterMax(x, index, values, 0)], 0));
+  },
   argsort(batch) {
     for (const dtype of numbers) {
       // Every length is a kernel of its own.

@@ -114,7 +114,7 @@ test("reductions, with their identities over no elements", () => {
   assert.deepEqual(value(b.reduce("amax", leaf([1, NaN, 2]), [0])), [NaN]);
 });
 
-test("gather, scatterAdd and argsort", () => {
+test("gather, scatterAdd, scatterMax and argsort", () => {
   const { leaf, value } = leaves();
   const x = leaf(count(6), [2, 3]);
   assert.deepEqual(value(b.gather(x, leaf([2, 0, -1, 3, 1, 1, 0, 2], [2, 4], "i32"), 1)), [2, 0, 0, 0, 4, 4, 3, 5]);
@@ -122,6 +122,9 @@ test("gather, scatterAdd and argsort", () => {
   const values = leaf([1, 2, 3, 4], [2, 2]);
   assert.deepEqual(value(b.scatterAdd(leaf([2, 2, 0, 9], [2, 2], "i32"), values, 1, 3)), [0, 0, 3, 3, 0, 0]);
   assert.deepEqual(value(b.scatterAdd(leaf([0, 1, 0, -1], [2, 2], "i32"), values, 0, 2)), [4, 0, 0, 2]);
+  const least = leaf([-9, 2.5, -9, 0, 0, 0], [2, 3]);
+  assert.deepEqual(value(b.scatterMax(least, leaf([2, 2, 0, 9], [2, 2], "i32"), values, 1)), [-9, 2.5, 2, 3, 0, 0]);
+  assert.deepEqual(value(b.scatterMax(leaf([1, 5], [1, 2]), leaf([0, 0, 0, -1], [2, 2], "i32"), values, 0)), [3, 5]);
   assert.deepEqual(value(b.argsort(leaf([3, NaN, -0, 0, -Infinity, NaN, 3, 1], [2, 4]))), [2, 3, 0, 1, 0, 3, 2, 1]);
 });
 

@@ -208,6 +208,9 @@ op("take with a matrix", () => tensor([10, 20, 30]).take(i32([0, 2, 1, 1], [2, 2
 op("take with numbers", () => m23().take([-1, 0], { axis: 1 }), [2, 2], [3, 1, 6, 4]);
 op("take nothing", () => m23().take([]), [0, 3], []);
 op("scatterAdd", () => tensor([1, 1, 1]).scatterAdd(i32([0, 2, 0, 7, -1]), tensor([1, 2, 3, 4, 5]), { axis: 0 }), [3], [5, 1, 3]);
+op("scatterMax", () => tensor([1, 9, -1, 0]).scatterMax(i32([0, 2, 0, 7, -1, 2]), tensor([2, -5, 3, 4, 5, -3]), { axis: 0 }), [4], [3, 9, -1, 0]);
+op("scatterMax of integers and floats", () => i32([1, 2, 3, 4], [2, 2]).scatterMax(u32([1, 1]).reshape([2, 1]), tensor([[2.5], [3.5]]), { axis: -1 }), [2, 2], [1, 2.5, 3, 4]);
+op("scatterMax of nothing", () => tensor([1, 2]).scatterMax(s.zeros([0], { dtype: "i32" }), s.zeros([0]), { axis: 0 }), [2], [1, 2]);
 op("oneHot", () => i32([1, 3, -1]).oneHot(3), [3, 3], [0, 1, 0, 0, 0, 0, 0, 0, 0]);
 op("oneHot as bool", () => s.oneHot(u32([0]), 2, { dtype: "bool" }), [1, 2], [1, 0]);
 
@@ -298,6 +301,13 @@ test("what does not fit is refused where it is said, with what was given and wha
   refused(() => m23().reshape([-1, -1]), s.ShapeError, /at most one -1/);
   refused(() => m23().squeeze(0), s.ShapeError, /length 1/);
   refused(() => m23().at(2), s.ShapeError, /at: got index 2.*-2 to 1/);
+  for (const name of ["scatterAdd", "scatterMax"] as const) {
+    const at = i32([0, 1], [2, 1]);
+    refused(() => m23()[name](at, tensor([[1, 2]]), { axis: 1 }), s.ShapeError, /got \[2, 3\] and values \[1, 2\]; need shapes that agree but for axis 1/);
+    refused(() => m23()[name](at, tensor([[1, 2], [3, 4]]), { axis: 1 }), s.ShapeError, /index \[2, 1\]/);
+    refused(() => m23()[name](at.cast("f32"), tensor([[1], [2]]), { axis: 1 }), s.DTypeError, /indices of f32/);
+    refused(() => m23()[name](at, tensor([[1], [2]]), { axis: 2 }), s.ShapeError, /axis 2.*-2 to 1/);
+  }
   refused(() => m23().take([3], { axis: 1 }), s.ShapeError, /take: got index 3/);
   refused(() => m23().slice({ step: 0 }), s.ArgumentError, /step/);
   refused(() => m23().slice({ start: 0.5 }), s.ArgumentError, /start 0.5/);

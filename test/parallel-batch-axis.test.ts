@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { DecompositionError } from "../src/errors.ts";
 import {
   after,
+  allReduce,
   argsort,
   attention,
   attentionGradient,
@@ -27,6 +28,7 @@ import {
   reduce,
   reshape,
   scatterAdd,
+  scatterMax,
   slice,
   stopGradient,
   unwindow,
@@ -157,6 +159,16 @@ test("lookups: tables by rows, classes by label, bins that rows add to", () => {
   assert.deepEqual(judge((x) => gather(x, reshape(labels(x), [x.shape[0]!, 1]), 1)), batched(0));
   assert.deepEqual(judge((x) => scatterAdd(labels(x), full([x.shape[0]!], 1, "f32"), 0, 10)), partial);
   mixing((x) => gather(x, expand(reshape(iota(3), [1, 3]), [1, 3]), 0), "gather", /picked by index/);
+  const classes = (x: Node) => expand(reshape(labels(x), [x.shape[0]!, 1]), x.shape);
+  assert.deepEqual(judge((x) => scatterMax(pad(x, [0, 0], [0, 4]), classes(x), x, 1)), batched(0));
+  assert.deepEqual(judge((_x, w) => scatterMax(w, iota(3), w, 0)), replicated);
+  // What is the largest by the rows of a shard is by all rows the largest of all shards'.
+  const bins = (x: Node) => scatterMax(full([10, 3], 0, "f32"), classes(x), x, 0);
+  assert.deepEqual(judge(bins), { kind: "shard", what: "the max over the rows of a shard, by index", extreme: "max" });
+  assert.deepEqual(judge((x) => allReduce(bins(x), "max")), replicated);
+  mixing((x) => add(slice(bins(x), [0, 0], [1, 3], [1, 1]), reshape(sumRows(x), [1, 3])), "add", /a sum over the rows of the batch with the max over the rows/);
+  mixing((x) => scatterMax(x, expand(reshape(iota(3), [1, 3]), [1, 3]), full([1, 3], 1, "f32"), 0), "scatterMax", /put by index/);
+  mixing((x) => scatterMax(sumRows(x), iota(3), full([3], 1, "f32"), 0), "scatterMax", /not linear/);
 });
 
 test("what mixes rows throws, with the op, what it got and what to do", () => {

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
-import { data, nn, optim, random, type Tensor, tensor } from "../src/index.ts";
+import { arange, data, nn, optim, random, type Tensor, tensor } from "../src/index.ts";
 import { FaultyDevice } from "./faulty-device.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
@@ -152,6 +152,47 @@ test("records of any nesting, lists and scalars are cut leaf by leaf, with a rag
   assert.deepEqual(three.sizes, [...[[3, 2, 2], [3, 2, 2], [1, 1, 0]], ...[[3, 2, 2], [3, 2, 2], [1, 1, 0]]]);
   three.weights.forEach((values, i) => assertClose(values, one.weights[i]!, { atol: 1e-5, rtol: 1e-5 }));
   assert.ok(Math.abs(one.loss - three.loss) < 1e-5);
+});
+
+test("what is the largest by an index of each row trains alike on any number of devices, and as a maximum of what is masked does", async () => {
+  const devices = (await virtualDevices("cpu", 3))!;
+  class Groups extends nn.Module {
+    readonly scale: Tensor = nn.parameter(tensor([0.5, -1, 2, 1, -0.3, 0.7]));
+    readonly least: Tensor = nn.parameter(tensor([0.1, -0.2, 0.3]));
+    readonly #masked: boolean;
+    constructor(masked: boolean) {
+      super();
+      this.#masked = masked;
+    }
+    forward({ x, group }: { readonly x: Tensor; readonly group: Tensor }): Tensor {
+      const values = x.mul(this.scale);
+      const least = this.least.broadcastTo([x.shape[0]!, 3]);
+      if (!this.#masked) return least.scatterMax(group, values, { axis: 1 });
+      const own = group.unsqueeze(2).equal(arange(3)).where(values.unsqueeze(2), -Infinity).max({ axis: 1 });
+      return own.maximum(least);
+    }
+  }
+  const rows = 7;
+  const batch = {
+    x: data.array(Float32Array.from({ length: 6 * rows }, (_, i) => Math.sin(5 * i)), { shape: [rows, 6] }),
+    group: data.array(Int32Array.from({ length: 6 * rows }, (_, i) => (i * i) % 3), { shape: [rows, 6], dtype: "i32" }),
+    y: data.array(Float32Array.from({ length: 3 * rows }, (_, i) => Math.cos(i)), { shape: [rows, 3] }),
+  };
+  const run = async (count: number, masked: boolean) => {
+    const model = new Groups(masked);
+    const trainer = nn.trainer(model, {
+      forward: (m, batch: { x: Tensor; group: Tensor; y: Tensor }) => m.forward(batch),
+      loss: (output, batch) => nn.mse(output, batch.y),
+      optimizer: optim.sgd({ learningRate: 0.1 }),
+      devices: devices.slice(0, count),
+    });
+    for (let step = 0; step < 4; step++) await trainer.step(batch);
+    const weights = await weightsOf(model);
+    await trainer.release();
+    return weights;
+  };
+  const masked = await run(1, true);
+  for (const count of [1, 3]) (await run(count, false)).forEach((values, i) => assertClose(values, masked[i]!, { atol: 1e-6, rtol: 1e-5 }));
 });
 
 test("the memory report says what each device holds, and leaves out one that is lost", async () => {

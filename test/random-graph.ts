@@ -343,6 +343,7 @@ class Builder {
     const n = Math.min(places.length, x.shape[axis]!);
     if (this.#next(2) === 0 && n === x.shape[axis]) return b.scatterAdd(index(n), x, axis, 1 + this.#next(4));
     if (!this.#options.smooth && this.#next(4) === 0) return b.argsort(x);
+    if (!this.#options.smooth && n === x.shape[axis] && this.#next(4) === 0) return b.scatterMax(x, index(n), x, axis);
     return b.gather(x, index(places.length), axis);
   }
 }

@@ -1,6 +1,6 @@
 /** The house rules that can be read off the files: imports run one way and in no circle, and files have one subject. */
 import assert from "node:assert/strict";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -187,6 +187,34 @@ test("no source file is longer than 600 lines", async () => {
     `src/${path}: ${lines}`
   );
   assert.deepEqual(long, []);
+});
+
+const contributing = await readFile(new URL("../CONTRIBUTING.md", import.meta.url), "utf8");
+
+test("CONTRIBUTING names files and folders that there are", async () => {
+  const named = new Set(contributing.match(/\b(?:src|test|scripts|docs|bench|examples)\/[\w./-]*\w\/?/g));
+  assert.ok(named.size > 30, `${named.size} names`);
+  const gone: string[] = [];
+  for (const name of named) await stat(new URL(`../${name}`, import.meta.url)).catch(() => gone.push(name));
+  // The API reference is made by a script.
+  assert.deepEqual(gone.filter((name) => name !== "docs/api"), []);
+});
+
+test("an op costs as many files as CONTRIBUTING says, and the ones that it says", async () => {
+  const costs = [["cbrt", "An elementwise op: three files", 3], ["scatterMax", "A structural op: at most eight files", 8]] as const;
+  for (const [op, heading, most] of costs) {
+    const [, rest] = contributing.split(`### ${heading}\n`);
+    assert.ok(rest !== undefined, `CONTRIBUTING has no "${heading}"`);
+    const named = rest.split(/^##/m)[0]!.match(/src\/[\w./-]*\w\/?/g)!;
+    const found: string[] = [];
+    for (const { path } of await sourceFiles()) {
+      const code = (await readFile(join(source, path), "utf8")).replace(/\/\*[^]*?\*\//g, "").replace(/\/\/.*$/gm, "");
+      if (new RegExp(`\\b${op}\\b`).test(code)) found.push(`src/${path}`);
+    }
+    assert.deepEqual(found.filter((path) => !named.some((name) => path === name || (name.endsWith("/") && path.startsWith(name)))), [], op);
+    // What public functions take is declared beside them, and counted apart.
+    assert.ok(found.includes("src/tensor/signatures.ts") && found.length - 1 <= most, `${op} in ${found.join(", ")}`);
+  }
 });
 
 test("only host/ names the runtime's own globals", async () => {

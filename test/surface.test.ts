@@ -116,6 +116,7 @@ const ofTensor: Usages = {
   take: { args: [[0, 1], { axis: 1 }] },
   gather: { args: [whole.sub(1).clamp({ max: 1 }), { axis: 0 }] },
   scatterAdd: { args: [whole.mul(0), x, { axis: 0 }] },
+  scatterMax: { args: [whole.mul(0), x, { axis: 0 }] },
   oneHot: { args: [3, { dtype: "i32" }], of: labels },
   windows: { args: [{ axis: 0, length: 1, stride: 1, dilation: 1 }] },
   pad: { args: [[[0, 1], [1, 0]], { value: 2 }] },

@@ -238,6 +238,7 @@ const smooth: Record<string, { shapes: number[][]; f: (...x: Tensor[]) => Tensor
   sort: { shapes: [[2, 4]], f: (x) => x.sort({ descending: true }) },
   take: { shapes: [[4, 2]], f: (x) => x.take(tensor([3, 0, 3], { dtype: "i32" })) },
   scatterAdd: { shapes: [[3], [4]], f: (x, y) => x.square().scatterAdd(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }) },
+  scatterMax: { shapes: [[3], [4]], f: (x, y) => x.square().scatterMax(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }).square() },
   movement: { shapes: [[2, 3]], f: (x) => x.pad(1).flip(0).repeat(2).tile([2, 1]).slice([{ start: 1, step: 2 }, { end: -1 }]) },
   where: { shapes: [[4], [4]], f: (x, y) => s.where(x.greater(0), x.mul(y), y.square()) },
 };
@@ -269,6 +270,13 @@ onEachDevice("gradients at corners are those that are stated", async (device) =>
   assertClose(await at((x) => x.softplus(), 0, -200, 200), [0.5, 0, 1]);
   assert.deepEqual(await at((x) => x.relu(), 0, -1, 1), [0, 0, 1]);
   assert.deepEqual(await at((x) => x.detach().mul(x), 3), [3]);
+  // Two equal ones and what was there; one alone; none; out of range.
+  const bins = tensor([0, 0, 1, 2, 7, 0], { dtype: "i32", device });
+  const largest = (x: Tensor) => tensor([3, -1, 2], { device }).scatterMax(bins, x, { axis: 0 }).mul(tensor([6, 7, 8], { device }));
+  const values = [3, 3, 0, 1, 9, 2];
+  assertClose(await at(largest, ...values), [2, 2, 7, 0, 0, 0]);
+  const compiled = s.compile((x: Tensor) => s.grad(largest(x).sum(), x));
+  assertClose(await (await compiled(tensor(values, { device }))).data(), [2, 2, 7, 0, 0, 0]);
 });
 
 test("an alias follows its base until it is assigned to", async () => {

@@ -286,6 +286,7 @@ binary("product", {
   convTranspose2d: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) =>
     x.reshape([1, 1, 2, 2]).convTranspose2d(y.reshape([1, 1, 2, 2])),
   scatterAdd: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.scatterAdd(all.i32, y, { axis: 0 }),
+  scatterMax: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.scatterMax(all.i32, y, { axis: 0 }),
 });
 binary("einsum", {
   "einsum (a function)": <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => s.einsum("ij,jk->ik", x, y),

@@ -4,7 +4,7 @@
  *
  * Subgradients where a function has no derivative:
  *  - abs and sign at 0: 0. relu at 0: 0. floor, ceil, trunc, round and sign: 0 everywhere.
- *  - max, min: equal operands share equally. amax, amin: equal largest (smallest) elements share equally.
+ *  - max, min: equal operands share equally. amax, amin, scatterMax: equal largest (smallest) elements share equally.
  *    Where a NaN takes part, the cotangent may vanish.
  *  - sqrt at 0: 0, so that the gradient of a vector's norm at the zero vector is 0.
  *  - pow: d/dx of x^0 is 0, also at x = 0; d/dy of 0^y is 0.
@@ -77,6 +77,13 @@ function toExtremes(g: Node, y: ReductionNode, x: Node): Node {
   const extreme = equal(x, alongAxes(y, axes, x.shape));
   const count = reduce("sum", cast(extreme, "f32"), axes);
   return where(extreme, alongAxes(div(g, count), axes, x.shape), 0);
+}
+
+/** The share in g of each of those that are the largest for an element of y. */
+function amongEqual(g: Node, y: NodeOf<"scatterMax">, x: Node, index: Node, values: Node): Node {
+  const { axis } = y.attrs;
+  const largest = cast(equal(values, gather(y, index, axis)), "f32");
+  return div(g, add(cast(equal(x, y), "f32"), scatterAdd(index, largest, axis, y.shape[axis]!)));
 }
 
 export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
@@ -224,6 +231,15 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   gather: [(g, y, x, index) => scatterAdd(index, g, y.attrs.axis, x.shape[y.attrs.axis]!), "none"],
   // y = Σ valuesᵢ added at indexᵢ: dvaluesᵢ = g[indexᵢ]
   scatterAdd: ["none", (g, y, index) => gather(g, index, y.attrs.axis)],
+  // y = the larger of x and the valuesᵢ at indexᵢ: dx = g / (number of those that are y) where x = y, and dvaluesᵢ likewise
+  scatterMax: [
+    (g, y, x, index, values) => where(equal(x, y), amongEqual(g, y, x, index, values), 0),
+    "none",
+    (g, y, x, index, values) => {
+      const { axis } = y.attrs;
+      return where(equal(values, gather(y, index, axis)), gather(amongEqual(g, y, x, index, values), index, axis), 0);
+    },
+  ],
   // Softmax of scores, applied: see attention.ts.
   attention: attentionAdjoint,
   attentionGradient: attentionGradientAdjoint,

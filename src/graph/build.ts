@@ -1,8 +1,8 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { leaf, makeNode, type Node, type NodeOf, type StorageToken, type StructuralName, type Windows } from "./node.ts";
-import { elementwise as table, type ElementwiseName, type ElementwiseOp, isElementwise, type ReductionName, reductions } from "./ops.ts";
+import { leaf, makeNode, type Node, type NodeOf, type ReductionNode, type StorageToken, type StructuralName, type Windows } from "./node.ts";
+import { elementwise as table, type ElementwiseName, type ElementwiseOp, isElementwise, isReduction, type ReductionName, reductions } from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
 
@@ -245,6 +245,22 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
   return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
 }
 
+/** x, or where that is larger the largest of the values[i] at i with i[axis] := index[i]. Out of range is dropped. */
+export function scatterMax(x: Node, index: Node, values: Node, axis: number): Node {
+  requireDType("scatterMax", index.dtype, ["i32"]);
+  requireDType("scatterMax", x.dtype, ["f32", "i32", "u32"]);
+  requireDType("scatterMax", values.dtype, [x.dtype]);
+  checkIndexed("scatterMax", x, index, axis);
+  if (!sameShape(index.shape, values.shape)) {
+    throw new ShapeError("scatterMax", {
+      got: `index ${formatShape(index.shape)}, values ${formatShape(values.shape)}`,
+      need: "equal shapes",
+    });
+  }
+  if (size(values.shape) === 0) return x;
+  return makeNode("scatterMax", [x, index, values], { axis }, x.shape, x.dtype, deviceOf("scatterMax", [x, index, values]));
+}
+
 /** What attention is of: see `attention` in structural.ts. */
 export interface AttentionOperands {
   readonly q: Node;
@@ -382,7 +398,7 @@ export function copy(x: Node, device: number): Node {
 }
 
 /** What the constructor of each op makes of a node's parts: it may be a simpler node, of the same shape, dtype and device. */
-const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
+const makers: { readonly [K in Exclude<StructuralName, ReductionName>]: (node: NodeOf<K>) => Node } = {
   const: ({ attrs, dtype }) => {
     if (!Object.is(toElement(dtype, attrs.value), attrs.value)) throw new Error("the value is no element of the dtype");
     return constant(attrs.value, dtype);
@@ -402,12 +418,9 @@ const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
   slice: ({ src, attrs, shape }) => slice(src[0]!, attrs.start, shape, attrs.step),
   window: ({ src, attrs }) => window(src[0]!, attrs),
   unwindow: ({ src, attrs }) => unwindow(src[0]!, attrs),
-  sum: ({ src, attrs }) => reduce("sum", src[0]!, attrs.axes),
-  prod: ({ src, attrs }) => reduce("prod", src[0]!, attrs.axes),
-  amax: ({ src, attrs }) => reduce("amax", src[0]!, attrs.axes),
-  amin: ({ src, attrs }) => reduce("amin", src[0]!, attrs.axes),
   gather: ({ src, attrs }) => gather(src[0]!, src[1]!, attrs.axis),
   scatterAdd: ({ src, attrs }) => scatterAdd(src[0]!, src[1]!, attrs.axis, attrs.length),
+  scatterMax: ({ src, attrs }) => scatterMax(src[0]!, src[1]!, src[2]!, attrs.axis),
   attention: ({ src, attrs }) => {
     const [q, k, v, bias] = src as readonly [Node, Node, Node, Node?];
     return attention({ q, k, v, bias }, attrs.diagonal);
@@ -431,6 +444,7 @@ const makers: { readonly [K in StructuralName]: (node: NodeOf<K>) => Node } = {
 /** A node made of the parts of another by the constructor of its op; throws as that does where they do not fit. */
 export function rebuilt(node: Node): Node {
   if (isElementwise(node.op)) return elementwise(node.op, ...node.src);
+  if (isReduction(node.op)) return reduce(node.op, node.src[0]!, (node as ReductionNode).attrs.axes);
   // Each entry of the table takes the node of its own op, which is the one it is looked up with.
   return (makers[node.op] as (node: Node) => Node)(node);
 }

@@ -6,8 +6,8 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "./dtype.ts";
 import { attention, attentionGradient } from "./interpret-attention.ts";
-import { type Node, toposort } from "./node.ts";
-import { bitcast, cast, elementwise, type ReductionName, reductions } from "./ops.ts";
+import { isKind, type Node, type ReductionNode, toposort } from "./node.ts";
+import { bitcast, cast, elementwise, reductions } from "./ops.ts";
 import { formatShape, type Shape, size, strides } from "./shape.ts";
 
 /** Elements in row-major order; a bool is 0 or 1. */
@@ -44,6 +44,7 @@ function evaluate(node: Node, src: readonly Values[]): Values {
   const { shape, dtype } = node;
   const x = src[0]!;
   const from = node.src[0];
+  if (isKind(node, "reduction")) return reduce(x, from!, node);
   switch (node.op) {
     case "const":
       return Float64Array.of(node.attrs.value);
@@ -103,15 +104,12 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       walk(from!.shape, step, 0, (i, target) => out[target] = x[i]!);
       return out;
     }
-    case "sum":
-    case "prod":
-    case "amax":
-    case "amin":
-      return reduce(node.op, x, from!, node);
     case "gather":
       return gather(x, src[1]!, from!.shape, shape, node.attrs.axis);
     case "scatterAdd":
-      return scatterAdd(x, src[1]!, from!.shape, node);
+      return scatter(new Float64Array(size(shape)), x, src[1]!, from!.shape, node, (a, b) => a + b);
+    case "scatterMax":
+      return scatter(x.slice(), src[1]!, src[2]!, node.src[1]!.shape, node, Math.max);
     case "attention":
       return attention(node, src);
     case "attentionGradient":
@@ -187,8 +185,8 @@ function read(x: Values, shape: Shape, step: readonly number[], offset: number):
   return out;
 }
 
-function reduce(op: ReductionName, x: Values, from: Node, node: Node & { attrs: { axes: readonly number[] } }): Values {
-  const { combine, identity } = reductions[op];
+function reduce(x: Values, from: Node, node: ReductionNode): Values {
+  const { combine, identity } = reductions[node.op];
   const f = exact(combine, node.dtype) ?? elementwise[combine].f64;
   const out = new Float64Array(size(node.shape)).fill(identity(node.dtype));
   const kept = strides(node.shape);
@@ -212,20 +210,22 @@ function gather(x: Values, index: Values, from: Shape, shape: Shape, axis: numbe
   });
 }
 
-function scatterAdd(
+/** Combines values of shape `from` with those of `out`, at the places that the index names. */
+function scatter(
+  out: Values,
   index: Values,
   values: Values,
   from: Shape,
-  node: Node & { attrs: { axis: number; length: number } },
+  node: Node & { attrs: { axis: number } },
+  combine: (a: number, b: number) => number,
 ): Values {
-  const { axis, length } = node.attrs;
+  const { axis } = node.attrs;
   const { inner } = around(node.shape, axis);
-  const count = from[axis]!;
-  const out = new Float64Array(size(node.shape));
+  const [count, length] = [from[axis]!, node.shape[axis]!];
   index.forEach((at, i) => {
     if (at < 0 || at >= length) return;
     const target = (Math.floor(i / (count * inner)) * length + at) * inner + i % inner;
-    out[target] = wrap(out[target]! + values[i]!, node.dtype);
+    out[target] = wrap(combine(out[target]!, values[i]!), node.dtype);
   });
   return out;
 }

@@ -326,17 +326,20 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   },
 };
 
-/** A reduction: the identity it starts from and the elementwise op that combines. */
+/**
+ * A reduction: the elementwise op that combines, the identity it starts from, and whether an element that comes again changes
+ * nothing.
+ */
 export const reductions = {
-  sum: { combine: "add", takes: number, identity: () => 0 },
-  prod: { combine: "mul", takes: number, identity: () => 1 },
+  sum: { combine: "add", takes: number, identity: () => 0, idempotent: false },
+  prod: { combine: "mul", takes: number, identity: () => 1, idempotent: false },
   /** Largest element; where one is NaN, any. -Infinity (the least integer) over no elements. */
-  amax: { combine: "max", takes: number, identity: (d: DType) => dtypes[d].least },
+  amax: { combine: "max", takes: number, identity: (d: DType) => dtypes[d].least, idempotent: true },
   /** Smallest element; where one is NaN, any. Infinity (the largest integer) over no elements. */
-  amin: { combine: "min", takes: number, identity: (d: DType) => dtypes[d].most },
+  amin: { combine: "min", takes: number, identity: (d: DType) => dtypes[d].most, idempotent: true },
 } as const satisfies Record<
   string,
-  { combine: ElementwiseName; takes: readonly DType[]; identity: (dtype: DType) => number }
+  { combine: ElementwiseName; takes: readonly DType[]; identity: (dtype: DType) => number; idempotent: boolean }
 >;
 
 export type ReductionName = keyof typeof reductions;

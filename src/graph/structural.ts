@@ -60,6 +60,11 @@ export interface OpAttributes {
   /** scatterAdd(index, values): zeros of `length` on `axis`, values added at index (i32). Out of range is dropped. Adds in order of position. */
   scatterAdd: { readonly axis: number; readonly length: number };
   /**
+   * scatterMax(x, index, values): x, or the largest of the values at index (i32) where that is larger. Out of range is dropped.
+   * Where one of them is NaN, it or another one.
+   */
+  scatterMax: { readonly axis: number };
+  /**
    * attention(q [..., d, t], k [..., d, s], v [..., e, s], bias [..., t, s] or none): [..., e + 2, t]. Features come first,
    * so that positions are neighbours. Of the scores q_i · k_j + bias_ij of a query, row e is the largest one and row e + 1 the
    * log of Σ_j exp(score_ij - largest): two rows, as their sum rounds the log away where scores are large. Only that sum has a
@@ -156,6 +161,7 @@ export const structural = {
   amin: { kernel: "reduction" },
   gather: { kernel: "lookup" },
   scatterAdd: { kernel: "own", reads: "axis" },
+  scatterMax: { kernel: "own", reads: "axis" },
   attention: { kernel: "own", reads: "matrices" },
   attentionGradient: { kernel: "own", reads: "matrices" },
   argsort: { kernel: "program" },

@@ -116,6 +116,7 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
     take: { indices: either(tensor, listOf(number, "a list of numbers")), options: alongAxis },
     gather: { index: tensor, options: required<NamedAxisOptions>(["axis"], { axis }) },
     scatterAdd: { index: tensor, values: tensor, options: required<NamedAxisOptions>(["axis"], { axis }) },
+    scatterMax: { index: tensor, values: tensor, options: required<NamedAxisOptions>(["axis"], { axis }) },
     oneHot: { classes: number, options: options<DTypeOptions>({ dtype }) },
     windows: {
       options: required<WindowsOptions>(["axis", "length"], { axis, length: number, stride: number, dilation: number }),

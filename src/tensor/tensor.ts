@@ -286,6 +286,13 @@ export class Tensor<out D extends DType = DType> implements Pending {
   scatterAdd<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Product<D, E>> {
     return new Tensor(indexing.scatterAdd(this.node, index.node, values.node, options.axis));
   }
+  /**
+   * This, or where that is larger the largest of the values[i] at i with i[axis] := index[i], of one element or of several; what
+   * no index names stays, positions out of range are dropped. Equal largest ones share the gradient equally, this among them.
+   */
+  scatterMax<E extends DType>(index: Tensor, values: Tensor<E>, options: o.NamedAxisOptions): Tensor<Product<D, E>> {
+    return new Tensor(indexing.scatterMax(this.node, index.node, values.node, options.axis));
+  }
   /** A new last axis: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
   oneHot<E extends DType = "f32">(classes: number, options: o.DTypeOptions<E> = {}): Tensor<NoInfer<E>> {
     return new Tensor(indexing.oneHot(this.node, classes, options.dtype ?? "f32"));

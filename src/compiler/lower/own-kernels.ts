@@ -1,7 +1,8 @@
 /** The kernels of ops that have one of their own. */
 import type { Node, NodeOf } from "../../graph/node.ts";
+import type { ReductionName } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import type { StructuralOf } from "../../graph/structural.ts";
+import type { StructuralOf, StructuralReading } from "../../graph/structural.ts";
 import { type Index, unflatten, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
 import type { Expr, KernelBuilder, KernelIR, Lane } from "../kernel/ir.ts";
 import { locate, type Location } from "../kernel/location.ts";
@@ -22,7 +23,14 @@ export interface OwnKernel<N extends Node = Node> {
 }
 
 const kernels: { readonly [K in StructuralOf<"own">]: (of: OwnKernel<NodeOf<K>>) => KernelIR } = {
-  scatterAdd: scatterKernel,
+  scatterAdd: (of) => {
+    const [index, values] = of.node.src as readonly [Node, Node];
+    return scatterKernel(of, { onto: undefined, index, values, as: "sum" });
+  },
+  scatterMax: (of) => {
+    const [onto, index, values] = of.node.src as readonly [Node, Node, Node];
+    return scatterKernel(of, { onto, index, values, as: "amax" });
+  },
   attention: attentionKernel,
   attentionGradient: attentionKernel,
 };
@@ -32,10 +40,21 @@ export function ownKernel(of: OwnKernel<NodeOf<StructuralOf<"own">>>): KernelIR 
   return (kernels[of.node.op] as (of: OwnKernel) => KernelIR)(of);
 }
 
+/** What is combined where an index says, and how; with zeros, or with what is there. */
+interface Scatter {
+  readonly onto: Node | undefined;
+  readonly index: Node;
+  readonly values: Node;
+  readonly as: ReductionName;
+}
+
 /** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */
-function scatterKernel({ node, builder, targets, values: valuesOf, name }: OwnKernel<NodeOf<"scatterAdd">>): KernelIR {
-  const { axis, length } = node.attrs;
-  const [index, values] = node.src as readonly [Node, Node];
+function scatterKernel(
+  { node, builder, targets, values: valuesOf, name }: OwnKernel<NodeOf<StructuralReading<"axis">>>,
+  { onto, index, values, as }: Scatter,
+): KernelIR {
+  const { axis } = node.attrs;
+  const length = node.shape[axis]!;
   const others = node.shape.map((n, a) => a === axis ? 1 : n);
   const variable = builder.variable("i", size(others));
   const at = unflatten(variableIndex(variable), others);
@@ -44,10 +63,11 @@ function scatterKernel({ node, builder, targets, values: valuesOf, name }: OwnKe
   const cleared = builder.openLoop(builder.root, clear);
   const walk = builder.variable("k", values.shape[axis]!);
   const body = builder.openLoop(builder.root, walk);
+  const begun: Lane = { indices: put(variableIndex(clear)), when: undefined };
+  const start = onto === undefined ? builder.constant(0, node.dtype) : valuesOf(onto, [begun])[0]!;
   for (const target of targets) {
     const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-    const zero = builder.constant(0, node.dtype);
-    cleared.statements.push({ kind: "store", buffer, index: locate(target, put(variableIndex(clear))), value: zero, when: undefined, accumulate: undefined });
+    cleared.statements.push({ kind: "store", buffer, index: locate(target, begun.indices), value: start, when: undefined, accumulate: undefined });
   }
   builder.root.statements.push({ kind: "loop", variable: clear, body: cleared });
   const lane: Lane = { indices: put(variableIndex(walk)), when: undefined };
@@ -57,7 +77,7 @@ function scatterKernel({ node, builder, targets, values: valuesOf, name }: OwnKe
   const destination = put(valueIndex(builder.nameValue(position), length));
   for (const target of targets) {
     const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-    body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: "sum" });
+    body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: as });
   }
   builder.root.statements.push({ kind: "loop", variable: walk, body });
   return builder.finish(name("scatter"), [variable]);

@@ -13,7 +13,8 @@ export function reductionRule(node: Node, graph: Rewriting): Node | undefined {
   const [x] = node.src as readonly [Node];
   if (size(x.shape) === 0) return full(node.shape, reductions[node.op].identity(node.dtype), node.dtype);
   const value = graph.constantOf(x);
-  if (value !== undefined) return full(node.shape, ofConstant(node, value), node.dtype);
+  const folded = value === undefined ? undefined : ofConstant(node, value);
+  if (folded !== undefined) return full(node.shape, folded, node.dtype);
   return overOnes(node, x, graph) ?? overRepeats(node, x, graph) ?? overView(node, x, graph);
 }
 
@@ -21,17 +22,17 @@ function isReductionNode(node: Node): node is ReductionNode {
   return isReduction(node.op);
 }
 
-/** The reduction of as many equal values as there are. */
-function ofConstant(node: ReductionNode, value: number): number {
+/** The reduction of as many equal values as there are; undefined where that is not known. */
+function ofConstant(node: ReductionNode, value: number): number | undefined {
+  if (reductions[node.op].idempotent) return value;
   const count = size(node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!));
   switch (node.op) {
     case "sum":
       return isFloat(node.dtype) ? value * count : Math.imul(value, count);
     case "prod":
       return isFloat(node.dtype) ? value ** count : integerPower(value, count);
-    case "amax":
-    case "amin":
-      return value;
+    default:
+      return undefined;
   }
 }
 
@@ -62,7 +63,7 @@ function overRepeats(node: ReductionNode, x: Node, graph: Rewriting): Node | und
   if (source === undefined) return undefined;
   const { axes } = node.attrs;
   const repeats = [...x.shape.keys()].filter((axis) => source.shape[axis] !== x.shape[axis]);
-  const stays = (axis: number) => node.op === "prod" && axes.includes(axis);
+  const stays = (axis: number) => node.op !== "sum" && !reductions[node.op].idempotent && axes.includes(axis);
   if (repeats.every(stays)) return undefined;
   const base = graph.simple(expand(source, withOnes(x.shape, repeats.filter((axis) => !stays(axis)))));
   let result = graph.simple(reduce(node.op, base, axes));

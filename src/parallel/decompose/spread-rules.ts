@@ -169,6 +169,17 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     // Rows that are added into the bins of their axis: bins of shards add up.
     return both.kind === "batched" && both.axis === axis ? partial : both;
   },
+  scatterMax: (at) => {
+    const { node, src: [x, index, values] } = at;
+    const { axis } = node.attrs;
+    if (at.src.some((source) => source.kind === "shard")) return unlessJoined(at);
+    if (at.src.some((source) => source.kind === "partial")) return nonlinear(at);
+    if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are put by index");
+    const both = joined(at, [index!, values!]);
+    if (both.kind !== "batched" || both.axis !== axis) return joined(at, [x!, both]);
+    if (x!.kind === "batched") return mixes(at, `rows on axis ${axis} beside rows on axis ${x!.axis}`);
+    return { kind: "shard", what: "the max over the rows of a shard, by index", extreme: "max" };
+  },
   attention: (at) => attended(at, ["queries", "keys", "keys", "scores"]),
   attentionGradient: (at) => {
     const kinds = ["queries", "keys", "keys", "queries", "queries", "queries", "scores"] as const;

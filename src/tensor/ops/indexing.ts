@@ -47,15 +47,26 @@ export function hostIndices(op: string, x: Node, indices: readonly number[], axi
 
 /** x with values[i] added at i with i[axis] := index[i]; an index outside the axis is dropped. */
 export function scatterAdd(x: Node, index: Node, values: Node, axis: number): Node {
-  const at = resolveAxis("scatterAdd", axis, x.shape.length);
-  if (values.shape.length !== x.shape.length || !values.shape.every((n, i) => i === at || n === x.shape[i])) {
-    throw new ShapeError("scatterAdd", {
-      got: `${formatShape(x.shape)} and values ${formatShape(values.shape)}`,
-      need: `shapes that agree but for axis ${at}`,
-    });
-  }
-  const dtype = computed(commonDType([x, values]));
+  const { at, dtype } = scattered("scatterAdd", x, values, axis);
   return add(x, build.scatterAdd(asIndex("scatterAdd", index), build.cast(values, dtype), at, x.shape[at]!));
+}
+
+/** The larger of x and values[i] at i with i[axis] := index[i]; an index outside the axis is dropped. */
+export function scatterMax(x: Node, index: Node, values: Node, axis: number): Node {
+  const { at, dtype } = scattered("scatterMax", x, values, axis);
+  return build.scatterMax(build.cast(x, dtype), asIndex("scatterMax", index), build.cast(values, dtype), at);
+}
+
+/** The axis, and the dtype in which x meets the values that are put along it. */
+function scattered(op: string, x: Node, values: Node, axis: number): { at: number; dtype: DType } {
+  const at = resolveAxis(op, axis, x.shape.length);
+  if (values.shape.length === x.shape.length && values.shape.every((n, i) => i === at || n === x.shape[i])) {
+    return { at, dtype: computed(commonDType([x, values])) };
+  }
+  throw new ShapeError(op, {
+    got: `${formatShape(x.shape)} and values ${formatShape(values.shape)}`,
+    need: `shapes that agree but for axis ${at}`,
+  });
 }
 
 /** A new last axis of length `classes` that is 1 at the label and else 0; a label outside gives zeros. */
