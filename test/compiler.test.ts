@@ -215,6 +215,11 @@ test("kernel counts of common functions", () => {
   assert.equal(count([crossEntropy(x, labels)], [x, labels]), 2, "cross-entropy");
   assert.equal(count(gradients([crossEntropy(x, labels)], [x]), [x, labels]), 1, "gradient of cross-entropy");
   assert.equal(count([linear], [x, w, b]), 1, "linear with bias and relu");
+  const [table, index] = [g.input([20, 96], "f32"), g.input([64, 96], "i32")];
+  const largest = g.scatterMax(e("exp", table), index, e("neg", x), 0);
+  assert.equal(count([largest], [table, index, x]), 1, "the largest by index, of computed values and onto them");
+  const shares = gradients([g.reduce("sum", e("mul", largest, largest), [0, 1])], [table, x]);
+  assert.equal(count([largest, ...shares], [table, index, x]), 4, "with its gradients: the count of equal ones, and two");
   assert.equal(count([matmul(g.permute(x, [1, 0]), linear)], [x, w, b]), 2, "a matmul of a matmul");
   assert.equal(count([g.concat([g.reshape(e("exp", x), [6144]), g.reshape(e("neg", w), [3072])], 0)], [x, w]), 2, "concat of two maps");
 });
