@@ -35,21 +35,22 @@ export function faultOf(word: number): number | undefined {
   return word === 0 ? undefined : most - word;
 }
 
-/** A value such that a kernel that stores single elements of it is there: what is watched as a root needs one. */
-export function watchable(node: Node, given: ReadonlySet<Node>): Node {
+/** A value such that a kernel that stores single elements of it is there: what is watched needs one. */
+function watchable(node: Node, given: ReadonlySet<Node>): Node {
   if (!given.has(node) && node.op !== "argsort" && node.op !== "scatterAdd" && !isAttention(node)) return node;
   return makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device);
 }
 
-/** The values that kernels store: of a concatenation, its parts. */
-export function watchedParts(watched: readonly Watched[]): Map<Node, Watched[]> {
+/** The values that kernels are to store, and what is watched of each: of a concatenation, its parts. */
+export function watchedParts(watched: readonly Watched[], given: ReadonlySet<Node>): Map<Node, Watched[]> {
   const parts = new Map<Node, Watched[]>();
   const stack = [...watched].reverse();
   for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
-    const { node, number, each } = next;
+    const { number, each } = next;
+    const node = watchable(next.node, given);
     if (size(node.shape) === 0) continue;
     if (node.op !== "concat") {
-      parts.set(node, [...parts.get(node) ?? [], next]);
+      parts.set(node, [...parts.get(node) ?? [], { node, number, each }]);
       continue;
     }
     let start = number;
