@@ -103,7 +103,7 @@ export class BatchNorm extends Module {
   readonly features: number;
   /** What is added to a variance before its root. */
   readonly epsilon: number;
-  /** The part of the old statistics that is kept in a step. */
+  /** The weight of the newest batch in the running statistics. */
   readonly momentum: number;
 
   constructor(features: number, options: BatchNormOptions = {}) {
