@@ -215,6 +215,11 @@ test("regions between checkpoints agree with central differences, twice", () => 
     return curve(b.checkpoint(curve(y), region, "out"));
   }, [2, 3], [2, 3]);
   check((x) => curve(b.after(curve(x), [x])), [2, 3]);
+  // A graph may hold a region twice, with other sources: one behind the other, and side by side.
+  const region = b.newRegion();
+  const again = (x: Node) => b.checkpoint(curve(b.checkpoint(x, region, "in")), region, "out");
+  check((x) => again(again(x)), [2, 3]);
+  check((x, w) => b.elementwise("mul", again(x), b.elementwise("mul", again(w), again(x))), [2, 3], [2, 3]);
 });
 
 test("attention and its gradients agree with central differences, twice each", () => {

@@ -127,6 +127,15 @@ onEachDevice("assignments see each other, swap, and reach arguments", (device) =
     await plain();
     await compile(() => void b.assign(b.add(1)))();
     assert.deepEqual([await read(a), await read(b)], [[3, 3], [4, 4]]);
+    // The old value goes to another tensor, and out of the call.
+    const shift = compile(() => {
+      const old = b.detach();
+      a.assign(b);
+      b.assign(b.mul(10));
+      return old;
+    });
+    const olds = [await read(await shift()), await read(await shift())];
+    assert.deepEqual([olds, await read(a), await read(b)], [[[4, 4], [40, 40]], [40, 40], [400, 400]]);
   }));
 
 onEachDevice("a flat vector behind aliases is one captured tensor", (device) =>
@@ -189,6 +198,18 @@ onEachDevice("calls that do not wait for each other run in order", (device) =>
     const values = await Promise.all((await Promise.all(calls)).map((x) => x.item()));
     assert.deepEqual(values, [0, 1, 3, 6, 10, 15, 21, 28]);
     assert.equal(await count.item(), 28);
+    // What is read meanwhile is what it was at the call of data, in place or not.
+    const w = tensor([1, 2]);
+    const add = compile((by: Tensor) => void w.assign(w.add(by)));
+    await add(tensor(1));
+    const underWay = [add(tensor(1)), add(tensor(1))];
+    const [early, made] = [w.data(), w.mul(10)];
+    await underWay[0];
+    const [later, last] = [w.data(), add(tensor(1))];
+    assert.deepEqual([[...await early], await read(made)], [[2, 3], [20, 30]]);
+    await Promise.all([...underWay, last]);
+    assert.ok([3, 4].includes((await later)[0]!), "one of those that it had by then");
+    assert.deepEqual(await read(w), [5, 6]);
     // An argument's value is that of the call.
     const x = tensor([1]);
     const late = compile((y: Tensor) => y.mul(2))(x);

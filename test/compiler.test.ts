@@ -312,7 +312,9 @@ onEachDevice("a donated input that is read elsewhere too keeps its old value for
   const x = g.input([40], "f32");
   const flipped = g.slice(x, [39], [40], [-1]);
   const data = sine(40);
-  for (const roots of [[e("add", x, flipped)], [e("mul", x, f32(2, [40])), e("exp", flipped)]]) {
+  const next = e("mul", x, f32(2, [40]));
+  const ofBoth = e("mul", g.expand(g.reshape(g.reduce("sum", next, [0]), [1]), [40]), flipped);
+  for (const roots of [[e("add", x, flipped)], [next, e("exp", flipped)], [next, ofBoth], [next, x]]) {
     const actual = await evaluate(device, { roots, inputs: [x], donate: [{ input: 0, output: 0 }] }, [data]);
     const expected = interpret(roots, new Map([[x, data]]));
     actual.forEach((values, i) => assertClose(values, expected[i]!));

@@ -9,7 +9,8 @@ import type { Node } from "../src/graph/node.ts";
 import { elementwise as table, type ElementwiseName, type ElementwiseOp, hidden } from "../src/graph/ops.ts";
 import { Batch, type Comparison, ulp } from "./batch.ts";
 import { least, tested } from "./elementwise-ops.ts";
-import { onEachDevice, type Tolerance } from "./harness.ts";
+import { evaluate } from "./evaluate.ts";
+import { onEachDevice, testDevice, type Tolerance } from "./harness.ts";
 
 const names = Object.keys(table) as ElementwiseName[];
 const record = (op: ElementwiseName): ElementwiseOp => table[op];
@@ -166,6 +167,36 @@ onEachDevice("every elementwise op on scalars, on nothing, and on five axes", as
     }
   }
   await batch.run(device);
+});
+
+test("on the cpu device every op gives an element of its dtype, in the middle of a kernel too", async () => {
+  const device = await testDevice("cpu");
+  assert.ok(device !== undefined);
+  const names: string[] = [];
+  const roots: Node[] = [];
+  const given = new Map<Node, readonly number[]>();
+  /** Wants the result less what it is when it is stored to be nothing: a kernel that keeps more digits or bits shows them. */
+  const check = (op: ElementwiseName, dtype: DType, operands: readonly (readonly number[])[]) => {
+    const leaf = (values: readonly number[]) => {
+      const node = g.input([values.length], dtype);
+      given.set(node, values.map((value) => toElement(dtype, value)));
+      return node;
+    };
+    const result = g.elementwise(op, ...operands.map(leaf));
+    const stored = leaf([...interpret([result], given)[0]!]);
+    names.push(`${op} of ${dtype}`);
+    roots.push(g.cast(g.elementwise("ne", result, stored), "i32"));
+  };
+  const noise = (seed: number) => Array.from({ length: 40 }, (_, i) => 1.5 + Math.sin(12.9898 * i + seed));
+  for (const op of ["add", "sub", "mul", "div", "pow", "frem", "atan2"] as const) check(op, "f32", [noise(1), noise(2)]);
+  for (const op of ["sqrt", "exp", "log", "sin", "tanh"] as const) check(op, "f32", [noise(3)]);
+  const large = [2147483647, -2147483648, 65537, -65537, 2147483647, 3];
+  for (const op of ["add", "sub", "mul", "idiv"] as const) {
+    for (const dtype of ["i32", "u32"] as const) check(op, dtype, [large, [...large].reverse()]);
+  }
+  const inputs = [...given.keys()];
+  const differs = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
+  assert.deepEqual(names.filter((_, i) => Array.from(differs[i]!).some((value) => value !== 0)), []);
 });
 
 test("constants fold to what the interpreter gives, rounded", () => {

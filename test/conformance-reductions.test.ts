@@ -91,3 +91,17 @@ onEachDevice("reductions of views, of long axes, and of what is not finite", asy
   for (const op of ["sum", "prod"] as const) check(batch, op, odd, [1], " with NaN");
   await batch.run(device);
 });
+
+onEachDevice("what a long reduction is filled up with, to be cut into parts, changes no result", async (device) => {
+  const batch = new Batch();
+  // A prime, so that no number of parts divides it; each value on the far side of 0, or of what the others give.
+  const prime = 8209;
+  const of: Readonly<Record<ReductionName, readonly [value: number, other: number]>> = { sum: [1, -2], prod: [-1, 1], amax: [-3, -5], amin: [3, 5] };
+  for (const op of names) {
+    for (const [shape, axis] of [[[prime], 0], [[2, prime], 1], [[prime, 2], 0]] as const) {
+      const x = batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => of[op][Number(i % 3 === 0)]!));
+      check(batch, op, x, [axis]);
+    }
+  }
+  await batch.run(device);
+});

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Device } from "../src/devices/device/device.ts";
+import { Lifetime } from "../src/devices/device/lifetime.ts";
 import { devices as openDevices } from "../src/devices/discovery.ts";
 import {
   ArgumentError,
@@ -11,7 +12,7 @@ import {
   KernelCompileError,
   OutOfMemoryError,
 } from "../src/errors.ts";
-import { collectGarbage } from "../src/host/host.ts";
+import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 import { affine, broken, chain, increment, inPlace } from "./tiny-plans.ts";
 
@@ -182,6 +183,11 @@ onEachDevice("mistakes of the caller are typed errors", async (device) => {
       return true;
     });
   }
+  // What is updated in place is one buffer.
+  const updated = await device.load(inPlace(increment(language, 4), 16));
+  assert.throws(() => device.run(updated, [small], [x]), (error) => error instanceof InternalError && /two buffers for slot 0 \(output 0\)/.test(error.message));
+  device.run(updated, [small], [small]);
+  updated.release();
   assert.throws(() => device.alloc(-1), ArgumentError);
   assert.throws(() => device.alloc(NaN), ArgumentError);
   assert.throws(() => device.alloc(2 ** 50), OutOfMemoryError);
@@ -253,6 +259,23 @@ onEachDevice("many runs allocate nothing and grow nothing", async (device) => {
   executable.release();
 });
 
+test("who waits for a device is told that it is gone, though what it waits for never comes", async () => {
+  const lifetime = new Lifetime("cpu:7");
+  const waiting = [lifetime.whileThere("read", new Promise(() => {})), lifetime.whileThere("sync", new Promise(() => {}))];
+  assert.equal(await lifetime.whileThere("load", Promise.resolve(3)), 3);
+  assert.equal(lifetime.end("lost", "planned"), true);
+  assert.equal(lifetime.end("closed", "again"), false);
+  const outcomes = await Promise.race([Promise.allSettled(waiting), nextTurn()]);
+  assert.ok(outcomes !== undefined, "nobody was told");
+  for (const outcome of outcomes) {
+    assert.ok(outcome.status === "rejected" && outcome.reason instanceof DeviceLostError, JSON.stringify(outcome));
+    assert.match(outcome.reason.message, /cpu:7, which was lost \(planned\)/);
+  }
+  assert.deepEqual(await lifetime.lost, { reason: "lost", message: "planned" });
+  // What comes all the same comes too late.
+  await assert.rejects(lifetime.whileThere("read", Promise.resolve(1)), DeviceLostError);
+});
+
 for (const kind of testKinds) {
   test(`a closed device refuses and says so [${kind}]`, async (context) => {
     const made = await virtualDevices(kind, 6);
@@ -265,8 +288,8 @@ for (const kind of testKinds) {
     device.close();
     assert.equal(device.isLost, true);
     assert.equal((await device.lost).reason, "closed");
-    // What was asked for before may still come, where it had been done already.
-    await reading.catch((error: unknown) => assert.ok(error instanceof DeviceLostError, String(error)));
+    // What was asked for before comes too late.
+    await assert.rejects(reading, DeviceLostError);
     assert.throws(() => device.alloc(4), DeviceLostError);
     assert.throws(() => device.write(x, new Uint32Array(1)), /closed/);
     assert.throws(() => device.run(executable, [x], [x]), DeviceLostError);
@@ -277,6 +300,7 @@ for (const kind of testKinds) {
     executable.release();
     const again = (await virtualDevices(kind, 6))?.[5];
     assert.ok(again !== undefined && again !== device && !again.isLost);
+    assert.deepEqual([again.name, again.id === device.id], [device.name, false], "the name is free again");
     again.write(again.alloc(4), new Uint32Array(1));
     await again.sync();
     for (const other of await virtualDevices(kind, 6) ?? []) if (kind === "gpu") other.close();

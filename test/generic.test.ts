@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Program, Target } from "../src/compiler/plan/plan.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/render/shape-uniforms.ts";
-import { PlanFamily } from "../src/devices/device/family.ts";
+import { type Code, PlanFamily } from "../src/devices/device/family.ts";
 import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/transform/trace.ts";
 
@@ -78,6 +78,37 @@ test("plans of a family share kernels from the second on, and those that are loa
   assert.deepEqual(sources(prepared.meet("gpu", b!)), second);
 });
 
+test("a kernel of a family is, with the numbers that it is given, what it is alone", () => {
+  const [some] = programsFor(61, discreteTarget);
+  const of = (numbers: readonly number[]): Program => ({
+    ...some!,
+    source: `@group(0) @binding(0) var<storage, read_write> b0: array<f32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) gid: vec3<u32>) {
+  b0[${numbers[0]}u] = b0[${numbers[1]}u] + ${numbers[2]}f * b0[${numbers[3]}u + ${numbers[0]}u];
+}
+`,
+  });
+  const spelled = ({ source, values }: Code): string => {
+    if (values === undefined) return source;
+    const floats = new Float32Array(values.buffer);
+    const [head, body] = source.split(/(?<=fn main.*\{\n)/) as [string, string];
+    const names = new Map<string, string>();
+    for (const [, name, bitcast, place, lane] of body.matchAll(/let (n\d+) = (bitcast)?.*numbers\[(\d+)\]\.([xyzw])/g)) {
+      const index = 4 * Number(place) + "xyzw".indexOf(lane!);
+      names.set(name!, bitcast === undefined ? `${values[index]}u` : `${floats[index]}f`);
+    }
+    const bare = body.split("\n").filter((line) => !/^ +let n\d+ = /.test(line)).join("\n");
+    return head.replace(/^@group.*var<uniform>.*\n/m, "") + bare.replace(/\bn\d+\b/g, (name) => names.get(name)!);
+  };
+  const few = fc.integer({ min: 1, max: 4 });
+  fc.assert(fc.property(fc.array(fc.tuple(few, few, few, few), { minLength: 1, maxLength: 5 }), (kernels) => {
+    const family = new PlanFamily();
+    const codes = kernels.map((numbers) => family.meet("gpu", [of(numbers)])[0]!);
+    kernels.forEach((numbers, i) => assert.equal(spelled(codes[i]!()), of(numbers).source));
+  }));
+});
+
 test("lengths that vary are guarded, whether blocks divide them or not", () => {
   const forms = (rows: number, target: Target) => programsFor(rows, target).map(({ source }) => takeApart(source).form);
   for (const kind of ["discrete", "software"] as const) {
@@ -85,6 +116,19 @@ test("lengths that vary are guarded, whether blocks divide them or not", () => {
     assert.notDeepEqual(forms(96, target), forms(83, target));
     assert.deepEqual(forms(96, { ...target, varying: [96] }), forms(83, { ...target, varying: [83] }));
   }
+});
+
+test("so are those that are walked in blocks, on an adapter in software", () => {
+  const form = (rows: number, target: Target) => {
+    const x = placeholder([rows, 128], "f32");
+    const { result } = trace(() => x.exp());
+    const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node] }, target).programs as readonly [Program];
+    return takeApart(source).form;
+  };
+  const target: Target = { ...discreteTarget, class: "software" };
+  // 128 blocks of 128 vectors each, and less.
+  assert.notEqual(form(512, target), form(500, target));
+  assert.equal(form(512, { ...target, varying: [512] }), form(500, { ...target, varying: [500] }));
 });
 
 test("blocks at an edge are stored by vectors, under one guard", () => {

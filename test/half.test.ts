@@ -216,6 +216,19 @@ onEachDevice("values are read and shown as numbers", async (device) => {
   assert.equal(await tensor([2049], { dtype: "f16", device }).add(2049).item(), 4097);
 });
 
+onEachDevice("parts of what a device holds are read from any element on, odd ones too", async (device) => {
+  const values = [1, 0.5, -2, 3, 1024, -0.25, 7];
+  const x = tensor(values, { dtype: "f16", device }).flip().flip();
+  await x.realize();
+  for (let start = 0; start < 7; start++) {
+    for (const end of [start + 1, 7]) {
+      const { kernels, dispatches } = device.stats();
+      assert.deepEqual(await x.slice({ axis: 0, start, end }).array(), values.slice(start, end), `${start} to ${end}`);
+      assert.deepEqual([device.stats().kernels, device.stats().dispatches], [kernels, dispatches], "nothing is computed for it");
+    }
+  }
+});
+
 /** Values that halves hold, of about 1. */
 function mild(count: number, seed: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => roundToHalf(Math.sin(12.9898 * i + 78.233 * seed)));
@@ -306,6 +319,26 @@ onEachDevice("halves halve the bytes and need no kernel of their own", async (de
   assert.equal(device.stats().bytesWritten - before.bytesWritten, 2000);
 });
 
+onEachDevice("who reads an f32 of which there is an f16 besides gets all of it, where not all of it is a half", async (device) => {
+  const x = g.input([4], "f16");
+  const wide = g.cast(x, "f32");
+  const [third, half] = [Math.fround(1 / 3), 0.5];
+  for (const [name, y] of Object.entries({
+    "half padding": g.pad(wide, [1], [1], half),
+    "other padding": g.pad(wide, [1], [1], third),
+    "half choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], half, "f32")),
+    "other choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], third, "f32")),
+    "a product": e("mul", wide, g.full([4], third, "f32")),
+  })) {
+    const roots = [g.cast(y, "f16"), e("sub", y, g.full(y.shape, third, "f32"))];
+    const data = toWords("f16", [0.25, 1, 2, -3]);
+    const expected = interpret(roots, new Map([[x, [0.25, 1, 2, -3]]]));
+    const [narrow, rest] = await evaluate(device, { roots, inputs: [x] }, [fromWords("f16", data, 4)]);
+    assert.deepEqual(Array.from(narrow!), [...expected[0]!].map(roundToHalf), name);
+    assertClose(rest!, expected[1]!, { atol: 1e-7, rtol: 1e-6, message: name });
+  }
+});
+
 test("a pair of halves in one word is stored by several invocations without loss", async (context) => {
   const device = testKinds.includes("gpu") ? await testDevice("gpu") : undefined;
   if (device === undefined) return context.skip("no adapter");
@@ -313,6 +346,10 @@ test("a pair of halves in one word is stored by several invocations without loss
   const parts = [1, 3, 5, 1, 7, 333].map((n) => g.input([n], "f32"));
   const joined = g.concat(parts.map((part) => g.cast(e("add", part, part), "f16")), 0);
   const data = parts.map((part, i) => mild(size(part.shape), i));
+  // Into memory in which other bits are set.
+  const used = device.alloc(g.byteLength(joined));
+  device.write(used, new Uint32Array(g.byteLength(joined) / 4).fill(0xffffffff));
+  device.free(used);
   const [actual] = await evaluate(device, { roots: [joined], inputs: parts }, data, { ...device.target, f16: "packed" });
   assert.deepEqual(Array.from(actual!), data.flatMap((values) => [...values].map((x) => roundToHalf(2 * x))));
 });

@@ -153,6 +153,13 @@ onEachDevice("tensors made in place of each other: literals, results of compiled
   assert.deepEqual(gradients, factors.map((factor) => [factor, factor]));
   assert.deepEqual(await Promise.all(results.map(read)), [[1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]);
 
+  // One tensor that is two results.
+  const [one, other] = await compile((x: Tensor) => {
+    const y = x.mul(2);
+    return [y, y] as const;
+  })(x);
+  assert.deepEqual(await Promise.all(grad(loss(one, other), [one, other]).map(read)), [[3, 3], [5, 5]]);
+
   const base = s.tensor([1, 2], { device });
   const [p, q] = [s.zeros([2]), s.zeros([2])];
   p.aliasOf(base, 0);

@@ -8,7 +8,7 @@ import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
-import type { Node } from "../src/graph/node.ts";
+import { type Node, toposort } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { compile, ones, setDefaultDevice, type Tensor } from "../src/index.ts";
 import { evaluate } from "./evaluate.ts";
@@ -111,6 +111,35 @@ test("what other invocations still read is not written over", async () => {
     }
     // A column's sum is made before: then each element is read by the invocation that writes it.
     assert.ok(compileGraph({ roots: [column], inputs: [x] }, cpu).slots.length >= 2);
+  });
+});
+
+test("nor is what the invocations of a team, or those of other rows, still read", async () => {
+  const x = g.input([64, 1024], "f32");
+  const rows = (n: number) => g.contiguous(e("exp", g.input([n, 1024], "f32")));
+  const sumsOf = (y: Node, start: number) => like(g.reshape(g.reduce("sum", g.slice(y, [start, 0], [64, 1024], [1, 1]), [1]), [64, 1]), x);
+  const [own, more] = [rows(64), rows(65)];
+  const ofRow = g.contiguous(e("sin", g.input([64], "f32")));
+  const cases: readonly (readonly [root: Node, memories: number, ofTeam: number])[] = [
+    // Each of a team reads the row's value, and one of them stores another.
+    [g.reduce("amax", e("sub", x, like(g.reshape(ofRow, [64, 1]), x)), [1]), 2, 3],
+    // The row after it.
+    [e("mul", x, sumsOf(more, 1)), 3, 3],
+    // Its own row, before any of it is stored.
+    [e("mul", own, sumsOf(own, 0)), 1, 1],
+  ];
+  await withOverwriting(0, () => {
+    for (const [root, alone, ofTeam] of cases) {
+      const inputs = toposort([root]).filter((node) => node.op === "input");
+      // What comes out is small: the result stands over what it is made of, or in memory of its own.
+      const least = g.reduce("amin", g.contiguous(root), [...root.shape.keys()]);
+      for (const target of targets) {
+        const { steps } = compileGraph({ roots: [least], inputs }, target);
+        const slots = steps.map((step) => step.kind === "dispatch" ? step.slots : []);
+        const memories = target.class === "discrete" || target.class === "integrated" ? ofTeam : alone;
+        assert.equal(slots[1]!.length, memories, `${root.op} on ${target.class}: ${JSON.stringify(slots)}`);
+      }
+    }
   });
 });
 

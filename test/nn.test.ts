@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ArgumentError, DTypeError, ShapeError } from "../src/errors.ts";
 import { nn, optim } from "../src/nn/index.ts";
-import { tensor, zeros } from "../src/tensor/create.ts";
+import { full, tensor, zeros } from "../src/tensor/create.ts";
 import * as random from "../src/tensor/random.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { grad } from "../src/tensor/transform/grad.ts";
@@ -118,6 +118,12 @@ onEachDevice("layerNorm agrees with PyTorch, backward too", async (device) => {
     1.341636,
   ], { atol: 1e-5 });
   assert.throws(() => wide.forward(tensor([1, 2], { device })), ShapeError);
+  // Where epsilon is all there is of a variance, and where it is as large.
+  const [equal, near] = [tensor([[3, 3, 3, 3]], { device }), tensor([[1, 1 + 2 ** -8, 1, 1 + 2 ** -8]], { device })];
+  const even = nn.layerNorm(4, { affine: false, epsilon: 2 ** -18 });
+  assert.deepEqual(await numbers(even.forward(equal)), [0, 0, 0, 0]);
+  assert.deepEqual((await numbers(grad(even.forward(equal).square().sum(), equal))).map((x) => x + 0), [0, 0, 0, 0]);
+  assertClose(await numbers(even.forward(near)), [-1, 1, -1, 1].map((sign) => sign * Math.SQRT1_2), { atol: 1e-5 });
 });
 
 onEachDevice("gelu agrees with PyTorch's exact one", async (device) => {
@@ -250,6 +256,19 @@ onEachDevice("a state dict is a snapshot that can be loaded back, packed paramet
   assert.deepEqual([...await numbers(model.weight), ...await numbers(model.bias!)], [1, 2, 3]);
   bound.step([tensor([[1], [1]], { device }), tensor([1], { device })]);
   assert.deepEqual([...await numbers(model.weight), ...await numbers(model.bias!)], [0, 1, 2]);
+});
+
+test("a part of a packed model takes its state, and the rest stays as it is", async () => {
+  for (const part of [0, 1, 2]) {
+    const layers = [nn.linear(2, 1), nn.linear(1, 2), nn.linear(2, 1)];
+    const model = nn.sequential(...layers);
+    model.parameters().forEach((parameter, i) => parameter.assign(full(parameter.shape, i)));
+    optim.sgd({ learningRate: 1 }).bind(model.parameters());
+    const state = layers[part]!.stateDict();
+    layers[part]!.loadStateDict(Object.fromEntries(Object.entries(state).map(([name, value]) => [name, value.add(10)])));
+    const all = await Promise.all(model.parameters().map(numbers));
+    all.forEach((values, i) => assert.deepEqual([...values], [...values].map(() => Math.floor(i / 2) === part ? i + 10 : i), `${part}: ${i}`));
+  }
 });
 
 test("a state that does not fit changes nothing", async () => {

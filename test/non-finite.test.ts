@@ -343,7 +343,8 @@ onEachDevice("what is watched is noted by the kernels that store it", async (dev
         const other = e("add", flat(g.slice(w, [0, 0], [1, 4], [1, 1])), g.full([4], 1, "f32"));
         const whole = g.concat([other, flat(value)], 0);
         const seen = e("ne", g.reshape(g.reduce("amax", faults, [0]), [1]), g.full([1], 0, "u32"));
-        const watched: Watched[] = whole.src.map((node, i) => ({ node, number: i === 0 ? 0 : 4, each }));
+        const parts: Watched[] = whole.src.map((node, i) => ({ node, number: i === 0 ? 0 : 4, each }));
+        const watched: Watched[] = each && at % 2 === 0 ? [{ node: whole, number: 0, each }] : parts;
         const split = boundary === 0 ? 0 : boundary === 1 ? 4 : boundary === 2 ? 5 : 1e6;
         const numbers = Float32Array.from({ length: n! * k! }, (_, i) => Math.sin(i));
         numbers[at % numbers.length] = poison;

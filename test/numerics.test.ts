@@ -247,7 +247,15 @@ const remainders: Case[] = [{
   gradients: [[1, 1, 1, 1, 1], [-3, 4, 4, -3, 1]],
   second: [0, 0, 0, 0, 0],
 }];
-onEachDevice("the gradient of mod is 1, and minus the whole quotient", (device) => check(device, remainders));
+onEachDevice("the gradient of mod is 1, and minus the whole quotient", async (device) => {
+  await check(device, remainders);
+  // Whole to the last bit, whatever a / b rounds to.
+  const [x, y] = [[4000, 0], [1.3, 1.7]].map(([by, from]) =>
+    tensor(Array.from({ length: 200 }, (_, i) => by! * Math.sin(12.9898 * i + 1) + from!), { device })
+  ) as [Tensor, Tensor];
+  const gradient = await s.grad(x.mod(y).sum(), y).data();
+  assert.deepEqual([...gradient].filter((value) => !Number.isInteger(value)), []);
+});
 
 onEachDevice("sin, cos and tan of any finite number", async (device) => {
   s.setDefaultDevice(device);

@@ -121,13 +121,15 @@ const schedules: Record<string, optim.Schedule> = {
   cosine: optim.cosineSchedule({ from: 0.5, to: 0.01, steps: 20 }),
   exponential: optim.exponentialSchedule({ from: 0.1, factor: 0.5, steps: 7 }),
   staircase: optim.exponentialSchedule({ from: 0.1, factor: 0.5, steps: 3, staircase: true }),
+  // 41 times the f32 of 1/41 is below 1.
+  "wide staircase": optim.exponentialSchedule({ from: 0.1, factor: 0.5, steps: 41, staircase: true }),
   warmup: optim.warmup({ steps: 5, after: optim.cosineSchedule({ from: 1, steps: 10 }) }),
   "warmup to a number": optim.warmup({ steps: 3, after: 0.2 }),
 };
 
 for (const [name, schedule] of Object.entries(schedules)) {
   onEachDevice(`a ${name} schedule is the same on the host and in a graph`, async (device) => {
-    const steps = Array.from({ length: 25 }, (_, i) => i + 1);
+    const steps = [...Array.from({ length: 25 }, (_, i) => i + 1), 41, 42, 43];
     const graph = await Promise.all(
       steps.map(async (step) => Number(await schedule.graph(tensor(step, { device })).item())),
     );

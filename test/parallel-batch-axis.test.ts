@@ -198,6 +198,8 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
   mixing((x, _w, rows) => unwindow(x, { ...pairs(0), length: rows + 2 }), "unwindow", /windows along axis 0/);
   mixing((x) => unwindow(permute(x, [1, 0]), { ...pairs(0), length: 5000 }), "unwindow", /windows along axis 0/);
   mixing((x) => pad(x, [1, 0], [0, 0]), "pad", /shifted/);
+  // Each shard would add its own frame.
+  for (const value of [1, -1, Infinity, NaN]) mixing((x) => pad(sumRows(x), [1], [1], value), "pad", /not linear/);
   mixing((x, w) => concat([x, reshape(w, [1, 3])], 0), "concat", /joined/);
   mixing(
     (x, _w, rows) => add(x, expand(reshape(cast(iota(rows), "f32"), [rows, 1]), [rows, 3])),

@@ -18,6 +18,7 @@ import type { HostTensor } from "../src/parallel/split/host-batch.ts";
 import { Executor } from "../src/parallel/train/executor.ts";
 import { arange, full, tensor, zeros } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
+import { FaultyDevice } from "./faulty-device.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
 type Fields = Record<string, Tensor>;
@@ -187,23 +188,32 @@ onCounts(
   },
 );
 
-test("steps enqueued after a loss that is not finite change nothing, and say which step it was", async () => {
-  const devices = (await virtualDevices("cpu", 1))!;
-  const w = nn.parameter(tensor([1]));
-  const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
-  const good = { x: host(upTo(7)) };
-  const batches = [good, { x: host([NaN]) }, good, good];
-  const outcomes = await Promise.allSettled(
-    batches.map((batch) => train.enqueue(batch).then(({ outcome }) => outcome)),
-  );
-  assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "rejected", "rejected"]);
-  for (const outcome of outcomes.slice(1)) {
-    assert.ok(outcome.status === "rejected" && outcome.reason instanceof NonFiniteLossError);
-    assert.match(outcome.reason.got, /at step 2/);
+for (const late of [false, true]) test(`steps enqueued after a loss that is not finite change nothing, and say which step it was${late ? ", though they are run before it is read" : ""}`, async () => {
+  const [device] = (await virtualDevices("cpu", 1))!;
+  const devices = [late ? new FaultyDevice(device!, [5]) : device!];
+  const good = { x: host(upTo(7)), more: host([0, 0, 0, 0, 0, 0, 0]) };
+  // Of the second one the gradient is finite.
+  for (const bad of [{ x: host([NaN]), more: host([0]) }, { x: host([1]), more: host([Infinity]) }]) {
+    const w = nn.parameter(tensor([1]));
+    const program: Program = (batch) => {
+      const { x, more } = batch as { readonly x: Tensor; readonly more: Tensor };
+      const loss = nn.mse(x.mul(w), zeros(x.shape));
+      return { loss: loss.plus(nn.loss({ sum: more.sum(), count: loss.count })), metrics: {} };
+    };
+    const train = executor(devices, [w], program, { learningRate: 0.01 });
+    const batches = [good, bad, good, good];
+    const outcomes = await Promise.allSettled(
+      batches.map((batch) => train.enqueue(batch).then(({ outcome }) => outcome)),
+    );
+    assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "rejected", "rejected"]);
+    for (const outcome of outcomes.slice(1)) {
+      assert.ok(outcome.status === "rejected" && outcome.reason instanceof NonFiniteLossError);
+      assert.match(outcome.reason.got, /at step 2/);
+    }
+    assertClose(await w.data(), [0.6]);
+    await train.step(good);
+    assertClose(await w.data(), [0.36]);
   }
-  assertClose(await w.data(), [0.6]);
-  await train.step(good);
-  assertClose(await w.data(), [0.36]);
 });
 
 onCounts(
@@ -311,6 +321,24 @@ test("parameters that are looked at between steps, or assigned to during one, ar
     assert.ok(Math.abs(between - 5) < 0.2, `${between}`);
     await train.step({ x: host([1]) });
     assertClose(await w.data(), [0.98 * between]);
+  }
+});
+
+test("a parameter may be assigned to at any moment of a step, while another is read: what was assigned last stays", async () => {
+  for (const count of [1, 2]) {
+    const devices = (await virtualDevices("cpu", count))!;
+    const [w, v] = [nn.parameter(tensor([1])), nn.parameter(tensor([2]))];
+    const train = executor(devices, [w, v], linear(w), { learningRate: 0 });
+    for (let turns = 0; turns < 40; turns++) {
+      await train.step({ x: host([1]) });
+      // Both are read anew, as one of them was assigned to.
+      v.assign(tensor([3]).add(0));
+      const step = train.step({ x: host([1]) });
+      for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+      w.assign(tensor([turns + 10]));
+      await step;
+      assert.deepEqual([...await w.data(), ...await v.data()], [turns + 10, 3], `after ${turns} turns`);
+    }
   }
 });
 

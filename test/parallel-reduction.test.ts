@@ -2,13 +2,19 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Device } from "../src/devices/device/device.ts";
+import { DeviceError } from "../src/errors.ts";
+import type { CollectiveNode } from "../src/parallel/decompose/stages.ts";
+import { combine } from "../src/parallel/run/combine.ts";
 import { Placement } from "../src/parallel/run/placement.ts";
 import { Capacities } from "../src/parallel/split/capacities.ts";
 import { bucketsOf } from "../src/parallel/train/buckets.ts";
+import { Checksummer } from "../src/parallel/train/checksum.ts";
+import { Replicas } from "../src/parallel/train/replicas.ts";
 import { sumOfFew, sumOfTensors, sumShards } from "../src/parallel/train/shard-sums.ts";
 import { Vectors } from "../src/parallel/train/vectors.ts";
 import { tensor } from "../src/tensor/create.ts";
-import { onEachDevice, virtualDevices } from "./harness.ts";
+import { onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 const f32 = fc.float({ noNaN: true, noDefaultInfinity: true, min: -1000, max: 1000 });
 const { fround } = Math;
@@ -63,6 +69,56 @@ onEachDevice("a device makes the same sum over shards as the host, bit for bit",
   );
 });
 
+test("what a collective adds is added in that tree, too, and rows go to the shards that they are of", () => {
+  const rows = fc.array(fc.integer({ min: 0, max: 3 }), { minLength: 1, maxLength: 7 });
+  fc.assert(fc.property(rows, numbers, (counts, pool) => {
+    const total = counts.reduce((a, b) => a + b, 0);
+    let next = 0;
+    const parts = () => counts.map((_, shard) => Float32Array.from({ length: 2 * total }, (_, i) => pool[(7 * shard + i) % pool.length]!));
+    const whole = Array.from({ length: 2 * total }, (_, i) => byTree(parts().map((part) => part[i]!)));
+    const sums = combine({ op: "allReduce", attrs: { how: "sum" } } as CollectiveNode, parts(), counts);
+    for (const sum of sums) assert.deepEqual([...sum], whole);
+    const scattered = combine({ op: "reduceScatter", attrs: { rows: 0 } } as CollectiveNode, parts(), counts);
+    counts.forEach((count, shard) => assert.deepEqual([...scattered[shard]!], whole.slice(2 * next, 2 * (next += count))));
+    const own = counts.map((count, shard) => parts()[shard]!.subarray(0, 2 * count));
+    for (const all of combine({ op: "allGather", attrs: { total } } as CollectiveNode, own, counts)) assert.deepEqual([...all], own.flatMap((part) => [...part]));
+  }));
+});
+
+onEachDevice("a checksum is that of the bits in their places", async (device) => {
+  const checksummer = new Checksummer(device, 6);
+  const buffer = device.alloc(24);
+  const of = async (values: readonly number[]) => {
+    device.write(buffer, Float32Array.from(values));
+    return (await checksummer.of(buffer)).join();
+  };
+  const values = [1, 2, 3, 4, 5, -6];
+  const first = await of(values);
+  assert.equal(await of(values), first);
+  const others = [[2, 1, 3, 4, 5, -6], [1, 2, 3, 4, -6, 5], [1, 2, 3, 4, 5, 6], [1 + 2 ** -23, 2, 3, 4, 5, -6], [2, 2, 2, 4, 5, -6], [1, 2, 3, 4, 6, -5]];
+  const sums = new Set([first]);
+  for (const other of others) sums.add(await of(other));
+  assert.equal(sums.size, 1 + others.length);
+  assert.notEqual(await of([0, 1, 1, 1, 1, 1]), await of([-0, 1, 1, 1, 1, 1]));
+  device.free(buffer);
+  await checksummer.release();
+});
+
+test("parameters lie side by side without gaps, those that fill vectors at multiples of them", async () => {
+  const devices = (await virtualDevices("cpu", 1))!;
+  const rule = { name: "none", learningRate: 0, slots: [], scalars: {}, update: () => ({}) } as never;
+  fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 9 }), (sizes) => {
+    const replicas = new Replicas("test", devices, sizes.map((size) => tensor(new Float32Array(size))), rule);
+    const byStart = [...replicas.ranges].sort((a, b) => a.start - b.start);
+    byStart.forEach(({ start, end }, i) => assert.equal(end, byStart[i + 1]?.start ?? replicas.used, `${start}`));
+    sizes.forEach((size, i) => {
+      if (size % 4 === 0) assert.equal(replicas.offsets[i]! % 4, 0, `${sizes}: ${replicas.offsets}`);
+      for (const element of [replicas.offsets[i]!, replicas.offsets[i]! + size - 1]) assert.equal(replicas.parameterAt(element), i);
+    });
+    assert.ok(replicas.length % 4 === 0 && replicas.length - replicas.used < 4);
+  }));
+});
+
 test("vectors are apart from each other, whatever their lengths", () => {
   fc.assert(fc.property(fc.array(fc.integer({ min: 0, max: 9 }), { minLength: 2, maxLength: 6 }), (lengths) => {
     const { all } = new Vectors(lengths);
@@ -97,6 +153,9 @@ test("buckets hold every parameter once, the last first, and are neither tiny no
       const following = Math.max(...offsets.filter((offset) => offset < bucket.start));
       const enough = i === 0 ? 4 * 2 ** 20 : Infinity;
       assert.ok(bytes >= enough || 4 * (bucket.end - following) > 25 * 2 ** 20, `bucket ${i} of ${bytes} bytes`);
+      // The exchange begins as soon as there is enough for it.
+      const before = Math.min(...offsets.filter((offset) => offset > bucket.start), bucket.end);
+      if (i === 0) assert.ok(4 * (bucket.end - before) < enough, `${bytes} bytes before anything leaves`);
     });
     assert.equal(end, 0);
   }));
@@ -126,6 +185,28 @@ test("measured shares follow the devices' speeds, and do not change for a little
   assert.ok(run([1, 2, 1], 60).size > 1, "a device that became faster gets more");
 });
 
+test("a device that is far too slow keeps a little of the batch, and so is found when it is fast again", async () => {
+  const devices = (await virtualDevices("cpu", 2))!;
+  const capacities = new Capacities("test", devices, "auto");
+  const run = (perRow: readonly number[]) => {
+    for (let i = 0; i < 40; i++) {
+      const shares = capacities.of(devices)!;
+      devices.forEach((device, d) => capacities.measured(device, shares[d]!, shares[d]! * perRow[d]!));
+    }
+    return capacities.of(devices)!;
+  };
+  assert.deepEqual(run([1, 1000]), [31, 1]);
+  assert.deepEqual(run([1000, 1]), [1, 31]);
+  // More devices than parts of a batch: one for each.
+  const many = (await virtualDevices("cpu", 40))!;
+  const crowded = new Capacities("test", many, "auto");
+  for (let i = 0; i < 12; i++) {
+    const shares = crowded.of(many)!;
+    many.forEach((device, d) => crowded.measured(device, 1, d < 20 ? 1 : 9));
+    assert.ok(shares.every((share) => share > 0), `${shares}`);
+  }
+});
+
 test("in deterministic mode, shards depend on the rows and their number alone", async () => {
   const devices = (await virtualDevices("cpu", 5))!;
   fc.assert(fc.property(
@@ -145,3 +226,26 @@ test("in deterministic mode, shards depend on the rows and their number alone", 
     },
   ));
 });
+
+for (const kind of testKinds) {
+  test(`in deterministic mode, devices of one kind that are not of one model and driver are refused [${kind}]`, async (t) => {
+    const devices = await virtualDevices(kind, 2);
+    if (devices === undefined) return t.skip("no adapter");
+    const [first, second] = devices as [Device, Device];
+    const { name, info, target } = second;
+    const place = (what: Partial<Device>, deterministic?: { readonly shards: number }) =>
+      new Placement("test", [first, { kind, name, info, target, ...what } as Device], { deterministic });
+    const others: readonly Partial<Device>[] = [
+      { info: { ...info, description: "another model" } },
+      { info: { ...info, runtime: info.runtime === "deno" ? "dawn" : "deno" } },
+      { target: { ...target, subgroupSize: 64 } },
+      { target: { ...target, class: "integrated" } },
+    ];
+    for (const other of others) {
+      assert.throws(() => place(other, { shards: 4 }), (error) => error instanceof DeviceError && /in deterministic mode/.test(error.got), JSON.stringify(other));
+      place(other);
+    }
+    // Of what was tuned one plan is made for all.
+    for (const tuned of [{}, undefined]) place({ target: { ...target, ...tuned && { tuned } } }, { shards: 4 });
+  });
+}

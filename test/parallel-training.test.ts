@@ -4,10 +4,13 @@ import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import { fileURLToPath } from "node:url";
 import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
+import { DeviceLostError } from "../src/errors.ts";
 import { arange, data, nn, optim, random, type Tensor, tensor } from "../src/index.ts";
+import { Snapshot } from "../src/parallel/train/snapshot.ts";
 import { FaultyDevice } from "./faulty-device.ts";
 import { assertClose, testKinds, virtualDevices } from "./harness.ts";
 
@@ -59,6 +62,54 @@ for (const kind of testKinds) {
     assert.deepEqual(disturbed.weights, exact.weights);
   });
 }
+
+/** A device whose read of a shard's last bucket fails, once an earlier one was reduced and is there for the update. */
+class FailsAfterReduction extends FaultyDevice {
+  armed = false;
+  #reduced = () => {};
+
+  override write(...[buffer, data, offset]: Parameters<Device["write"]>): void {
+    super.write(buffer, data, offset);
+    if (data.byteLength > 2 ** 20) this.#reduced();
+  }
+
+  override runAndRead(...[executable, inputs, outputs, reads, items]: Parameters<Device["runAndRead"]>): Promise<void>[] {
+    const done = super.runAndRead(executable, inputs, outputs, reads, items);
+    if (!this.armed) return done;
+    this.armed = false;
+    assert.deepEqual(reads.map(({ output }) => output), [0, 1, 2], "scores and two buckets of one shard");
+    const reduced = new Promise<void>((resolve) => this.#reduced = resolve);
+    const last = done[2]!.then(() => reduced).then(() => {
+      throw new DeviceLostError("read", { got: `${this.name}, whose map was aborted`, need: "a device that works" });
+    });
+    last.catch(() => {});
+    return [done[0]!, done[1]!, last];
+  }
+}
+
+test("a device that fails when its first bucket is part of a sum already: what it gave counts once", async () => {
+  const x = data.array(Float32Array.from({ length: 3 * 512 }, (_, i) => Math.cos(3 * i)), { shape: [3, 512] });
+  const y = data.array(Int32Array.of(3, 700, 2000), { dtype: "i32" });
+  const init = (shape: readonly number[]) => tensor(Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => i % 97 / 500 - 0.1), { shape });
+  const run = async (fails: number | undefined) => {
+    const devices = (await virtualDevices("cpu", 3))!.map((device) => new FailsAfterReduction(device));
+    // The last layer's 4 MiB, then the first layer's 1 MiB.
+    const model = nn.sequential(nn.linear(512, 512, { init }), nn.tanh(), nn.linear(512, 2048, { init }));
+    const trainer = nn.trainer(model, {
+      loss: (output, batch) => nn.crossEntropy(output, batch.y),
+      optimizer: optim.sgd({ learningRate: 0.1 }),
+      devices,
+      deterministic: { shards: 3 },
+    });
+    if (fails !== undefined) devices[fails]!.armed = true;
+    await trainer.step({ x, y });
+    const weights = await weightsOf(model);
+    await trainer.release();
+    return { weights: weights.map((values) => Buffer.from(values.buffer).toString("base64")), events: trainer.history.events.length };
+  };
+  const { weights } = await run(undefined);
+  assert.ok(isDeepStrictEqual(await run(2), { weights, events: 1 }), "weights and events");
+});
 
 test("clipNorm scales the gradient of the whole batch to a norm, on any number of devices", async () => {
   const devices = (await virtualDevices("cpu", 3))!;
@@ -193,6 +244,32 @@ test("what is the largest by an index of each row trains alike on any number of 
   };
   const masked = await run(1, true);
   for (const count of [1, 3]) (await run(count, false)).forEach((values, i) => assertClose(values, masked[i]!, { atol: 1e-6, rtol: 1e-5 }));
+});
+
+test("of copies that arrive in any order the host keeps that of the newest step, in memory that it gives to no other", () => {
+  fc.assert(fc.property(fc.array(fc.tuple(fc.nat(20), fc.boolean()), { minLength: 1, maxLength: 12 }), (arrivals) => {
+    const snapshot = new Snapshot();
+    const underWay = new Set<Float32Array>();
+    const copies = arrivals.map(([step, arrives]) => {
+      const values = snapshot.memory(2);
+      assert.ok(!underWay.has(values), "memory of another copy");
+      underWay.add(values.fill(step));
+      return { step, values, arrives };
+    });
+    let newest = -1;
+    for (const { step, values, arrives } of copies) {
+      underWay.delete(values);
+      if (arrives) snapshot.keep(values, step, [{ step } as never]);
+      else snapshot.giveBack(values);
+      if (arrives) newest = Math.max(newest, step);
+      const kept = newest < 0 ? undefined : [newest, newest];
+      assert.deepEqual(snapshot.values && [...snapshot.values], kept);
+      assert.deepEqual([snapshot.step, snapshot.statistics], newest < 0 ? [0, []] : [newest, [{ step: newest }]]);
+      const next = snapshot.memory(2);
+      assert.ok(next !== snapshot.values && !underWay.has(next));
+      snapshot.giveBack(next);
+    }
+  }));
 });
 
 test("the memory report says what each device holds, and leaves out one that is lost", async () => {

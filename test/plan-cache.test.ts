@@ -101,12 +101,18 @@ test("a plan is compiled once, and found again by equal graphs", () =>
 
 test("whatever changes a plan makes another file", () =>
   withFolder(async (folder) => {
-    const variants: CompileRequest[] = [request(), request(0.2), request(-0)];
+    const variants: CompileRequest[] = [request(), request(0.2), request(0), request(-0)];
     const { donate: _, ...fresh } = request();
     variants.push(fresh, { ...request(), donate: [{ input: 1, output: 1 }] });
     const { roots, inputs, donate } = request();
     variants.push({ roots: [...roots, roots[0]!], inputs, donate: donate! });
     variants.push({ roots, inputs: [inputs[2]!, inputs[0]!, inputs[1]!] });
+    // What is watched, and need be no root's source.
+    const faults = g.input([2], "u32");
+    for (const [op, boundary] of [["exp", 1], ["sin", 1], ["sin", 0]] as const) {
+      const values = [{ node: g.elementwise(op, inputs[0]!), number: 0, each: false }];
+      variants.push({ roots, inputs: [...inputs, faults], watch: { values, boundary, faults: 3 } });
+    }
     for (const variant of variants) assert.deepEqual(planOf(variant, target), compileGraph(variant, target));
     planOf(request(), { ...target, maxStorageBuffersPerKernel: 4 });
     setFlags({ ...readFlags(() => undefined), cache: folder, noFuse: true });

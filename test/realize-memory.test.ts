@@ -54,6 +54,21 @@ onEachDevice("what is dropped is freed, and eager allocation stays bounded", (de
     assert.ok(device.stats().liveBytes - before.liveBytes < 4 * 2 ** 20);
   }));
 
+onEachDevice("what was assigned to holds nothing of what it was before", (device) =>
+  on(device, async () => {
+    const w = await s.ones([1 << 16]).realize(); // 256 KiB
+    w.assign(w.mul(0.5));
+    await w.realize();
+    await collect();
+    const before = device.stats().liveBytes;
+    for (let i = 0; i < 20; i++) {
+      w.assign(w.mul(0.5));
+      await w.realize();
+    }
+    await collect();
+    assert.ok(device.stats().liveBytes - before <= 2 ** 19, `${device.stats().liveBytes - before} bytes more`);
+  }));
+
 /** Training loops that read nothing but the loss. */
 const loops: Record<string, (x: Tensor, t: Tensor) => () => Promise<number>> = {
   "a tensor that is computed anew": (x, t) => {

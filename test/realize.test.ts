@@ -79,6 +79,19 @@ onEachDevice("the same expression on new data compiles nothing new", (device) =>
     for (const rate of [0.125, 3, -1]) {
       assert.equal((await cost(device, async () => assert.deepEqual(await f([3, -4], rate), [3, -4].map((x) => Math.max(0, x * rate + 2))))).kernels, 0);
     }
+    // Of equal ops and shapes, other parts and axes are another expression.
+    const x = await tensor([[1, 2], [3, 4]]).add(0).realize();
+    const part = (row: number, column: number) => x.slice({ axis: 0, start: row, end: row + 1 }).slice({ axis: 1, start: column, end: column + 1 }).mul(2);
+    for (const [row, column] of [[0, 0], [0, 1], [1, 0], [1, 1]] as const) assert.deepEqual(await read(part(row, column)), [2 * (1 + 2 * row + column)]);
+    assert.deepEqual([await read(x.sum({ axis: 0 }).mul(2)), await read(x.sum({ axis: 1 }).mul(2))], [[8, 12], [6, 14]]);
+    assert.deepEqual([await read(x.flip(0).mul(2)), await read(x.flip(1).mul(2))], [[6, 8, 2, 4], [4, 2, 8, 6]]);
+    assert.deepEqual([await read(x.sum().reshape([1]).pad(1, { value: 0 })), await read(x.sum().reshape([1]).pad(1, { value: -0.5 }))], [[0, 10, 0], [-0.5, 10, -0.5]]);
+    // Numbers that change in turns are lifted for good.
+    const two = async (factor: number, summand: number) => assert.deepEqual(await read(tensor([1, 2]).mul(factor).sub(summand).exp().log().round()), [1, 2].map((x) => x * factor - summand));
+    for (const [factor, summand] of [[2, 1], [3, 1], [3, 2]] as const) await two(factor, summand);
+    for (const [factor, summand] of [[4, 2], [4, 3], [5, 3], [2, 1]] as const) {
+      assert.equal((await cost(device, () => two(factor, summand))).kernels, 0, `${factor} and ${summand}`);
+    }
     const ints = async (by: number) => await read(tensor([1, 2], { dtype: "i32" }).add(by).greater(by));
     assert.deepEqual([await ints(1), await ints(-2), await ints(5)], [[1, 1], [1, 1], [1, 1]]);
     const special = async (value: number) => await read(s.full([2], value));
@@ -196,6 +209,15 @@ onEachDevice("dispose gives memory back at once, unless another tensor needs it"
     const b = a.reshape([2]);
     a.dispose();
     assert.deepEqual(await read(b), [2, 3]);
+    // What was assigned shows the same memory, until the last of them is gone.
+    const c = await s.ones([1000]).mul(3).realize();
+    const d = s.zeros([1000]).assign(c);
+    const [both] = [device.stats().liveBytes];
+    c.dispose();
+    assert.equal(device.stats().liveBytes, both);
+    assert.equal(await d.sum().item(), 3000);
+    d.dispose();
+    assert.ok(device.stats().liveBytes < both);
     // A graph made before the value was computed computes it again.
     const x = tensor([1, 2]);
     const h = x.mul(2);
@@ -231,6 +253,24 @@ test("a history that became too long is cut, and grad through the cut says so", 
   assert.throws(() => grad(loss, x), (error) => error instanceof s.GradientError && /dropped.*detach/.test(error.message));
   const cut = y.detach().mul(x).sum();
   assert.deepEqual(await read(grad(cut, x)), [await y.item()]);
+});
+
+test("so is one that keeps too many bytes, at its old end, and no sooner", async (context) => {
+  const { bytes } = historyLimits;
+  context.after(() => void (historyLimits.bytes = bytes));
+  historyLimits.bytes = 10 * 4000;
+  const x = tensor(new Float32Array(1000).fill(1));
+  const chain: Tensor[] = [x];
+  const grow = async (count: number) => {
+    for (let i = 0; i < count; i++) chain.push(await chain.at(-1)!.sin().realize());
+  };
+  await grow(10);
+  assert.equal((await grad(chain.at(-1)!.sum(), x).data()).length, 1000, "ten values of 4000 bytes are kept");
+  await grow(1);
+  const loss = chain.at(-1)!.sum();
+  assert.throws(() => grad(loss, x), (error) => error instanceof s.GradientError && /dropped.*40000 bytes/.test(error.message));
+  // By what came last there is a gradient still.
+  assert.equal((await grad(loss, chain.at(-2)!).data()).length, 1000);
 });
 
 onEachDevice("several readers at once get their own values", (device) =>

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ArgumentError, DTypeError, ShapeError } from "../src/errors.ts";
 import { io, nn } from "../src/nn/index.ts";
+import { parseStrict } from "../src/nn/io/strict-json.ts";
 import { tensor, zeros } from "../src/tensor/create.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { onEachDevice } from "./harness.ts";
@@ -258,6 +259,10 @@ test("headers of any depth are refused or read, and never bring the program down
         );
       }
     }
+  }
+  for (const [open, close] of [["[", "]"], ['{"a":', "}"]] as const) {
+    assert.doesNotThrow(() => parseStrict(nested(open, close, 7, "1"), 7));
+    assert.throws(() => parseStrict(nested(open, close, 8, "1"), 7), SyntaxError);
   }
   // Fields that the format does not have are passed over.
   const more = nested("[", "]", 50);

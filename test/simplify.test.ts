@@ -2,11 +2,13 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test as nodeTest } from "node:test";
 import { gradients } from "../src/autograd/grad.ts";
+import { type Look, viewOf, written } from "../src/compiler/simplify/affine-view.ts";
+import type { Rewriting } from "../src/compiler/simplify/rewriting.ts";
 import { simplify } from "../src/compiler/simplify/simplify.ts";
 import * as b from "../src/graph/build.ts";
 import type { DType } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
-import { makeNode, mergingEqual, type Node, toposort } from "../src/graph/node.ts";
+import { makeNode, mergingEqual, type Node, type NodeOf, toposort } from "../src/graph/node.ts";
 import type { ElementwiseName } from "../src/graph/ops.ts";
 import { printGraph } from "../src/graph/print.ts";
 import { verify } from "../src/graph/verify.ts";
@@ -197,6 +199,10 @@ test("casts", () => {
     same(simple(node), node);
   }
   same(simple(b.cast(b.iota(9), "f32")), b.iota(9, "f32"));
+  // An f32 holds the positions up to 2^24, and not the next.
+  same(simple(b.cast(b.iota(2 ** 24, "f32"), "i32")), b.iota(2 ** 24));
+  const beyond = b.cast(b.iota(2 ** 24 + 2, "f32"), "i32");
+  same(simple(beyond), beyond);
   same(simple(b.bitcast(b.bitcast(i, "f32"), "i32")), i);
 });
 
@@ -288,6 +294,54 @@ test("simplified gradients of random graphs have the same values", () => {
     }),
     { numRuns: 300 },
   );
+});
+
+/** Movements of a tensor of at least one element whose indices are affine, by what they are drawn by. */
+const movements: readonly ((x: Node, at: number, n: number) => Node)[] = [
+  (x, at) => b.permute(x, [...x.shape.keys()].map((axis) => (axis + at) % x.shape.length)),
+  (x, at, n) => b.pad(x, x.shape.map((_, axis) => axis === at ? n % 3 : 0), x.shape.map((_, axis) => axis === at ? 1 : 0)),
+  (x, at, n) => {
+    // From either end on, forwards or back, every one, two or three.
+    const [length, by] = [x.shape[at]!, 1 + n % 3];
+    const count = Math.ceil(Math.max(1, length - 1) / by);
+    const reach = (count - 1) * by;
+    const on = (own: number, others: readonly number[]) => others.map((other, axis) => axis === at ? own : other);
+    const start = n < 6 ? 0 : n < 9 ? length - 1 - reach : reach;
+    return b.slice(x, on(start, x.shape.map(() => 0)), on(count, x.shape), on(n < 9 ? by : -by, x.shape.map(() => 1)));
+  },
+  (x, at, n) => {
+    const windows = { axis: at, length: 1 + n % 2, stride: 1 + n % 3, dilation: 1 + n % 2 };
+    return x.shape.length > 3 || b.windowCount(x.shape[at]!, windows) === 0 ? x : b.window(x, windows);
+  },
+  (x) => x.shape.length > 3 ? x : b.expand(b.reshape(x, [...x.shape, 1]), [...x.shape, 2]),
+  (x, at) => b.unwindow(b.reshape(x, [...x.shape, 1]), { axis: at, length: x.shape[at]! + 1, stride: 1, dilation: 1 }),
+  (x, at) => {
+    const windows = { axis: at, length: 2, stride: 1, dilation: 1 };
+    return x.shape.length > 3 || x.shape[at]! < 2 ? x : b.unwindow(b.window(x, windows), { ...windows, length: x.shape[at]! + 1 });
+  },
+];
+
+test("affine views compose, and written down again show the same, zeros where there is nothing", () => {
+  const look: Look = (x, op) => x.op === op ? x as NodeOf<typeof op> : undefined;
+  const plain = { look, simple: (node: Node) => node, reshape: b.reshape } as unknown as Rewriting;
+  const leaf = b.input([3, 4], "f32");
+  const values = new Map([[leaf, Array.from({ length: 12 }, (_, k) => k + 1)]]);
+  let composed = 0;
+  const step = fc.tuple(fc.nat(movements.length - 1), fc.nat(), fc.nat(11));
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 2, maxLength: 6 }), (steps) => {
+      const root = steps.reduce<Node>((x, [kind, at, n]) => movements[kind]!(x, at % x.shape.length, n), leaf);
+      const view = viewOf(root, look);
+      const again = written(view, plain);
+      if (again === undefined) return;
+      if (view.base === leaf && steps.length > 2) composed++;
+      const [want, got] = interpret([root, again], values);
+      assert.deepEqual([...got!], [...want!], printGraph([root]));
+      assert.deepEqual(again.shape, root.shape);
+    }),
+    { numRuns: 1500 },
+  );
+  assert.ok(composed > 100, `only ${composed} views`);
 });
 
 test("a graph of 20,000 nodes in a row takes linear time and no stack", () => {

@@ -348,6 +348,7 @@ test("what is too large is refused at once, with the limit", async () => {
   const absurd: readonly (readonly [op: string, call: () => unknown])[] = [
     ["zeros", () => shardwise.zeros([1e9, 1e9])],
     ["zeros", () => shardwise.zeros(1e12)],
+    ["zeros", () => shardwise.zeros([2 ** 27, 2 ** 26])],
     ["ones", () => shardwise.ones([2 ** 31])],
     ["full", () => shardwise.full([1e300], 1)],
     ["arange", () => shardwise.arange(1e12)],
@@ -397,6 +398,7 @@ test("what is too large is refused at once, with the limit", async () => {
 
 test("what is just not too large is taken", () => {
   assert.equal(shardwise.zeros([2 ** 31 - 1, 2 ** 21]).size, (2 ** 31 - 1) * 2 ** 21);
+  assert.equal(shardwise.zeros([2 ** 27 - 1, 2 ** 26]).size, 2 ** 53 - 2 ** 26);
   assert.equal(parallel.shardSizes(10, 2 ** 16).length, 2 ** 16);
   assert.equal(tensor([1]).split(2 ** 16).length, 2 ** 16);
   assert.equal(random.normal([2 ** 31 - 1]).size, 2 ** 31 - 1);

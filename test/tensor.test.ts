@@ -57,7 +57,7 @@ onEachDevice("values out: data, array and item, of every dtype", async (device) 
 });
 
 onEachDevice("tensors travel, stay where they are sent, and do not mix", async (device) => {
-  const [other] = await s.devices({ kind: "cpu", virtual: 3 });
+  const [, other] = await s.devices({ kind: "cpu", virtual: 3 });
   const here = tensor([1, 2], { device });
   const free = tensor([10, 20]);
   assert.equal(free.device, undefined);
@@ -67,13 +67,39 @@ onEachDevice("tensors travel, stay where they are sent, and do not mix", async (
   assert.equal(there.device, other);
   assert.deepEqual(await there.add(1).data(), Float32Array.of(3, 5));
   assert.deepEqual(await there.to(device).add(here).data(), Float32Array.of(3, 6));
-  if (device !== other) {
-    assert.throws(() => here.add(there), (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message));
-  }
-  // Gradients flow through a move.
+  assert.throws(() => here.add(there), (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message));
+  // Gradients flow through a move, back to where the operand lives.
   const [g] = s.grad(here.to(other!).square().sum().to(device), [here]);
   assert.deepEqual(await g.data(), Float32Array.of(2, 4));
+  for (const [from, to] of [[device, other!], [other!, device]] as const) {
+    const x = tensor([3, 4], { device: from });
+    const moved = s.grad(x.to(to).square().sum(), x);
+    assert.equal(moved.device, from);
+    assert.deepEqual(await moved.data(), Float32Array.of(6, 8));
+    assert.equal(s.grad(x.to(to).square().to(from).sum(), x).device, from);
+  }
+  // What is bound to no device may be sent to several: its gradient is the sum of what comes of each.
+  const both = s.grad(free.to(device).square().sum().add(free.to(other!).mul(3).sum().to(device)), free);
+  assert.deepEqual(await both.data(), Float32Array.of(23, 43));
   assert.deepEqual(await s.full([2], 3, { device: other! }).data(), Float32Array.of(3, 3));
+});
+
+onEachDevice("rows of what was computed are read from where they lie, without a kernel", async (device) => {
+  const values = Array.from({ length: 4 }, (_, i) => [0, 1, 2].map((j) => 10 * i + j));
+  const x = tensor(values.toReversed(), { device }).flip(0);
+  await x.realize();
+  for (let start = 0; start < 4; start++) {
+    for (let end = start + 1; end <= 4; end++) {
+      const before = device.stats().dispatches;
+      const rows = x.slice({ axis: 0, start, end });
+      assert.deepEqual(await rows.array(), values.slice(start, end));
+      assert.deepEqual([...await rows.flatten().data()], values.slice(start, end).flat());
+      assert.equal(device.stats().dispatches, before);
+      // Other parts are not in one piece.
+      assert.deepEqual(await x.slice({ axis: 1, start: 1 }).slice({ axis: 0, start, end }).array(), values.slice(start, end).map((row) => row.slice(1)));
+      assert.deepEqual(await rows.slice({ axis: 0, step: 2 }).array(), values.slice(start, end).filter((_, i) => i % 2 === 0));
+    }
+  }
 });
 
 test("a tensor says what it is", () => {

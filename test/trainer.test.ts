@@ -136,6 +136,38 @@ test("the loss and metrics of an epoch, and of evaluate, are means over rows, no
   }
 });
 
+test("a term of which a batch counts nothing is no part of its loss, in training and in evaluation", async () => {
+  for (const count of [1, 3]) {
+    const train = trainer(new Scale(), {
+      loss: (output, batch: DefaultBatch & { seen: Tensor }) => nn.mse(output, batch.y).plus(nn.mse(output.add(1), batch.y, { weights: batch.seen })),
+      optimizer: sgd({ learningRate: 0 }),
+      devices: await cpus(count),
+    });
+    const batch = (seen: number) => ({ x: tensor([1, 2, 3]), y: tensor([0, 0, 0]), seen: tensor([seen, 0, 0]) });
+    const step = await train.step(batch(0));
+    assertClose([step.loss, (await train.step(batch(2))).loss], [14 / 3, 14 / 3 + 4]);
+    assertClose([(await train.evaluate(batch(0))).loss, (await train.evaluate([batch(0), batch(1)])).loss], [14 / 3, 14 / 3 + 4]);
+  }
+});
+
+test("a penalty is a mean over rows, too, in an epoch in which it changes and over the batches of evaluate", async () => {
+  for (const count of [1, 3]) {
+    const model = new Scale();
+    const train = trainer(model, {
+      // The data says nothing of w.
+      loss: (output, batch) => nn.mse(output.mul(0), batch.y).plus(nn.penalty(model.w.square().sum())),
+      optimizer: sgd({ learningRate: 0.25 }),
+      devices: await cpus(count),
+    });
+    const data = batches({ x: new Float32Array(7), y: new Float32Array(7) }, { batchSize: 4 });
+    // w is 1 for four rows, and 1 - 2/4 for three.
+    const { epochs } = await train.fit(data, silent);
+    assertClose([epochs[0]!.loss], [(4 * 1 + 3 * 0.25) / 7]);
+    assertClose([(await train.evaluate(data)).loss], [0.0625]);
+    assertClose([(await train.evaluate({ x: tensor([1, 2, 3]), y: tensor([0, 0, 0]) }, { rowsAtOnce: 2 })).loss], [0.0625]);
+  }
+});
+
 test("predict gives all rows in order, with at most so many on the devices at one time", async () => {
   for (const count of [1, 3]) {
     const model = new Scale();
@@ -283,6 +315,30 @@ test("a NaN in the middle of an epoch is reported at its step, with the weights 
     // Training goes on with other data.
     await train.step({ x: tensor([1]), y: tensor([0]) });
     assertClose(await model.w.data(), [0.98 ** 3]);
+  }
+});
+
+test("steps before a batch that will not do are done, recorded and told of, and the model has their weights", async () => {
+  for (const count of [1, 2]) {
+    const good = { x: tensor([1, 1]), y: tensor([0, 0]) };
+    const ends: readonly (readonly [end: unknown, error: unknown])[] = [
+      [{ x: tensor([1, 1]), y: tensor([0]) }, ShapeError],
+      [{ x: tensor([1, 1]) }, ArgumentError],
+      [3, ArgumentError],
+    ];
+    for (const [bad, error] of ends) {
+      const model = new Scale();
+      const train = trainer(model, {
+        loss: (output, batch) => nn.mse(output, batch.y),
+        optimizer: sgd({ learningRate: 0.01 }),
+        devices: await cpus(count),
+      });
+      const told: number[] = [];
+      const run = train.fit([good, good, good, bad, good] as never, { ...silent, onBatch: ({ step }) => void told.push(step) });
+      await assert.rejects(run, error as typeof ShapeError);
+      assert.deepEqual([told, train.history.steps.map(({ step }) => step)], [[1, 2, 3], [1, 2, 3]]);
+      assertClose(await model.w.data(), [0.98 ** 3]);
+    }
   }
 });
 

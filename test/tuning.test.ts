@@ -14,7 +14,7 @@ import { type Engine, prepare } from "../bench/peers/peer.ts";
 import { workloads } from "../bench/workloads/index.ts";
 import { planOf, plansKept } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import { type ContractionSchedule, defaults, isSchedule, keepsLimits, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
+import { type ContractionSchedule, defaults, gemv, isSchedule, keepsLimits, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
 import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { addTuned, emptyTable, readTuned } from "../src/compiler/tuned.ts";
 import { candidatesFor, contractionsOf, type Measured, tuneContraction } from "../src/compiler/tuning.ts";
@@ -124,8 +124,12 @@ test("candidates keep the limits of the device and begin with the default, for p
       assert.ok(all.length >= 2 && all.length <= 12, `${signature}: ${all.length}`);
       for (const schedule of all) {
         assert.ok(keepsLimits(schedule, target) && isSchedule(schedule));
-        // Whatever is asked for compiles.
-        compileGraph(request, { ...target, tuned: { [signature]: schedule } });
+        // Whatever is asked for compiles, with workgroups and their memory as every device has them.
+        for (const { source } of compileGraph(request, { ...target, tuned: { [signature]: schedule } }).programs) {
+          const floats = [...source.matchAll(/var<workgroup> \w+: array<(f32|vec4<f32>), (\d+)>/g)].map(([, type, length]) => Number(length) * (type === "f32" ? 1 : 4));
+          assert.ok(4 * floats.reduce((a, b) => a + b, 0) <= 16384, `${signature}: ${JSON.stringify(schedule)}`);
+          assert.ok(Number(/@workgroup_size\((\d+)\)/.exec(source)![1]) <= most);
+        }
       }
     }
   }), { numRuns: 30 });
@@ -135,6 +139,19 @@ test("the default schedules of GPUs keep the limits that every device has, and h
   for (const name of ["discrete", "integrated"] as const) {
     for (const { schedule } of defaults[name]) assert.ok(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }) && isSchedule(schedule));
   }
+  // Workgroup memory to the last byte, and the next power of two; more invocations; blocks that are not brought evenly.
+  const some: readonly (readonly [ContractionSchedule, boolean])[] = [
+    [gemv([16, 8], 4, 1), true],
+    [gemv([16, 8], 8, 1), false],
+    [gemv([32, 16], 1, 1), false],
+    [gemv([12, 8], 1, 1), false],
+    [workgroupTile([16, 16], [8, 8], 16), true],
+    [workgroupTile([16, 16], [8, 8], 32), false],
+    [workgroupTile([32, 16], [4, 4], 8), false],
+    [workgroupTile([16, 16], [16, 8], 8), false],
+    [workgroupTile([8, 8], [3, 3], 8), false],
+  ];
+  for (const [schedule, fits] of some) assert.equal(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }), fits, JSON.stringify(schedule));
   const others = [null, 7, {}, { ...registerTile(4), kind: "best" }, { ...registerTile(4), parts: 0 }, { ...workgroupTile([8, 8], [4, 4], 8), width: 3 }];
   for (const value of others) assert.equal(isSchedule(value), false);
 });

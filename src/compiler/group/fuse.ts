@@ -44,6 +44,8 @@ export interface Schedule {
 const maxSerialRow = 16384;
 const minRows = 64;
 const maxLoneRow = 4096;
+/** Most terms of a reduction that is done again for each of several elements that read one result; more of them, at most twice. */
+const mostRepeated = 16;
 /** Most nodes of a test that is made again for each weight of what it is about. */
 const maxTest = 24;
 /** Longest chain of ops computed in one kernel. */
@@ -322,6 +324,8 @@ function rowVariables(reduction: ReductionNode, read: Access): Set<Variable> | u
   const rows = [...outer].reduce((n, variable) => n * variable.extent, 1);
   const source = reduction.src[0]!;
   const length = reduction.attrs.axes.reduce((n, axis) => n * source.shape[axis]!, 1);
+  // Where rows are laid out flat with what is computed of them, each element would redo the reduction.
+  if (length > mostRepeated && rows > 2 * size(reduction.shape)) return undefined;
   // What remains of the kernel runs serially within a row, too.
   const rest = draft.variables.reduce((n, variable) => outer.has(variable) ? n : n * variable.extent, 1);
   const row = Math.max(length, rest);

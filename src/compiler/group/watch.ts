@@ -2,8 +2,7 @@
  * Values that are watched: the kernels that store them note, as they do, which of their elements are not finite. So whoever
  * asks about a gradient of many parts need not read it again.
  */
-import { withSources } from "../../graph/build.ts";
-import { makeNode, type Node, toposort } from "../../graph/node.ts";
+import { makeNode, type Node } from "../../graph/node.ts";
 import { size, strides } from "../../graph/shape.ts";
 import { isAlone, kernelOf } from "../../graph/structural.ts";
 import type { Expr, KernelBuilder, Lane, Statement } from "../kernel/ir.ts";
@@ -36,30 +35,21 @@ export function faultOf(word: number): number | undefined {
   return word === 0 ? undefined : most - word;
 }
 
-/** A value such that a kernel that stores single elements of it is there, or of each of its parts: what is watched as a root needs one. */
-export function watchable(node: Node, given: ReadonlySet<Node>): Node {
-  const now = new Map<Node, Node>();
-  const isJoined = (x: Node) => kernelOf(x) === "region" && !given.has(x);
-  for (const x of toposort([node], isJoined)) {
-    const result = isJoined(x)
-      ? withSources(x, x.src.map((part) => now.get(part)!))
-      : isAlone(x) || given.has(x)
-      ? makeNode("contiguous", [x], {}, x.shape, x.dtype, x.device)
-      : x;
-    now.set(x, result);
-  }
-  return now.get(node)!;
+/** A value such that a kernel that stores single elements of it is there: what is watched needs one. */
+function watchable(node: Node, given: ReadonlySet<Node>): Node {
+  return isAlone(node) || given.has(node) ? makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device) : node;
 }
 
-/** The values that kernels store: of a concatenation, its parts. */
-export function watchedParts(watched: readonly Watched[]): Map<Node, Watched[]> {
+/** The values that kernels are to store, and what is watched of each: of a concatenation, its parts. */
+export function watchedParts(watched: readonly Watched[], given: ReadonlySet<Node>): Map<Node, Watched[]> {
   const parts = new Map<Node, Watched[]>();
   const stack = [...watched].reverse();
   for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
-    const { node, number, each } = next;
+    const { number, each } = next;
+    const node = watchable(next.node, given);
     if (size(node.shape) === 0) continue;
     if (kernelOf(node) !== "region") {
-      parts.set(node, [...parts.get(node) ?? [], next]);
+      parts.set(node, [...parts.get(node) ?? [], { node, number, each }]);
       continue;
     }
     let start = number;

@@ -49,8 +49,8 @@ export function requireRowsAtOnce(op: string, rowsAtOnce: number): void {
 interface Merge {
   readonly spread: Spread;
   readonly dtype: DType;
-  /** The shape for no rows at all. */
-  readonly empty: Shape;
+  /** Its shape in a trace; the axis of rows of the whole is as long as that has rows. */
+  readonly shape: Shape;
 }
 
 interface ShardPlan {
@@ -166,7 +166,7 @@ export class Inference {
       return {
         spread,
         dtype: leaf.dtype,
-        empty: leaf.shape.map((n, axis) => spread.kind === "batched" && axis === spread.axis ? 0 : n),
+        shape: leaf.shape,
       };
     });
     const collectives = collectivesIn(tree.leaves.map((leaf) => leaf.node));
@@ -270,13 +270,13 @@ class Merged {
   #values: HostArray | Float64Array | undefined;
   readonly #dtype: DType;
 
-  constructor({ spread, empty, dtype }: Merge, rows: number) {
+  constructor({ spread, shape, dtype }: Merge, rows: number) {
     this.#spread = spread;
     this.#rows = rows;
     this.#dtype = dtype;
     this.#shape = spread.kind === "batched"
-      ? empty.map((n, axis) => axis === spread.axis ? rows * spread.inner : n)
-      : empty;
+      ? shape.map((n, axis) => axis === spread.axis ? rows * spread.inner : n)
+      : shape;
   }
 
   take(values: HostArray, shape: Shape, shard: Shard): void {

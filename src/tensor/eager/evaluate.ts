@@ -3,7 +3,9 @@ import type { HostArray } from "../../graph/dtype.ts";
 import type { Node } from "../../graph/node.ts";
 import { backlog, type Pending } from "./backlog.ts";
 import { refuseInTrace } from "./frame.ts";
+import { free } from "./history.ts";
 import { compute, computeAtOnce, exclusively, isIdle, locate, mayRunAtOnce, promise, readNode } from "./realize.ts";
+import { recordOf } from "./record.ts";
 
 /** A tensor, as its value is computed. */
 export interface Evaluated extends Pending {
@@ -25,13 +27,26 @@ export function readTensor(tensor: Evaluated, op: string): Promise<HostArray> {
     }
     tensor.settle();
     return readNode(node);
-  }) ?? exclusively(async () => {
-    if (!known()) {
-      await computeWithAssigned([tensor], [node]);
-      tensor.settle();
-    }
-    return { values: readNode(node) };
-  }).then(({ values }) => values);
+  }) ?? whileHeld(node, () =>
+    exclusively(async () => {
+      if (!known()) {
+        await computeWithAssigned([tensor], [node]);
+        tensor.settle();
+      }
+      return { values: readNode(node) };
+    })).then(({ values }) => values);
+}
+
+/** What `work` gives; until then no call before it writes over the data of a leaf, and nobody frees that. */
+async function whileHeld<T>(node: Node, work: () => Promise<T>): Promise<T> {
+  if (node.op !== "storage") return await work();
+  const { handles } = recordOf(node);
+  handles.count++;
+  try {
+    return await work();
+  } finally {
+    if (--handles.count === 0) free(node);
+  }
 }
 
 /**

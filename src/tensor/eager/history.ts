@@ -118,7 +118,8 @@ function measure(origin: Node): { own: number; nodes: number; bytes: number } {
   let bytes = 0;
   const older = { nodes: 0, bytes: 0 };
   for (const node of order) {
-    const value = valueOf(node);
+    // The value of origin itself is the leaf's own, and counts where a later one came of it.
+    const value = node === origin ? undefined : valueOf(node);
     if (value !== undefined) bytes += storageOf(value).bytes;
     const history = node.op === "storage" ? knownRecord(node)?.history : undefined;
     if (history === undefined) continue;

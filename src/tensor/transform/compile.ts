@@ -221,8 +221,9 @@ export class CompiledTrace {
     const given = [...args, ...this.captured];
     const { device, id } = await placeOf(given);
     const loaded = await this.#load(device);
+    const passed = given.map((tensor) => valueOf(tensor.node)!);
     const inputs: DeviceBuffer[] = [];
-    for (const tensor of given) inputs.push(await storageOf(valueOf(tensor.node)!).bring(device));
+    for (const leaf of passed) inputs.push(await storageOf(leaf).bring(device));
     if (loaded.key !== undefined) {
       device.write(loaded.key, nextKey());
       inputs.push(loaded.key);
@@ -231,16 +232,22 @@ export class CompiledTrace {
     const fresh: DeviceBuffer[] = [];
     const inPlace = new Map<number, Tensor>();
     try {
-      for (const { input, output, tensor } of this.#donations) {
-        if (mayOverwrite(tensor, device)) {
-          inPlace.set(output, tensor);
-        } else {
-          fresh.push(inputs[input] = await copyOf(device, inputs[input]!, byteLength(this.#inputs[input]!)));
-        }
-        outputs[output] = inputs[input]!;
-      }
+      const donated = new Set(this.#donations.map(({ output }) => output));
       for (let i = 0; i < this.#roots.length; i++) {
-        if (outputs[i] === undefined) fresh.push(outputs[i] = await allocate(device, byteLength(this.#roots[i]!)));
+        if (!donated.has(i)) fresh.push(outputs[i] = await allocate(device, byteLength(this.#roots[i]!)));
+      }
+      // Whoever needs an old value may have come while this waited: nothing waits between the last look and the run.
+      const mayStand = ({ input, tensor }: Donation) => valueOf(tensor.node) === passed[input] && mayOverwrite(tensor, device);
+      for (let needed: readonly Donation[] = this.#donations; needed.length > 0;) {
+        needed = this.#donations.filter((donation) => outputs[donation.output] === undefined && !mayStand(donation));
+        for (const { input, output } of needed) {
+          fresh.push(inputs[input] = outputs[output] = await copyOf(device, inputs[input]!, byteLength(this.#inputs[input]!)));
+        }
+      }
+      for (const { input, output, tensor } of this.#donations) {
+        if (outputs[output] !== undefined) continue;
+        inPlace.set(output, tensor);
+        outputs[output] = inputs[input]!;
       }
       device.run(loaded.executable, inputs, outputs);
     } catch (error) {
@@ -254,7 +261,6 @@ export class CompiledTrace {
         : storageOf(valueOf(overwritten.node)!).overwrite(device);
       return leafOf(storage, root.shape, root.dtype, id);
     });
-    const passed = given.map((tensor) => valueOf(tensor.node)!);
     const taken = new Set<Node>();
     // Every tensor is a variable of its own, also where several show one value.
     const pick = ({ kind, index }: Source): Node => {
