@@ -1,24 +1,17 @@
 import type { Device } from "../devices/device/device.ts";
-import { deviceById } from "../devices/device/registry.ts";
-import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
+import { DeviceError } from "../errors.ts";
 import * as build from "../graph/build.ts";
-import type { DType, HostArray } from "../graph/dtype.ts";
+import type { DType } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import type { ElementwiseName } from "../graph/ops.ts";
-import { formatShape, sameShape, type Shape, size } from "../graph/shape.ts";
+import type { Shape } from "../graph/shape.ts";
 import { foreignWords } from "../signature/foreign.ts";
 import type { Kind } from "../signature/kinds.ts";
 import { guard, type Methods } from "../signature/takes.ts";
-import type { Bits, Computed, Extreme, Item, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
-import { backlog, type Pending } from "./eager/backlog.ts";
-import { readTensor, realizeAll } from "./eager/evaluate.ts";
-import { currentFrame, type Frame } from "./eager/frame.ts";
-import { free, settleHistory } from "./eager/history.ts";
-import { type Part, partOf } from "./eager/parts.ts";
-import { locate } from "./eager/realize.ts";
-import { type HandleCount, isDue, type Leaf, recordOf, requireConcrete, sharedLeaf, valueOf } from "./eager/record.ts";
+import type { Bits, Computed, Extreme, Magnitude, MeetOperands, Power, Product, Sum } from "./dtypes.ts";
 import { foreignToTensor, indexOfTensor, noOperand, noTensor } from "./foreign.ts";
-import { nested, type NestedArray, show, visible } from "./nested.ts";
+import { TensorHandle } from "./handle.ts";
+import type { NestedArray } from "./nested.ts";
 import * as activation from "./ops/activation.ts";
 import { attend } from "./ops/attention.ts";
 import * as contract from "./ops/contract.ts";
@@ -42,175 +35,138 @@ export type AttentionOptions = o.AttentionOptionsOf<Tensor, Tensor<"f32">>;
 
 export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, WindowsOptions };
 
-/** The tensor of which another one shows a part. */
-interface Alias extends Part {
-  readonly base: Tensor;
-}
-
-const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
-
 /**
  * An array of any number of axes, of elements of a dtype D. Calls on it are lazy: they say what is to be computed, and reading
  * a value (`data`, `array`, `item`) or `realize` computes it. Its value is fixed when it is made, whatever is assigned to its
  * sources later. What ops give is typed by its dtype, as far as that is known; `Tensor` alone is one of any.
  */
-export class Tensor<out D extends DType = DType> implements Pending {
-  /** Lengths of the axes, outermost first; `[]` is a scalar. */
-  readonly shape: readonly number[];
-  /** The dtype of the elements. */ readonly dtype: D;
-  #node: Node;
-  #frame: Frame | undefined;
-  #handles: HandleCount;
-  #alias: Alias | undefined;
-  #disposed = false;
-  /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
-  #version: object | undefined;
-  /** What is printed of a value that was read. */ #read: { readonly version: object; readonly visible: HostArray } | undefined;
-
-  /**
-   * @internal A handle on a node: where a tensor showed it already, on one of its own of the same value, as every tensor is
-   * a variable. With `outside` it is on that node in any case, and belongs to no trace, even when made inside one.
-   */
-  constructor(given: Node, outside = false) {
-    if (typeof (given as Partial<Node> | undefined)?.op !== "string") {
-      throw new ArgumentError("Tensor", { got: "new Tensor(…)", need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])" });
-    }
-    const node = outside || !recordOf(given).shown ? given : build.another(given);
-    this.shape = node.shape;
-    this.dtype = node.dtype as D;
-    this.#node = node;
-    this.#frame = outside ? undefined : currentFrame();
-    const record = recordOf(node);
-    record.shown = true;
-    this.#handles = record.handles;
-    this.#handles.count++;
-    dropped.register(this, this.#handles, this);
-    if (this.#frame === undefined && !outside) backlog.notice(this, node);
-  }
-
-  /** The number of axes. */ get rank(): number {
-    return this.shape.length;
-  }
-  /** Number of elements. */ get size(): number {
-    return size(this.shape);
-  }
-  /** The device to which the tensor was bound, by `{ device }` or `to`; undefined for one that may meet any device. */
-  get device(): Device | undefined {
-    const id = (this.#alias?.base ?? this).#node.device;
-    return id === undefined ? undefined : deviceById(id);
-  }
-  /**
-   * @internal The graph node now. Inside a trace, a tensor from outside is a placeholder. Throws ArgumentError when
-   * disposed.
-   */
-  get node(): Node {
-    const frame = currentFrame();
-    const foreign = frame !== undefined && this.#frame !== frame;
-    if (foreign) {
-      const assigned = frame.assignments.get(this);
-      if (assigned !== undefined) return assigned;
-    }
-    if (this.#disposed) {
-      throw new ArgumentError("tensor", { got: "a tensor that was disposed of", need: "a tensor in use" });
-    }
-    if (this.#alias !== undefined) return this.#partOf(this.#alias);
-    if (foreign && !recordOf(this.#node).symbolic) return frame.valueOf(this);
-    // In a trace a value that exists already, as that of a constant computed elsewhere, would be a leaf that no input
-    // gives.
-    if (frame === undefined) {
-      backlog.using(this);
-      this.settle();
-    }
-    return this.#node;
-  }
-  #partOf(alias: Alias): Node {
-    const whole = alias.base.node;
-    return partOf(whole, currentFrame() === undefined ? alias.base.#currentVersion() : whole, alias, this.shape);
-  }
-  /** @internal The tensor of which this one shows a part, if it does. */
-  get alias(): { readonly base: Tensor; readonly offset: number } | undefined {
-    return this.#alias && { base: this.#alias.base, offset: this.#alias.offset };
-  }
-  /** @internal Whether the value is still to be computed. */
-  get isPending(): boolean {
-    return !this.#disposed && this.#alias === undefined && (valueOf(this.#node) === undefined || isDue(this.#node));
-  }
-
+export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
   // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
-  /** The sum, element by element. */ add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
-  /** The difference. */ sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
-  /** The product, element by element; `matmul` is that of matrices. */ mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
+  /** The sum, element by element. */
+  add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
+  /** The difference. */
+  sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
+  /** The product, element by element; `matmul` is that of matrices. */
+  mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
   /** The quotient; integers give f32. */
   div(other: Operand): Tensor<"f32"> { return this.#with("div", other); }
   /** The quotient rounded down; integer division by 0 gives 0. */
   floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand(other))); }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
   mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand(other))); }
-  /** This to the power of `exponent`; NaN for a negative base with a fraction. */ pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
+  /** This to the power of `exponent`; NaN for a negative base with a fraction. */
+  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
   /** The larger; where one is NaN, either. */
   maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("max", other); }
   /** The smaller; where one is NaN, either. */
   minimum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("min", other); }
-  /** The angle of the point (x, this) in radians, from -π to π. */ atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
-  /** -x. */ neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
-  /** The magnitude. */ abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
-  /** -1, 0 or 1; NaN of NaN. */ sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
-  /** The square root; NaN below 0. */ sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
-  /** The cube root, also of negative numbers: cbrt(-8) is -2. Its gradient at 0 is infinite. */ cbrt(): Tensor<"f32"> { return this.#map("cbrt"); }
-  /** 1 / sqrt(x). */ rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
-  /** x². */ square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
-  /** 1 / x. */ reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
-  /** e to the power of x. */ exp(): Tensor<"f32"> { return this.#map("exp"); }
-  /** exp(x) - 1, exact near 0. */ expm1(): Tensor<"f32"> { return this.#map("expm1"); }
-  /** The natural logarithm; NaN below 0. */ log(): Tensor<"f32"> { return this.#map("log"); }
-  /** log(1 + x), exact near 0. */ log1p(): Tensor<"f32"> { return this.#map("log1p"); }
-  /** The sine of radians. */ sin(): Tensor<"f32"> { return this.#map("sin"); }
-  /** The cosine of radians. */ cos(): Tensor<"f32"> { return this.#map("cos"); }
-  /** The tangent of radians. */ tan(): Tensor<"f32"> { return this.#map("tan"); }
-  /** In radians; NaN outside [-1, 1]. */ asin(): Tensor<"f32"> { return this.#map("asin"); }
-  /** In radians; NaN outside [-1, 1]. */ acos(): Tensor<"f32"> { return this.#map("acos"); }
-  /** In radians. */ atan(): Tensor<"f32"> { return this.#map("atan"); }
-  /** The hyperbolic sine. */ sinh(): Tensor<"f32"> { return this.#map("sinh"); }
-  /** The hyperbolic cosine. */ cosh(): Tensor<"f32"> { return this.#map("cosh"); }
-  /** The hyperbolic tangent. */ tanh(): Tensor<"f32"> { return this.#map("tanh"); }
-  /** The error function. */ erf(): Tensor<"f32"> { return this.#map("erf"); }
-  /** Rounded down. */ floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
-  /** Rounded up. */ ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
-  /** Rounded towards 0. */ trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
+  /** The angle of the point (x, this) in radians, from -π to π. */
+  atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
+  /** -x. */
+  neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
+  /** The magnitude. */
+  abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
+  /** -1, 0 or 1; NaN of NaN. */
+  sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
+  /** The square root; NaN below 0. */
+  sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  /** The cube root, also of negative numbers: cbrt(-8) is -2. Its gradient at 0 is infinite. */
+  cbrt(): Tensor<"f32"> { return this.#map("cbrt"); }
+  /** 1 / sqrt(x). */
+  rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
+  /** x². */
+  square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
+  /** 1 / x. */
+  reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
+  /** e to the power of x. */
+  exp(): Tensor<"f32"> { return this.#map("exp"); }
+  /** exp(x) - 1, exact near 0. */
+  expm1(): Tensor<"f32"> { return this.#map("expm1"); }
+  /** The natural logarithm; NaN below 0. */
+  log(): Tensor<"f32"> { return this.#map("log"); }
+  /** log(1 + x), exact near 0. */
+  log1p(): Tensor<"f32"> { return this.#map("log1p"); }
+  /** The sine of radians. */
+  sin(): Tensor<"f32"> { return this.#map("sin"); }
+  /** The cosine of radians. */
+  cos(): Tensor<"f32"> { return this.#map("cos"); }
+  /** The tangent of radians. */
+  tan(): Tensor<"f32"> { return this.#map("tan"); }
+  /** In radians; NaN outside [-1, 1]. */
+  asin(): Tensor<"f32"> { return this.#map("asin"); }
+  /** In radians; NaN outside [-1, 1]. */
+  acos(): Tensor<"f32"> { return this.#map("acos"); }
+  /** In radians. */
+  atan(): Tensor<"f32"> { return this.#map("atan"); }
+  /** The hyperbolic sine. */
+  sinh(): Tensor<"f32"> { return this.#map("sinh"); }
+  /** The hyperbolic cosine. */
+  cosh(): Tensor<"f32"> { return this.#map("cosh"); }
+  /** The hyperbolic tangent. */
+  tanh(): Tensor<"f32"> { return this.#map("tanh"); }
+  /** The error function. */
+  erf(): Tensor<"f32"> { return this.#map("erf"); }
+  /** Rounded down. */
+  floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
+  /** Rounded up. */
+  ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
+  /** Rounded towards 0. */
+  trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
   /** To the nearest whole number, halves to the even one. */
   round(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("round", this.node)); }
-  /** max(x, 0). */ relu(): Tensor<Computed<D>> { return this.#map("relu"); }
+  /** max(x, 0). */
+  relu(): Tensor<Computed<D>> { return this.#map("relu"); }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
   gelu(options: o.GeluOptions = {}): Tensor<"f32"> {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
-  /** 1 / (1 + exp(-x)). */ sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
-  /** x * sigmoid(x), also called swish. */ silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
-  /** log(1 + exp(x)). */ softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
-  /** The nearest value within bounds, of which one at least is given. */ clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
+  /** 1 / (1 + exp(-x)). */
+  sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
+  /** x * sigmoid(x), also called swish. */
+  silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
+  /** log(1 + exp(x)). */
+  softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
+  /** The nearest value within bounds, of which one at least is given. */
+  clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
-  /** Whether this is less; never beside NaN. */ less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
-  /** Whether this is at most as large. */ lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
-  /** Whether this is greater. */ greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
-  /** Whether this is at least as large. */ greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
-  /** Whether both are equal; NaN equals nothing. */ equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
-  /** Whether they differ. */ notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
-  /** Where it is NaN. */ isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
-  /** Where it is neither NaN nor infinite. */ isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
+  /** Whether this is less; never beside NaN. */
+  less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
+  /** Whether this is at most as large. */
+  lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
+  /** Whether this is greater. */
+  greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
+  /** Whether this is at least as large. */
+  greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
+  /** Whether both are equal; NaN equals nothing. */
+  equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
+  /** Whether they differ. */
+  notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
+  /** Where it is NaN. */
+  isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
+  /** Where it is neither NaN nor infinite. */
+  isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
   /** Of truth values: what is not 0 is true. */
   not(): Tensor<"bool"> { return new Tensor(e.not(this.node)); }
-  /** Whether both are true (not 0). */ and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
-  /** Whether one is true (not 0). */ or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
-  /** Whether exactly one is true (not 0). */ xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
-  /** The bits set in both integers. */ bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
-  /** The bits set in one of them. */ bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
-  /** The bits in which they differ. */ bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
-  /** All bits changed. */ bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
+  /** Whether both are true (not 0). */
+  and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
+  /** Whether one is true (not 0). */
+  or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
+  /** Whether exactly one is true (not 0). */
+  xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  /** The bits set in both integers. */
+  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  /** The bits set in one of them. */
+  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  /** The bits in which they differ. */
+  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
+  /** All bits changed. */
+  bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
   /** Shifts are by the operand modulo 32. */
   shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
-  /** As shiftLeft; of i32 the sign stays. */ shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
+  /** As shiftLeft; of i32 the sign stays. */
+  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
   /** `a` where this is true (not 0), else `b`. */
   where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
     return new Tensor(e.where(this.node, operand(a), operand(b)));
@@ -230,7 +186,8 @@ export class Tensor<out D extends DType = DType> implements Pending {
   reshape(...shape: readonly (number | Shape)[]): Tensor<D> {
     return new Tensor(movement.reshape(this.node, movement.lengthsOf("reshape", shape)));
   }
-  /** With the axes from `start` to `end` as one. */ flatten(options: o.FlattenOptions = {}): Tensor<D> {
+  /** With the axes from `start` to `end` as one. */
+  flatten(options: o.FlattenOptions = {}): Tensor<D> {
     return new Tensor(movement.flatten(this.node, options.start, options.end));
   }
   /** Axes in the order given; two change places where they are given as two numbers, by default the last two. */
@@ -251,12 +208,16 @@ export class Tensor<out D extends DType = DType> implements Pending {
   broadcastTo(...shape: readonly (number | Shape)[]): Tensor<D> {
     return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("broadcastTo", shape)));
   }
-  /** The same as `broadcastTo`. */ expand(shape: Shape): Tensor<D>;
+  /** The same as `broadcastTo`. */
+  expand(shape: Shape): Tensor<D>;
   expand(...lengths: readonly number[]): Tensor<D>;
   expand(...shape: readonly (number | Shape)[]): Tensor<D> { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
-  /** Without axes of length 1: all of them, or those named. */ squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
-  /** With a new axis of length 1 at `axis`. */ unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
-  /** The other way round along all axes, or those named. */ flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
+  /** Without axes of length 1: all of them, or those named. */
+  squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
+  /** With a new axis of length 1 at `axis`. */
+  unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
+  /** The other way round along all axes, or those named. */
+  flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
   /**
    * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy,
    * bounds are clamped and negative ones count from the end.
@@ -322,31 +283,44 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
 
   // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
-  /** The sum; of bools how many are true. */ sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
-  /** The mean, f32; NaN of nothing. */ mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
-  /** The product. */ prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
-  /** The largest; NaN elements may be passed over. */ max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
-  /** The smallest; NaN elements may be passed over. */ min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
+  /** The sum; of bools how many are true. */
+  sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
+  /** The mean, f32; NaN of nothing. */
+  mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
+  /** The product. */
+  prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
+  /** The largest; NaN elements may be passed over. */
+  max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
+  /** The smallest; NaN elements may be passed over. */
+  min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
   variance(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.variance(this.node, options)); }
-  /** The square root of the variance. */ std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
+  /** The square root of the variance. */
+  std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
   argmax(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amax", this.node, options)); }
-  /** i32 position of the first smallest element, on an axis or in the flattened tensor. */ argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
-  /** Whether all are true (not 0). */ all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
-  /** Whether one is true (not 0). */ any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
+  /** i32 position of the first smallest element, on an axis or in the flattened tensor. */
+  argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
+  /** Whether all are true (not 0). */
+  all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
+  /** Whether one is true (not 0). */
+  any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
   /** Euclidean by default. The gradient at 0 is 0. */
   norm(options: NormOptions = {}): Tensor<"f32"> { return new Tensor(r.norm(this.node, options)); }
-  /** log(sum(exp(x))), of any magnitude. */ logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
+  /** log(sum(exp(x))), of any magnitude. */
+  logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
   /** Along the last axis by default. */
   softmax(options: o.AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
-  /** The logarithm of softmax. Along the last axis by default. */ logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
+  /** The logarithm of softmax. Along the last axis by default. */
+  logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
   }
-  /** The sums of all elements so far. Along the last axis by default. */ cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
+  /** The sums of all elements so far. Along the last axis by default. */
+  cumsum(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("sum", this.node, options.axis ?? -1));
   }
-  /** The products of all elements so far. Along the last axis by default. */ cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
+  /** The products of all elements so far. Along the last axis by default. */
+  cumprod(options: o.AxisOptions = {}): Tensor<Computed<D>> {
     return new Tensor(order.cumulative("prod", this.node, options.axis ?? -1));
   }
   /** Along the last axis by default. Ascending puts NaN last, descending first. */
@@ -364,7 +338,8 @@ export class Tensor<out D extends DType = DType> implements Pending {
    * right.
    */
   matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.matmul(this.node, other.node)); }
-  /** The inner product of two vectors; for more axes, `matmul`. */ dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
+  /** The inner product of two vectors; for more axes, `matmul`. */
+  dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
   /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
   conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
     return new Tensor(convolve("conv1d", this.node, w.node, options, 1));
@@ -408,160 +383,10 @@ export class Tensor<out D extends DType = DType> implements Pending {
   }
   /** The same values, through which no gradient flows. */
   detach(): Tensor<D> { return new Tensor(build.stopGradient(this.node)); }
-  /** The same as `detach`. */ stopGradient(): Tensor<D> { return this.detach(); }
+  /** The same as `detach`. */
+  stopGradient(): Tensor<D> { return this.detach(); }
   /** The same values, stored in order. */
   contiguous(): Tensor<D> { return new Tensor(build.contiguous(this.node)); }
-
-  /**
-   * From now on this handle shows `value` (a number fills it), with no history. Tensors made from the old value keep
-   * it. Inside a trace the assignment happens when the compiled function runs. Throws ShapeError, DTypeError.
-   */
-  assign(value: Operand): this {
-    if (currentFrame() === undefined) backlog.assigning(this);
-    const node = value instanceof Tensor ? value.node : build.full(this.shape, Number(value), this.dtype);
-    if (!sameShape(node.shape, this.shape)) {
-      throw new ShapeError("assign", { got: formatShape(node.shape), need: formatShape(this.shape) });
-    }
-    if (node.dtype !== this.dtype) throw new DTypeError("assign", { got: node.dtype, need: this.dtype });
-    const frame = currentFrame();
-    if (frame !== undefined && this.#frame !== frame) {
-      frame.assign(this, build.stopGradient(node));
-      return this;
-    }
-    if (frame === undefined) requireConcrete("assign", node);
-    this.bind(node.op === "storage" && !isDue(node) ? sharedLeaf(node) : build.stopGradient(node));
-    if (frame === undefined && this.isPending) backlog.assigned(this);
-    return this;
-  }
-
-  /** @internal This handle becomes the part of `base` [n] from `offset` on, as `base` is at each use. `assign` ends that. */
-  aliasOf(base: Tensor, offset: number): void {
-    const fits = base.rank === 1 && Number.isSafeInteger(offset) && offset >= 0 && offset + this.size <= base.size;
-    if (!fits || base.dtype !== this.dtype || base === this) {
-      throw new ShapeError("aliasOf", {
-        got: `${this.size} elements of ${this.dtype} at ${offset} of ${base.dtype}${formatShape(base.shape)}`,
-        need: "a part of a vector of the same dtype",
-      });
-    }
-    this.#release();
-    this.#alias = { base, offset, parts: new WeakMap() };
-  }
-
-  /** @internal The handle shows another value. */
-  bind(node: Node): void {
-    this.#version = undefined;
-    this.#show(node);
-  }
-
-  #show(node: Node): void {
-    if (this.#alias === undefined) this.#release();
-    this.#alias = undefined;
-    this.#node = node;
-    const record = recordOf(node);
-    record.shown = true;
-    this.#handles = record.handles;
-    this.#handles.count++;
-    dropped.register(this, this.#handles, this);
-  }
-
-  /** @internal Whether no other handle shows this one's node. */
-  get isOnlyHandle(): boolean {
-    return this.#handles.count === 1;
-  }
-
-  #release(): void {
-    dropped.unregister(this);
-    this.#handles.count--;
-  }
-
-  /** @internal Once the node has a value, the handle shows that. */
-  settle(): void {
-    if (this.#disposed || this.#alias !== undefined) return;
-    const leaf = valueOf(this.#node);
-    if (leaf === undefined || leaf === this.#node) return;
-    this.promise(leaf);
-  }
-
-  /** @internal The handle shows the leaf of its node, which has its value now or will have it. */
-  promise(leaf: Leaf): void {
-    if (this.#disposed || this.#alias !== undefined) return;
-    settleHistory(leaf);
-    this.#show(leaf);
-  }
-
-  /** The values, in order, as a copy. Bools are bytes of 0 and 1, f16 a Float32Array. Throws TraceError inside a trace. */
-  data(): Promise<HostArray<D>> {
-    return this.#values("data");
-  }
-  #values(op: string): Promise<HostArray<D>> {
-    const version = this.#currentVersion();
-    return readTensor(this, op).then((values) => {
-      this.#read = { version, visible: visible(values, this.shape) };
-      return values as HostArray<D>;
-    });
-  }
-  /**
-   * The values as nested arrays; a scalar is a number, or a boolean. How deep they are is no part of a Tensor's type: say it
-   * where they are taken, `const rows: number[][] = await x.array()`, or as `x.array<number[][]>()`.
-   */
-  array<A extends NestedArray<Item<D>> = NestedArray<Item<D>>>(): Promise<A> {
-    return this.#values("array").then((data) => nested(data, this.shape, this.dtype) as A);
-  }
-  /** The value of a tensor of one element: a boolean for a bool, else a number. Throws ShapeError for any other. */
-  item(): Promise<Item<D>> {
-    if (this.size !== 1) throw new ShapeError("item", { got: formatShape(this.shape), need: "one element" });
-    return this.#values("item").then((data) => nested(data, [], this.dtype) as Item<D>);
-  }
-  /**
-   * Computes the value, without reading it. Small ops that follow each other leave for the device together, at the latest
-   * when the event loop turns; `device.sync()` sends them at once.
-   */
-  realize(): Promise<this> {
-    return realizeAll([this]).then(() => this);
-  }
-
-  /** Gives the memory back, as soon as no other tensor needs it. The handle cannot be used any more. Idempotent. */
-  dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    if (this.#alias !== undefined) return;
-    this.#release();
-    const leaf = valueOf(this.#node);
-    if (leaf !== undefined && recordOf(leaf).handles.count === 0) free(leaf);
-  }
-  /** `dispose`, for `using`. */
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  #currentVersion(): object { return (this.#alias?.base ?? this).#version ??= {}; }
-
-  /** dtype and shape, where it is, and its values once they were read, or where the host has them. */
-  toString(): string {
-    const { device } = this;
-    const place = device === undefined ? "" : ` on ${device.name}`;
-    return `Tensor ${this.dtype}${formatShape(this.shape)}${place} ${this.#valueText()}`;
-  }
-  #valueText(): string {
-    if (this.#disposed) return "(disposed)";
-    if (this.#read?.version === this.#currentVersion()) return show(this.#read.visible, this.shape, this.dtype);
-    const found = this.#alias === undefined ? locate(this.#node) : undefined;
-    const host = found?.storage.host?.subarray(found.offset, found.offset + this.size);
-    if (host !== undefined) return show(visible(host, this.shape), this.shape, this.dtype);
-    return found === undefined && this.isPending ? "(not computed)" : "(not read)";
-  }
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    return this.toString();
-  }
-  /** Operators of JavaScript cannot compute with tensors: they throw, where they would give NaN or compare texts. */
-  [Symbol.toPrimitive](hint: string): string {
-    if (hint === "string") return this.toString();
-    throw new ArgumentError("tensor", { got: "a Tensor where JavaScript needs a number (t * 2, t < 2, t + 1)", need: "a method: t.mul(2), t.less(2), t.add(1); await t.item() for the number" });
-  }
-  /** Always throws: a value is read with `await`. */
-  toJSON(): never {
-    throw new ArgumentError("JSON.stringify", { got: `a Tensor ${this.dtype}${formatShape(this.shape)}`, need: "its values: await t.array()" });
-  }
 
   #map<R extends DType>(op: ElementwiseName): Tensor<R> {
     return new Tensor(e.apply(op, this.node));
