@@ -27,8 +27,9 @@ const seconds = Number(values.seconds ?? "6");
 const drivers = values.drivers?.split(",") ?? debian;
 const missing = drivers.filter((file) => !existsSync(file));
 if (!(seconds > 0)) fail(`--seconds ${values.seconds}: need a number above 0`);
-else if (drivers.length < 2 || missing.length > 0) fail(`${missing.join(" and ") || drivers}: need the ICD files of two drivers`);
-else if (values.here === true) await measure();
+else if (drivers.length < 2 || missing.length > 0) {
+  fail(`${missing.join(" and ") || drivers}: need the ICD files of two drivers`);
+} else if (values.here === true) await measure();
 else await inAProcessOfItsOwn();
 
 /** The drivers read what they may use when they are loaded: llvmpipe the environment, SwiftShader a file where it is started. */
@@ -38,11 +39,24 @@ async function inAProcessOfItsOwn(): Promise<void> {
     await writeFile(join(folder, "SwiftShader.ini"), "[Processor]\nThreadCount=1\n");
     const { status } = spawnSync(
       process.execPath,
-      [...process.execArgv.map(absolute), fileURLToPath(import.meta.url), "--here", "--seconds", `${seconds}`, "--drivers", drivers.join()],
+      [
+        ...process.execArgv.map(absolute),
+        fileURLToPath(import.meta.url),
+        "--here",
+        "--seconds",
+        `${seconds}`,
+        "--drivers",
+        drivers.join(),
+      ],
       {
         cwd: folder,
         stdio: "inherit",
-        env: { ...process.env, VK_ICD_FILENAMES: drivers.join(":"), VK_DRIVER_FILES: drivers.join(":"), LP_NUM_THREADS: "0" },
+        env: {
+          ...process.env,
+          VK_ICD_FILENAMES: drivers.join(":"),
+          VK_DRIVER_FILES: drivers.join(":"),
+          LP_NUM_THREADS: "0",
+        },
       },
     );
     process.exitCode = status ?? 1;
@@ -70,7 +84,9 @@ async function measure(): Promise<void> {
   ], seconds);
   console.log(`\n${mixedModel.name}, batch of ${mixedModel.rows}: milliseconds of a step, median and quartiles`);
   for (const { configuration, step, quartiles } of measured) {
-    console.log(`${configuration.padEnd(40)} ${step.toFixed(1).padStart(8)}  ${quartiles.map((x) => x.toFixed(1)).join(" to ")}`);
+    console.log(
+      `${configuration.padEnd(40)} ${step.toFixed(1).padStart(8)}  ${quartiles.map((x) => x.toFixed(1)).join(" to ")}`,
+    );
   }
   const [a, b, mixed] = measured as [(typeof measured)[0], (typeof measured)[0], (typeof measured)[0]];
   const rounds = mixed.rounds.map((step, round) => {
@@ -78,7 +94,11 @@ async function measure(): Promise<void> {
     return { gain: Math.min(first, second) / step, most: Math.min(first, second) * (1 / first + 1 / second) };
   });
   const median = (of: (round: (typeof rounds)[0]) => number) => quantile(rounds.map(of), 0.5).toFixed(3);
-  console.log(`both against the faster alone: ${median(({ gain }) => gain)}x; if nothing were lost: ${median(({ most }) => most)}x`);
+  console.log(
+    `both against the faster alone: ${median(({ gain }) => gain)}x; if nothing were lost: ${
+      median(({ most }) => most)
+    }x`,
+  );
 }
 
 function fail(message: string): void {

@@ -47,8 +47,13 @@ async function main(options: ScalingOptions): Promise<void> {
   const measured: Measured[] = [];
   let repeated = 0;
   let disturbed = 0;
-  const measure = async (model: ScalingModel, configurations: readonly Configuration[]): Promise<readonly Measured[]> => {
-    process.stderr.write(`${model.name}, batch of ${model.rows}: ${configurations.map(({ name }) => name).join(", ")}\n`);
+  const measure = async (
+    model: ScalingModel,
+    configurations: readonly Configuration[],
+  ): Promise<readonly Measured[]> => {
+    process.stderr.write(
+      `${model.name}, batch of ${model.rows}: ${configurations.map(({ name }) => name).join(", ")}\n`,
+    );
     const together = await measureTogether(model, configurations, options.seconds);
     repeated += together.repeated;
     disturbed += together.disturbed;
@@ -58,7 +63,10 @@ async function main(options: ScalingOptions): Promise<void> {
   const chosen = models.filter(({ name }) => options.wants(name));
   const configurations: Configuration[] = [
     { name: wholeName, devices: [whole] },
-    ...options.devices.map((n) => ({ name: n === 1 ? oneAlone : `${n} virtual devices`, devices: virtual.slice(0, n) })),
+    ...options.devices.map((n) => ({
+      name: n === 1 ? oneAlone : `${n} virtual devices`,
+      devices: virtual.slice(0, n),
+    })),
   ];
   for (const model of chosen) measured.push(...await measure(model, configurations));
   const ceilings: { model: string; gain: number }[] = [];
@@ -88,7 +96,11 @@ async function main(options: ScalingOptions): Promise<void> {
   );
   if (measured.length > 0) console.log(`\n${scalingTable(measured)}`);
   for (const { model, gain } of ceilings) {
-    console.log(`Two trainings of half the batch side by side that exchange nothing, ${model}: ${gain.toFixed(2)}x one after the other`);
+    console.log(
+      `Two trainings of half the batch side by side that exchange nothing, ${model}: ${
+        gain.toFixed(2)
+      }x one after the other`,
+    );
   }
   if (pairs.length > 0) console.log(`\n${deterministicTable(pairs)}`);
   if (repeated + disturbed > 0) {
@@ -114,7 +126,14 @@ async function main(options: ScalingOptions): Promise<void> {
     }
   }
   if (options.everything) {
-    const record = { measured, sideBySide: ceilings, deterministic: pairs, disturbed: { repeated, kept: disturbed }, model: fitted, simulated };
+    const record = {
+      measured,
+      sideBySide: ceilings,
+      deterministic: pairs,
+      disturbed: { repeated, kept: disturbed },
+      model: fitted,
+      simulated,
+    };
     console.log(`\nSaved ${await save(description, record, options)}`);
   } else console.log("\nNot saved: a part of the measurements.");
   setDefaultDevice(undefined);

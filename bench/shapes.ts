@@ -29,7 +29,8 @@ else console.log(JSON.stringify(asked === "ratio" ? await ratios() : await measu
 
 function report(): void {
   const [shared, each] = modes.map((mode) => inAProcessOfItsOwn<Measured>(mode)) as [Measured, Measured];
-  const row = (name: string, values: readonly (string | number)[]) => console.log(`| ${[name, ...values].map((x) => String(x).padStart(6)).join(" | ")} |`);
+  const row = (name: string, values: readonly (string | number)[]) =>
+    console.log(`| ${[name, ...values].map((x) => String(x).padStart(6)).join(" | ")} |`);
   const seconds = (values: readonly number[]) => values.map((milliseconds) => (milliseconds / 1000).toFixed(2));
   console.log("\nFirst step of a compiled function, in seconds, by rows:");
   row("rows", sizes);
@@ -40,12 +41,16 @@ function report(): void {
   row("shared", seconds(shared.trained));
   row("each", seconds(each.trained));
   console.log("\nTime of a product by kernels for all sizes, by that of its own kernel:");
-  for (const [name, ratio] of Object.entries(inAProcessOfItsOwn<Record<string, number>>("ratio"))) console.log(`${name}: ${ratio.toFixed(2)}`);
+  for (const [name, ratio] of Object.entries(inAProcessOfItsOwn<Record<string, number>>("ratio"))) {
+    console.log(`${name}: ${ratio.toFixed(2)}`);
+  }
 }
 
 function inAProcessOfItsOwn<T>(mode: Mode | "ratio"): T {
   const file = fileURLToPath(import.meta.url);
-  const args = process.versions["deno"] === undefined ? ["--import", "tsx", file, mode] : ["run", "-A", "--no-check", file, mode];
+  const args = process.versions["deno"] === undefined
+    ? ["--import", "tsx", file, mode]
+    : ["run", "-A", "--no-check", file, mode];
   const environment = { ...process.env, SHARDWISE_CACHE: "0", MESA_SHADER_CACHE_DISABLE: "true" };
   const { stdout, stderr, status } = spawnSync(process.execPath, args, { env: environment, encoding: "utf8" });
   if (status !== 0) throw new Error(`${mode}: ${stderr}`);
@@ -72,7 +77,11 @@ async function measure(mode: Mode): Promise<Measured> {
     await step();
     return performance.now() - start;
   };
-  const inTurn = async <Step>(rows: readonly number[], make: () => Step, run: (step: Step, rows: number) => Promise<unknown>) => {
+  const inTurn = async <Step>(
+    rows: readonly number[],
+    make: () => Step,
+    run: (step: Step, rows: number) => Promise<unknown>,
+  ) => {
     let step = make();
     const all: number[] = [];
     for (const count of rows) {
@@ -105,7 +114,14 @@ async function ratios(): Promise<Record<string, number>> {
   const [device] = await devices({ kind: "gpu" });
   setDefaultDevice(device);
   const result: Record<string, number> = {};
-  for (const [m, k, n, other] of [[128, 784, 64, 256], [4096, 288, 64, 2048], [1024, 1024, 1024, 512], [43, 784, 64, 42]] as const) {
+  for (
+    const [m, k, n, other] of [[128, 784, 64, 256], [4096, 288, 64, 2048], [1024, 1024, 1024, 512], [
+      43,
+      784,
+      64,
+      42,
+    ]] as const
+  ) {
     random.seed(1);
     const [w, x] = [random.normal([k, n]), random.normal([m, k])];
     const product = async (before?: number) => {

@@ -30,9 +30,11 @@ console.log(await tensor([1, 2]).add(1).array());
 `;
 
 async function run(command: string, args: readonly string[], cwd: string): Promise<string> {
-  const { stdout, stderr } = await promisify(execFile)(command, args, { cwd, maxBuffer: 2 ** 26 }).catch((error: { stdout: string; stderr: string }) => {
-    throw new Error(`${command} ${args.join(" ")}\n${error.stdout}${error.stderr}`);
-  });
+  const { stdout, stderr } = await promisify(execFile)(command, args, { cwd, maxBuffer: 2 ** 26 }).catch(
+    (error: { stdout: string; stderr: string }) => {
+      throw new Error(`${command} ${args.join(" ")}\n${error.stdout}${error.stderr}`);
+    },
+  );
   process.stderr.write(stderr);
   return stdout.trim();
 }
@@ -51,8 +53,20 @@ try {
   const expected = "[ 2, 3 ]";
   const runs: Record<string, string> = { Node: await run(process.execPath, ["program.mjs"], folder) };
   if (existsSync(bin("deno"))) runs["Deno"] = await run(bin("deno"), ["run", "program.mjs"], folder);
-  for (const [runtime, printed] of Object.entries(runs)) if (printed !== expected) throw new Error(`${runtime} printed ${printed}`);
-  await run(bin("tsc"), ["--noEmit", "--strict", "--noUncheckedIndexedAccess", "--exactOptionalPropertyTypes", "--module", "nodenext", "--target", "es2023", "program.ts"], folder);
+  for (const [runtime, printed] of Object.entries(runs)) {
+    if (printed !== expected) throw new Error(`${runtime} printed ${printed}`);
+  }
+  await run(bin("tsc"), [
+    "--noEmit",
+    "--strict",
+    "--noUncheckedIndexedAccess",
+    "--exactOptionalPropertyTypes",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2023",
+    "program.ts",
+  ], folder);
   console.log(`${tarball}: installed, ran in ${Object.keys(runs).join(" and ")}, passed the type checker`);
   console.log(await run(bin("publint"), ["--strict", join(folder, tarball)], project));
   console.log(await run(bin("attw"), [join(folder, tarball), "--profile", "esm-only"], project));

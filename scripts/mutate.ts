@@ -46,7 +46,9 @@ async function main(words: readonly string[]): Promise<void> {
     await copyProject(copy);
     const gpu = wanted.some((mutation) => mutation.gpu) ? await gpuEnvironment() : undefined;
     const tried = wanted.filter((mutation) => gpu !== undefined || !mutation.gpu);
-    if (tried.length < wanted.length) console.log(`*** NOT TRIED: ${wanted.length - tried.length} mutations that need a GPU: no adapter works ***`);
+    if (tried.length < wanted.length) {
+      console.log(`*** NOT TRIED: ${wanted.length - tried.length} mutations that need a GPU: no adapter works ***`);
+    }
     runner = new Runner(copy, gpu);
     process.exitCode = await runner.tryAll(tried) ? 0 : 1;
   } finally {
@@ -116,10 +118,16 @@ class Runner {
       const [part] = mutation.file.split("/") as [string];
       if (unnoticed.length === 0) killed.set(part, (killed.get(part) ?? 0) + 1);
       else others.push(`${place}  ${mutation.why}: ${unnoticed.join(", ")}\n    ${shown(mutation)}`);
-      console.log(`${unnoticed.length > 0 ? "SURVIVED" : "killed  "}  ${place}  ${mutation.why}${stuck ? " (did not end)" : ""}`);
+      console.log(
+        `${unnoticed.length > 0 ? "SURVIVED" : "killed  "}  ${place}  ${mutation.why}${stuck ? " (did not end)" : ""}`,
+      );
     }
     console.log(`\n${[...killed].map(([part, count]) => `${part}: ${count} killed`).join("\n")}`);
-    console.log(`\n${wanted.length - others.length} killed, ${others.length} survived${others.length > 0 ? `:\n\n${others.join("\n")}` : ""}`);
+    console.log(
+      `\n${wanted.length - others.length} killed, ${others.length} survived${
+        others.length > 0 ? `:\n\n${others.join("\n")}` : ""
+      }`,
+    );
     return others.length === 0;
   }
 
@@ -172,7 +180,9 @@ class Runner {
     );
     this.#running = child.pid;
     let printed = "";
-    for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text: string) => printed += text);
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8").on("data", (text: string) => printed += text);
+    }
     return await new Promise((resolve, reject) => {
       let stuck = false;
       const timer = setTimeout(() => {
@@ -184,7 +194,13 @@ class Runner {
         clearTimeout(timer);
         this.#running = undefined;
         const total = (name: string) => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(printed)?.[1] ?? 0);
-        const came = stuck ? "stuck" : total("fail") + total("cancelled") > 0 ? "failed" : total("pass") > 0 ? "passed" : "broken";
+        const came = stuck
+          ? "stuck"
+          : total("fail") + total("cancelled") > 0
+          ? "failed"
+          : total("pass") > 0
+          ? "passed"
+          : "broken";
         resolve({ came, printed });
       });
     });

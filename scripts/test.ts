@@ -39,10 +39,48 @@ const inCi = process.env["CI"] === "true";
  * out.
  */
 const long = [
-  "attention-meaning", "attention", "conv", "parallel-faults", "surface-nn", "parallel-deterministic", "checkpoint", "generic", "identity", "half", "in-place",
-  "permissions", "tuning", "backlog", "io", "collectives", "surface", "realize-memory", "tensor", "readme", "plan-cache", "mnist", "parallel-random",
-  "parallel-training", "parallel-executor", "devices-process", "trainer", "non-finite", "quiet", "batch-types", "types", "docs-types", "docs", "simplify",
-  "safetensors", "parallel-overlap", "losses", "optim", "half-training", "package", "schedules", "conformance-structural",
+  "attention-meaning",
+  "attention",
+  "conv",
+  "parallel-faults",
+  "surface-nn",
+  "parallel-deterministic",
+  "checkpoint",
+  "generic",
+  "identity",
+  "half",
+  "in-place",
+  "permissions",
+  "tuning",
+  "backlog",
+  "io",
+  "collectives",
+  "surface",
+  "realize-memory",
+  "tensor",
+  "readme",
+  "plan-cache",
+  "mnist",
+  "parallel-random",
+  "parallel-training",
+  "parallel-executor",
+  "devices-process",
+  "trainer",
+  "non-finite",
+  "quiet",
+  "batch-types",
+  "types",
+  "docs-types",
+  "docs",
+  "simplify",
+  "safetensors",
+  "parallel-overlap",
+  "losses",
+  "optim",
+  "half-training",
+  "package",
+  "schedules",
+  "conformance-structural",
 ].map((name) => `test/${name}.test.ts`);
 
 /** Processes that run tests side by side: each compiles kernels on a core of its own, and holds up to a GB. */
@@ -58,7 +96,10 @@ async function main(args: readonly string[]): Promise<void> {
   // Code as the driver makes it, and subgroups as wide: Deno's own WebGPU has none. With a GPU's schedules it is optimized, too.
   const wide = named(files, "conformance-structural.", "schedules.");
   const outcomes = [
-    await runNode(`Node ${process.version}`, files.filter((file) => !wide.includes(file)), { ...environment, ...unoptimized }),
+    await runNode(`Node ${process.version}`, files.filter((file) => !wide.includes(file)), {
+      ...environment,
+      ...unoptimized,
+    }),
     await runNode(`Node ${process.version}, the driver as it is`, wide, environment),
   ];
   if (existsSync(deno)) outcomes.push(await runDeno(files, { ...environment, ...unoptimized }));
@@ -75,8 +116,14 @@ async function main(args: readonly string[]): Promise<void> {
 
 async function quickly(files: readonly string[]): Promise<void> {
   const environment = { SHARDWISE_CACHE: join(project, ".cache/plans"), SHARDWISE_TEST_DEVICES: "cpu" };
-  const { failed, passed } = await runNode(`Node ${process.version}, quickly`, files.filter((file) => !long.includes(file)), environment);
-  console.log(`\n${passed} passed, ${failed} failed, on the cpu device and without the long files: npm test runs everything`);
+  const { failed, passed } = await runNode(
+    `Node ${process.version}, quickly`,
+    files.filter((file) => !long.includes(file)),
+    environment,
+  );
+  console.log(
+    `\n${passed} passed, ${failed} failed, on the cpu device and without the long files: npm test runs everything`,
+  );
   if (failed > 0) process.exitCode = 1;
 }
 
@@ -153,13 +200,17 @@ async function runNode(title: string, files: readonly string[], environment: Env
 }
 
 /** Where Debian's and Ubuntu's chromium, and Chrome, have SwiftShader. */
-const swiftShaders = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"].map((folder) => `${folder}/vk_swiftshader_icd.json`);
+const swiftShaders = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"].map((folder) =>
+  `${folder}/vk_swiftshader_icd.json`
+);
 
 /** Tests of all that kernels compute, with the schedules that a discrete GPU gets: on software adapters, which have others. */
 async function runAsGpu(files: readonly string[], environment: Environment): Promise<Outcome[]> {
   if (environment["SHARDWISE_TEST_DEVICES"] !== "cpu,gpu") return [];
   const asGpu = { ...environment, ...narrow, SHARDWISE_TEST_DEVICES: "gpu", SHARDWISE_TEST_CLASS: "discrete" };
-  const outcomes = [await runNode("Schedules of a discrete GPU", named(files, "conformance-", "conv.", "generic."), asGpu)];
+  const outcomes = [
+    await runNode("Schedules of a discrete GPU", named(files, "conformance-", "conv.", "generic."), asGpu),
+  ];
   const others = named(files, "conformance-", "schedules.");
   const driver = swiftShaders.find((path) => existsSync(path));
   if (others.length === 0) return outcomes;

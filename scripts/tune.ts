@@ -17,7 +17,7 @@ import type { CompileRequest } from "../src/compiler/compile.ts";
 import { firstDevice } from "../src/devices/discovery.ts";
 import { setDefaultDevice } from "../src/devices/index.ts";
 import { input, permute } from "../src/graph/build.ts";
-import { requestOf, type TuneOptions, tuneOn } from "../src/tensor/inspect/tune.ts";
+import { requestOf, tuneOn, type TuneOptions } from "../src/tensor/inspect/tune.ts";
 import { matmul } from "../src/tensor/ops/contract.ts";
 
 /** Layers of small and large networks with their usual batches, inference of one row to eight, attention. */
@@ -29,7 +29,9 @@ const commonShapes = [
 
 function parseShape(text: string): readonly number[] {
   const lengths = text.split("x").map(Number);
-  if ((lengths.length === 3 || lengths.length === 4) && lengths.every((n) => Number.isSafeInteger(n) && n > 0)) return lengths;
+  if ((lengths.length === 3 || lengths.length === 4) && lengths.every((n) => Number.isSafeInteger(n) && n > 0)) {
+    return lengths;
+  }
   throw new Error(`--shapes ${text}: need MxKxN or BATCHxMxKxN`);
 }
 
@@ -50,7 +52,9 @@ function productsOf(lengths: readonly number[]): CompileRequest[] {
 async function requestsOf(example: string | undefined, shapes: string): Promise<CompileRequest[]> {
   if (example === undefined) return shapes.split(",").map(parseShape).flatMap(productsOf);
   const module = await import(pathToFileURL(resolve(example)).href) as { readonly default?: unknown };
-  if (typeof module.default !== "function") throw new Error(`--example ${example}: need a function as its default export`);
+  if (typeof module.default !== "function") {
+    throw new Error(`--example ${example}: need a function as its default export`);
+  }
   const [fn, ...args] = await (module.default as () => [(...args: unknown[]) => unknown, ...unknown[]])();
   return [(await requestOf(fn, args)).request];
 }

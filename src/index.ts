@@ -47,21 +47,50 @@ export type { NormOptions, ReduceOptions, VarianceOptions } from "./tensor/ops/r
 export type { Range } from "./tensor/ops/movement.ts";
 export { realize } from "./tensor/together.ts";
 export type { Padding, PerAxis } from "./tensor/ops/windows.ts";
-export { arange, type ArangeOptions, concat, type CreateOptions, type DeviceOption, type DTypeOfData, einsum, eye, type EyeOptions, full, linspace, oneHot, ones, stack, tensor, type TensorOptions, type TypedArray, where, zeros } from "./tensor/create.ts";
+export {
+  arange,
+  type ArangeOptions,
+  concat,
+  type CreateOptions,
+  type DeviceOption,
+  type DTypeOfData,
+  einsum,
+  eye,
+  type EyeOptions,
+  full,
+  linspace,
+  oneHot,
+  ones,
+  stack,
+  tensor,
+  type TensorOptions,
+  type TypedArray,
+  where,
+  zeros,
+} from "./tensor/create.ts";
 export { grad, jvp, valueAndGrad, vjp } from "./tensor/transform/grad.ts";
 export { checkpoint } from "./tensor/transform/checkpoint.ts";
 export { compile } from "./tensor/transform/compile.ts";
 export {
+  explain,
   type ExplainedBuffer,
   type ExplainedKernel,
   type ExplainedOp,
-  explain,
   Explanation,
 } from "./tensor/inspect/explain.ts";
 export { type KernelProfile, Profile, profile, type ProfileOptions } from "./tensor/inspect/profile.ts";
 export type { KernelClock } from "./devices/device/profile.ts";
 export { tune, type TunedCandidate, type TunedContraction, Tuning } from "./tensor/inspect/tune.ts";
-export { type AnyTree, type FlatTree, flattenTree, type FlattenTreeOptions, mapTree, type TensorsOf, type Tree, type TreeOf } from "./tensor/transform/tree.ts";
+export {
+  type AnyTree,
+  flattenTree,
+  type FlattenTreeOptions,
+  type FlatTree,
+  mapTree,
+  type TensorsOf,
+  type Tree,
+  type TreeOf,
+} from "./tensor/transform/tree.ts";
 export * as random from "./tensor/random.ts";
 export type { DType, HostArray } from "./graph/dtype.ts";
 export type { Shape } from "./graph/shape.ts";

@@ -21,7 +21,10 @@ globalThis.setImmediate = ((callback: (...args: unknown[]) => void, ...args: unk
 }) as typeof setImmediate;
 if (manner === "eager") pollFor(false);
 
-const [alive, busy] = await devices({ kind: "gpu", virtual: 2, runtime: runtime as "dawn" | "deno" }) as [Device, Device];
+const [alive, busy] = await devices({ kind: "gpu", virtual: 2, runtime: runtime as "dawn" | "deno" }) as [
+  Device,
+  Device,
+];
 setDefaultDevice(alive);
 
 /** Lets a device count, and gives what it counts in, and how to go on. */
@@ -76,5 +79,9 @@ await pause(300);
 console.log(`polls ${polls}`);
 process.on("exit", (code) => console.log(`exit ${code} at ${Date.now()}`));
 if (ending === "code") process.exitCode = 3;
-if (ending === "throw") setTimeout(() => { throw new Error("planned"); }, 10);
+if (ending === "throw") {
+  setTimeout(() => {
+    throw new Error("planned");
+  }, 10);
+}
 process.on("never", () => console.log(busy, x)); // They are held to the end.

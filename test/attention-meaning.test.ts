@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import type { Device } from "../src/devices/device/device.ts";
-import { type AttentionOptions, compile, explain, grad, tensor, type Tensor, vjp } from "../src/index.ts";
-import { attention, type Attended, type Gradients, type Matrix } from "./attention-reference.ts";
+import { type AttentionOptions, compile, explain, grad, type Tensor, tensor, vjp } from "../src/index.ts";
+import { type Attended, attention, type Gradients, type Matrix } from "./attention-reference.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 function noise(rows: number, columns: number, seed: number): number[][] {
@@ -49,7 +49,9 @@ const masks: Readonly<Record<string, { readonly entry?: Entry; readonly causal?:
 };
 
 /** What is put where, so that it is hidden from all queries or from some. */
-const poisons: Readonly<Record<string, (operands: { q: number[][]; k: number[][]; v: number[][]; g: number[][] }) => void>> = {
+const poisons: Readonly<
+  Record<string, (operands: { q: number[][]; k: number[][]; v: number[][]; g: number[][] }) => void>
+> = {
   "nothing": () => {},
   "a key and a value that are not numbers": ({ k, v }) => {
     k[0]![1] = NaN;
@@ -100,8 +102,18 @@ function inputsOf(device: Device, { q, k, v, g, mask }: Attended): Inputs {
 /** The result and its gradients by q, k, v and a mask of numbers. */
 function evaluated(form: Form, causal: boolean | undefined) {
   return (q: Tensor, k: Tensor, v: Tensor, g: Tensor, mask?: Tensor): Tensor[] => {
-    const options: AttentionOptions = { ...optionsOf[form], scale, causal: causal === true, ...(mask === undefined ? {} : { mask }) };
-    const fn = (own: Tensor[]) => own[0]!.scaledDotProductAttention(own[1]!, own[2]!, own[3] === undefined ? options : { ...options, mask: own[3] });
+    const options: AttentionOptions = {
+      ...optionsOf[form],
+      scale,
+      causal: causal === true,
+      ...(mask === undefined ? {} : { mask }),
+    };
+    const fn = (own: Tensor[]) =>
+      own[0]!.scaledDotProductAttention(
+        own[1]!,
+        own[2]!,
+        own[3] === undefined ? options : { ...options, mask: own[3] },
+      );
     const [y, gradients] = vjp(fn, [q, k, v, ...mask?.dtype === "f32" ? [mask] : []], g);
     return [y, ...gradients];
   };
@@ -115,7 +127,11 @@ const broken = (x: number) => Number.isFinite(x) ? x : NaN;
 async function holds(actual: readonly Tensor[], expected: Gradients, message: string): Promise<void> {
   for (const [i, x] of actual.entries()) {
     const name = names[i]!;
-    assertClose((await x.data() as Float32Array).map(broken), expected[name].flat().map(broken), { atol: 1e-5, rtol: 1e-4, message: `${message}: ${name}` });
+    assertClose((await x.data() as Float32Array).map(broken), expected[name].flat().map(broken), {
+      atol: 1e-5,
+      rtol: 1e-4,
+      message: `${message}: ${name}`,
+    });
   }
 }
 
@@ -124,13 +140,20 @@ const described = ({ form, mask, poison, size }: Case) => `${form}, mask ${mask}
 const forms = ["stored", "online", "onWeights"] as const;
 
 /** Every mask with every poison, by a function that is compiled once for those that differ in numbers alone. */
-async function table(device: Device, casesOf: (form: Form) => readonly string[], sizes: readonly Case["size"][], isCompiled: boolean): Promise<void> {
+async function table(
+  device: Device,
+  casesOf: (form: Form) => readonly string[],
+  sizes: readonly Case["size"][],
+  isCompiled: boolean,
+): Promise<void> {
   for (const form of forms) {
     for (const causal of [false, true]) {
       const fn = evaluated(form, causal);
       const run = isCompiled ? compile(fn) : fn;
       for (const mask of casesOf(form).filter((name) => (masks[name]!.causal === true) === causal)) {
-        for (const [poison, size] of Object.keys(poisons).flatMap((name) => sizes.map((size) => [name, size] as const))) {
+        for (
+          const [poison, size] of Object.keys(poisons).flatMap((name) => sizes.map((size) => [name, size] as const))
+        ) {
           const one = { form, mask, poison, size };
           const operands = operandsOf(one);
           await holds(await run(...inputsOf(device, operands)), attention(operands), described(one));
@@ -146,12 +169,18 @@ const small = [[5, 7], [9, 6]] as const;
 onEachDevice("attention means one thing, for each form and mask, whatever is where it is hidden", async (device) => {
   // Drivers compile slowly: on a GPU, stored scores are masked by "bool, causal" for both of its parts.
   const isPart = (mask: string) => mask === "causal" || mask === "bool";
-  const casesOf = (form: Form) => Object.keys(masks).filter((mask) => device.kind === "cpu" || form === "online" || !isPart(mask));
+  const casesOf = (form: Form) =>
+    Object.keys(masks).filter((mask) => device.kind === "cpu" || form === "online" || !isPart(mask));
   await table(device, casesOf, device.kind === "cpu" ? small : small.slice(0, 1), true);
 });
 
 onEachDevice("as it is called, too", async (device) => {
-  await table(device, () => device.kind === "cpu" ? Object.keys(masks) : ["bool, causal", "-Infinity"], small.slice(0, 1), false);
+  await table(
+    device,
+    () => device.kind === "cpu" ? Object.keys(masks) : ["bool, causal", "-Infinity"],
+    small.slice(0, 1),
+    false,
+  );
 });
 
 onEachDevice("on both sides of the size from which scores are not stored", async (device) => {
@@ -175,7 +204,10 @@ function secondByDifferences(operands: Attended, c: Pick<Gradients, "dq" | "dk" 
   const exact: Attended = { ...operands, round: (x) => x };
   const inner = () => {
     const first = attention(exact);
-    return (["dq", "dk", "dv"] as const).reduce((sum, name) => sum + first[name].flat().reduce((own, x, i) => own + x * c[name].flat()[i]!, 0), 0);
+    return (["dq", "dk", "dv"] as const).reduce(
+      (sum, name) => sum + first[name].flat().reduce((own, x, i) => own + x * c[name].flat()[i]!, 0),
+      0,
+    );
   };
   const { q, k, v, g, mask } = exact;
   const step = 1e-5;
@@ -197,7 +229,10 @@ function secondByDifferences(operands: Attended, c: Pick<Gradients, "dq" | "dk" 
 
 onEachDevice("second gradients are those of the same meaning, and free of what nobody sees", async (device) => {
   const hiddenKey = "a key and a value that are not numbers";
-  const cases = [["none", "nothing"], ["causal", "nothing"], ["number, causal", "nothing"], ["bool", hiddenKey], ["-Infinity", hiddenKey]] as const;
+  const cases = [["none", "nothing"], ["causal", "nothing"], ["number, causal", "nothing"], ["bool", hiddenKey], [
+    "-Infinity",
+    hiddenKey,
+  ]] as const;
   // They are many kernels, which drivers compile slowly.
   for (const [mask, poison] of device.kind === "cpu" ? cases : cases.slice(4)) {
     const size = [4, 5] as const;
@@ -205,7 +240,9 @@ onEachDevice("second gradients are those of the same meaning, and free of what n
     const c = { dq: noise(size[0], d, 6), dk: noise(size[1], d, 7), dv: noise(size[1], e, 8) };
     const expected = secondByDifferences(operands, c);
     const [, , , cotangent] = inputsOf(device, operands);
-    const weights = [c.dq, c.dk, c.dv].map((own) => tensor(own.flat(), { device }).reshape([own.length, own[0]!.length]));
+    const weights = [c.dq, c.dk, c.dv].map((own) =>
+      tensor(own.flat(), { device }).reshape([own.length, own[0]!.length])
+    );
     for (const form of forms) {
       const second = compile((q: Tensor, k: Tensor, v: Tensor, g: Tensor, added?: Tensor) => {
         const [, ...first] = evaluated(form, operands.causal)(q, k, v, g, added);
@@ -215,21 +252,33 @@ onEachDevice("second gradients are those of the same meaning, and free of what n
       const [q, k, v, , added] = inputsOf(device, operands);
       const actual = await second(q, k, v, cotangent, added);
       for (const [i, x] of actual.entries()) {
-        assertClose(await x.data(), expected[i]!, { atol: 2e-5, rtol: 2e-4, message: `${described({ form, mask, poison, size })}: operand ${i}` });
+        assertClose(await x.data(), expected[i]!, {
+          atol: 2e-5,
+          rtol: 2e-4,
+          message: `${described({ form, mask, poison, size })}: operand ${i}`,
+        });
       }
     }
   }
 });
 
 onEachDevice("a mask costs no kernel, forward or backward", async (device) => {
-  const [q, k, v, g] = inputsOf(device, operandsOf({ form: "stored", mask: "none", poison: "nothing", size: [64, 48] }));
+  const [q, k, v, g] = inputsOf(
+    device,
+    operandsOf({ form: "stored", mask: "none", poison: "nothing", size: [64, 48] }),
+  );
   const kernels = async (form: Form, mask: string) => {
     const [, , , , added] = inputsOf(device, operandsOf({ form, mask, poison: "nothing", size: [64, 48] }));
-    const report = await explain(evaluated(form, masks[mask]!.causal), ...added === undefined ? [q, k, v, g] as const : [q, k, v, g, added] as const);
+    const report = await explain(
+      evaluated(form, masks[mask]!.causal),
+      ...added === undefined ? [q, k, v, g] as const : [q, k, v, g, added] as const,
+    );
     return report.kernels.length;
   };
   for (const form of forms) {
     const plain = await kernels(form, "none");
-    for (const mask of ["causal", "bool", "bool, causal"]) assert.equal(await kernels(form, mask), plain, `${form}, ${mask}`);
+    for (const mask of ["causal", "bool", "bool, causal"]) {
+      assert.equal(await kernels(form, mask), plain, `${form}, ${mask}`);
+    }
   }
 });

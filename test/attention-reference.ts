@@ -28,7 +28,8 @@ export interface Gradients {
   readonly dMask: number[][];
 }
 
-const zeros = (rows: number, columns: number): number[][] => Array.from({ length: rows }, () => new Array<number>(columns).fill(0));
+const zeros = (rows: number, columns: number): number[][] =>
+  Array.from({ length: rows }, () => new Array<number>(columns).fill(0));
 const dot = (a: readonly number[], b: readonly number[]): number => a.reduce((sum, x, f) => sum + x * b[f]!, 0);
 
 /** Which keys query i sees, of `t` and `s`. */

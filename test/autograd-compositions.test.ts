@@ -126,8 +126,18 @@ test("the gradient by a buffer of many parameters is one concat, not a sum of pa
   checkGradients(loss, [flat], new Map([[flat, Array.from({ length: 12 }, (_, i) => Math.sin(i + 1))]]), { order: 2 });
   // Overlapping parts are added, those that have one element in common too.
   const values = new Map([[flat, Array.from({ length: 12 }, (_, i) => Math.sin(i + 1))]]);
-  for (const [first, end, start, last] of [[0, 8, 4, 12], [0, 8, 7, 12], [0, 5, 4, 12], [0, 5, 5, 12], [1, 5, 6, 9], [2, 4, 3, 11]] as const) {
-    const pair = b.concat([b.elementwise("sin", part(first, end - first)), b.elementwise("exp", part(start, last - start))], 0);
+  for (
+    const [first, end, start, last] of [[0, 8, 4, 12], [0, 8, 7, 12], [0, 5, 4, 12], [0, 5, 5, 12], [1, 5, 6, 9], [
+      2,
+      4,
+      3,
+      11,
+    ]] as const
+  ) {
+    const pair = b.concat([
+      b.elementwise("sin", part(first, end - first)),
+      b.elementwise("exp", part(start, last - start)),
+    ], 0);
     checkGradients(b.reduce("sum", pair, [0]), [flat], values, { order: 2 });
   }
 });

@@ -112,7 +112,12 @@ test("subgradients are as documented", () => {
 test("what is largest by index shares the gradient equally, what was there among it", () => {
   const [x, y, g] = [b.input([5], "f32"), b.input([8], "f32"), b.input([5], "f32")];
   const index = b.input([8], "i32");
-  const given = new Map([[x, [3, 1, 0, 5, -Infinity]], [y, [3, 3, 2, 2, 4, 7, 0, -Infinity]], [g, [12, 10, 20, 30, 40]], [index, [0, 0, 1, 1, 3, 9, -1, 4]]]);
+  const given = new Map([
+    [x, [3, 1, 0, 5, -Infinity]],
+    [y, [3, 3, 2, 2, 4, 7, 0, -Infinity]],
+    [g, [12, 10, 20, 30, 40]],
+    [index, [0, 0, 1, 1, 3, 9, -1, 4]],
+  ]);
   const most = b.scatterMax(x, index, y, 0);
   assert.deepEqual(valueOf(most, given), [3, 2, 0, 5, -Infinity]);
   const [dx, dy] = gradients([most], [x, y], [g]);
@@ -184,7 +189,14 @@ test("movement and reductions agree with central differences, twice", () => {
     check((x) => b.reduce(op, curve(x), [1]), [3, 4]);
     check((x) => b.reduce(op, curve(x), [0, 2]), [2, 2, 3]);
   }
-  for (const [axis, length, stride, dilation] of [[0, 2, 1, 1], [1, 3, 1, 1], [1, 2, 2, 1], [1, 2, 1, 2], [1, 2, 2, 3], [1, 2, 3, 1]] as const) {
+  for (
+    const [axis, length, stride, dilation] of [[0, 2, 1, 1], [1, 3, 1, 1], [1, 2, 2, 1], [1, 2, 1, 2], [1, 2, 2, 3], [
+      1,
+      2,
+      3,
+      1,
+    ]] as const
+  ) {
     check((x) => curve(b.window(curve(x), { axis, length, stride, dilation })), [3, 5]);
     check((x) => curve(b.unwindow(curve(x), { axis: 0, length: 8, stride, dilation })), [2, 2, length]);
   }
@@ -209,11 +221,15 @@ test("gather, scatterAdd and scatterMax agree with central differences, twice", 
 
 test("regions between checkpoints agree with central differences, twice", () => {
   const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
-  check((x, w) => {
-    const region = b.newRegion();
-    const y = b.elementwise("mul", curve(b.checkpoint(x, region, "in")), w);
-    return curve(b.checkpoint(curve(y), region, "out"));
-  }, [2, 3], [2, 3]);
+  check(
+    (x, w) => {
+      const region = b.newRegion();
+      const y = b.elementwise("mul", curve(b.checkpoint(x, region, "in")), w);
+      return curve(b.checkpoint(curve(y), region, "out"));
+    },
+    [2, 3],
+    [2, 3],
+  );
   check((x) => curve(b.after(curve(x), [x])), [2, 3]);
   // A graph may hold a region twice, with other sources: one behind the other, and side by side.
   const region = b.newRegion();

@@ -28,53 +28,65 @@ function regression(device: Device, optimizer: "sgd" | "adam" | "none"): () => T
 
 const steps = 60;
 
-onEachDevice("a loop that reads only its last loss makes the plans and the work of one that reads all", async (device) => {
-  for (const optimizer of ["sgd", "adam"] as const) {
-    const work = async (every: number) => {
-      const before = device.stats();
-      const step = regression(device, optimizer);
-      let loss = step();
-      for (let i = 1; i < steps; i++) {
-        if (i % every === 0) await loss.item();
-        loss = step();
-      }
-      const value = await loss.item();
-      await device.sync();
-      const after = device.stats();
-      return { value, kernels: after.kernels - before.kernels, dispatches: after.dispatches - before.dispatches };
-    };
-    const read = await work(1);
-    const unread = await work(steps);
-    assertClose([unread.value], [read.value], { rtol: 1e-4 });
-    // The first two steps are told apart from the rest, and from those that read.
-    assert.ok(unread.kernels <= 12, `${optimizer}: ${unread.kernels} new kernels`);
-    assert.ok(unread.dispatches <= 1.3 * read.dispatches, `${optimizer}: ${unread.dispatches} dispatches, reading all ${read.dispatches}`);
-    const turns = await work(7);
-    assertClose([turns.value], [read.value], { rtol: 1e-4 });
-    assert.ok(turns.kernels <= 12, `${optimizer}: ${turns.kernels} new kernels with a read now and then`);
-  }
-});
+onEachDevice(
+  "a loop that reads only its last loss makes the plans and the work of one that reads all",
+  async (device) => {
+    for (const optimizer of ["sgd", "adam"] as const) {
+      const work = async (every: number) => {
+        const before = device.stats();
+        const step = regression(device, optimizer);
+        let loss = step();
+        for (let i = 1; i < steps; i++) {
+          if (i % every === 0) await loss.item();
+          loss = step();
+        }
+        const value = await loss.item();
+        await device.sync();
+        const after = device.stats();
+        return { value, kernels: after.kernels - before.kernels, dispatches: after.dispatches - before.dispatches };
+      };
+      const read = await work(1);
+      const unread = await work(steps);
+      assertClose([unread.value], [read.value], { rtol: 1e-4 });
+      // The first two steps are told apart from the rest, and from those that read.
+      assert.ok(unread.kernels <= 12, `${optimizer}: ${unread.kernels} new kernels`);
+      assert.ok(
+        unread.dispatches <= 1.3 * read.dispatches,
+        `${optimizer}: ${unread.dispatches} dispatches, reading all ${read.dispatches}`,
+      );
+      const turns = await work(7);
+      assertClose([turns.value], [read.value], { rtol: 1e-4 });
+      assert.ok(turns.kernels <= 12, `${optimizer}: ${turns.kernels} new kernels with a read now and then`);
+    }
+  },
+);
 
-onEachDevice("a loop that carries several tensors on is cut where the least is carried, in equal chunks", async (device) => {
-  const run = (count: number) => {
+onEachDevice(
+  "a loop that carries several tensors on is cut where the least is carried, in equal chunks",
+  async (device) => {
+    const run = (count: number) => {
+      const step = regression(device, "none");
+      let loss = step();
+      for (let i = 1; i < count; i++) loss = step();
+      return loss.item();
+    };
+    const before = device.stats();
+    const last = await run(150);
+    const { kernels, dispatches } = device.stats();
+    // A step has nine of them, alone; of chunks there are the first, those of the loop, and what is left at the end.
+    assert.ok(kernels - before.kernels < 150, `${kernels - before.kernels} kernels for 150 steps`);
+    // What is carried on is stored: the more, the more of them.
+    assert.ok(
+      dispatches - before.dispatches <= 150 * 3.6,
+      `${dispatches - before.dispatches} dispatches for 150 steps`,
+    );
+    assert.ok(last < 1);
     const step = regression(device, "none");
-    let loss = step();
-    for (let i = 1; i < count; i++) loss = step();
-    return loss.item();
-  };
-  const before = device.stats();
-  const last = await run(150);
-  const { kernels, dispatches } = device.stats();
-  // A step has nine of them, alone; of chunks there are the first, those of the loop, and what is left at the end.
-  assert.ok(kernels - before.kernels < 150, `${kernels - before.kernels} kernels for 150 steps`);
-  // What is carried on is stored: the more, the more of them.
-  assert.ok(dispatches - before.dispatches <= 150 * 3.6, `${dispatches - before.dispatches} dispatches for 150 steps`);
-  assert.ok(last < 1);
-  const step = regression(device, "none");
-  let value = 0;
-  for (let i = 0; i < 40; i++) value = await step().item();
-  assertClose([await run(40)], [value], { rtol: 1e-4 });
-});
+    let value = 0;
+    for (let i = 0; i < 40; i++) value = await step().item();
+    assertClose([await run(40)], [value], { rtol: 1e-4 });
+  },
+);
 
 onEachDevice("long unread chains keep heap and device memory flat", async (device) => {
   for (const detach of [false, true]) {
@@ -149,34 +161,41 @@ onEachDevice("a loop that keeps statistics beside its weights learns the same, r
   assertClose(await train(false), await train(true), { rtol: 1e-4 });
 });
 
-onEachDevice("what is due is one variable, before and after, and stays what it was for all that use it", async (device) => {
-  const w = zeros([3], { device });
-  w.assign(w.add(1));
-  const loss = w.mul(3).sum();
-  bump(device);
-  assert.deepEqual([...await grad(loss, w).data()], [3, 3, 3], "the gradient by what has become due since");
+onEachDevice(
+  "what is due is one variable, before and after, and stays what it was for all that use it",
+  async (device) => {
+    const w = zeros([3], { device });
+    w.assign(w.add(1));
+    const loss = w.mul(3).sum();
+    bump(device);
+    assert.deepEqual([...await grad(loss, w).data()], [3, 3, 3], "the gradient by what has become due since");
 
-  const x = tensor([1, 2, 3], { device });
-  const y = x.mul(2);
-  bump(device);
-  x.dispose();
-  assert.deepEqual([...await y.data()], [2, 4, 6], "its source was disposed of");
+    const x = tensor([1, 2, 3], { device });
+    const y = x.mul(2);
+    bump(device);
+    x.dispose();
+    assert.deepEqual([...await y.data()], [2, 4, 6], "its source was disposed of");
 
-  const v = zeros([3], { device });
-  v.assign(v.add(1));
-  const pending = v.mul(1.5);
-  const twice = s.compile((a: Tensor, b: Tensor) => a.add(b));
-  const sums = [twice(v, v), twice(pending, v)];
-  bump(device);
-  assert.deepEqual([...await (await sums[0]!).data()], [2, 2, 2], "an argument twice");
-  assert.deepEqual([...await (await sums[1]!).data()], [2.5, 2.5, 2.5]);
-  assert.deepEqual([...await v.data(), ...await pending.data()], [1, 1, 1, 1.5, 1.5, 1.5], "arguments of a compiled call");
+    const v = zeros([3], { device });
+    v.assign(v.add(1));
+    const pending = v.mul(1.5);
+    const twice = s.compile((a: Tensor, b: Tensor) => a.add(b));
+    const sums = [twice(v, v), twice(pending, v)];
+    bump(device);
+    assert.deepEqual([...await (await sums[0]!).data()], [2, 2, 2], "an argument twice");
+    assert.deepEqual([...await (await sums[1]!).data()], [2.5, 2.5, 2.5]);
+    assert.deepEqual(
+      [...await v.data(), ...await pending.data()],
+      [1, 1, 1, 1.5, 1.5, 1.5],
+      "arguments of a compiled call",
+    );
 
-  const looping = zeros([3], { device });
-  for (let i = 0; i < 4; i++) looping.assign(looping.add(1));
-  const buffer = await bufferOf(looping, device);
-  assert.deepEqual([...new Float32Array(await device.read(buffer, 0, 12))], [4, 4, 4], "its buffer");
-});
+    const looping = zeros([3], { device });
+    for (let i = 0; i < 4; i++) looping.assign(looping.add(1));
+    const buffer = await bufferOf(looping, device);
+    assert.deepEqual([...new Float32Array(await device.read(buffer, 0, 12))], [4, 4, 4], "its buffer");
+  },
+);
 
 onEachDevice("the graph behind what a loop assigns does not grow", (device) => {
   const step = regression(device, "adam");

@@ -59,7 +59,10 @@ const wrong: readonly (readonly [program: string, message: RegExp])[] = [
   [`weighted.fit(cut(only));`, /BatchesWithout<"weights">/],
   [`weighted.step({ x });`, /Property 'weights' is missing/],
   [`deep.fit([{ x, left: { a: x } }]);`, /BatchesWithout<"left">/],
-  [`nn.trainer(model, { loss: (output, batch) => nn.mse(output, batch.z), optimizer });`, /Property 'z' does not exist on type 'DefaultBatch'/],
+  [
+    `nn.trainer(model, { loss: (output, batch) => nn.mse(output, batch.z), optimizer });`,
+    /Property 'z' does not exist on type 'DefaultBatch'/,
+  ],
   [`nn.trainer(model, { loss: (o, b: { x: Tensor }) => nn.mse(o, b.y), optimizer });`, /Property 'y' does not exist/],
   [`nn.trainer(model, { loss: (o, b) => nn.mse(o, b.y), optimiser: optimizer });`, /Did you mean to write 'optimizer'/],
   [`optim.adam({ lr: 1 });`, /'lr' does not exist/],
@@ -73,11 +76,19 @@ function errorsOf(text: string): Map<number, string[]> {
   const host = ts.createCompilerHost(options);
   const { fileExists, getSourceFile } = host;
   host.fileExists = (name) => name === file || fileExists.call(host, name);
-  host.getSourceFile = (name, ...rest) => name === file ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022) : parsed(name, () => getSourceFile.call(host, name, ...rest));
+  host.getSourceFile = (name, ...rest) =>
+    name === file
+      ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022)
+      : parsed(name, () => getSourceFile.call(host, name, ...rest));
   const program = ts.createProgram([file], { ...options, types: ["node", "@webgpu/types"] }, host);
   const source = program.getSourceFile(file)!;
   const said = new Map<number, string[]>();
-  for (const { messageText, start } of [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)]) {
+  for (
+    const { messageText, start } of [
+      ...program.getSyntacticDiagnostics(source),
+      ...program.getSemanticDiagnostics(source),
+    ]
+  ) {
     const { line } = source.getLineAndCharacterOfPosition(start!);
     said.set(line, [...said.get(line) ?? [], ts.flattenDiagnosticMessageText(messageText, "\n")]);
   }

@@ -9,7 +9,7 @@ import type { Target } from "../src/compiler/plan/plan.ts";
 import { ArgumentError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
-import { checkpoint, compile, data, grad, nn, optim, random, tensor, Tensor, type Tree, where } from "../src/index.ts";
+import { checkpoint, compile, data, grad, nn, optim, random, Tensor, tensor, type Tree, where } from "../src/index.ts";
 import { assertClose, onEachDevice, virtualDevices } from "./harness.ts";
 import { discreteTarget } from "./targets.ts";
 
@@ -25,7 +25,8 @@ async function closeTrees(actual: readonly Tensor[], expected: readonly Tensor[]
 }
 
 onEachDevice("values and gradients are the same: trees, captured tensors, several results, nesting", async (device) => {
-  const on = (shape: number[], seed: number) => tensor(noise(shape.reduce((a, b) => a * b, 1), seed), { device }).reshape(shape);
+  const on = (shape: number[], seed: number) =>
+    tensor(noise(shape.reduce((a, b) => a * b, 1), seed), { device }).reshape(shape);
   const [x, w, v] = [on([5, 4], 1), on([4, 4], 2), on([5, 4], 3)];
   const outside = x.matmul(w).sigmoid();
   type Block = (x: Tensor, w: Tensor, v: Tensor, mark: typeof checkpoint) => Tensor;
@@ -33,7 +34,10 @@ onEachDevice("values and gradients are the same: trees, captured tensors, severa
   const blocks: Record<string, Block> = {
     plain: (x, w, _, mark) => mark((a: Tensor) => a.matmul(w).tanh().matmul(w).sin())(x),
     "an argument that is captured, too": (x, w, _, mark) => mark((a: Tensor) => a.matmul(w).mul(x).tanh())(x),
-    "records and numbers": (x, w, v, mark) => mark(({ a, list }: { a: Tensor; list: Tensor[] }, factor: number) => a.mul(factor).matmul(list[0]!).add(list[1]!).tanh())({ a: x, list: [w, v] }, 0.5),
+    "records and numbers": (x, w, v, mark) =>
+      mark(({ a, list }: { a: Tensor; list: Tensor[] }, factor: number) =>
+        a.mul(factor).matmul(list[0]!).add(list[1]!).tanh()
+      )({ a: x, list: [w, v] }, 0.5),
     "several results": (x, w, v, mark) => {
       const [a, { b, c, d }] = mark((x: Tensor, v: Tensor) => {
         const h = x.matmul(w).tanh();
@@ -41,7 +45,8 @@ onEachDevice("values and gradients are the same: trees, captured tensors, severa
       })(x, v);
       return a.mul(b).add(b.exp()).add(c.mul(d));
     },
-    "results that are not used": (x, w, v, mark) => mark((x: Tensor) => [x.matmul(w).tanh(), x.sin().mul(v)] as const)(x)[1],
+    "results that are not used": (x, w, v, mark) =>
+      mark((x: Tensor) => [x.matmul(w).tanh(), x.sin().mul(v)] as const)(x)[1],
     "a region in a region": (x, w, v, mark) =>
       mark((a: Tensor) => mark((b: Tensor) => b.matmul(w).tanh().mul(v))(a.sin()).matmul(w).tanh())(x),
     "one after the other": (x, w, _, mark) => {
@@ -90,7 +95,10 @@ test("the gradients of an inner value, and inner values that leave a region, are
   })(x).sum();
   const own = x.matmul(w).sin();
   const expected = own.mul(own).exp();
-  await closeTrees([...grad(y, [inner!, x]), grad(y.add(inner!.sum()), x)], [...grad(expected.sum(), [own, x]), grad(expected.sum().add(own.sum()), x)], "inner");
+  await closeTrees([...grad(y, [inner!, x]), grad(y.add(inner!.sum()), x)], [
+    ...grad(expected.sum(), [own, x]),
+    grad(expected.sum().add(own.sum()), x),
+  ], "inner");
 });
 
 const targets: readonly Target[] = [
@@ -104,8 +112,10 @@ function chain(layers: number, perRegion: number, mark: boolean, flat: boolean):
   const [rows, d] = [512, 32];
   const x = g.input([rows, d], "f32");
   const all = g.input([layers * d * d], "f32");
-  const weights = Array.from({ length: layers }, (_, i) =>
-    flat ? g.reshape(g.slice(all, [i * d * d], [d * d], [1]), [d, d]) : g.input([d, d], "f32"));
+  const weights = Array.from(
+    { length: layers },
+    (_, i) => flat ? g.reshape(g.slice(all, [i * d * d], [d * d], [1]), [d, d]) : g.input([d, d], "f32"),
+  );
   let y = new Tensor(x);
   for (let i = 0; i < layers; i += perRegion) {
     const region = (a: Tensor) => weights.slice(i, i + perRegion).reduce((b, w) => b.matmul(new Tensor(w)).tanh(), a);
@@ -153,7 +163,8 @@ test("what a region reads may depend on other things that it reads", async () =>
 
 test("any cut of a chain into regions computes each layer at most twice forward", () => {
   fc.assert(fc.property(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 9 }), (layers, perRegion) => {
-    const count = (mark: boolean) => toposort(chain(layers, perRegion, mark, false).roots).filter((node) => node.op === "tanh").length;
+    const count = (mark: boolean) =>
+      toposort(chain(layers, perRegion, mark, false).roots).filter((node) => node.op === "tanh").length;
     assert.equal(count(false), layers);
     assert.equal(count(true), 2 * layers);
   }));
@@ -164,39 +175,43 @@ test("equal programs have equal keys of plans, whatever the numbers of their reg
   assert.equal(key(), key());
 });
 
-onEachDevice("training with checkpoints gives the weights that training without gives, on logical shards", async (device) => {
-  const devices = await virtualDevices(device.kind === "gpu" ? "gpu" : "cpu", 2);
-  assert.ok(devices !== undefined);
-  class Net extends nn.Module {
-    readonly layers = [nn.linear(6, 16), nn.linear(16, 16), nn.linear(16, 3)];
-    readonly norm = nn.batchNorm(16);
-    readonly drop = nn.dropout(0.2);
-    readonly mark: boolean;
-    constructor(mark: boolean) {
-      super();
-      this.mark = mark;
+onEachDevice(
+  "training with checkpoints gives the weights that training without gives, on logical shards",
+  async (device) => {
+    const devices = await virtualDevices(device.kind === "gpu" ? "gpu" : "cpu", 2);
+    assert.ok(devices !== undefined);
+    class Net extends nn.Module {
+      readonly layers = [nn.linear(6, 16), nn.linear(16, 16), nn.linear(16, 3)];
+      readonly norm = nn.batchNorm(16);
+      readonly drop = nn.dropout(0.2);
+      readonly mark: boolean;
+      constructor(mark: boolean) {
+        super();
+        this.mark = mark;
+      }
+      override forward(x: Tensor): Tensor {
+        const body = (a: Tensor) =>
+          this.drop.forward(this.layers[1]!.forward(this.norm.forward(this.layers[0]!.forward(a)).tanh()).relu());
+        return this.layers[2]!.forward((this.mark ? checkpoint(body) : body)(x));
+      }
     }
-    override forward(x: Tensor): Tensor {
-      const body = (a: Tensor) => this.drop.forward(this.layers[1]!.forward(this.norm.forward(this.layers[0]!.forward(a)).tanh()).relu());
-      return this.layers[2]!.forward((this.mark ? checkpoint(body) : body)(x));
+    const batch = {
+      x: data.array(Float32Array.from(noise(66, 3)), { shape: [11, 6] }),
+      y: data.array(Int32Array.from({ length: 11 }, (_, i) => i % 3), { dtype: "i32" }),
+    };
+    const trained = [];
+    for (const mark of [false, true]) {
+      random.seed(2);
+      const net = new Net(mark);
+      const trainer = nn.trainer(net, {
+        loss: (output, rows) => nn.crossEntropy(output, rows.y),
+        optimizer: optim.adam({ learningRate: 0.01 }),
+        devices,
+        seed: 4,
+      });
+      for (let step = 0; step < 3; step++) await trainer.step(batch);
+      trained.push(net.parameters());
     }
-  }
-  const batch = {
-    x: data.array(Float32Array.from(noise(66, 3)), { shape: [11, 6] }),
-    y: data.array(Int32Array.from({ length: 11 }, (_, i) => i % 3), { dtype: "i32" }),
-  };
-  const trained = [];
-  for (const mark of [false, true]) {
-    random.seed(2);
-    const net = new Net(mark);
-    const trainer = nn.trainer(net, {
-      loss: (output, rows) => nn.crossEntropy(output, rows.y),
-      optimizer: optim.adam({ learningRate: 0.01 }),
-      devices,
-      seed: 4,
-    });
-    for (let step = 0; step < 3; step++) await trainer.step(batch);
-    trained.push(net.parameters());
-  }
-  await closeTrees(trained[1]!, trained[0]!, "weights");
-});
+    await closeTrees(trained[1]!, trained[0]!, "weights");
+  },
+);

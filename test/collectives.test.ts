@@ -57,7 +57,7 @@ function runStaged(x: Float64Array, w: Float64Array, sizes: readonly number[]): 
     return { rows, given, stages: cutStages(roots, (node) => node.op === "input") };
   });
   const count = shards[0]!.stages.length;
-  for (let number = 0; ; number++) {
+  for (let number = 0;; number++) {
     const values = shards.map(({ given, stages }) => interpret(stages[number]!.roots, given));
     if (number === count - 1) return values as Float64Array[][];
     shards.forEach(({ given, stages }, s) => {
@@ -86,7 +86,10 @@ test("law: stages of shards give what the whole batch gives, gradients and their
     fc.property(
       fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength: 4 }),
       // Some are equal, so that the largest of them is in several shards.
-      fc.array(fc.oneof(fc.double({ min: -1, max: 1, noNaN: true }), fc.constantFrom(1, -1)), { minLength: 40, maxLength: 40 }),
+      fc.array(fc.oneof(fc.double({ min: -1, max: 1, noNaN: true }), fc.constantFrom(1, -1)), {
+        minLength: 40,
+        maxLength: 40,
+      }),
       (sizes, numbers) => {
         const total = sizes.reduce((a, b) => a + b, 0);
         const x = Float64Array.from(numbers.slice(0, 2 * total));
@@ -127,18 +130,34 @@ test("a graph without collectives is one stage as it is; products are not comput
   assert.deepEqual([only!.roots, only!.inputs, more.length], [plain, [x], 0]);
 
   const w = g.input([4, 5], "f32");
-  const product = g.reduce("sum", e("mul", g.expand(g.reshape(x, [6, 4, 1]), [6, 4, 5]), g.expand(g.reshape(w, [1, 4, 5]), [6, 4, 5])), [1]);
+  const product = g.reduce(
+    "sum",
+    e("mul", g.expand(g.reshape(x, [6, 4, 1]), [6, 4, 5]), g.expand(g.reshape(w, [1, 4, 5]), [6, 4, 5])),
+    [1],
+  );
   const mean = g.allReduce(g.reduce("sum", product, [0]), "sum");
   const stages = cutStages([e("sub", e("exp", product), rowsOf(mean, 6))], (node) => node.op === "input");
   assert.equal(stages.length, 2);
   assert.equal(stages[0]!.kept.length, 1, "the product stays on the device");
-  assert.deepEqual(stages[1]!.inputs.map(({ shape }) => shape), [[6, 5], [5]], "and is all that is read besides the mean");
+  assert.deepEqual(
+    stages[1]!.inputs.map(({ shape }) => shape),
+    [[6, 5], [5]],
+    "and is all that is read besides the mean",
+  );
 });
 
 /** Two layers with batch normalisation between them. */
 function normalized() {
   random.seed(4);
-  return nn.sequential(nn.linear(3, 6), nn.batchNorm(6), nn.relu(), nn.dropout(0.2), nn.linear(6, 5), nn.batchNorm(5), nn.linear(5, 3));
+  return nn.sequential(
+    nn.linear(3, 6),
+    nn.batchNorm(6),
+    nn.relu(),
+    nn.dropout(0.2),
+    nn.linear(6, 5),
+    nn.batchNorm(5),
+    nn.linear(5, 3),
+  );
 }
 
 function batchOf(rows: number, seed = 0) {
@@ -150,7 +169,12 @@ function batchOf(rows: number, seed = 0) {
 
 type Options = Partial<Pick<Parameters<typeof nn.trainer>[1], "microBatches"> & { deterministic: { shards: number } }>;
 
-function trainerOf(model: ReturnType<typeof normalized>, devices: readonly Device[], rate: number, options: Options = {}) {
+function trainerOf(
+  model: ReturnType<typeof normalized>,
+  devices: readonly Device[],
+  rate: number,
+  options: Options = {},
+) {
   return nn.trainer(model, {
     loss: (output, batch) => nn.crossEntropy(output, batch.y),
     optimizer: optim.sgd({ learningRate: rate }),
@@ -162,7 +186,9 @@ function trainerOf(model: ReturnType<typeof normalized>, devices: readonly Devic
 
 async function stateOf(model: nn.Module): Promise<Record<string, readonly number[]>> {
   const entries = Object.entries(model.stateDict());
-  return Object.fromEntries(await Promise.all(entries.map(async ([name, value]) => [name, [...await value.data()]] as const)));
+  return Object.fromEntries(
+    await Promise.all(entries.map(async ([name, value]) => [name, [...await value.data()]] as const)),
+  );
 }
 
 for (const kind of testKinds) {
@@ -182,7 +208,11 @@ for (const kind of testKinds) {
       }
       for (const [i, state] of all.entries()) {
         for (const [name, values] of Object.entries(state)) {
-          assertClose(values, all[0]![name]!, { atol: 2e-5, rtol: 1e-4, message: `${name} of ${rows} rows on ${counts[i]}` });
+          assertClose(values, all[0]![name]!, {
+            atol: 2e-5,
+            rtol: 1e-4,
+            message: `${name} of ${rows} rows on ${counts[i]}`,
+          });
         }
       }
     }
@@ -256,7 +286,9 @@ test("batchNorm against float64, in training and in evaluation", async () => {
   const mean = [0, 1, 2].map((f) => of(f).reduce((a, b) => a + b) / (2 * rows));
   const variance = [0, 1, 2].map((f) => of(f).reduce((a, b) => a + (b - mean[f]!) ** 2, 0) / (2 * rows));
   const expected = (m: readonly number[], v: readonly number[]) =>
-    [...values].map((value, i) => (value - m[i % 3]!) / Math.sqrt(v[i % 3]! + 1e-5) * [0.5, 1, 2][i % 3]! + [0, -1, 1][i % 3]!);
+    [...values].map((value, i) =>
+      (value - m[i % 3]!) / Math.sqrt(v[i % 3]! + 1e-5) * [0.5, 1, 2][i % 3]! + [0, -1, 1][i % 3]!
+    );
   norm.train();
   assertClose(await norm.forward(x).data(), expected(mean, variance), { atol: 2e-3, rtol: 1e-3 });
   const running = mean.map((m) => 0.25 * m);
@@ -310,7 +342,10 @@ test("a contrastive loss over the whole batch has one gradient, on any number of
   random.seed(2);
   const model = new Pairs();
   const { x, y } = pairs(9);
-  const loss = infoNce(model.left.forward(tensor(x.data, { shape: x.shape })), model.right.forward(tensor(y.data, { shape: y.shape })));
+  const loss = infoNce(
+    model.left.forward(tensor(x.data, { shape: x.shape })),
+    model.right.forward(tensor(y.data, { shape: y.shape })),
+  );
   const before = await Promise.all(model.parameters().map((p) => p.data()));
   const expected = await Promise.all(grad(loss.mean, model.parameters()).map((p) => p.data()));
   const trainer = nn.trainer(model, {

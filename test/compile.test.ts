@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as s from "../src/index.ts";
-import { compile, type Device, grad, random, tensor, type Tensor } from "../src/index.ts";
+import { compile, type Device, grad, random, type Tensor, tensor } from "../src/index.ts";
 import { copyOf } from "../src/tensor/transform/compile.ts";
 import { isTracing, trace } from "../src/tensor/transform/trace.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
@@ -256,7 +256,10 @@ test("tensors of two devices do not mix in a call", async () => {
   const f = compile((x: Tensor) => x.add(w));
   assert.equal((await f(tensor([1], { device: one! }))).device, one);
   assert.equal((await f(tensor([1]))).device, one);
-  await assert.rejects(f(tensor([1], { device: two! })), (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message));
+  await assert.rejects(
+    f(tensor([1], { device: two! })),
+    (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message),
+  );
   await assert.rejects(compile((x: Tensor) => x.to(two!))(tensor([1])), s.TraceError);
   // One trace serves every device: the closure's tensors only have to be there.
   const moved = w.to(two!);
@@ -280,25 +283,28 @@ test("a trace lists what it captured and assigned", () => {
   assert.equal(trace(() => tensor([1]).add(1)).captures.length, 1);
 });
 
-onEachDevice("known costs: an activation is one kernel, a normalization at most two", (device) =>
-  on(device, async () => {
-    const x = await tensor(new Float32Array(64 * 32), { shape: [64, 32] }).realize();
-    await x.add(0).realize();
-    const kernels = async (f: (x: Tensor) => Tensor) => {
-      const compiled = compile(f);
-      await compiled(x);
-      const before = device.stats().dispatches;
-      await compiled(x);
-      return device.stats().dispatches - before;
-    };
-    assert.equal(await kernels((x) => x.gelu()), 1);
-    assert.equal(await kernels((x) => x.mul(2).add(1).sigmoid().square().sum({ axis: 1 })), 1);
-    assert.ok(await kernels((x) => x.softmax()) <= 2);
-    assert.ok(await kernels((x) => x.logSoftmax()) <= 2);
-    const w = await s.ones([32, 16]).realize();
-    assert.equal(await kernels((x) => x.matmul(w).add(1).relu()), 1);
-    assert.equal(await kernels((x) => x.transpose().matmul(x)), 1);
-  }));
+onEachDevice(
+  "known costs: an activation is one kernel, a normalization at most two",
+  (device) =>
+    on(device, async () => {
+      const x = await tensor(new Float32Array(64 * 32), { shape: [64, 32] }).realize();
+      await x.add(0).realize();
+      const kernels = async (f: (x: Tensor) => Tensor) => {
+        const compiled = compile(f);
+        await compiled(x);
+        const before = device.stats().dispatches;
+        await compiled(x);
+        return device.stats().dispatches - before;
+      };
+      assert.equal(await kernels((x) => x.gelu()), 1);
+      assert.equal(await kernels((x) => x.mul(2).add(1).sigmoid().square().sum({ axis: 1 })), 1);
+      assert.ok(await kernels((x) => x.softmax()) <= 2);
+      assert.ok(await kernels((x) => x.logSoftmax()) <= 2);
+      const w = await s.ones([32, 16]).realize();
+      assert.equal(await kernels((x) => x.matmul(w).add(1).relu()), 1);
+      assert.equal(await kernels((x) => x.transpose().matmul(x)), 1);
+    }),
+);
 
 test("results are like those of the same function called plainly", async () => {
   const f = (x: Tensor) => grad(x.matmul(x.transpose()).tanh().softmax().square().sum(), x);

@@ -21,17 +21,28 @@ const long = (x: Node) => Array.from({ length: 4 }).reduce<Node>((y) => e("tanh"
 
 /** Each with the operations for each element of [n, n] that it takes at least. */
 const graphs: Readonly<Record<string, readonly [least: number, build: (x: Node, y: Node) => Node]>> = {
-  "what follows a sum, read by every row of a maximum": [3, (x, y) => g.reduce("amax", e("add", y, along(long(sumOf(x)), 0)), [1])],
+  "what follows a sum, read by every row of a maximum": [
+    3,
+    (x, y) => g.reduce("amax", e("add", y, along(long(sumOf(x)), 0)), [1]),
+  ],
   "what follows a product by a vector, read by every row of a maximum": [
     4,
-    (x, y) => g.reduce("amax", e("add", y, along(long(sumOf(e("mul", x, along(g.reshape(g.slice(y, [0, 0], [1, n], [1, 1]), [n]), 0)))), 0)), [1]),
+    (x, y) =>
+      g.reduce(
+        "amax",
+        e("add", y, along(long(sumOf(e("mul", x, along(g.reshape(g.slice(y, [0, 0], [1, n], [1, 1]), [n]), 0)))), 0)),
+        [1],
+      ),
   ],
   "a softmax, laid out flat": [6, (x) => {
     const powers = e("exp", e("sub", x, along(g.reduce("amax", x, [1]))));
     return flat(e("div", powers, along(sumOf(powers))));
   }],
   "centred rows, laid out flat and used so": [3, (x, y) => e("mul", flat(e("sub", x, along(sumOf(x)))), flat(y))],
-  "a vector that is a sum, by another one, laid out flat": [2, (x, y) => flat(e("mul", along(sumOf(x)), along(g.reshape(g.slice(y, [0, 0], [1, n], [1, 1]), [n]), 0)))],
+  "a vector that is a sum, by another one, laid out flat": [
+    2,
+    (x, y) => flat(e("mul", along(sumOf(x)), along(g.reshape(g.slice(y, [0, 0], [1, n], [1, 1]), [n]), 0))),
+  ],
   "sums that are repeated, laid out flat": [1, (x) => flat(along(sumOf(x)))],
   "sums that are part of a vector": [3, (x) => g.concat([flat(e("mul", x, along(sumOf(x)))), flat(e("neg", x))], 0)],
 };
@@ -43,7 +54,9 @@ test("no reduction, and nothing that follows one, is computed again for each ele
     for (const target of [cpuTarget, discreteTarget]) {
       const { programs } = compileGraph({ roots: [root], inputs }, target);
       const done = programs.reduce((sum, { flops }) => sum + flops, 0) / (n * n);
-      const message = `${name}, ${target.class}: ${done} operations an element by ${programs.map((program) => program.name)}`;
+      const message = `${name}, ${target.class}: ${done} operations an element by ${
+        programs.map((program) => program.name)
+      }`;
       assert.ok(done <= 1.5 * least + 1, message);
     }
   }
@@ -52,13 +65,20 @@ test("no reduction, and nothing that follows one, is computed again for each ele
 test("a product that several kernels read is computed once", () => {
   const [x, y] = [g.input(square, "f32"), g.input(square, "f32")];
   const wide = [n, n, n];
-  const product = g.reduce("sum", e("mul", g.expand(g.reshape(x, [n, n, 1]), wide), g.expand(g.reshape(y, [1, n, n]), wide)), [1]);
+  const product = g.reduce(
+    "sum",
+    e("mul", g.expand(g.reshape(x, [n, n, 1]), wide), g.expand(g.reshape(y, [1, n, n]), wide)),
+    [1],
+  );
   for (const read of [product, e("tanh", product)]) {
     const roots = [e("exp", read), g.reduce("amax", read, [1]), g.reduce("amin", read, [0]), g.permute(read, [1, 0])];
     for (const target of [cpuTarget, discreteTarget]) {
       const { programs } = compileGraph({ roots, inputs: [x, y] }, target);
       const done = programs.reduce((sum, { flops }) => sum + flops, 0) / (n * n * n);
-      assert.ok(done >= 1.9 && done <= 3.5, `${target.class}: ${done} operations a product by ${programs.map((program) => program.name)}`);
+      assert.ok(
+        done >= 1.9 && done <= 3.5,
+        `${target.class}: ${done} operations a product by ${programs.map((program) => program.name)}`,
+      );
     }
   }
 });
@@ -92,7 +112,10 @@ test("of kernels that may run next, the one that leaves least in memory runs fir
     const groups = kernels.map(({ sizes, reads: before, isKept }, name): Group => {
       const group = { name, drafts: sizes.map((count) => ({ root: g.input([count], "f32") }) as Draft) };
       const earlier = [...writer.keys()];
-      reads.set(group, new Set([given, ...earlier.length === 0 ? [] : before.map((i) => earlier[i % earlier.length]!)]));
+      reads.set(
+        group,
+        new Set([given, ...earlier.length === 0 ? [] : before.map((i) => earlier[i % earlier.length]!)]),
+      );
       for (const { root } of group.drafts) {
         writer.set(root, group);
         if (isKept) kept.add(root);
@@ -112,8 +135,12 @@ test("of kernels that may run next, the one that leaves least in memory runs fir
     };
     const expected: Group[] = [];
     while (expected.length < groups.length) {
-      const ready = groups.filter((group) => !expected.includes(group) && [...sources(group)].every((source) => expected.includes(source)));
-      expected.push(ready.reduce((best, group) => held([...expected, group]) < held([...expected, best]) ? group : best));
+      const ready = groups.filter((group) =>
+        !expected.includes(group) && [...sources(group)].every((source) => expected.includes(source))
+      );
+      expected.push(
+        ready.reduce((best, group) => held([...expected, group]) < held([...expected, best]) ? group : best),
+      );
     }
     const actual = leanOrder(groups, sources, (of) => reads.get(of)!, kept);
     assert.deepEqual(actual.map(({ name }) => name), expected.map(({ name }) => name));

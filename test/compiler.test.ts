@@ -37,13 +37,18 @@ import { cpuTarget } from "./targets.ts";
 
 const e = g.elementwise;
 /** Kernels and copies of a plan for the cpu device. */
-function steps(roots: readonly Node[], inputs: readonly Node[], donate: CompileRequest["donate"] = []): { kernels: number; copies: number; plan: Plan } {
+function steps(
+  roots: readonly Node[],
+  inputs: readonly Node[],
+  donate: CompileRequest["donate"] = [],
+): { kernels: number; copies: number; plan: Plan } {
   const plan = compileGraph({ roots, inputs, donate }, cpuTarget);
   const kernels = plan.steps.filter((step) => step.kind === "dispatch").length;
   return { kernels, copies: plan.steps.length - kernels, plan };
 }
 
-const sine = (n: number, seed = 1) => Float32Array.from({ length: n }, (_, i) => 1.5 * Math.sin(12.9898 * i + 78.233 * seed));
+const sine = (n: number, seed = 1) =>
+  Float32Array.from({ length: n }, (_, i) => 1.5 * Math.sin(12.9898 * i + 78.233 * seed));
 const keep = (x: Node, axis: number) => g.reshape(x, [...x.shape.slice(0, axis), 1, ...x.shape.slice(axis)]);
 const rows = (x: Node, like: Node) => g.expand(keep(x, like.shape.length - 1), like.shape);
 const f32 = (value: number, shape: readonly number[] = []) => g.full(shape, value, "f32");
@@ -88,7 +93,10 @@ function crossEntropy(logits: Node, labels: Node): Node {
 }
 
 /** One step of SGD with momentum on an MLP whose parameters lie in one flat vector. */
-function mlpStep(n: number, widths: readonly [number, number, number]): { roots: Node[]; inputs: Node[]; donate: CompileRequest["donate"] } {
+function mlpStep(
+  n: number,
+  widths: readonly [number, number, number],
+): { roots: Node[]; inputs: Node[]; donate: CompileRequest["donate"] } {
   const [a, b, c] = widths;
   const lengths = [a * b, b, b * c, c];
   const total = lengths.reduce((sum, length) => sum + length, 0);
@@ -124,7 +132,19 @@ function mlpStep(n: number, widths: readonly [number, number, number]): { roots:
  */
 function isRobust(roots: readonly Node[], given: ReadonlyMap<Node, ArrayLike<number>>): boolean {
   const nodes = toposort(roots);
-  const jumps: readonly string[] = ["floor", "ceil", "trunc", "round", "sign", "lt", "le", "eq", "ne", "cast", "argsort"];
+  const jumps: readonly string[] = [
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "sign",
+    "lt",
+    "le",
+    "eq",
+    "ne",
+    "cast",
+    "argsort",
+  ];
   if (nodes.some((node) => node.op === "div") && nodes.some((node) => jumps.includes(node.op))) return false;
   const values = interpret(nodes, given);
   return nodes.every((node, i) => node.dtype !== "f32" || values[i]!.every((value) => Math.abs(value) <= 2 ** 20));
@@ -136,7 +156,9 @@ onEachDevice("random graphs give what the interpreter gives", async (device) => 
       fc.pre(isRobust(roots, given));
       const expected = interpret(roots, given);
       const actual = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
-      actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 1e-4, rtol: 1e-4, message: `root ${i}` }));
+      actual.forEach((values, i) =>
+        assertClose(values, expected[i]!, { atol: 1e-4, rtol: 1e-4, message: `root ${i}` })
+      );
     }),
     // A GPU's driver compiles each graph anew, and each that shrinking tries.
     device.kind === "cpu" ? { numRuns: 300 } : { numRuns: 40, endOnFailure: true },
@@ -184,7 +206,10 @@ test("what no kernel holds is refused by the scheduler, not taken for an element
   const x = g.input([3], "f32");
   for (const node of [g.allReduce(x, "sum"), g.allGather(x, 6), g.reduceScatter(x, 3)]) {
     const wanted = { roots: [e("neg", node)], given: new Set([x]), stored: new Set<Node>(), fuse: true };
-    assert.throws(() => schedule(wanted), (error) => error instanceof InternalError && error.got === `${node.op} inside a kernel`);
+    assert.throws(
+      () => schedule(wanted),
+      (error) => error instanceof InternalError && error.got === `${node.op} inside a kernel`,
+    );
   }
 });
 
@@ -219,15 +244,25 @@ test("kernel counts of common functions", () => {
   const largest = g.scatterMax(e("exp", table), index, e("neg", x), 0);
   assert.equal(count([largest], [table, index, x]), 1, "the largest by index, of computed values and onto them");
   const shares = gradients([g.reduce("sum", e("mul", largest, largest), [0, 1])], [table, x]);
-  assert.equal(count([largest, ...shares], [table, index, x]), 4, "with its gradients: the count of equal ones, and two");
+  assert.equal(
+    count([largest, ...shares], [table, index, x]),
+    4,
+    "with its gradients: the count of equal ones, and two",
+  );
   assert.equal(count([matmul(g.permute(x, [1, 0]), linear)], [x, w, b]), 2, "a matmul of a matmul");
-  assert.equal(count([g.concat([g.reshape(e("exp", x), [6144]), g.reshape(e("neg", w), [3072])], 0)], [x, w]), 2, "concat of two maps");
+  assert.equal(
+    count([g.concat([g.reshape(e("exp", x), [6144]), g.reshape(e("neg", w), [3072])], 0)], [x, w]),
+    2,
+    "concat of two maps",
+  );
 });
 
 test("a convolution and its gradients are one contraction each, with copies of what a large one reads again and again", () => {
   const programs = (roots: readonly Node[], inputs: readonly Node[]) => {
     const { plan } = steps(roots, inputs);
-    return plan.steps.map((step) => step.kind === "dispatch" ? plan.programs[step.program]!.name.split("_")[0] : "copy");
+    return plan.steps.map((step) =>
+      step.kind === "dispatch" ? plan.programs[step.program]!.name.split("_")[0] : "copy"
+    );
   };
   for (const groups of [1, 2]) {
     for (const [n, side, copies] of [[1, 4, 0], [64, 12, 1]] as const) {
@@ -238,11 +273,21 @@ test("a convolution and its gradients are one contraction each, with copies of w
       const [dx, dw] = gradients([y], [x, w], [cotangent]) as [Node, Node];
       const relu = e("relu", e("add", y, g.broadcastTo(bias, y.shape)));
       const expected = [...new Array<string>(copies).fill("map"), "contract"];
-      assert.deepEqual(programs([relu], [x, w, bias]), expected, `forward with bias and relu, ${n} in ${groups} groups`);
+      assert.deepEqual(
+        programs([relu], [x, w, bias]),
+        expected,
+        `forward with bias and relu, ${n} in ${groups} groups`,
+      );
       assert.deepEqual(programs([dw], [x, cotangent]), expected, `by the weights, ${n} in ${groups} groups`);
       // The padded cotangent and the weights, whose input channels become neighbours.
-      assert.deepEqual(programs([dx], [w, cotangent]), [...new Array<string>(copies).fill("map"), ...expected], `by the input, ${n} in ${groups} groups`);
-      const transposed = convolveTransposed("convTranspose2d", cotangent, g.permute(w, [0, 1, 2, 3]), { padding: "same" }, 2);
+      assert.deepEqual(
+        programs([dx], [w, cotangent]),
+        [...new Array<string>(copies).fill("map"), ...expected],
+        `by the input, ${n} in ${groups} groups`,
+      );
+      const transposed = convolveTransposed("convTranspose2d", cotangent, g.permute(w, [0, 1, 2, 3]), {
+        padding: "same",
+      }, 2);
       if (groups === 1) assert.ok(isContractionOf(simplify([transposed], new Set([w, cotangent]))[0]!), "transposed");
     }
   }
@@ -325,7 +370,11 @@ onEachDevice("two donated inputs may be swapped", async (device) => {
   const [a, b] = [g.input([8], "f32"), g.input([8], "f32")];
   const roots = [e("add", b, f32(1, [8])), e("mul", a, f32(2, [8]))];
   const data = [sine(8), sine(8, 2)];
-  const actual = await evaluate(device, { roots, inputs: [a, b], donate: [{ input: 0, output: 0 }, { input: 1, output: 1 }] }, data);
+  const actual = await evaluate(device, {
+    roots,
+    inputs: [a, b],
+    donate: [{ input: 0, output: 0 }, { input: 1, output: 1 }],
+  }, data);
   const expected = interpret(roots, new Map([[a, data[0]!], [b, data[1]!]]));
   actual.forEach((values, i) => assertClose(values, expected[i]!));
 });
@@ -347,36 +396,52 @@ onEachDevice("edges of tiles: contractions of every small shape", async (device)
       const data = [sine(m * k), sine(k * n, 2)];
       const roots = [matmul(a, b)];
       const [actual] = await evaluate(device, { roots, inputs: [a, b] }, data);
-      assertClose(actual!, interpret(roots, new Map([[a, data[0]!], [b, data[1]!]]))[0]!, { message: `[${m}, ${k}] @ [${k}, ${n}]` });
+      assertClose(actual!, interpret(roots, new Map([[a, data[0]!], [b, data[1]!]]))[0]!, {
+        message: `[${m}, ${k}] @ [${k}, ${n}]`,
+      });
     }
   }
 });
 
-onEachDevice("contractions large enough for blocks, plain, transposed, padded, batched, with an epilogue", async (device) => {
-  for (const [m, k, n] of [[32, 5, 32], [33, 7, 40], [70, 9, 66], [64, 20, 35]] as const) {
-    const [a, at, b, bias] = [g.input([m, k], "f32"), g.input([k, m], "f32"), g.input([k, n], "f32"), g.input([n], "f32")];
-    const inputs = [a, at, b, bias];
-    const data = inputs.map((input, i) => sine(size(input.shape), i + 1));
-    const batch = [2, m, k, n];
-    const product = e("mul", g.broadcastTo(keep(a, 2), batch), g.broadcastTo(keep(b, 0), batch));
-    const roots = [
-      e("relu", e("add", matmul(a, b), g.broadcastTo(bias, [m, n]))),
-      g.reshape(matmul(g.permute(at, [1, 0]), b), [m * n]),
-      g.permute(matmul(g.pad(a, [1, 0], [0, 2]), g.pad(b, [0, 3], [2, 0])), [1, 0]),
-      g.reduce("sum", product, [2]),
-    ];
-    const expected = interpret(roots, new Map(inputs.map((input, i) => [input, data[i]!])));
-    const actual = await evaluate(device, { roots, inputs }, data);
-    actual.forEach((values, i) => assertClose(values, expected[i]!, { message: `[${m}, ${k}] @ [${k}, ${n}], variant ${i}`, atol: 1e-5 }));
-  }
-});
+onEachDevice(
+  "contractions large enough for blocks, plain, transposed, padded, batched, with an epilogue",
+  async (device) => {
+    for (const [m, k, n] of [[32, 5, 32], [33, 7, 40], [70, 9, 66], [64, 20, 35]] as const) {
+      const [a, at, b, bias] = [
+        g.input([m, k], "f32"),
+        g.input([k, m], "f32"),
+        g.input([k, n], "f32"),
+        g.input([n], "f32"),
+      ];
+      const inputs = [a, at, b, bias];
+      const data = inputs.map((input, i) => sine(size(input.shape), i + 1));
+      const batch = [2, m, k, n];
+      const product = e("mul", g.broadcastTo(keep(a, 2), batch), g.broadcastTo(keep(b, 0), batch));
+      const roots = [
+        e("relu", e("add", matmul(a, b), g.broadcastTo(bias, [m, n]))),
+        g.reshape(matmul(g.permute(at, [1, 0]), b), [m * n]),
+        g.permute(matmul(g.pad(a, [1, 0], [0, 2]), g.pad(b, [0, 3], [2, 0])), [1, 0]),
+        g.reduce("sum", product, [2]),
+      ];
+      const expected = interpret(roots, new Map(inputs.map((input, i) => [input, data[i]!])));
+      const actual = await evaluate(device, { roots, inputs }, data);
+      actual.forEach((values, i) =>
+        assertClose(values, expected[i]!, { message: `[${m}, ${k}] @ [${k}, ${n}], variant ${i}`, atol: 1e-5 })
+      );
+    }
+  },
+);
 
 onEachDevice("long reductions of awkward lengths", async (device) => {
   for (const shape of [[10007], [3, 20011], [9000, 5]]) {
     const x = g.input(shape, "f32");
     const data = sine(size(shape));
     const longest = shape[0]! > shape[shape.length - 1]! ? 0 : shape.length - 1;
-    const roots = [g.reduce("sum", x, [longest]), g.reduce("amax", x, [longest]), g.reduce("amin", x, shape.map((_, axis) => axis))];
+    const roots = [
+      g.reduce("sum", x, [longest]),
+      g.reduce("amax", x, [longest]),
+      g.reduce("amin", x, shape.map((_, axis) => axis)),
+    ];
     const actual = await evaluate(device, { roots, inputs: [x] }, [data]);
     const expected = interpret(roots, new Map([[x, data]]));
     actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 2e-3, rtol: 1e-5 }));
@@ -399,11 +464,13 @@ test("a matrix product that is laid out flat is tiled by its own rows and column
   const flat = (x: Node) => g.reshape(x, [size(x.shape)]);
   const scaled = e("mul", matmul(a, b), f32(2, product.shape));
   // As a part of a vector, as a root, and with an epilogue; the vector's other part is elementwise.
-  for (const roots of [
-    [g.concat([flat(product), flat(e("neg", c))], 0)],
-    [flat(product)],
-    [g.concat([flat(c), flat(e("add", scaled, c))], 0), flat(product)],
-  ]) {
+  for (
+    const roots of [
+      [g.concat([flat(product), flat(e("neg", c))], 0)],
+      [flat(product)],
+      [g.concat([flat(c), flat(e("add", scaled, c))], 0), flat(product)],
+    ]
+  ) {
     const { plan } = steps(roots, [a, b, c]);
     const contractions = plan.programs.filter(({ name }) => name.startsWith("contract"));
     assert.ok(contractions.length > 0);
@@ -452,7 +519,10 @@ function valueOf(index: Index, at: ReadonlyMap<string, number>): number {
 }
 
 /** A random non-negative index beside the function that it should compute. */
-const indexArbitrary = fc.array(fc.tuple(fc.nat(5), fc.integer({ min: 1, max: 7 }), fc.nat(2)), { minLength: 1, maxLength: 9 }).map((tape) => {
+const indexArbitrary = fc.array(fc.tuple(fc.nat(5), fc.integer({ min: 1, max: 7 }), fc.nat(2)), {
+  minLength: 1,
+  maxLength: 9,
+}).map((tape) => {
   let index = variableIndex(variables[0]!);
   let compute = (at: readonly number[]) => at[0]!;
   for (const [choice, n, v] of tape) {
@@ -495,32 +565,39 @@ function flip(before: (at: readonly number[]) => number, flipped: Index): (at: r
 }
 
 test("index arithmetic computes what it says, within the range it says", () => {
-  fc.assert(fc.property(indexArbitrary, ({ index, compute }) => {
-    for (let a = 0; a < 4; a++) {
-      for (let b = 0; b < 6; b++) {
-        for (let c = 0; c < 5; c++) {
-          const value = valueOf(index, new Map([["a", a], ["b", b], ["c", c]]));
-          assert.equal(value, compute([a, b, c]));
-          assert.ok(value >= index.min && value <= index.max, `${value} in ${index.min}..${index.max}`);
+  fc.assert(
+    fc.property(indexArbitrary, ({ index, compute }) => {
+      for (let a = 0; a < 4; a++) {
+        for (let b = 0; b < 6; b++) {
+          for (let c = 0; c < 5; c++) {
+            const value = valueOf(index, new Map([["a", a], ["b", b], ["c", c]]));
+            assert.equal(value, compute([a, b, c]));
+            assert.ok(value >= index.min && value <= index.max, `${value} in ${index.min}..${index.max}`);
+          }
         }
       }
-    }
-  }), { numRuns: 2000 });
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 test("what an index grows by in an aligned group of neighbours is what it is said to be", () => {
   const groups: readonly [axis: number, group: number][] = [[0, 2], [0, 4], [1, 2], [1, 3]];
-  fc.assert(fc.property(indexArbitrary, fc.constantFrom(...groups), ({ index }, [axis, group]) => {
-    const stride = strideInGroup(index, variables[axis]!, group);
-    if (stride === undefined) return;
-    const extents = variables.map(({ extent }) => extent);
-    for (let position = 0; position < size(extents); position++) {
-      const at = unravel(position, extents);
-      if (at[axis]! % group === group - 1) continue;
-      const value = (more: number) => valueOf(index, new Map(variables.map(({ name }, i) => [name, at[i]! + (i === axis ? more : 0)])));
-      assert.equal(value(1) - value(0), stride);
-    }
-  }), { numRuns: 2000 });
+  fc.assert(
+    fc.property(indexArbitrary, fc.constantFrom(...groups), ({ index }, [axis, group]) => {
+      const stride = strideInGroup(index, variables[axis]!, group);
+      if (stride === undefined) return;
+      const extents = variables.map(({ extent }) => extent);
+      for (let position = 0; position < size(extents); position++) {
+        const at = unravel(position, extents);
+        if (at[axis]! % group === group - 1) continue;
+        const value = (more: number) =>
+          valueOf(index, new Map(variables.map(({ name }, i) => [name, at[i]! + (i === axis ? more : 0)])));
+        assert.equal(value(1) - value(0), stride);
+      }
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 function unravel(position: number, extents: readonly number[]): number[] {
@@ -572,14 +649,24 @@ onEachDevice("a plan for items gives each of them the bits that it gives one alo
   device.write(w, noise(42, 0));
   for (let item = 0; item < items; item++) {
     device.write(x, noise(35, item + 1), item * stride(plan.inputs[0]!));
-    device.write(mask, Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0)), item * stride(plan.inputs[2]!));
+    device.write(
+      mask,
+      Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0)),
+      item * stride(plan.inputs[2]!),
+    );
   }
   const outputs = plan.outputs.map((slot) => device.alloc(items * stride(slot)));
   const before = device.stats().dispatches;
   device.run(executable, [x, w, mask], outputs, items);
-  if (device.kind === "gpu") assert.equal(device.stats().dispatches - before, plan.programs.length, "one dispatch for all items");
+  if (device.kind === "gpu") {
+    assert.equal(device.stats().dispatches - before, plan.programs.length, "one dispatch for all items");
+  }
   for (let item = 0; item < items; item++) {
-    const data = [noise(35, item + 1), noise(42, 0), Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0))];
+    const data = [
+      noise(35, item + 1),
+      noise(42, 0),
+      Uint32Array.from({ length: 30 }, (_, i) => +((i * 7 + item) % 3 > 0)),
+    ];
     const alone = await evaluate(device, { roots, inputs }, data);
     for (const [i, root] of roots.entries()) {
       const bytes = await device.read(outputs[i]!, item * stride(plan.outputs[i]!), g.byteLength(root));

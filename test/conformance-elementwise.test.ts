@@ -22,11 +22,51 @@ const special = [0, -0, Infinity, -Infinity, NaN];
 const one: Record<DType, readonly number[]> = {
   f32: [
     ...special,
-    ...bothSigns([1e-30, 1e-20, 1e-10, 1e-8, 1e-6, 1e-4, 1e-3, 0.01, 0.06, 0.07, 0.1, 0.24, 0.26, 0.49999997, 0.5, 0.51]),
+    ...bothSigns([
+      1e-30,
+      1e-20,
+      1e-10,
+      1e-8,
+      1e-6,
+      1e-4,
+      1e-3,
+      0.01,
+      0.06,
+      0.07,
+      0.1,
+      0.24,
+      0.26,
+      0.49999997,
+      0.5,
+      0.51,
+    ]),
     ...bothSigns([0.75, 0.9, 0.99, 0.99999994, 1, 1.0001, 1.5, 2, 2.5, 3, 3.1415925, 3.5, 4.5, 5, 7.25, 10, 16, 20.5]),
-    ...bothSigns([50, 63.9, 64, 64.00001, 80, 87, 88.5, 89.2, 100, 1000, 65537.5, 4194304.5, 8388609, 1e8, 1e10, 1e20, 1e30, 1e37, 3.4e38]),
+    ...bothSigns([
+      50,
+      63.9,
+      64,
+      64.00001,
+      80,
+      87,
+      88.5,
+      89.2,
+      100,
+      1000,
+      65537.5,
+      4194304.5,
+      8388609,
+      1e8,
+      1e10,
+      1e20,
+      1e30,
+      1e37,
+      3.4e38,
+    ]),
   ],
-  f16: [...special, ...bothSigns([2 ** -24, 1e-5, 6e-5, 2 ** -14, 1e-3, 0.1, 0.5, 1, 1.5, 2, 3, 7.25, 100, 2049, 65504])],
+  f16: [
+    ...special,
+    ...bothSigns([2 ** -24, 1e-5, 6e-5, 2 ** -14, 1e-3, 0.1, 0.5, 1, 1.5, 2, 3, 7.25, 100, 2049, 65504]),
+  ],
   i32: [0, ...bothSigns([1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 1e9, 2147483647]), -2147483648],
   u32: [0, 1, 2, 3, 7, 31, 32, 33, 100, 65535, 65537, 16777217, 1e9, 2147483647, 2147483648, 3e9, 4294967295],
   bool: [0, 1],
@@ -98,10 +138,13 @@ onEachDevice("threefry gives the known answers", async (device) => {
   const columns = [0, 1, 2, 3].map((i) => batch.leaf([3], "u32", threefryAnswers.map(({ x }) => x[i]!)));
   const answer = batch.leaf([3], "u32", threefryAnswers.map(({ first }) => first));
   const right = g.elementwise("eq", g.elementwise("threefry", ...columns), answer);
-  const expected = interpret([right], new Map([...columns, answer].map((node, i) => [
-    node,
-    i < 4 ? threefryAnswers.map(({ x }) => x[i]!) : threefryAnswers.map(({ first }) => first),
-  ])))[0]!;
+  const expected = interpret(
+    [right],
+    new Map([...columns, answer].map((node, i) => [
+      node,
+      i < 4 ? threefryAnswers.map(({ x }) => x[i]!) : threefryAnswers.map(({ first }) => first),
+    ])),
+  )[0]!;
   assert.deepEqual([...expected], [1, 1, 1]);
   batch.check("known answers", right);
   await batch.run(device);
@@ -149,7 +192,11 @@ onEachDevice("every elementwise op on scalars, on nothing, and on five axes", as
   const mild = (count: number, dtype: DType, seed: number) =>
     Array.from({ length: count }, (_, i) => {
       const x = Math.sin(12.9898 * i + 78.233 * seed);
-      return isFloat(dtype) ? 0.05 + 0.9 * Math.abs(x) : dtype === "bool" ? Number(x > 0) : Math.floor(20 * Math.abs(x));
+      return isFloat(dtype)
+        ? 0.05 + 0.9 * Math.abs(x)
+        : dtype === "bool"
+        ? Number(x > 0)
+        : Math.floor(20 * Math.abs(x));
     });
   for (const shape of [[], [3, 0, 2], [7, 1, 1, 5, 1]]) {
     const count = shape.reduce((n, length) => n * length, 1);
@@ -188,7 +235,9 @@ test("on the cpu device every op gives an element of its dtype, in the middle of
     roots.push(g.cast(g.elementwise("ne", result, stored), "i32"));
   };
   const noise = (seed: number) => Array.from({ length: 40 }, (_, i) => 1.5 + Math.sin(12.9898 * i + seed));
-  for (const op of ["add", "sub", "mul", "div", "pow", "frem", "atan2"] as const) check(op, "f32", [noise(1), noise(2)]);
+  for (const op of ["add", "sub", "mul", "div", "pow", "frem", "atan2"] as const) {
+    check(op, "f32", [noise(1), noise(2)]);
+  }
   for (const op of ["sqrt", "exp", "log", "sin", "tanh"] as const) check(op, "f32", [noise(3)]);
   const large = [2147483647, -2147483648, 65537, -65537, 2147483647, 3];
   for (const op of ["add", "sub", "mul", "idiv"] as const) {
@@ -229,7 +278,9 @@ test("what records say of their ops is true: exact, commutes, conditional, parti
       const y = f64(...x);
       if (exact && takes.includes("f32")) assert.ok(Object.is(toElement("f16", y), y), `${what(x)} is no half: ${y}`);
       if (commutes) assert.ok(Object.is(f64(x[1]!, x[0]!) + 0, y + 0), `${what(x)} is another the other way round`);
-      if (conditional) assert.equal(f64(1, ...x.slice(1)) + 0, f64(5, ...x.slice(1)) + 0, `${what(x)} by the truth of its condition`);
+      if (conditional) {
+        assert.equal(f64(1, ...x.slice(1)) + 0, f64(5, ...x.slice(1)) + 0, `${what(x)} by the truth of its condition`);
+      }
     });
     if (partial === undefined) continue;
     // Operands that are sums of two parts: the results of the parts add up to that of the sums.

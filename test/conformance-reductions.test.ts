@@ -22,13 +22,20 @@ const tolerances: Record<ReductionName, (terms: number) => Comparison> = {
 function values(count: number, dtype: DType): number[] {
   return Array.from({ length: count }, (_, i) => {
     const x = Math.sin(12.9898 * i + 1);
-    return dtype === "f32" ? Math.sign(x) * (1 + 0.3 * Math.sin(3.7 * i)) : dtype === "i32" ? Math.floor(x * 2147483647) : Math.floor((x + 1) * 2147483647) + 2;
+    return dtype === "f32"
+      ? Math.sign(x) * (1 + 0.3 * Math.sin(3.7 * i))
+      : dtype === "i32"
+      ? Math.floor(x * 2147483647)
+      : Math.floor((x + 1) * 2147483647) + 2;
   });
 }
 
 /** All sets of axes but the empty one. */
 function axisSets(rank: number): number[][] {
-  return Array.from({ length: 2 ** rank - 1 }, (_, i) => [...new Array(rank).keys()].filter((axis) => (i + 1) & (1 << axis)));
+  return Array.from(
+    { length: 2 ** rank - 1 },
+    (_, i) => [...new Array(rank).keys()].filter((axis) => (i + 1) & (1 << axis)),
+  );
 }
 
 function check(batch: Batch, op: ReductionName, x: Node, axes: readonly number[], what = "", own?: Comparison): void {
@@ -56,7 +63,9 @@ onEachDevice("reductions over every set of axes, of every dtype", async (device)
     for (const dtype of dtypes) {
       const x = batch.leaf(shape, dtype, values(size(shape), dtype));
       for (const axes of sets) {
-        for (const op of names) if ((reductions[op].takes as readonly DType[]).includes(dtype)) check(batch, op, x, axes);
+        for (const op of names) {
+          if ((reductions[op].takes as readonly DType[]).includes(dtype)) check(batch, op, x, axes);
+        }
       }
     }
   }
@@ -96,7 +105,12 @@ onEachDevice("what a long reduction is filled up with, to be cut into parts, cha
   const batch = new Batch();
   // A prime, so that no number of parts divides it; each value on the far side of 0, or of what the others give.
   const prime = 8209;
-  const of: Readonly<Record<ReductionName, readonly [value: number, other: number]>> = { sum: [1, -2], prod: [-1, 1], amax: [-3, -5], amin: [3, 5] };
+  const of: Readonly<Record<ReductionName, readonly [value: number, other: number]>> = {
+    sum: [1, -2],
+    prod: [-1, 1],
+    amax: [-3, -5],
+    amin: [3, 5],
+  };
   for (const op of names) {
     for (const [shape, axis] of [[[prime], 0], [[2, prime], 1], [[prime, 2], 0]] as const) {
       const x = batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => of[op][Number(i % 3 === 0)]!));

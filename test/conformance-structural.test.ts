@@ -27,7 +27,9 @@ function view(batch: Batch, name: string, shape: Shape, of: (x: Node) => Node): 
 
 function permutations(n: number): number[][] {
   if (n === 0) return [[]];
-  return permutations(n - 1).flatMap((rest) => Array.from({ length: n }, (_, at) => [...rest.slice(0, at), n - 1, ...rest.slice(at)]));
+  return permutations(n - 1).flatMap((rest) =>
+    Array.from({ length: n }, (_, at) => [...rest.slice(0, at), n - 1, ...rest.slice(at)])
+  );
 }
 
 /** Per axis: the first index, the count, and the step. */
@@ -39,12 +41,19 @@ function cut(x: Node, cuts: readonly Cut[]): Node {
 /** Positions within and beyond an axis, on both sides, with duplicates. */
 function positions(count: number, length: number): number[] {
   const wild = [-1, length, -2147483648, 2147483647, length - 1, 0, 0];
-  return Array.from({ length: count }, (_, i) => i % 4 === 3 ? wild[(i >> 2) % wild.length]! : (i * 7) % Math.max(1, length));
+  return Array.from(
+    { length: count },
+    (_, i) => i % 4 === 3 ? wild[(i >> 2) % wild.length]! : (i * 7) % Math.max(1, length),
+  );
 }
 
 /** Numbers with ties. f32 ones have NaN, infinities and both zeros among them. */
 function sortable(count: number, dtype: "f32" | "i32" | "u32"): number[] {
-  const odd = dtype === "f32" ? [NaN, 0, -0, Infinity, -Infinity, NaN] : dtype === "i32" ? [-2147483648, 2147483647] : [4294967295, 2147483648];
+  const odd = dtype === "f32"
+    ? [NaN, 0, -0, Infinity, -Infinity, NaN]
+    : dtype === "i32"
+    ? [-2147483648, 2147483647]
+    : [4294967295, 2147483648];
   return Array.from({ length: count }, (_, i) => {
     const x = Math.floor(50 * Math.sin(12.9898 * i));
     return i % 5 === 2 ? odd[(i * 3) % odd.length]! : dtype === "u32" ? Math.abs(x) : x;
@@ -53,8 +62,17 @@ function sortable(count: number, dtype: "f32" | "i32" | "u32"): number[] {
 
 /** Of windows: the axis, the length, the stride and the dilation. */
 const windowings = [
-  [0, 1, 1, 1], [0, 2, 1, 1], [0, 3, 1, 1], [1, 3, 1, 1], [2, 4, 1, 1], [1, 3, 2, 1], [1, 2, 3, 1], [1, 3, 1, 2], [1, 3, 2, 3],
-  [1, 4, 3, 2], [2, 2, 2, 1],
+  [0, 1, 1, 1],
+  [0, 2, 1, 1],
+  [0, 3, 1, 1],
+  [1, 3, 1, 1],
+  [2, 4, 1, 1],
+  [1, 3, 2, 1],
+  [1, 2, 3, 1],
+  [1, 3, 1, 2],
+  [1, 3, 2, 3],
+  [1, 4, 3, 2],
+  [2, 2, 2, 1],
 ] as const;
 
 /** Operands of attention, of numbers between -1 and 1; of [batch, d, e, t, s]. */
@@ -62,7 +80,11 @@ function attended(batch: Batch, [n, d, width, t, s]: readonly [number, number, n
   let seed = 0;
   const leaf = (...shape: number[]) => {
     seed++;
-    return batch.leaf(shape, "f32", Array.from({ length: size(shape) }, (_, i) => Math.sin(12.9898 * i + 78.233 * seed)));
+    return batch.leaf(
+      shape,
+      "f32",
+      Array.from({ length: size(shape) }, (_, i) => Math.sin(12.9898 * i + 78.233 * seed)),
+    );
   };
   const rows = { norm: leaf(n, 2, t), delta: leaf(n, 1, t), g: leaf(n, width, t) };
   return { q: leaf(n, d, t), k: leaf(n, d, s), v: leaf(n, width, s), bias: leaf(n, t, s), ...rows };
@@ -100,7 +122,9 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
   },
   input(batch) {
     for (const dtype of dtypeNames) {
-      for (const shape of [[], [0], [4, 0, 3], [1], [7], deep]) batch.check(`${dtype} [${shape}]`, batch.leaf(shape, dtype));
+      for (const shape of [[], [0], [4, 0, 3], [1], [7], deep]) {
+        batch.check(`${dtype} [${shape}]`, batch.leaf(shape, dtype));
+      }
     }
     const twice = batch.leaf([5], "f32");
     for (const name of ["once", "again"]) batch.check(`an input wanted ${name}`, twice);
@@ -138,7 +162,9 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     view(batch, "flat", deep, (x) => g.reshape(x, [60]));
     view(batch, "of a permuted view", [3, 4, 5], (x) => g.reshape(g.permute(x, [2, 0, 1]), [6, 10]));
     const x = batch.leaf([6, 10], "f32");
-    for (const shape of [[60], [10, 6], [1, 60, 1], [2, 3, 2, 5], [4, 15], [3, 1, 20]]) batch.check(`to [${shape}]`, g.reshape(x, shape));
+    for (const shape of [[60], [10, 6], [1, 60, 1], [2, 3, 2, 5], [4, 15], [3, 1, 20]]) {
+      batch.check(`to [${shape}]`, g.reshape(x, shape));
+    }
     batch.check("of a transpose, transposed", g.permute(g.reshape(g.permute(x, [1, 0]), [4, 15]), [1, 0]));
     batch.check("of a flip", g.reshape(cut(x, [[5, 6, -1], [9, 10, -1]]), [4, 15]));
     batch.check("of a padded view", g.reshape(g.pad(x, [1, 0], [0, 2], 7), [12, 7]));
@@ -181,7 +207,12 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("with the least i32", g.pad(batch.leaf([3], "i32"), [1], [1], -2147483648));
     batch.check("with the largest u32", g.pad(batch.leaf([3], "u32"), [1], [1], 4294967295));
     batch.check("of nothing", g.pad(batch.leaf([2, 0], "f32"), [1, 2], [0, 1], 3));
-    batch.check("of a padded sum", computed(g.pad(e("add", g.pad(x, [1, 0, 0], [0, 0, 2], 1), g.pad(x, [0, 0, 2], [1, 0, 0], 3)), [0, 2, 0], [1, 0, 0], 5)));
+    batch.check(
+      "of a padded sum",
+      computed(
+        g.pad(e("add", g.pad(x, [1, 0, 0], [0, 0, 2], 1), g.pad(x, [0, 0, 2], [1, 0, 0], 3)), [0, 2, 0], [1, 0, 0], 5),
+      ),
+    );
     batch.check("of a transpose", g.pad(g.permute(x, [2, 0, 1]), [1, 2, 0], [0, 1, 3]));
     batch.check("of a quotient that has no value outside", g.pad(e("div", x, x), [2, 2, 2], [1, 1, 1]));
   },
@@ -199,17 +230,26 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     ];
     for (const own of cuts) batch.check(`${JSON.stringify(own)}`, cut(x, own));
     batch.check("of a slice", cut(cut(x, cuts[1]!), [[1, 2, -1], [3, 2, -3], [0, 1, 1]]));
-    batch.check("across an edge of padding", cut(g.pad(x, [2, 0, 1], [0, 3, 0], 9), [[0, 4, 2], [9, 5, -2], [8, 5, -2]]));
+    batch.check(
+      "across an edge of padding",
+      cut(g.pad(x, [2, 0, 1], [0, 3, 0], 9), [[0, 4, 2], [9, 5, -2], [8, 5, -2]]),
+    );
     batch.check("of an expanded view", cut(g.expand(batch.leaf([1, 5], "f32"), [4, 5]), [[3, 2, -2], [4, 5, -1]]));
     batch.check("across a joint", cut(g.concat([x, computed(x)], 1), [[0, 6, 1], [13, 7, -2], [2, 3, 2]]));
-    batch.check("of a computed value, flipped beside itself", e("mul", computed(x), cut(computed(x), [[5, 6, -1], [6, 7, -1], [7, 8, -1]])));
+    batch.check(
+      "of a computed value, flipped beside itself",
+      e("mul", computed(x), cut(computed(x), [[5, 6, -1], [6, 7, -1], [7, 8, -1]])),
+    );
   },
   window(batch) {
     view(batch, "pairs", [7, 3], (x) => g.window(x, { axis: 0, length: 2, stride: 1, dilation: 1 }));
     const x = batch.leaf([3, 11, 4], "f32");
     for (const [axis, length, stride, dilation] of windowings) {
       if ((length - 1) * dilation < x.shape[axis]!) {
-        batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart`, g.window(x, { axis, length, stride, dilation }));
+        batch.check(
+          `axis ${axis}, ${length} every ${stride}, ${dilation} apart`,
+          g.window(x, { axis, length, stride, dilation }),
+        );
       }
     }
     const two = (y: Node) => {
@@ -217,8 +257,19 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
       return g.window(rows, { axis: 0, length: 2, stride: 1, dilation: 1 });
     };
     batch.check("along two axes", two(x));
-    batch.check("along two axes of a padded view, summed", g.reduce("sum", two(g.pad(x, [1, 2, 0], [0, 1, 0])), [3, 4]));
-    batch.check("of windows", g.window(g.window(x, { axis: 1, length: 5, stride: 1, dilation: 2 }), { axis: 3, length: 2, stride: 2, dilation: 1 }));
+    batch.check(
+      "along two axes of a padded view, summed",
+      g.reduce("sum", two(g.pad(x, [1, 2, 0], [0, 1, 0])), [3, 4]),
+    );
+    batch.check(
+      "of windows",
+      g.window(g.window(x, { axis: 1, length: 5, stride: 1, dilation: 2 }), {
+        axis: 3,
+        length: 2,
+        stride: 2,
+        dilation: 1,
+      }),
+    );
     batch.check("of a flip of a computed value", two(cut(computed(x), [[2, 3, -1], [10, 11, -1], [0, 4, 1]])));
     batch.check("of too short an axis", g.window(x, { axis: 0, length: 4, stride: 1, dilation: 1 }));
     batch.check("of nothing", g.window(batch.leaf([5, 0], "f32"), { axis: 0, length: 2, stride: 1, dilation: 1 }));
@@ -231,16 +282,34 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
       for (const more of [0, 2]) {
         const node = g.unwindow(x, { axis, length: least + more, stride, dilation });
         batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart, of ${least + more}`, node);
-        if (more > 0) batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart, summed`, g.reduce("sum", node, [3]));
+        if (more > 0) {
+          batch.check(`axis ${axis}, ${length} every ${stride}, ${dilation} apart, summed`, g.reduce("sum", node, [3]));
+        }
       }
     }
     const x = batch.leaf([3, 4, 3, 2], "f32");
-    const two = (y: Node) => g.unwindow(g.unwindow(y, { axis: 1, length: 9, stride: 2, dilation: 1 }), { axis: 0, length: 5, stride: 1, dilation: 2 });
+    const two = (y: Node) =>
+      g.unwindow(g.unwindow(y, { axis: 1, length: 9, stride: 2, dilation: 1 }), {
+        axis: 0,
+        length: 5,
+        stride: 1,
+        dilation: 2,
+      });
     batch.check("along two axes", two(x));
     batch.check("of a computed value, along two axes, summed", g.reduce("sum", two(computed(x)), [2, 3]));
     batch.check("of a quotient that has no value outside", two(e("div", x, x)));
-    batch.check("a part of it", cut(g.unwindow(x, { axis: 1, length: 9, stride: 2, dilation: 1 }), [[2, 3, -1], [8, 4, -2], [0, 3, 1], [1, 1, 1]]));
-    batch.check("of no windows", g.unwindow(batch.leaf([0, 3, 2], "f32"), { axis: 0, length: 2, stride: 1, dilation: 1 }));
+    batch.check(
+      "a part of it",
+      cut(g.unwindow(x, { axis: 1, length: 9, stride: 2, dilation: 1 }), [[2, 3, -1], [8, 4, -2], [0, 3, 1], [
+        1,
+        1,
+        1,
+      ]]),
+    );
+    batch.check(
+      "of no windows",
+      g.unwindow(batch.leaf([0, 3, 2], "f32"), { axis: 0, length: 2, stride: 1, dilation: 1 }),
+    );
   },
   gather(batch) {
     const shape = [3, 7, 5];
@@ -250,7 +319,10 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
         const own = shape.map((n, i) => i === axis ? count : n);
         const index = batch.leaf(own, "i32", positions(size(own), shape[axis]!));
         batch.check(`axis ${axis}, ${count} positions`, g.gather(x, index, axis));
-        batch.check(`axis ${axis}, ${count} of a computed value`, g.gather(computed(x), e("neg", e("neg", computed(index))), axis));
+        batch.check(
+          `axis ${axis}, ${count} of a computed value`,
+          g.gather(computed(x), e("neg", e("neg", computed(index))), axis),
+        );
       }
     }
     const index = batch.leaf([9], "i32", positions(9, 4));
@@ -258,12 +330,24 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("of nothing", g.gather(batch.leaf([0], "f32"), index, 0));
     batch.check("at no positions", g.gather(batch.leaf([3, 2], "f32"), batch.leaf([3, 0], "i32"), 1));
     batch.check("of a gather", g.gather(g.gather(batch.leaf([20], "f32"), index, 0), index, 0));
-    batch.check("of a padded flip", g.gather(g.pad(cut(x, [[2, 3, -1], [6, 7, -1], [4, 5, -1]]), [1, 0, 0], [1, 0, 0], 8), batch.leaf([2, 7, 5], "i32", positions(70, 5)), 0));
+    batch.check(
+      "of a padded flip",
+      g.gather(
+        g.pad(cut(x, [[2, 3, -1], [6, 7, -1], [4, 5, -1]]), [1, 0, 0], [1, 0, 0], 8),
+        batch.leaf([2, 7, 5], "i32", positions(70, 5)),
+        0,
+      ),
+    );
   },
   checkpoint(batch) {
     const region = g.newRegion();
     view(batch, "in", [4, 7], (x) => g.checkpoint(x, region, "in"));
-    view(batch, "out", [4, 7], (x) => computed(g.checkpoint(computed(x), region, "out", [g.checkpoint(x, region, "in")])));
+    view(
+      batch,
+      "out",
+      [4, 7],
+      (x) => computed(g.checkpoint(computed(x), region, "out", [g.checkpoint(x, region, "in")])),
+    );
   },
   after(batch) {
     view(batch, "the others", [4, 7], (x) => {
@@ -281,7 +365,11 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     const { q, k, v, bias } = attended(batch, [2, 5, 3, 9, 13]);
     const close = { rtol: 1e-5, atol: 1e-6 };
     batch.check("of leaves", g.attention({ q, k, v }), close);
-    batch.check("of computed values, with a bias", g.attention({ q: computed(q), k, v: e("neg", v), bias: e("neg", bias) }), close);
+    batch.check(
+      "of computed values, with a bias",
+      g.attention({ q: computed(q), k, v: e("neg", v), bias: e("neg", bias) }),
+      close,
+    );
   },
   attentionGradient(batch) {
     const { q, k, v, bias, norm, g: cotangent, delta } = attended(batch, [2, 5, 3, 9, 13]);
@@ -299,7 +387,10 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
         const index = batch.leaf(shape, "i32", positions(size(shape), length));
         // One kernel each: a driver compiles them slowly, so not every dtype for every axis.
         for (const dtype of axis === 1 && length === 6 ? numbers : ["f32"] as const) {
-          batch.check(`${dtype}, axis ${axis}, to ${length}`, g.scatterAdd(index, batch.leaf(shape, dtype), axis, length));
+          batch.check(
+            `${dtype}, axis ${axis}, to ${length}`,
+            g.scatterAdd(index, batch.leaf(shape, dtype), axis, length),
+          );
         }
       }
     }
@@ -307,11 +398,17 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     const index = batch.leaf([9], "i32", positions(9, 4));
     batch.check("to length 0", g.scatterAdd(index, values, 0, 0));
     batch.check("of nothing", g.scatterAdd(batch.leaf([0], "i32"), batch.leaf([0], "f32"), 0, 4));
-    batch.check("of computed values, read twice", computed(e("mul", g.scatterAdd(index, computed(values), 0, 4), g.scatterAdd(index, values, 0, 4))));
+    batch.check(
+      "of computed values, read twice",
+      computed(e("mul", g.scatterAdd(index, computed(values), 0, 4), g.scatterAdd(index, values, 0, 4))),
+    );
     batch.check("wrapping", g.scatterAdd(g.full([4], 1, "i32"), g.full([4], 2147483647, "i32"), 0, 2));
     // What reads a value that is made inside a region of another one.
     const y = batch.leaf([4], "f32");
-    batch.check("within a concatenation that is read", e("relu", g.concat([e("relu", g.scatterAdd(index, values, 0, 4)), y], 0)));
+    batch.check(
+      "within a concatenation that is read",
+      e("relu", g.concat([e("relu", g.scatterAdd(index, values, 0, 4)), y], 0)),
+    );
     batch.check("as a part", g.concat([y, g.scatterAdd(index, values, 0, 4), y], 0));
   },
   scatterMax(batch) {
@@ -322,7 +419,11 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
         const index = batch.leaf(shape, "i32", positions(size(shape), length));
         const onto = shape.map((n, i) => i === axis ? length : n);
         for (const dtype of axis === 1 && length === 6 ? numbers : ["f32"] as const) {
-          const values = batch.leaf(shape, dtype, counting(size(shape), dtype).map((x, i) => dtype === "u32" ? x : i % 7 < 3 ? -x : x));
+          const values = batch.leaf(
+            shape,
+            dtype,
+            counting(size(shape), dtype).map((x, i) => dtype === "u32" ? x : i % 7 < 3 ? -x : x),
+          );
           const x = batch.leaf(onto, dtype, counting(size(onto), dtype).map((n) => dtype === "u32" ? 2 * n : 3 * n));
           batch.check(`${dtype}, axis ${axis}, to ${length}`, g.scatterMax(x, index, values, axis));
         }
@@ -333,16 +434,40 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     const x = batch.leaf([4], "f32", [-Infinity, 3, -3, 100]);
     batch.check("to length 0", g.scatterMax(batch.leaf([0], "f32"), index, values, 0));
     batch.check("of nothing", g.scatterMax(x, batch.leaf([0], "i32"), batch.leaf([0], "f32"), 0));
-    batch.check("of infinities", g.scatterMax(x, g.iota(4), batch.leaf([4], "f32", [-Infinity, Infinity, -Infinity, 1]), 0));
-    batch.check("beside NaN", g.scatterMax(batch.leaf([4], "f32", [NaN, 1, 2, 3]), g.iota(4), batch.leaf([4], "f32", [1, 5, NaN, 2]), 0), { specified: either });
-    batch.check("at the ends of i32", g.scatterMax(g.full([3], -2147483648, "i32"), g.iota(3), batch.leaf([3], "i32", [-2147483648, -2147483647, 2147483647]), 0));
-    batch.check("at the ends of u32", g.scatterMax(g.full([2], 1, "u32"), g.iota(2), batch.leaf([2], "u32", [0, 4294967295]), 0));
+    batch.check(
+      "of infinities",
+      g.scatterMax(x, g.iota(4), batch.leaf([4], "f32", [-Infinity, Infinity, -Infinity, 1]), 0),
+    );
+    batch.check(
+      "beside NaN",
+      g.scatterMax(batch.leaf([4], "f32", [NaN, 1, 2, 3]), g.iota(4), batch.leaf([4], "f32", [1, 5, NaN, 2]), 0),
+      { specified: either },
+    );
+    batch.check(
+      "at the ends of i32",
+      g.scatterMax(
+        g.full([3], -2147483648, "i32"),
+        g.iota(3),
+        batch.leaf([3], "i32", [-2147483648, -2147483647, 2147483647]),
+        0,
+      ),
+    );
+    batch.check(
+      "at the ends of u32",
+      g.scatterMax(g.full([2], 1, "u32"), g.iota(2), batch.leaf([2], "u32", [0, 4294967295]), 0),
+    );
     const view = g.permute(computed(batch.leaf([4, 2], "f32")), [1, 0]);
     const rows = (of: Node) => g.expand(g.reshape(of, [1, 9]), [2, 9]);
     const far = g.scatterMax(view, rows(index), rows(computed(values)), 1);
-    batch.check("onto a view of computed values, of computed values, read twice", computed(e("mul", far, g.scatterMax(view, rows(index), rows(values), 1))));
+    batch.check(
+      "onto a view of computed values, of computed values, read twice",
+      computed(e("mul", far, g.scatterMax(view, rows(index), rows(values), 1))),
+    );
     batch.check("of what it gave", g.scatterMax(g.scatterMax(x, index, values, 0), index, e("neg", values), 0));
-    batch.check("as parts, of parts", g.concat([g.scatterMax(g.concat([x, x], 0), index, values, 0), x, g.scatterMax(x, index, values, 0)], 0));
+    batch.check(
+      "as parts, of parts",
+      g.concat([g.scatterMax(g.concat([x, x], 0), index, values, 0), x, g.scatterMax(x, index, values, 0)], 0),
+    );
   },
   argsort(batch) {
     for (const dtype of numbers) {
@@ -373,7 +498,10 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     const inner = g.concat([computed(x), flipped], 1);
     batch.check("of a concatenation on the other axis", g.concat([inner, inner], 0));
     batch.check("of what is wanted itself", inner);
-    batch.check("of reductions and constants", g.concat([g.reduce("sum", x, [1]), g.full([3], 5, "f32"), g.reduce("amax", x, [0])], 0));
+    batch.check(
+      "of reductions and constants",
+      g.concat([g.reduce("sum", x, [1]), g.full([3], 5, "f32"), g.reduce("amax", x, [0])], 0),
+    );
     batch.check("of nothing", g.concat([batch.leaf([0, 2], "f32"), batch.leaf([0, 2], "f32")], 0));
     batch.check("reduced", g.reduce("sum", g.concat([x, computed(x)], 0), [0]));
     const column = g.gather(g.gather(x, g.full([4, 2], 1, "i32"), 1), g.full([4, 3], 1, "i32"), 1);
@@ -384,7 +512,10 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     view(batch, "of a transpose", [3, 4], (x) => g.contiguous(g.permute(x, [1, 0])));
     const x = batch.leaf([3, 4], "f32");
     batch.check("between ops", computed(g.contiguous(computed(x))));
-    batch.check("read twice", e("mul", g.contiguous(e("neg", x)), cut(g.contiguous(e("neg", x)), [[2, 3, -1], [0, 4, 1]])));
+    batch.check(
+      "read twice",
+      e("mul", g.contiguous(e("neg", x)), cut(g.contiguous(e("neg", x)), [[2, 3, -1], [0, 4, 1]])),
+    );
     batch.check("of a constant", g.contiguous(g.full([2, 2], 3, "f32")));
   },
   stopGradient(batch) {

@@ -16,7 +16,10 @@ const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data(
 
 /** Values of no pattern between -1.5 and 1.5, such as f32 holds. */
 function noise(count: number, seed: number): number[] {
-  return Array.from({ length: count }, (_, i) => Math.fround(1.5 * Math.sin(12.9898 * i + 78.233 * seed + 0.5 * i * i)));
+  return Array.from(
+    { length: count },
+    (_, i) => Math.fround(1.5 * Math.sin(12.9898 * i + 78.233 * seed + 0.5 * i * i)),
+  );
 }
 
 function on(device: Device, shape: readonly number[], seed: number): Tensor {
@@ -56,7 +59,8 @@ const shapesOf = (c: Conv) => ({
 /** Calls `visit` with the positions of x, w and y for every product of the convolution. */
 function eachProduct(c: Conv, visit: (x: number, w: number, y: number) => void): void {
   const { x, w, y } = shapesOf(c);
-  const at = (shape: readonly number[], ...index: number[]) => index.reduce((sum, i, axis) => sum * shape[axis]! + i, 0);
+  const at = (shape: readonly number[], ...index: number[]) =>
+    index.reduce((sum, i, axis) => sum * shape[axis]! + i, 0);
   const [rows, columns] = [along(c, 0), along(c, 1)];
   for (let n = 0; n < c.n; n++) {
     for (let oy = 0; oy < rows.count; oy++) {
@@ -68,7 +72,9 @@ function eachProduct(c: Conv, visit: (x: number, w: number, y: number) => void):
             if (iy < 0 || ix < 0 || iy >= c.lengths[0] || ix >= c.lengths[1]) continue;
             for (let o = 0; o < c.outer * c.groups; o++) {
               const first = Math.floor(o / c.outer) * c.inner;
-              for (let i = 0; i < c.inner; i++) visit(at(x, n, iy, ix, first + i), at(w, ky, kx, i, o), at(y, n, oy, ox, o));
+              for (let i = 0; i < c.inner; i++) {
+                visit(at(x, n, iy, ix, first + i), at(w, ky, kx, i, o), at(y, n, oy, ox, o));
+              }
             }
           }
         }
@@ -77,7 +83,12 @@ function eachProduct(c: Conv, visit: (x: number, w: number, y: number) => void):
   }
 }
 
-const optionsOf = (c: Conv): ConvOptions => ({ stride: c.stride, dilation: c.dilation, padding: c.padding, groups: c.groups });
+const optionsOf = (c: Conv): ConvOptions => ({
+  stride: c.stride,
+  dilation: c.dilation,
+  padding: c.padding,
+  groups: c.groups,
+});
 
 /** y, and the gradients of Σ g y by x and by w, as the device and as the loops say. */
 async function checkConv(device: Device, c: Conv, atol = 2e-5): Promise<void> {
@@ -99,7 +110,8 @@ async function checkConv(device: Device, c: Conv, atol = 2e-5): Promise<void> {
   assertClose(await numbers(dw!), expected.dw, { ...tolerance, message: "gradient by w" });
 }
 
-const pair = (least: number, most: number) => fc.tuple(fc.integer({ min: least, max: most }), fc.integer({ min: least, max: most }));
+const pair = (least: number, most: number) =>
+  fc.tuple(fc.integer({ min: least, max: most }), fc.integer({ min: least, max: most }));
 const convs: fc.Arbitrary<Conv> = fc.record({
   n: fc.integer({ min: 1, max: 3 }),
   lengths: pair(1, 9),
@@ -118,23 +130,49 @@ onEachDevice("conv2d and its gradients against loops, for random shapes and opti
 
 onEachDevice("conv2d and its gradients where blocks are computed by subgroups", async (device) => {
   const common = { groups: 1, stride: [1, 1], dilation: [1, 1] } as const;
-  await checkConv(device, { ...common, n: 2, lengths: [18, 18], kernel: [3, 3], inner: 32, outer: 32, padding: "same" }, 2e-4);
-  await checkConv(device, { ...common, n: 3, lengths: [17, 19], kernel: [3, 5], inner: 16, outer: 33, padding: [0, 2] }, 2e-4);
-  await checkConv(device, { ...common, n: 2, lengths: [17, 33], kernel: [3, 2], inner: 32, outer: 64, padding: "valid", stride: [2, 1], dilation: [1, 2] }, 2e-4);
+  await checkConv(
+    device,
+    { ...common, n: 2, lengths: [18, 18], kernel: [3, 3], inner: 32, outer: 32, padding: "same" },
+    2e-4,
+  );
+  await checkConv(
+    device,
+    { ...common, n: 3, lengths: [17, 19], kernel: [3, 5], inner: 16, outer: 33, padding: [0, 2] },
+    2e-4,
+  );
+  await checkConv(device, {
+    ...common,
+    n: 2,
+    lengths: [17, 33],
+    kernel: [3, 2],
+    inner: 32,
+    outer: 64,
+    padding: "valid",
+    stride: [2, 1],
+    dilation: [1, 2],
+  }, 2e-4);
 });
 
 onEachDevice("a 1x1 convolution is a matmul, and one of windows as long as their stride too", async (device) => {
   const [x, w, patches] = [on(device, [2, 4, 6, 5], 1), on(device, [1, 1, 5, 7], 2), on(device, [2, 3, 5, 7], 3)];
   assertClose(await numbers(x.conv2d(w)), await numbers(x.matmul(w.reshape([5, 7]))));
   const tiles = x.reshape([2, 2, 2, 2, 3, 5]).permute([0, 1, 3, 2, 4, 5]).reshape([2, 2, 2, 30]);
-  assertClose(await numbers(x.conv2d(patches, { stride: [2, 3] })), await numbers(tiles.matmul(patches.reshape([30, 7]))), { atol: 1e-5 });
+  assertClose(
+    await numbers(x.conv2d(patches, { stride: [2, 3] })),
+    await numbers(tiles.matmul(patches.reshape([30, 7]))),
+    { atol: 1e-5 },
+  );
 });
 
 onEachDevice("conv1d is conv2d of height 1", async (device) => {
   const [x, w] = [on(device, [2, 11, 4], 1), on(device, [3, 2, 6], 2)];
   const options = { stride: 2, dilation: 2, padding: 1, groups: 2 };
   const y = x.conv1d(w, options);
-  const flat = x.reshape([2, 1, 11, 4]).conv2d(w.reshape([1, 3, 2, 6]), { ...options, stride: [1, 2], padding: [0, 1] });
+  const flat = x.reshape([2, 1, 11, 4]).conv2d(w.reshape([1, 3, 2, 6]), {
+    ...options,
+    stride: [1, 2],
+    padding: [0, 1],
+  });
   assert.deepEqual(y.shape, [2, 5, 6]);
   assertClose(await numbers(y), await numbers(flat));
 });
@@ -142,7 +180,8 @@ onEachDevice("conv1d is conv2d of height 1", async (device) => {
 onEachDevice("convTranspose2d is the adjoint of conv2d, for random shapes and options", async (device) => {
   // As much padding as the windows span would leave nothing.
   const grown = (c: Conv, axis: 0 | 1) =>
-    (along(c, axis).count - 1) * c.stride[axis] + (c.kernel[axis] - 1) * c.dilation[axis] + 1 - 2 * along(c, axis).before;
+    (along(c, axis).count - 1) * c.stride[axis] + (c.kernel[axis] - 1) * c.dilation[axis] + 1 -
+    2 * along(c, axis).before;
   const some = convs.filter((c) => c.padding === "same" || (grown(c, 0) > 0 && grown(c, 1) > 0));
   const property = fc.asyncProperty(some, async (random) => {
     const c = { ...random, groups: 1 };
@@ -192,9 +231,22 @@ onEachDevice("windows: overlapping, apart, dilated, of a negative axis", async (
 });
 
 /** The windows of a pooling, as positions of x; -1 for padding. */
-function poolWindows(shape: readonly number[], { size, stride, padding }: { size: number; stride: number; padding: number | "same" }): { counts: number[]; windows: number[][] } {
+function poolWindows(
+  shape: readonly number[],
+  { size, stride, padding }: { size: number; stride: number; padding: number | "same" },
+): { counts: number[]; windows: number[][] } {
   const [n, height, width, channels] = shape as [number, number, number, number];
-  const of = (length: number) => along({ lengths: [length, 1], kernel: [size, 1], stride: [stride, 1], dilation: [1, 1], padding: padding === "same" ? "same" : [padding, 0] } as unknown as Conv, 0);
+  const of = (length: number) =>
+    along(
+      {
+        lengths: [length, 1],
+        kernel: [size, 1],
+        stride: [stride, 1],
+        dilation: [1, 1],
+        padding: padding === "same" ? "same" : [padding, 0],
+      } as unknown as Conv,
+      0,
+    );
   const [rows, columns] = [of(height), of(width)];
   const windows: number[][] = [];
   for (let i = 0; i < n; i++) {
@@ -217,11 +269,18 @@ function poolWindows(shape: readonly number[], { size, stride, padding }: { size
 
 onEachDevice("pooling and its gradients against loops, for random shapes and options; ties share", async (device) => {
   const poolings = fc.record({
-    shape: fc.tuple(fc.integer({ min: 1, max: 2 }), fc.integer({ min: 1, max: 8 }), fc.integer({ min: 1, max: 8 }), fc.integer({ min: 1, max: 3 })),
+    shape: fc.tuple(
+      fc.integer({ min: 1, max: 2 }),
+      fc.integer({ min: 1, max: 8 }),
+      fc.integer({ min: 1, max: 8 }),
+      fc.integer({ min: 1, max: 3 }),
+    ),
     size: fc.integer({ min: 1, max: 4 }),
     stride: fc.integer({ min: 1, max: 4 }),
     padding: fc.oneof(fc.integer({ min: 0, max: 3 }), fc.constant("same" as const)),
-  }).filter(({ shape, size, padding }) => padding === "same" || (padding < size && Math.min(shape[1], shape[2]) + 2 * padding >= size));
+  }).filter(({ shape, size, padding }) =>
+    padding === "same" || (padding < size && Math.min(shape[1], shape[2]) + 2 * padding >= size)
+  );
   const property = fc.asyncProperty(poolings, async ({ shape, ...options }) => {
     // Few values, so that there are ties.
     const values = noise(shape.reduce((a, b) => a * b, 1), 4).map((v) => Math.round(2 * v) / 2);
@@ -252,7 +311,12 @@ onEachDevice("pooling and its gradients against loops, for random shapes and opt
 });
 
 /** Attention in float64, for q [t, d], k [s, d], v [s, e]. */
-function attend(q: number[][], k: number[][], v: number[][], score: (s: number, i: number, j: number) => number): number[] {
+function attend(
+  q: number[][],
+  k: number[][],
+  v: number[][],
+  score: (s: number, i: number, j: number) => number,
+): number[] {
   return q.flatMap((query, i) => {
     const scores = k.map((key, j) => score(key.reduce((sum, value, f) => sum + value * query[f]!, 0), i, j));
     const most = Math.max(...scores);
@@ -263,7 +327,8 @@ function attend(q: number[][], k: number[][], v: number[][], score: (s: number, 
 }
 
 onEachDevice("attention against float64: scaled, causal, masked, and where nothing is seen", async (device) => {
-  const rowsOf = (values: number[], width: number) => Array.from({ length: values.length / width }, (_, i) => values.slice(i * width, (i + 1) * width));
+  const rowsOf = (values: number[], width: number) =>
+    Array.from({ length: values.length / width }, (_, i) => values.slice(i * width, (i + 1) * width));
   const [t, s, d, e] = [5, 7, 4, 3];
   const [q, k, v] = [on(device, [2, t, d], 1), on(device, [2, s, d], 2), on(device, [2, s, e], 3)];
   const parts = [q, k, v].map((x, i) => rowsOf(noise(x.size, i + 1), x.shape[2]!));
@@ -274,15 +339,25 @@ onEachDevice("attention against float64: scaled, causal, masked, and where nothi
     ["plain", q.scaledDotProductAttention(k, v), (x) => x / 2],
     ["scale", q.scaledDotProductAttention(k, v, { scale: 3 }), (x) => 3 * x],
     ["causal", q.scaledDotProductAttention(k, v, { causal: true }), (x, i, j) => j <= i + s - t ? x / 2 : -Infinity],
-    ["mask", q.scaledDotProductAttention(k, v, { mask: tensor(seen, { device }).reshape([t, s]) }), (x, i, j) => seen[i * s + j] ? x / 2 : -Infinity],
-    ["bias", q.scaledDotProductAttention(k, v, { mask: tensor(extra, { device }).reshape([t, s]) }), (x, i, j) => x / 2 + extra[i * s + j]!],
+    [
+      "mask",
+      q.scaledDotProductAttention(k, v, { mask: tensor(seen, { device }).reshape([t, s]) }),
+      (x, i, j) => seen[i * s + j] ? x / 2 : -Infinity,
+    ],
+    [
+      "bias",
+      q.scaledDotProductAttention(k, v, { mask: tensor(extra, { device }).reshape([t, s]) }),
+      (x, i, j) => x / 2 + extra[i * s + j]!,
+    ],
   ];
   for (const [name, y, score] of cases) {
     const expected = [0, 1].flatMap((b) => attend(half(parts[0]!, b), half(parts[1]!, b), half(parts[2]!, b), score));
     assertClose(await numbers(y), expected, { message: name, atol: 1e-5 });
     // Drivers compile slowly; attention-meaning.test.ts has the gradients of every mask on each device.
     if (device.kind === "gpu" && name !== "scale") continue;
-    for (const dx of grad(y.square().sum(), [q, k, v])) assert.ok((await numbers(dx)).every(Number.isFinite), `gradient, ${name}`);
+    for (const dx of grad(y.square().sum(), [q, k, v])) {
+      assert.ok((await numbers(dx)).every(Number.isFinite), `gradient, ${name}`);
+    }
   }
   // With more queries than keys, the first see nothing.
   const early = k.scaledDotProductAttention(q, q, { causal: true });
@@ -293,7 +368,8 @@ onEachDevice("attention against float64: scaled, causal, masked, and where nothi
 });
 
 onEachDevice("conv2d, pooling and attention agree with PyTorch", async (device) => {
-  const give = (list: Parameters<typeof flat>[0], shape: readonly number[]) => tensor(flat(list), { device }).reshape(shape);
+  const give = (list: Parameters<typeof flat>[0], shape: readonly number[]) =>
+    tensor(flat(list), { device }).reshape(shape);
   for (const c of fixture.conv2d) {
     const [x, w, g] = [give(c.x, c.shapes.x), give(c.w, c.shapes.w), give(c.cotangent, c.shapes.y)];
     const y = x.conv2d(w, c.options);
@@ -309,7 +385,12 @@ onEachDevice("conv2d, pooling and attention agree with PyTorch", async (device) 
     assertClose(await numbers(grad(y.mul(g).sum(), x)), flat(c.dx), { message: `${c.name}, gradient` });
   }
   for (const c of fixture.attention) {
-    const [q, k, v, g] = (["q", "k", "v", "cotangent"] as const).map((name) => give(c[name], c.shapes[name])) as [Tensor, Tensor, Tensor, Tensor];
+    const [q, k, v, g] = (["q", "k", "v", "cotangent"] as const).map((name) => give(c[name], c.shapes[name])) as [
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     for (const scores of ["stored", "online"] as const) {
       const y = q.scaledDotProductAttention(k, v, { causal: c.causal, scores });
       const actual = await Promise.all([y, ...grad(y.mul(g).sum(), [q, k, v])].map(numbers));
@@ -323,10 +404,21 @@ onEachDevice("conv2d, pooling and attention agree with PyTorch", async (device) 
 onEachDevice("layers: shapes, parameters, and attention by its own weights", async (device) => {
   const x = on(device, [2, 8, 8, 4], 1);
   const layer = nn.conv2d(4, 6, { kernel: 3, stride: 2, padding: "same", groups: 2 });
-  assert.deepEqual(Object.entries(layer.namedParameters()).map(([name, p]) => [name, p.shape]), [["weight", [3, 3, 2, 6]], ["bias", [6]]]);
+  assert.deepEqual(Object.entries(layer.namedParameters()).map(([name, p]) => [name, p.shape]), [["weight", [
+    3,
+    3,
+    2,
+    6,
+  ]], ["bias", [6]]]);
   assert.deepEqual(layer.forward(x).shape, [2, 4, 4, 6]);
   layer.bias!.assign(tensor([1, 2, 3, 4, 5, 6]));
-  assertClose(await numbers(layer.forward(x).sub(x.conv2d(layer.weight, { stride: 2, padding: "same", groups: 2 })).at(0).at(0).at(0)), [1, 2, 3, 4, 5, 6], { atol: 1e-5 });
+  assertClose(
+    await numbers(
+      layer.forward(x).sub(x.conv2d(layer.weight, { stride: 2, padding: "same", groups: 2 })).at(0).at(0).at(0),
+    ),
+    [1, 2, 3, 4, 5, 6],
+    { atol: 1e-5 },
+  );
   const limit = Math.sqrt(6 / (9 * 2 + 9 * 3));
   assert.ok((await numbers(layer.weight.abs().max()))[0]! <= limit);
   const chain = nn.sequential(layer, nn.relu(), nn.maxPool2d({ size: 2 }), nn.avgPool2d({ size: 2 }), nn.flatten());
@@ -335,9 +427,15 @@ onEachDevice("layers: shapes, parameters, and attention by its own weights", asy
   const tokens = on(device, [2, 5, 6], 2);
   const attention = nn.multiHeadAttention(6, 2, { causal: true });
   const heads = (y: Tensor) => y.reshape([2, 5, 2, 3]).permute([0, 2, 1, 3]);
-  const [q, k, v] = [attention.query, attention.key, attention.value].map((part) => heads(part.forward(tokens))) as [Tensor, Tensor, Tensor];
+  const [q, k, v] = [attention.query, attention.key, attention.value].map((part) => heads(part.forward(tokens))) as [
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
   const joined = q.scaledDotProductAttention(k, v, { causal: true }).permute([0, 2, 1, 3]).reshape([2, 5, 6]);
-  assertClose(await numbers(attention.forward(tokens)), await numbers(attention.output.forward(joined)), { atol: 1e-6 });
+  assertClose(await numbers(attention.forward(tokens)), await numbers(attention.output.forward(joined)), {
+    atol: 1e-6,
+  });
   // What comes later changes nothing before it.
   const changed = attention.forward(tokens.add(tensor([0, 0, 0, 9, 9], { device }).reshape([5, 1])));
   const firsts = async (y: Tensor) => await numbers(y.slice([undefined, { end: 3 }]));

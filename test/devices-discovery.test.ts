@@ -77,7 +77,10 @@ for (const kind of testKinds) {
 /** While `body` runs, the n-th `requestDevice` of Dawn's rejects where `fails(n)`. `used` gives the instances that were asked. */
 async function withRequests<T>(fails: (nth: number) => boolean, body: (used: () => number) => Promise<T>): Promise<T> {
   const { globals } = await import("webgpu") as unknown as {
-    readonly globals: { readonly GPU: { readonly prototype: GPU }; readonly GPUAdapter: { readonly prototype: GPUAdapter } };
+    readonly globals: {
+      readonly GPU: { readonly prototype: GPU };
+      readonly GPUAdapter: { readonly prototype: GPUAdapter };
+    };
   };
   const [gpu, adapter] = [globals.GPU.prototype, globals.GPUAdapter.prototype];
   const { requestAdapter } = gpu;
@@ -113,7 +116,10 @@ test("a GPU that does not open is asked for once more, of another instance; howe
   opened.close();
   await withRequests(() => true, async (used) => {
     for (let times = 0; times < 6; times++) {
-      await assert.rejects(lastOfFive(), (error: unknown) => error instanceof DeviceError && /does not open: Error: planned/.test(error.message));
+      await assert.rejects(
+        lastOfFive(),
+        (error: unknown) => error instanceof DeviceError && /does not open: Error: planned/.test(error.message),
+      );
     }
     assert.equal(used(), 2);
   });

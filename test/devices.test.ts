@@ -185,7 +185,10 @@ onEachDevice("mistakes of the caller are typed errors", async (device) => {
   }
   // What is updated in place is one buffer.
   const updated = await device.load(inPlace(increment(language, 4), 16));
-  assert.throws(() => device.run(updated, [small], [x]), (error) => error instanceof InternalError && /two buffers for slot 0 \(output 0\)/.test(error.message));
+  assert.throws(
+    () => device.run(updated, [small], [x]),
+    (error) => error instanceof InternalError && /two buffers for slot 0 \(output 0\)/.test(error.message),
+  );
   device.run(updated, [small], [small]);
   updated.release();
   assert.throws(() => device.alloc(-1), ArgumentError);
@@ -261,7 +264,10 @@ onEachDevice("many runs allocate nothing and grow nothing", async (device) => {
 
 test("who waits for a device is told that it is gone, though what it waits for never comes", async () => {
   const lifetime = new Lifetime("cpu:7");
-  const waiting = [lifetime.whileThere("read", new Promise(() => {})), lifetime.whileThere("sync", new Promise(() => {}))];
+  const waiting = [
+    lifetime.whileThere("read", new Promise(() => {})),
+    lifetime.whileThere("sync", new Promise(() => {})),
+  ];
   assert.equal(await lifetime.whileThere("load", Promise.resolve(3)), 3);
   assert.equal(lifetime.end("lost", "planned"), true);
   assert.equal(lifetime.end("closed", "again"), false);

@@ -7,7 +7,10 @@ import { fileURLToPath } from "node:url";
 import ts from "typescript";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const pages = ["README.md", ...readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md")).sort().map((name) => `docs/${name}`)];
+const pages = [
+  "README.md",
+  ...readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md")).sort().map((name) => `docs/${name}`),
+];
 
 interface Block {
   readonly page: string;
@@ -35,19 +38,27 @@ test("every example of the README and of docs/ passes the type checker", () => {
   assert.ok(found.size > 30, `${found.size} blocks`);
   const config = ts.readConfigFile(join(root, "tsconfig.json"), (name) => ts.sys.readFile(name));
   const { options } = ts.parseJsonConfigFileContent({ ...config.config, include: [], files: [] }, ts.sys, root);
-  for (const flag of ["strict", "noUncheckedIndexedAccess", "exactOptionalPropertyTypes"]) assert.equal(options[flag], true, flag);
+  for (const flag of ["strict", "noUncheckedIndexedAccess", "exactOptionalPropertyTypes"]) {
+    assert.equal(options[flag], true, flag);
+  }
   const host = ts.createCompilerHost(options);
   const { fileExists, getSourceFile } = host;
   host.fileExists = (name) => found.has(name) || fileExists.call(host, name);
   host.getSourceFile = (name, ...rest) => {
     const block = found.get(name);
-    return block === undefined ? getSourceFile.call(host, name, ...rest) : ts.createSourceFile(name, block.text, ts.ScriptTarget.ES2022);
+    return block === undefined
+      ? getSourceFile.call(host, name, ...rest)
+      : ts.createSourceFile(name, block.text, ts.ScriptTarget.ES2022);
   };
   const program = ts.createProgram([...found.keys()], { ...options, types: ["node", "@webgpu/types"] }, host);
   const said = [...found].flatMap(([name, { page, line }]) => {
     const source = program.getSourceFile(name)!;
-    return [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)].map(({ messageText, start }) =>
-      `${page}:${line + 1 + source.getLineAndCharacterOfPosition(start!).line}: ${ts.flattenDiagnosticMessageText(messageText, "\n")}`
+    return [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)].map((
+      { messageText, start },
+    ) =>
+      `${page}:${line + 1 + source.getLineAndCharacterOfPosition(start!).line}: ${
+        ts.flattenDiagnosticMessageText(messageText, "\n")
+      }`
     );
   });
   assert.deepEqual(said, []);

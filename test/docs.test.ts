@@ -10,7 +10,9 @@ import { data, devices, nn, optim } from "../src/index.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const read = (path: string) => readFileSync(join(root, path), "utf8");
-const docs = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md")).sort().map((name) => `docs/${name}`);
+const docs = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md")).sort().map((name) =>
+  `docs/${name}`
+);
 
 /** Names in the first column of the tables; those of methods of a tensor begin with a dot. */
 function listed(page: string): string[] {
@@ -21,7 +23,11 @@ function listed(page: string): string[] {
 
 /** What a file says is the engine's own. */
 function internal(path: string): Set<string> {
-  return new Set([...read(path).matchAll(/\/\*\*[\s*]*@internal(?:(?!\*\/)[\s\S])*\*\/\s*(?:readonly |get )?(\w+)/g)].map(([, name]) => name!));
+  return new Set(
+    [...read(path).matchAll(/\/\*\*[\s*]*@internal(?:(?!\*\/)[\s\S])*\*\/\s*(?:readonly |get )?(\w+)/g)].map((
+      [, name],
+    ) => name!),
+  );
 }
 
 /** Members of a class and fields of an instance. */
@@ -33,20 +39,30 @@ function members(prefix: string, prototype: object, fields: object, hidden: Read
 test("docs/overview.md has everything that is public, and nothing that is not there", async () => {
   const namespaces = ["random", "parallel", "nn", "optim", "data", "io"] as const;
   const skipped = new Set<string>([...namespaces, ...Object.keys(errors), "init"]);
-  const exported = (from: object, prefix: string) => Object.keys(from).filter((name) => !skipped.has(name)).map((name) => `${prefix}${name}`);
+  const exported = (from: object, prefix: string) =>
+    Object.keys(from).filter((name) => !skipped.has(name)).map((name) => `${prefix}${name}`);
   const [device] = await devices({ kind: "cpu" });
   const model = nn.linear(1, 1);
   const optimizer = optim.adam();
   const bound = optimizer.bind(model.parameters());
-  const trainer = nn.trainer(model, { loss: (output, batch) => nn.mse(output, batch.y), optimizer, devices: [device!] });
+  const trainer = nn.trainer(model, {
+    loss: (output, batch) => nn.mse(output, batch.y),
+    optimizer,
+    devices: [device!],
+  });
   const tensor = shardwise.tensor([1]);
   const hiddenOfDevice = internal("src/devices/device/device.ts");
-  const ofDevice = [...read("src/devices/device/device.ts").split("export interface Device {")[1]!.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name!);
+  const ofDevice = [
+    ...read("src/devices/device/device.ts").split("export interface Device {")[1]!.matchAll(
+      /^ {2}(?:readonly )?(\w+)[(:]/gm,
+    ),
+  ].map(([, name]) => name!);
   const expected = [
     ...exported(shardwise, ""),
     ...namespaces.flatMap((name) => exported(shardwise[name], `${name}.`)),
     ...exported(nn.init, "nn.init."),
-    ...members("", shardwise.Tensor.prototype, tensor, internal("src/tensor/tensor.ts")),
+    ...members("", shardwise.Tensor.prototype, tensor),
+    ...members("", Object.getPrototypeOf(shardwise.Tensor.prototype) as object, {}, internal("src/tensor/handle.ts")),
     ...members("model", nn.Module.prototype, {}, internal("src/nn/layers/module.ts")),
     "model.forward",
     ...members("loss", nn.Loss.prototype, nn.mse(tensor, tensor)),
@@ -65,15 +81,24 @@ test("docs/overview.md has everything that is public, and nothing that is not th
 /** The anchors of a page, as GitHub makes them of headings. */
 function anchors(page: string): Set<string> {
   const headings = [...read(page).replaceAll(/^```[\s\S]*?^```$/gm, "").matchAll(/^#+ (.*)$/gm)];
-  return new Set(headings.map(([, heading]) => heading!.toLowerCase().replaceAll(/[^\w\s-]/g, "").replaceAll(" ", "-")));
+  return new Set(
+    headings.map(([, heading]) => heading!.toLowerCase().replaceAll(/[^\w\s-]/g, "").replaceAll(" ", "-")),
+  );
 }
 
 test("links lead to pages that are there, and from the package to what is in it", () => {
   const { files } = JSON.parse(read("package.json")) as { files: string[] };
-  const inPackage = (path: string) => files.some((pattern) => pattern === path || (pattern.endsWith("/*.md") && dirname(path) === dirname(pattern) && path.endsWith(".md")));
+  const inPackage = (path: string) =>
+    files.some((pattern) =>
+      pattern === path || (pattern.endsWith("/*.md") && dirname(path) === dirname(pattern) && path.endsWith(".md"))
+    );
   const wrong: string[] = [];
   for (const page of ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", ...docs]) {
-    const own = page === "CONTRIBUTING.md" ? "" : page === "README.md" ? read(page).split("## From a clone")[0]! : read(page);
+    const own = page === "CONTRIBUTING.md"
+      ? ""
+      : page === "README.md"
+      ? read(page).split("## From a clone")[0]!
+      : read(page);
     for (const [link, target] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(target!)) continue;
       const [file, anchor] = target!.split("#") as [string, string?];
@@ -87,7 +112,8 @@ test("links lead to pages that are there, and from the package to what is in it"
 });
 
 test("CONTRIBUTING.md names files that are there", () => {
-  const named = [...read("CONTRIBUTING.md").matchAll(/`((?:src|test|docs|scripts|bench|examples|\.ci)\/[\w./-]*)`/g)].map(([, path]) => path!);
+  const named = [...read("CONTRIBUTING.md").matchAll(/`((?:src|test|docs|scripts|bench|examples|\.ci)\/[\w./-]*)`/g)]
+    .map(([, path]) => path!);
   assert.ok(named.length > 40, `${named.length} paths`);
   assert.deepEqual(named.filter((path) => statSync(join(root, path), { throwIfNoEntry: false }) === undefined), []);
 });

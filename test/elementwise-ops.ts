@@ -84,7 +84,8 @@ export const tested: Readonly<Record<ElementwiseName, Tested>> = {
     promised: {
       rtol: 512 * ulp,
       atol: least,
-      when: (x, y) => !number(x, y) || (finite(x, y) && x !== 0 && (x ** y === 0 || Number.isNaN(x ** y) || inRange(x ** y))),
+      when: (x, y) =>
+        !number(x, y) || (finite(x, y) && x !== 0 && (x ** y === 0 || Number.isNaN(x ** y) || inRange(x ** y))),
     },
     smooth: [[0.4, 2], [-2, 3]],
   },

@@ -6,7 +6,18 @@ import { compileGraph } from "../src/compiler/compile.ts";
 import type { Program, Target } from "../src/compiler/plan/plan.ts";
 import { spellGeneric, takeApart, valuesOf } from "../src/compiler/render/shape-uniforms.ts";
 import { type Code, PlanFamily } from "../src/devices/device/family.ts";
-import { compile, type Device, full, grad, nn, optim, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
+import {
+  compile,
+  type Device,
+  full,
+  grad,
+  nn,
+  optim,
+  random,
+  setDefaultDevice,
+  type Tensor,
+  tensor,
+} from "../src/index.ts";
 import { placeholder, trace } from "../src/tensor/transform/trace.ts";
 
 import { evaluate } from "./evaluate.ts";
@@ -39,13 +50,15 @@ test("lifted numbers are read from a uniform", () => {
   const lifted = [0, 0, 1, -1];
   const generic = spellGeneric(source, lifted, 2);
   assert.equal(generic, spellGeneric(module(12, 4, "12", 1), lifted, 2));
-  for (const line of [
-    "@group(0) @binding(2) var<uniform> numbers: array<vec4<u32>, 1>;",
-    "  let n0 = numbers[0].x;",
-    "  let n1 = bitcast<f32>(numbers[0].y);",
-    "  if (id >= n0) { return; }",
-    "  b1[id] = (e3 / n1) + bitcast<f32>(0x7f800000u) * 1e-7f;",
-  ]) assert.ok(generic.split("\n").includes(line), `${line} in ${generic}`);
+  for (
+    const line of [
+      "@group(0) @binding(2) var<uniform> numbers: array<vec4<u32>, 1>;",
+      "  let n0 = numbers[0].x;",
+      "  let n1 = bitcast<f32>(numbers[0].y);",
+      "  if (id >= n0) { return; }",
+      "  b1[id] = (e3 / n1) + bitcast<f32>(0x7f800000u) * 1e-7f;",
+    ]
+  ) assert.ok(generic.split("\n").includes(line), `${line} in ${generic}`);
   const values = valuesOf(takeApart(source).numbers, lifted);
   assert.deepEqual([values[0], new Float32Array(values.buffer)[1]], [43, 0.75]);
 });
@@ -62,7 +75,11 @@ test("plans of a family share kernels from the second on, and those that are loa
   const sources = (codes: readonly (() => { source: string })[]) => codes.map((code) => code().source);
   const [a, b, c] = [61, 67, 71].map((rows) => programsFor(rows, { ...discreteTarget, varying: [rows] }));
   const apart = new PlanFamily();
-  assert.deepEqual(sources(apart.meet("gpu", a!)), a!.map(({ source }) => source), "the first plan has its own kernels");
+  assert.deepEqual(
+    sources(apart.meet("gpu", a!)),
+    a!.map(({ source }) => source),
+    "the first plan has its own kernels",
+  );
   const second = sources(apart.meet("gpu", b!));
   assert.notDeepEqual(second, b!.map(({ source }) => source));
   assert.deepEqual(sources(apart.meet("gpu", c!)), second);
@@ -94,7 +111,9 @@ fn main(@builtin(global_invocation_id) gid: vec3<u32>) {
     const floats = new Float32Array(values.buffer);
     const [head, body] = source.split(/(?<=fn main.*\{\n)/) as [string, string];
     const names = new Map<string, string>();
-    for (const [, name, bitcast, place, lane] of body.matchAll(/let (n\d+) = (bitcast)?.*numbers\[(\d+)\]\.([xyzw])/g)) {
+    for (
+      const [, name, bitcast, place, lane] of body.matchAll(/let (n\d+) = (bitcast)?.*numbers\[(\d+)\]\.([xyzw])/g)
+    ) {
       const index = 4 * Number(place) + "xyzw".indexOf(lane!);
       names.set(name!, bitcast === undefined ? `${values[index]}u` : `${floats[index]}f`);
     }
@@ -122,7 +141,9 @@ test("so are those that are walked in blocks, on an adapter in software", () => 
   const form = (rows: number, target: Target) => {
     const x = placeholder([rows, 128], "f32");
     const { result } = trace(() => x.exp());
-    const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node] }, target).programs as readonly [Program];
+    const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node] }, target).programs as readonly [
+      Program,
+    ];
     return takeApart(source).form;
   };
   const target: Target = { ...discreteTarget, class: "software" };
@@ -137,9 +158,14 @@ test("blocks at an edge are stored by vectors, under one guard", () => {
   const x = placeholder([43, 64], "f32");
   const w = placeholder([64, 72], "f32");
   const { result } = trace(() => x.matmul(w));
-  const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node, w.node] }, target).programs as readonly [Program];
+  const [{ source }] = compileGraph({ roots: [result.node], inputs: [x.node, w.node] }, target).programs as readonly [
+    Program,
+  ];
   const stores = source.split("\n").filter((line) => /\bb2\[.*\] = /.test(line));
-  assert.ok(stores.length > 0 && stores.every((line) => /^ +if \(.+\) \{ b2\[.*\] = vec4<f32>\(/.test(line)), stores.join("\n"));
+  assert.ok(
+    stores.length > 0 && stores.every((line) => /^ +if \(.+\) \{ b2\[.*\] = vec4<f32>\(/.test(line)),
+    stores.join("\n"),
+  );
 });
 
 onEachDevice("products of subgroups in more workgroups than fit along one dimension", async (device) => {
@@ -161,7 +187,12 @@ async function on<T>(device: Device, body: () => Promise<T>): Promise<T> {
 }
 
 /** Loss and gradients of a small network for a batch of so many rows. */
-function gradients(width: number): { readonly step: () => (x: Tensor, labels: Tensor) => Promise<Tensor[]>; readonly batch: (rows: number) => [Tensor, Tensor] } {
+function gradients(
+  width: number,
+): {
+  readonly step: () => (x: Tensor, labels: Tensor) => Promise<Tensor[]>;
+  readonly batch: (rows: number) => [Tensor, Tensor];
+} {
   random.seed(11);
   const model = nn.sequential(nn.linear(20, width), nn.relu(), nn.layerNorm(width), nn.linear(width, 10));
   const step = () =>
@@ -215,16 +246,23 @@ test("a new batch size compiles nothing once some were seen", async (context) =>
 onEachDevice("a shape gives the same bits, whichever shapes were there before", (device) =>
   on(device, () => {
     const { step, batch } = gradients(48);
-    const read = async (values: readonly Tensor[]) => await Promise.all(values.map(async (value) => [...await value.data()]));
+    const read = async (values: readonly Tensor[]) =>
+      await Promise.all(values.map(async (value) => [...await value.data()]));
     // Every one of them is compiled for, too.
-    const lengths = fc.uniqueArray(fc.integer({ min: 1, max: 80 }), { minLength: 2, maxLength: device.kind === "gpu" ? 3 : 5 });
-    return fc.assert(fc.asyncProperty(lengths, async (rows) => {
-      const shared = step();
-      for (const count of rows) {
-        const found = await read(await shared(...batch(count)));
-        assert.deepEqual(found, await read(await step()(...batch(count))), `${count} of ${rows}`);
-      }
-    }), { numRuns: device.kind === "gpu" ? 2 : 6 });
+    const lengths = fc.uniqueArray(fc.integer({ min: 1, max: 80 }), {
+      minLength: 2,
+      maxLength: device.kind === "gpu" ? 3 : 5,
+    });
+    return fc.assert(
+      fc.asyncProperty(lengths, async (rows) => {
+        const shared = step();
+        for (const count of rows) {
+          const found = await read(await shared(...batch(count)));
+          assert.deepEqual(found, await read(await step()(...batch(count))), `${count} of ${rows}`);
+        }
+      }),
+      { numRuns: device.kind === "gpu" ? 2 : 6 },
+    );
   }));
 
 for (const count of [1, 2]) {

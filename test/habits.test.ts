@@ -13,7 +13,8 @@ const x = tensor([[1, 2], [3, 4]]);
 const [device] = (await virtualDevices("cpu", 1))!;
 const loss = (output: Any, batch: Any) => nn.mse(output, batch.y);
 const optimizer = optim.sgd({ learningRate: 0.1 });
-const trainer = (options: object = {}, model: Any = nn.linear(2, 1)) => nn.trainer(model, { loss, optimizer, devices: [device], ...options });
+const trainer = (options: object = {}, model: Any = nn.linear(2, 1)) =>
+  nn.trainer(model, { loss, optimizer, devices: [device], ...options });
 const batch = { x, y: tensor([[1], [2]]) };
 
 const habits: readonly (readonly [what: string, call: () => unknown, said: RegExp])[] = [
@@ -37,22 +38,54 @@ const habits: readonly (readonly [what: string, call: () => unknown, said: RegEx
   ["x.matmul([[1]])", () => x.matmul([[1]]), /need a Tensor: tensor\(values\)/],
   ["a loss as a tensor", () => x.matmul(nn.mse(x, x)), /need a Tensor: its \.mean/],
   ["x.add(x.array())", () => x.add(x.array()), /a Promise as other; need a Tensor, a number or a boolean: await it/],
-  ["a host batch as a tensor", () => nn.linear(2, 1).forward(data.array(new Float32Array(2))), /data\.tensors\(batch\)/],
-  ["array() in a compiled function", () => compile((t: Any) => t.array())(x), /array: got a call while a function is traced; need no value yet/],
+  [
+    "a host batch as a tensor",
+    () => nn.linear(2, 1).forward(data.array(new Float32Array(2))),
+    /data\.tensors\(batch\)/,
+  ],
+  [
+    "array() in a compiled function",
+    () => compile((t: Any) => t.array())(x),
+    /array: got a call while a function is traced; need no value yet/,
+  ],
   // Losses.
-  ["softmax and crossEntropy", () => nn.crossEntropy(x.softmax(), tensor([0, 1], { dtype: "i32" })), /result of a softmax as logits; need what the softmax was taken of/],
-  ["sigmoid and binaryCrossEntropy", () => nn.binaryCrossEntropy(x.sigmoid().reshape([4]), x.flatten()), /result of a sigmoid as logits/],
+  [
+    "softmax and crossEntropy",
+    () => nn.crossEntropy(x.softmax(), tensor([0, 1], { dtype: "i32" })),
+    /result of a softmax as logits; need what the softmax was taken of/,
+  ],
+  [
+    "sigmoid and binaryCrossEntropy",
+    () => nn.binaryCrossEntropy(x.sigmoid().reshape([4]), x.flatten()),
+    /result of a sigmoid as logits/,
+  ],
   ["binaryAccuracy of a sigmoid", () => nn.binaryAccuracy(x.sigmoid(), x), /result of a sigmoid as logits/],
-  ["crossEntropy(labels, logits)", () => nn.crossEntropy(tensor([0, 1], { dtype: "i32" }), x), /need the logits first, the labels second/],
+  [
+    "crossEntropy(labels, logits)",
+    () => nn.crossEntropy(tensor([0, 1], { dtype: "i32" }), x),
+    /need the logits first, the labels second/,
+  ],
   ["labels of floats", () => nn.crossEntropy(x, tensor([0, 1])), /an Int32Array in the data, or labels\.cast/],
-  ["accuracy of one logit", () => nn.accuracy(x.sum({ axis: 1, keepDims: true }), tensor([0, 1], { dtype: "i32" })), /nn\.binaryAccuracy/],
+  [
+    "accuracy of one logit",
+    () => nn.accuracy(x.sum({ axis: 1, keepDims: true }), tensor([0, 1], { dtype: "i32" })),
+    /nn\.binaryAccuracy/,
+  ],
   ["loss.item()", () => nn.mse(x, x).item(), /await loss\.mean\.item\(\)/],
   // Models, optimizers, trainers.
   ["model.zero_grad()", () => nn.linear(2, 1).zero_grad(), /nothing: grad and valueAndGrad/],
   ["model.fit()", () => nn.linear(2, 1).fit(), /nn\.trainer\(model/],
   ["optimizer.step() unbound", () => optimizer.step(), /optimizer\.bind\(model\.parameters\(\)\)/],
-  ["bound.zero_grad()", () => optim.sgd({ learningRate: 0.1 }).bind(nn.linear(2, 1).parameters()).zero_grad(), /nothing: grad/],
-  ["loss: nn.mse", () => trainer({ loss: nn.mse }), /the function mse as loss; need .*\(output, batch\) => nn\.mse\(output, batch\.y\)/],
+  [
+    "bound.zero_grad()",
+    () => optim.sgd({ learningRate: 0.1 }).bind(nn.linear(2, 1).parameters()).zero_grad(),
+    /nothing: grad/,
+  ],
+  [
+    "loss: nn.mse",
+    () => trainer({ loss: nn.mse }),
+    /the function mse as loss; need .*\(output, batch\) => nn\.mse\(output, batch\.y\)/,
+  ],
   ['loss: "mse"', () => trainer({ loss: "mse" }), /\(output, batch\) => nn\.mse\(output, batch\.y\)/],
   ["metrics: { accuracy: nn.accuracy }", () => trainer({ metrics: { accuracy: nn.accuracy } }), /accuracy|function/],
   ["gradClip", () => trainer({ gradClip: 1 }), /did you mean clipNorm\?/],
@@ -69,8 +102,16 @@ const habits: readonly (readonly [what: string, call: () => unknown, said: RegEx
   ["fit(x, y)", () => trainer().fit(x, batch.y), /data\.batches\(\{ x, y \}, \{ batchSize: 32 \}\)/],
   ["fit([])", () => trainer().fit([]), /a source of no batches/],
   ["evaluate([])", () => trainer().evaluate([]), /a source of no batches/],
-  ["predict(one sample)", () => trainer().predict(tensor([1, 2])), /for the 2 rows of x \[2\] and fails for another number.*one sample alone is x\.unsqueeze\(0\)/],
-  ["batch.labels read as batch.y", () => trainer().step({ x, labels: batch.y }), /batch\.y where batch has x, labels(?!.*did you mean)/],
+  [
+    "predict(one sample)",
+    () => trainer().predict(tensor([1, 2])),
+    /for the 2 rows of x \[2\] and fails for another number.*one sample alone is x\.unsqueeze\(0\)/,
+  ],
+  [
+    "batch.labels read as batch.y",
+    () => trainer().step({ x, labels: batch.y }),
+    /batch\.y where batch has x, labels(?!.*did you mean)/,
+  ],
   ["a plain tensor as a weight", () => {
     class Scaled extends nn.Module {
       readonly inner = nn.linear(2, 1);
@@ -82,7 +123,11 @@ const habits: readonly (readonly [what: string, call: () => unknown, said: RegEx
     return trainer({}, new Scaled()).step(batch);
   }, /a Scaled with a plain tensor \[1\] as its field scale; need nn\.parameter/],
   ["mixed lists", () => data.batches({ x: [[1, 2], [3, null]] }, { batchSize: 1 }), /x: null at \[1, 1\]/],
-  ["rows of unequal typed arrays", () => data.batches({ x: [new Float32Array(2), new Float32Array(3)] }, { batchSize: 1 }), /a Float32Array of 3 at \[1\]/],
+  [
+    "rows of unequal typed arrays",
+    () => data.batches({ x: [new Float32Array(2), new Float32Array(3)] }, { batchSize: 1 }),
+    /a Float32Array of 3 at \[1\]/,
+  ],
 ];
 
 for (const [what, call, said] of habits) {
@@ -103,7 +148,9 @@ test("a word of another library is none that tensors have", () => {
 });
 
 test("what nobody has is undefined, as programs ask for it", async () => {
-  for (const key of ["then", "foo", "length", Symbol.iterator, Symbol.toStringTag, "asymmetricMatch", "$$typeof"]) assert.equal(x[key], undefined);
+  for (const key of ["then", "foo", "length", Symbol.iterator, Symbol.toStringTag, "asymmetricMatch", "$$typeof"]) {
+    assert.equal(x[key], undefined);
+  }
   assert.equal(await x, x);
   assert.equal(Object.hasOwn(x, "shape"), true);
   assert.equal(x instanceof shardwise.Tensor, true);
@@ -146,7 +193,9 @@ test("random.normal of a mean and a deviation is the standard one, moved and sca
   random.seed(5);
   const other = await random.normal([64], { mean: 3, std: 2 }).data();
   assertClose(other, Array.from(standard, (z: number) => 3 + 2 * z), { rtol: 1e-6 });
-  for (const options of [{ std: -1 }, { std: NaN }, { mean: Infinity }]) assert.throws(() => random.normal([2], options), shardwise.ArgumentError);
+  for (const options of [{ std: -1 }, { std: NaN }, { mean: Infinity }]) {
+    assert.throws(() => random.normal([2], options), shardwise.ArgumentError);
+  }
 });
 
 test("lists of typed arrays are rows, of their own dtype", async () => {
@@ -177,7 +226,10 @@ test("a generator is used up after an epoch, which is told", async () => {
 test("labels that begin at 1 are told so, and what one logit needs", async () => {
   const classes = (output: Any, { y }: Any) => nn.crossEntropy(output, y);
   const step = (outputs: number, labels: readonly number[]) =>
-    nn.trainer(nn.linear(2, outputs), { loss: classes, optimizer, devices: [device] }).step({ x: tensor([[1, 2], [3, 4], [5, 6]]), y: tensor(Int32Array.from(labels)) });
+    nn.trainer(nn.linear(2, outputs), { loss: classes, optimizer, devices: [device] }).step({
+      x: tensor([[1, 2], [3, 4], [5, 6]]),
+      y: tensor(Int32Array.from(labels)),
+    });
   await assert.rejects(step(3, [1, 2, 3]), /label 3 in row 2 .*need labels from 0 to 2: these begin at 1/);
   await assert.rejects(step(1, [0, 1, 0]), /nn\.binaryCrossEntropy for one logit/);
 });

@@ -3,7 +3,21 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DecompositionError, GradientError } from "../src/errors.ts";
 import { toHalfBits } from "../src/graph/half.ts";
-import { compile, data, explain, grad, io, jvp, nn, optim, parallel, random, tensor, type Tensor, vjp } from "../src/index.ts";
+import {
+  compile,
+  data,
+  explain,
+  grad,
+  io,
+  jvp,
+  nn,
+  optim,
+  parallel,
+  random,
+  type Tensor,
+  tensor,
+  vjp,
+} from "../src/index.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
 onEachDevice("a gradient has the dtype of its tensor, and is rounded once", async (device) => {
@@ -24,7 +38,10 @@ onEachDevice("a gradient has the dtype of its tensor, and is rounded once", asyn
   assertClose(await large.data(), [1, 1, 1]);
 
   // Through every kind of movement, and twice.
-  const moved = (t: Tensor) => t.reshape([1, 3]).pad([[0, 0], [1, 0]]).flip().slice({ axis: 1, start: 1 }).broadcastTo([2, 3]).take(tensor([1, 0, 1], { dtype: "i32" }));
+  const moved = (t: Tensor) =>
+    t.reshape([1, 3]).pad([[0, 0], [1, 0]]).flip().slice({ axis: 1, start: 1 }).broadcastTo([2, 3]).take(
+      tensor([1, 0, 1], { dtype: "i32" }),
+    );
   const [half] = grad(moved(x).cast("f32").pow(3).sum(), [x]) as [Tensor];
   const wide = x.cast("f32").detach();
   const [full] = grad(moved(wide).pow(3).sum(), [wide]) as [Tensor];
@@ -54,7 +71,9 @@ onEachDevice("halves are state of compiled functions, updated in place", async (
     return state.sum();
   });
   const totals: number[] = [];
-  for (let i = 0; i < 4; i++) totals.push(await (await step(tensor([0.5, 0.25, 0.125], { dtype: "f16", device }))).item());
+  for (let i = 0; i < 4; i++) {
+    totals.push(await (await step(tensor([0.5, 0.25, 0.125], { dtype: "f16", device }))).item());
+  }
   assert.deepEqual(totals, [12.875, 26.625, 54.125, 109.125]);
   assert.equal(state.dtype, "f16");
   assert.deepEqual(await state.array(), [23.5, 35.75, 49.875]);
@@ -70,7 +89,9 @@ test("files hold halves as they are, and what a module keeps in f32 takes them",
     none: tensor([], { dtype: "f16" }),
   };
   const file = await io.encode(tensors);
-  const header = new TextDecoder().decode(file.subarray(8, 8 + Number(new DataView(file.buffer).getBigUint64(0, true))));
+  const header = new TextDecoder().decode(
+    file.subarray(8, 8 + Number(new DataView(file.buffer).getBigUint64(0, true))),
+  );
   assert.deepEqual(JSON.parse(header), {
     whole: { dtype: "F32", shape: [2], data_offsets: [0, 8] },
     half: { dtype: "F16", shape: [9], data_offsets: [8, 26] },
@@ -100,10 +121,16 @@ for (const kind of testKinds) {
     const values = Float32Array.from({ length: 35 }, (_, i) => i / 8 - 2);
     const x = tensor(values, { shape: [7, 5], dtype: "f16" });
     const shards = parallel.scatter(x, three, { axis: 0 });
-    assert.deepEqual(shards.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 3, 5], ["f16", 2, 5], ["f16", 2, 5]]);
+    assert.deepEqual(shards.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 3, 5], ["f16", 2, 5], [
+      "f16",
+      2,
+      5,
+    ]]);
     const whole = parallel.gather(shards, { axis: 0 });
     assert.deepEqual([whole.dtype, ...await whole.data()], ["f16", ...values]);
-    const mean = await parallel.reduce(shards.map((shard) => shard.sum({ axis: 0 }).cast("f16")), { weights: [3, 2, 2] });
+    const mean = await parallel.reduce(shards.map((shard) => shard.sum({ axis: 0 }).cast("f16")), {
+      weights: [3, 2, 2],
+    });
     assert.equal(mean.dtype, "f16");
 
     // A sum of parts that are rounded is not the rounded sum.
@@ -139,7 +166,10 @@ for (const kind of testKinds) {
       devices,
       seed: 3,
     });
-    const batches = data.batches({ x: data.array(points, { shape: [100, 2], dtype: "f16" }), y: labels }, { batchSize: 25, shuffle: 3 });
+    const batches = data.batches({ x: data.array(points, { shape: [100, 2], dtype: "f16" }), y: labels }, {
+      batchSize: 25,
+      shuffle: 3,
+    });
     await trainer.fit(batches, { epochs: 12, progress: "none" });
     const scores = await trainer.evaluate(batches);
     assert.ok(scores.metrics["accuracy"]! > 0.9, `accuracy ${scores.metrics["accuracy"]}`);
@@ -147,30 +177,38 @@ for (const kind of testKinds) {
   });
 }
 
-onEachDevice("what a training step keeps of a layer and its relu is f16, and that needs no further kernel", async (device) => {
-  const half = nn.cast("f16");
-  const layers = (activation: readonly nn.Layer[]) => [nn.linear(32, 64), ...activation, nn.linear(64, 64), ...activation, nn.linear(64, 8)];
-  const kernels = async (dtype: "f32" | "f16", activation: readonly nn.Layer[]) => {
-    random.seed(1);
-    const model = nn.sequential(...layers(activation)).to(device);
-    const step = (x: Tensor) => {
-      const loss = model.forward(x).square().mean();
-      return [loss, ...grad(loss, model.parameters())];
+onEachDevice(
+  "what a training step keeps of a layer and its relu is f16, and that needs no further kernel",
+  async (device) => {
+    const half = nn.cast("f16");
+    const layers = (
+      activation: readonly nn.Layer[],
+    ) => [nn.linear(32, 64), ...activation, nn.linear(64, 64), ...activation, nn.linear(64, 8)];
+    const kernels = async (dtype: "f32" | "f16", activation: readonly nn.Layer[]) => {
+      random.seed(1);
+      const model = nn.sequential(...layers(activation)).to(device);
+      const step = (x: Tensor) => {
+        const loss = model.forward(x).square().mean();
+        return [loss, ...grad(loss, model.parameters())];
+      };
+      const x = random.normal([128, 32]).to(device).cast(dtype);
+      return {
+        kernels: (await explain(step, x)).kernels,
+        values: await Promise.all((await compile(step)(x)).map((y) => y.data())),
+      };
     };
-    const x = random.normal([128, 32]).to(device).cast(dtype);
-    return { kernels: (await explain(step, x)).kernels, values: await Promise.all((await compile(step)(x)).map((y) => y.data())) };
-  };
-  const [full, halves] = [await kernels("f32", [nn.relu()]), await kernels("f16", [half, nn.relu(), half])];
-  assert.equal(halves.kernels.length, full.kernels.length);
-  const activations = halves.kernels.slice(0, 2).flatMap(({ writes }) => writes);
-  assert.deepEqual(activations.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 128, 64], ["f16", 128, 64]]);
-  // Rounding is all that differs, and now and then whether an activation near 0 is positive.
-  const norm = (values: readonly number[]) => Math.hypot(...values);
-  full.values.forEach((values, i) => {
-    const error = norm(Array.from(values, (x, k) => x - halves.values[i]![k]!)) / norm(Array.from(values));
-    assert.ok(error < 0.02, `result ${i}: a relative error of ${error}`);
-  });
-});
+    const [full, halves] = [await kernels("f32", [nn.relu()]), await kernels("f16", [half, nn.relu(), half])];
+    assert.equal(halves.kernels.length, full.kernels.length);
+    const activations = halves.kernels.slice(0, 2).flatMap(({ writes }) => writes);
+    assert.deepEqual(activations.map(({ dtype, shape }) => [dtype, ...shape]), [["f16", 128, 64], ["f16", 128, 64]]);
+    // Rounding is all that differs, and now and then whether an activation near 0 is positive.
+    const norm = (values: readonly number[]) => Math.hypot(...values);
+    full.values.forEach((values, i) => {
+      const error = norm(Array.from(values, (x, k) => x - halves.values[i]![k]!)) / norm(Array.from(values));
+      assert.ok(error < 0.02, `result ${i}: a relative error of ${error}`);
+    });
+  },
+);
 
 onEachDevice("state in f16 that a model assigns is the same on all devices", async (device) => {
   class Counter extends nn.Module {

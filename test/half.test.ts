@@ -76,7 +76,9 @@ function assertBits(actual: ArrayLike<number>, expected: ArrayLike<number>, mess
   const wrong: string[] = [];
   for (let i = 0; i < expected.length; i++) {
     const [got, need] = [actual[i]!, expected[i]!];
-    if (got !== need && !(isNaNBits(got) && isNaNBits(need))) wrong.push(`[${i}] got ${got.toString(16)}, need ${need.toString(16)}`);
+    if (got !== need && !(isNaNBits(got) && isNaNBits(need))) {
+      wrong.push(`[${i}] got ${got.toString(16)}, need ${need.toString(16)}`);
+    }
   }
   assert.deepEqual(wrong.slice(0, 5), [], `${message}: ${wrong.length} differ`);
 }
@@ -102,9 +104,12 @@ test("on the host every half is what the standard says, and rounding goes to the
   assert.deepEqual(fromWords("f16", nearest, floats.length), Float32Array.from(floats, roundToHalf));
   // From doubles in one step: by way of f32 this one would be a tie, and go to 1.
   assert.equal(roundToHalf(1 + 2 ** -11 + 2 ** -40), 1 + 2 ** -10);
-  fc.assert(fc.property(fc.double(), (x) => {
-    assert.ok(Object.is(roundToHalf(x), valueOf(nearestBits(x))), `${x}: ${roundToHalf(x)}`);
-  }), { numRuns: 2000 });
+  fc.assert(
+    fc.property(fc.double(), (x) => {
+      assert.ok(Object.is(roundToHalf(x), valueOf(nearestBits(x))), `${x}: ${roundToHalf(x)}`);
+    }),
+    { numRuns: 2000 },
+  );
 });
 
 onEachDevice("all 65,536 halves become the f32 that they are, and come back", async (device) => {
@@ -119,7 +124,9 @@ onEachDevice("all 65,536 halves become the f32 that they are, and come back", as
     device.write(floats, Float32Array.from(allBits, valueOf));
     device.run(executable, [halves, floats], [wide, narrow]);
     const widened = new Float32Array(await device.read(wide));
-    allBits.forEach((bits, i) => assert.ok(Object.is(widened[i], valueOf(bits)), `${target.f16} ${bits}: got ${widened[i]}`));
+    allBits.forEach((bits, i) =>
+      assert.ok(Object.is(widened[i], valueOf(bits)), `${target.f16} ${bits}: got ${widened[i]}`)
+    );
     assertBits(new Uint16Array(await device.read(narrow)), allBits, target.f16);
     executable.release();
     for (const buffer of [halves, floats, wide, narrow]) device.free(buffer);
@@ -132,11 +139,16 @@ onEachDevice("a cast rounds to the nearest half, ties to even, also where nothin
   const x = g.input([floats.length], "f32");
   const rounded = g.cast(x, "f16");
   for (const target of storages(device)) {
-    const [stored, passing] = await evaluate(device, { roots: [rounded, g.cast(rounded, "f32")], inputs: [x] }, [floats], target);
+    const [stored, passing] = await evaluate(device, { roots: [rounded, g.cast(rounded, "f32")], inputs: [x] }, [
+      floats,
+    ], target);
     assertBits(Uint16Array.from(stored!, toHalfBits), expected, `${target.f16}, stored`);
     const values = Float32Array.from(expected, valueOf);
     values.forEach((value, i) => {
-      assert.ok(Object.is(passing![i], value), `${target.f16}, in a kernel: ${floats[i]} got ${passing![i]}, need ${value}`);
+      assert.ok(
+        Object.is(passing![i], value),
+        `${target.f16}, in a kernel: ${floats[i]} got ${passing![i]}, need ${value}`,
+      );
     });
   }
 });
@@ -153,10 +165,18 @@ onEachDevice("what moves keeps its bits, at any offset", async (device) => {
     ["a transpose", g.permute(table, [1, 0]), (i) => (i % 256) * 256 + Math.floor(i / 256)],
     ["an odd slice", odd, (i) => 1 + 3 * i],
     ["a flip", g.slice(x, [2 ** 16 - 1], [2 ** 16], [-1]), (i) => 2 ** 16 - 1 - i],
-    ["odd parts", g.concat([odd, x, g.slice(x, [7], [1], [1]), odd], 0), (i) =>
-      i < 4097 ? 1 + 3 * i : i < 4097 + 2 ** 16 ? i - 4097 : i === 4097 + 2 ** 16 ? 7 : 1 + 3 * (i - 4098 - 2 ** 16)],
+    [
+      "odd parts",
+      g.concat([odd, x, g.slice(x, [7], [1], [1]), odd], 0),
+      (i) =>
+        i < 4097 ? 1 + 3 * i : i < 4097 + 2 ** 16 ? i - 4097 : i === 4097 + 2 ** 16 ? 7 : 1 + 3 * (i - 4098 - 2 ** 16),
+    ],
     ["a gather", g.gather(x, position, 0), (i) => at[i]!],
-    ["a choice", e("where", flags, x, g.slice(x, [2 ** 16 - 1], [2 ** 16], [-1])), (i) => i < 40001 ? i : 2 ** 16 - 1 - i],
+    [
+      "a choice",
+      e("where", flags, x, g.slice(x, [2 ** 16 - 1], [2 ** 16], [-1])),
+      (i) => i < 40001 ? i : 2 ** 16 - 1 - i,
+    ],
     ["odd rows", g.slice(table, [3, 5], [201, 33], [1, 1]), (i) => (3 + Math.floor(i / 33)) * 256 + 5 + i % 33],
     ["padding", g.pad(g.slice(x, [9], [7], [1]), [2], [4], 0), (i) => i < 2 || i > 8 ? 0 : i + 7],
   ];
@@ -170,7 +190,11 @@ onEachDevice("what moves keeps its bits, at any offset", async (device) => {
     device.run(executable, inputs, outputs);
     for (const [i, [name, node, bitsAt]] of cases.entries()) {
       const actual = new Uint16Array(await device.read(outputs[i]!)).subarray(0, size(node.shape));
-      assert.deepEqual(actual, Uint16Array.from({ length: actual.length }, (_, k) => bitsAt(k)), `${name}, ${target.f16}`);
+      assert.deepEqual(
+        actual,
+        Uint16Array.from({ length: actual.length }, (_, k) => bitsAt(k)),
+        `${name}, ${target.f16}`,
+      );
     }
     executable.release();
     for (const buffer of [...inputs, ...outputs]) device.free(buffer);
@@ -181,17 +205,46 @@ test("arithmetic gives f32, what only moves stays f16", () => {
   const x = tensor([[1, 2], [3, 4]], { dtype: "f16" });
   const y = tensor([[1, 2], [3, 4]]);
   const wide: Record<string, Tensor> = {
-    add: x.add(x), "add a number": x.add(1), mixed: x.mul(y), neg: x.neg(), relu: x.relu(), exp: x.exp(), pow: x.pow(2), floor: x.floor(),
-    clamp: x.clamp({ min: 2 }), sum: x.sum(), max: x.max(), mean: x.mean({ axis: 0 }), cumsum: x.cumsum(), softmax: x.softmax(),
-    matmul: x.matmul(x), "f16 with i32": concat([x, arange(4).reshape([2, 2])]),
-    "a number beyond its range": where(true, x, 1e6), sigmoid: x.sigmoid(), "what an f32 meets": stack([x, y]),
+    add: x.add(x),
+    "add a number": x.add(1),
+    mixed: x.mul(y),
+    neg: x.neg(),
+    relu: x.relu(),
+    exp: x.exp(),
+    pow: x.pow(2),
+    floor: x.floor(),
+    clamp: x.clamp({ min: 2 }),
+    sum: x.sum(),
+    max: x.max(),
+    mean: x.mean({ axis: 0 }),
+    cumsum: x.cumsum(),
+    softmax: x.softmax(),
+    matmul: x.matmul(x),
+    "f16 with i32": concat([x, arange(4).reshape([2, 2])]),
+    "a number beyond its range": where(true, x, 1e6),
+    sigmoid: x.sigmoid(),
+    "what an f32 meets": stack([x, y]),
   };
   for (const [name, result] of Object.entries(wide)) assert.equal(result.dtype, "f32", name);
   const kept: Record<string, Tensor> = {
-    transpose: x.transpose(), reshape: x.reshape([4]), slice: x.slice({ axis: 0, start: 1 }), pad: x.pad(1), flip: x.flip(), tile: x.tile([2, 2]),
-    concat: concat([x, x]), stack: stack([x, x]), where: where(true, x, x), "where a number": where(false, x, 0.1), contiguous: x.contiguous(),
-    take: x.take(tensor([1, 0], { dtype: "i32" })), sort: x.sort(), "with a bool": concat([x, x.greater(1)]), full: full([2], 1, { dtype: "f16" }),
-    arange: arange(3, { dtype: "f16" }), detach: x.detach(), cast: y.cast("f16"),
+    transpose: x.transpose(),
+    reshape: x.reshape([4]),
+    slice: x.slice({ axis: 0, start: 1 }),
+    pad: x.pad(1),
+    flip: x.flip(),
+    tile: x.tile([2, 2]),
+    concat: concat([x, x]),
+    stack: stack([x, x]),
+    where: where(true, x, x),
+    "where a number": where(false, x, 0.1),
+    contiguous: x.contiguous(),
+    take: x.take(tensor([1, 0], { dtype: "i32" })),
+    sort: x.sort(),
+    "with a bool": concat([x, x.greater(1)]),
+    full: full([2], 1, { dtype: "f16" }),
+    arange: arange(3, { dtype: "f16" }),
+    detach: x.detach(),
+    cast: y.cast("f16"),
   };
   for (const [name, result] of Object.entries(kept)) assert.equal(result.dtype, "f16", name);
   assert.equal(x.greater(1).dtype, "bool");
@@ -224,7 +277,11 @@ onEachDevice("parts of what a device holds are read from any element on, odd one
     for (const end of [start + 1, 7]) {
       const { kernels, dispatches } = device.stats();
       assert.deepEqual(await x.slice({ axis: 0, start, end }).array(), values.slice(start, end), `${start} to ${end}`);
-      assert.deepEqual([device.stats().kernels, device.stats().dispatches], [kernels, dispatches], "nothing is computed for it");
+      assert.deepEqual(
+        [device.stats().kernels, device.stats().dispatches],
+        [kernels, dispatches],
+        "nothing is computed for it",
+      );
     }
   }
 });
@@ -235,7 +292,12 @@ function mild(count: number, seed: number): Float32Array {
 }
 
 /** A product [m, k] @ [k, n] of halves that may be stored the other way round. */
-function product(m: number, k: number, n: number, transposed: readonly [boolean, boolean]): { root: Node; inputs: Node[] } {
+function product(
+  m: number,
+  k: number,
+  n: number,
+  transposed: readonly [boolean, boolean],
+): { root: Node; inputs: Node[] } {
   const stored = (rows: number, columns: number, other: boolean) => {
     const x = g.input(other ? [columns, rows] : [rows, columns], "f16");
     return { x, seen: g.cast(other ? g.permute(x, [1, 0]) : x, "f32") };
@@ -276,7 +338,8 @@ onEachDevice("contractions of halves add up in f32, with every schedule", async 
 });
 
 onEachDevice("convolutions and reductions of halves add up in f32", async (device) => {
-  const half = (shape: readonly number[], seed: number) => tensor(mild(size(shape), seed), { shape, dtype: "f16", device });
+  const half = (shape: readonly number[], seed: number) =>
+    tensor(mild(size(shape), seed), { shape, dtype: "f16", device });
   const [x, w] = [half([2, 9, 9, 5], 1), half([3, 3, 5, 7], 2)];
   const wide = (t: Tensor) => t.cast("f32");
   const pairs: Record<string, [Tensor, Tensor]> = {
@@ -319,25 +382,30 @@ onEachDevice("halves halve the bytes and need no kernel of their own", async (de
   assert.equal(device.stats().bytesWritten - before.bytesWritten, 2000);
 });
 
-onEachDevice("who reads an f32 of which there is an f16 besides gets all of it, where not all of it is a half", async (device) => {
-  const x = g.input([4], "f16");
-  const wide = g.cast(x, "f32");
-  const [third, half] = [Math.fround(1 / 3), 0.5];
-  for (const [name, y] of Object.entries({
-    "half padding": g.pad(wide, [1], [1], half),
-    "other padding": g.pad(wide, [1], [1], third),
-    "half choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], half, "f32")),
-    "other choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], third, "f32")),
-    "a product": e("mul", wide, g.full([4], third, "f32")),
-  })) {
-    const roots = [g.cast(y, "f16"), e("sub", y, g.full(y.shape, third, "f32"))];
-    const data = toWords("f16", [0.25, 1, 2, -3]);
-    const expected = interpret(roots, new Map([[x, [0.25, 1, 2, -3]]]));
-    const [narrow, rest] = await evaluate(device, { roots, inputs: [x] }, [fromWords("f16", data, 4)]);
-    assert.deepEqual(Array.from(narrow!), [...expected[0]!].map(roundToHalf), name);
-    assertClose(rest!, expected[1]!, { atol: 1e-7, rtol: 1e-6, message: name });
-  }
-});
+onEachDevice(
+  "who reads an f32 of which there is an f16 besides gets all of it, where not all of it is a half",
+  async (device) => {
+    const x = g.input([4], "f16");
+    const wide = g.cast(x, "f32");
+    const [third, half] = [Math.fround(1 / 3), 0.5];
+    for (
+      const [name, y] of Object.entries({
+        "half padding": g.pad(wide, [1], [1], half),
+        "other padding": g.pad(wide, [1], [1], third),
+        "half choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], half, "f32")),
+        "other choices": e("where", e("lt", wide, g.full([4], 1, "f32")), wide, g.full([4], third, "f32")),
+        "a product": e("mul", wide, g.full([4], third, "f32")),
+      })
+    ) {
+      const roots = [g.cast(y, "f16"), e("sub", y, g.full(y.shape, third, "f32"))];
+      const data = toWords("f16", [0.25, 1, 2, -3]);
+      const expected = interpret(roots, new Map([[x, [0.25, 1, 2, -3]]]));
+      const [narrow, rest] = await evaluate(device, { roots, inputs: [x] }, [fromWords("f16", data, 4)]);
+      assert.deepEqual(Array.from(narrow!), [...expected[0]!].map(roundToHalf), name);
+      assertClose(rest!, expected[1]!, { atol: 1e-7, rtol: 1e-6, message: name });
+    }
+  },
+);
 
 test("a pair of halves in one word is stored by several invocations without loss", async (context) => {
   const device = testKinds.includes("gpu") ? await testDevice("gpu") : undefined;
@@ -350,7 +418,10 @@ test("a pair of halves in one word is stored by several invocations without loss
   const used = device.alloc(g.byteLength(joined));
   device.write(used, new Uint32Array(g.byteLength(joined) / 4).fill(0xffffffff));
   device.free(used);
-  const [actual] = await evaluate(device, { roots: [joined], inputs: parts }, data, { ...device.target, f16: "packed" });
+  const [actual] = await evaluate(device, { roots: [joined], inputs: parts }, data, {
+    ...device.target,
+    f16: "packed",
+  });
   assert.deepEqual(Array.from(actual!), data.flatMap((values) => [...values].map((x) => roundToHalf(2 * x))));
 });
 
@@ -375,7 +446,11 @@ onEachDevice("a plan for items takes odd numbers of halves of each", async (devi
     for (let item = 0; item < items; item++) {
       const given = new Map([[x, values(item)], [w, mild(5, 9)]]);
       const own = all.subarray(item * stride(plan.outputs[0]!) / 2);
-      assert.deepEqual([...fromWords("f16", own, 15)], [...interpret(request.roots, given)[0]!], `item ${item}, ${target.f16}`);
+      assert.deepEqual(
+        [...fromWords("f16", own, 15)],
+        [...interpret(request.roots, given)[0]!],
+        `item ${item}, ${target.f16}`,
+      );
     }
     executable.release();
     for (const buffer of [inX, inW, ...outputs]) device.free(buffer);

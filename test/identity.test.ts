@@ -110,7 +110,11 @@ onEachDevice("equal tensors have gradients of their own", async (device) => {
       const [, tangent] = jvp(([a, b]: [Tensor, Tensor]) => loss(a, b), [a, b], [s.ones([2]), s.full([2], 100)]);
       assert.deepEqual(await read(tangent), [2 * 3 + 2 * 500], `${what}: jvp`);
       const compiled = compile((a: Tensor, b: Tensor) => [loss(a, b), ...grad(loss(a, b), [a, b])]);
-      assert.deepEqual((await Promise.all((await compiled(a, b)).map(read))).slice(1), [[3, 3], [5, 5]], `${what}: compiled`);
+      assert.deepEqual(
+        (await Promise.all((await compiled(a, b)).map(read))).slice(1),
+        [[3, 3], [5, 5]],
+        `${what}: compiled`,
+      );
       const captured = compile(() => grad(loss(a, b), [a, b]));
       assert.deepEqual(await Promise.all((await captured()).map(read)), [[3, 3], [5, 5]], `${what}: captured`);
     }
@@ -140,41 +144,44 @@ onEachDevice("what an op leaves unchanged is a tensor of its own, that depends o
   assert.deepEqual(await read(grad(detached.detach().sum(), detached)), [0, 0], "detached once more");
 });
 
-onEachDevice("tensors made in place of each other: literals, results of compiled functions, parts of one tensor", async (device) => {
-  assert.deepEqual(await read(grad(s.ones([2], { device }).sum(), s.ones([2], { device }))), [0, 0]);
+onEachDevice(
+  "tensors made in place of each other: literals, results of compiled functions, parts of one tensor",
+  async (device) => {
+    assert.deepEqual(await read(grad(s.ones([2], { device }).sum(), s.ones([2], { device }))), [0, 0]);
 
-  const x = s.tensor([1, 2], { device });
-  const same = compile((x: Tensor) => [x, x, x.add(0), x.add(1), x.add(1)] as const);
-  const results = await same(x);
-  const all = [x, ...results];
-  const factors = all.map((_, i) => i + 1);
-  const total = all.map((y, i) => y.mul(factors[i]!).sum()).reduce((a, b) => a.add(b));
-  const gradients = await Promise.all(grad(total, all).map(read));
-  assert.deepEqual(gradients, factors.map((factor) => [factor, factor]));
-  assert.deepEqual(await Promise.all(results.map(read)), [[1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]);
+    const x = s.tensor([1, 2], { device });
+    const same = compile((x: Tensor) => [x, x, x.add(0), x.add(1), x.add(1)] as const);
+    const results = await same(x);
+    const all = [x, ...results];
+    const factors = all.map((_, i) => i + 1);
+    const total = all.map((y, i) => y.mul(factors[i]!).sum()).reduce((a, b) => a.add(b));
+    const gradients = await Promise.all(grad(total, all).map(read));
+    assert.deepEqual(gradients, factors.map((factor) => [factor, factor]));
+    assert.deepEqual(await Promise.all(results.map(read)), [[1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]);
 
-  // One tensor that is two results.
-  const [one, other] = await compile((x: Tensor) => {
-    const y = x.mul(2);
-    return [y, y] as const;
-  })(x);
-  assert.deepEqual(await Promise.all(grad(loss(one, other), [one, other]).map(read)), [[3, 3], [5, 5]]);
+    // One tensor that is two results.
+    const [one, other] = await compile((x: Tensor) => {
+      const y = x.mul(2);
+      return [y, y] as const;
+    })(x);
+    assert.deepEqual(await Promise.all(grad(loss(one, other), [one, other]).map(read)), [[3, 3], [5, 5]]);
 
-  const base = s.tensor([1, 2], { device });
-  const [p, q] = [s.zeros([2]), s.zeros([2])];
-  p.aliasOf(base, 0);
-  q.aliasOf(base, 0);
-  assert.deepEqual(await Promise.all(grad(loss(p, q), [p, q, base]).map(read)), [[3, 3], [5, 5], [8, 8]]);
-  base.assign(base.mul(2));
-  const before = loss(p, q);
-  await base.realize();
-  shortage.drop();
-  assert.deepEqual(await Promise.all(grad(before, [p, q]).map(read)), [[3, 3], [5, 5]], "computed since");
-  const traced = compile(() => grad(loss(p, q), [p, q]));
-  await traced();
-  assert.deepEqual(await Promise.all(grad(before, [p, q]).map(read)), [[3, 3], [5, 5]], "traced since");
-  assert.deepEqual(await Promise.all((await traced()).map(read)), [[3, 3], [5, 5]], "traced");
-});
+    const base = s.tensor([1, 2], { device });
+    const [p, q] = [s.zeros([2]), s.zeros([2])];
+    p.aliasOf(base, 0);
+    q.aliasOf(base, 0);
+    assert.deepEqual(await Promise.all(grad(loss(p, q), [p, q, base]).map(read)), [[3, 3], [5, 5], [8, 8]]);
+    base.assign(base.mul(2));
+    const before = loss(p, q);
+    await base.realize();
+    shortage.drop();
+    assert.deepEqual(await Promise.all(grad(before, [p, q]).map(read)), [[3, 3], [5, 5]], "computed since");
+    const traced = compile(() => grad(loss(p, q), [p, q]));
+    await traced();
+    assert.deepEqual(await Promise.all(grad(before, [p, q]).map(read)), [[3, 3], [5, 5]], "traced since");
+    assert.deepEqual(await Promise.all((await traced()).map(read)), [[3, 3], [5, 5]], "traced");
+  },
+);
 
 onEachDevice("an assignment cuts the history in a trace as outside", async (device) => {
   const run = (x: Tensor, p: Tensor) => {
@@ -237,7 +244,19 @@ interface Step {
 
 const steps = fc.array(
   fc.record({
-    op: fc.constantFrom<Step["op"]>("add", "mul", "sub", "sin", "tanh", "reshape", "sum", "again", "again", "again", "one"),
+    op: fc.constantFrom<Step["op"]>(
+      "add",
+      "mul",
+      "sub",
+      "sin",
+      "tanh",
+      "reshape",
+      "sum",
+      "again",
+      "again",
+      "again",
+      "one",
+    ),
     a: fc.nat(20),
     b: fc.nat(20),
   }),
@@ -285,7 +304,14 @@ function differences(loss: Node, of: Node): number[] {
   const value = interpret([of], leaves)[0]!;
   const free = input(of.shape, "f32");
   const now = new Map<Node, Node>([[of, free]]);
-  for (const node of toposort([loss])) if (!now.has(node)) now.set(node, withSources(node, node.src.map((source) => now.get(source)!)));
+  for (const node of toposort([loss])) {
+    if (!now.has(node)) {
+      now.set(
+        node,
+        withSources(node, node.src.map((source) => now.get(source)!)),
+      );
+    }
+  }
   const at = (i: number, h: number) => {
     const moved = Float64Array.from(value, (x, k) => k === i ? x + h : x);
     return interpret([now.get(loss)!], new Map<Node, ArrayLike<number>>([...leaves, [free, moved]]))[0]![0]!;

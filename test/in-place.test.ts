@@ -97,7 +97,11 @@ test("what other invocations still read is not written over", async () => {
   const transposed = g.permute(y, [1, 0]);
   const reversed = g.slice(y, [15, 0], [16, 16], [-1, 1]);
   const shifted = g.pad(g.slice(y, [1, 0], [15, 16], [1, 1]), [0, 0], [1, 0]);
-  const product = g.reduce("sum", e("mul", g.expand(g.reshape(y, [16, 16, 1]), [16, 16, 16]), g.expand(g.reshape(y, [1, 16, 16]), [16, 16, 16])), [1]);
+  const product = g.reduce(
+    "sum",
+    e("mul", g.expand(g.reshape(y, [16, 16, 1]), [16, 16, 16]), g.expand(g.reshape(y, [1, 16, 16]), [16, 16, 16])),
+    [1],
+  );
   const column = e("sub", y, like(g.reshape(g.reduce("sum", y, [0]), [1, 16]), y));
   const spread = like(keep(g.slice(y, [0, 0], [1, 16], [1, 1]), 0), y);
   await withOverwriting(0, () => {
@@ -106,7 +110,10 @@ test("what other invocations still read is not written over", async () => {
         const plan = compileGraph({ roots: [e("add", g.contiguous(root), f32(1, root.shape))], inputs: [x] }, target);
         const inPlace = plan.steps.filter((step) => step.kind === "dispatch" && step.slots.length === 1);
         // The sum may be made over what it adds to, but nothing else.
-        assert.ok(inPlace.length <= 1, `${name}: ${plan.steps.map((step) => step.kind === "dispatch" ? step.slots.join() : "copy").join("; ")}`);
+        assert.ok(
+          inPlace.length <= 1,
+          `${name}: ${plan.steps.map((step) => step.kind === "dispatch" ? step.slots.join() : "copy").join("; ")}`,
+        );
       }
     }
     // A column's sum is made before: then each element is read by the invocation that writes it.
@@ -117,7 +124,8 @@ test("what other invocations still read is not written over", async () => {
 test("nor is what the invocations of a team, or those of other rows, still read", async () => {
   const x = g.input([64, 1024], "f32");
   const rows = (n: number) => g.contiguous(e("exp", g.input([n, 1024], "f32")));
-  const sumsOf = (y: Node, start: number) => like(g.reshape(g.reduce("sum", g.slice(y, [start, 0], [64, 1024], [1, 1]), [1]), [64, 1]), x);
+  const sumsOf = (y: Node, start: number) =>
+    like(g.reshape(g.reduce("sum", g.slice(y, [start, 0], [64, 1024], [1, 1]), [1]), [64, 1]), x);
   const [own, more] = [rows(64), rows(65)];
   const ofRow = g.contiguous(e("sin", g.input([64], "f32")));
   const cases: readonly (readonly [root: Node, memories: number, ofTeam: number])[] = [
@@ -148,7 +156,14 @@ onEachDevice("an attention is not written over its own operands, however few blo
   const sizes = [[1, 8, 8, 64], [1, 4, 40, 3], [2, 8, 64, 8], [1, 8, 64, 8]] as const;
   for (const [batch, d, t, s] of device.kind === "cpu" ? sizes : sizes.slice(0, 3)) {
     const inputs = [[d, t], [d, s], [d, s], [d, t], [2, t], [1, t]].map((shape) => g.input([batch, ...shape], "f32"));
-    const [q, k, v, cotangent, norm, delta] = inputs.map((x) => g.contiguous(e("sin", x))) as [Node, Node, Node, Node, Node, Node];
+    const [q, k, v, cotangent, norm, delta] = inputs.map((x) => g.contiguous(e("sin", x))) as [
+      Node,
+      Node,
+      Node,
+      Node,
+      Node,
+      Node,
+    ];
     const roots = [
       g.attention({ q, k, v }),
       g.attentionGradient("queries", { q, k, v, norm, g: cotangent, delta }),
@@ -157,7 +172,10 @@ onEachDevice("an attention is not written over its own operands, however few blo
     const data = inputs.map((x) => wave(size(x.shape)));
     for (const root of roots) {
       const request = { roots: [e("sin", root)], inputs };
-      const [apart, together] = [await withOverwriting(Infinity, () => evaluate(device, request, data)), await withOverwriting(0, () => evaluate(device, request, data))];
+      const [apart, together] = [
+        await withOverwriting(Infinity, () => evaluate(device, request, data)),
+        await withOverwriting(0, () => evaluate(device, request, data)),
+      ];
       assert.deepEqual(together, apart, `${root.op} ${[batch, d, t, s]}`);
     }
   }
@@ -169,18 +187,26 @@ onEachDevice("random graphs give the same bits wherever their values are written
   // Of one graph alone there may be one more: a place is taken at the first chance.
   let saved = 0;
   await fc.assert(
-    fc.asyncProperty(randomGraph({ transcendental: false, length: 14 }), fc.boolean(), async ({ roots, inputs, given }, fuse) => {
-      const data = inputs.map((input) => given.get(input)!);
-      const run = (fromBytes: number) =>
-        withOverwriting(fromBytes, () => {
-          const slots = fuse ? compileGraph({ roots, inputs }, device.target).slots.length : withoutFusion(() => compileGraph({ roots, inputs }, device.target)).slots.length;
-          const values = fuse ? evaluate(device, { roots, inputs }, data) : withoutFusion(() => evaluate(device, { roots, inputs }, data));
-          return values.then((values) => ({ slots, values }));
-        });
-      const [apart, together] = [await run(Infinity), await run(0)];
-      assert.deepEqual(together.values, apart.values);
-      saved += apart.slots - together.slots;
-    }),
+    fc.asyncProperty(
+      randomGraph({ transcendental: false, length: 14 }),
+      fc.boolean(),
+      async ({ roots, inputs, given }, fuse) => {
+        const data = inputs.map((input) => given.get(input)!);
+        const run = (fromBytes: number) =>
+          withOverwriting(fromBytes, () => {
+            const slots = fuse
+              ? compileGraph({ roots, inputs }, device.target).slots.length
+              : withoutFusion(() => compileGraph({ roots, inputs }, device.target)).slots.length;
+            const values = fuse
+              ? evaluate(device, { roots, inputs }, data)
+              : withoutFusion(() => evaluate(device, { roots, inputs }, data));
+            return values.then((values) => ({ slots, values }));
+          });
+        const [apart, together] = [await run(Infinity), await run(0)];
+        assert.deepEqual(together.values, apart.values);
+        saved += apart.slots - together.slots;
+      },
+    ),
     device.kind === "cpu" ? { numRuns: 300 } : { numRuns: 25, endOnFailure: true },
   );
   // So few graphs as on a GPU may all be without a value to write over.
@@ -193,7 +219,12 @@ onEachDevice("softmaxes along rows and columns, in place, give what the interpre
   for (let i = 0; i < 6; i++) y = g.contiguous(e("mul", softmax(y, i % 3 === 2 ? 0 : 1), f32(3, x.shape)));
   const values = Array.from({ length: 24 * 40 }, (_, i) => 3 * Math.sin(i * 12.9898));
   const [expected] = interpret([y], new Map([[x, values]]));
-  for (const target of [device.target, ...(device.kind === "gpu" ? [{ ...device.target, class: "discrete" as const }] : [])]) {
+  for (
+    const target of [
+      device.target,
+      ...(device.kind === "gpu" ? [{ ...device.target, class: "discrete" as const }] : []),
+    ]
+  ) {
     const [actual] = await withOverwriting(0, () => evaluate(device, { roots: [y], inputs: [x] }, [values], target));
     assertClose(actual!, expected!, { atol: 1e-5, rtol: 1e-4, message: target.class });
   }
@@ -210,7 +241,10 @@ onEachDevice("a compiled chain takes no memory beside its input and its output",
     const x = await ones([512, 512], { device }).mul(0.5).realize();
     const { liveBytes } = device.stats();
     const y = await deep(x);
-    assert.ok(device.stats().liveBytes - liveBytes <= 512 * 512 * 4, `${device.stats().liveBytes - liveBytes} bytes more`);
+    assert.ok(
+      device.stats().liveBytes - liveBytes <= 512 * 512 * 4,
+      `${device.stats().liveBytes - liveBytes} bytes more`,
+    );
     assert.ok(Math.abs((await y.data())[7]! - 1 / 512) < 1e-6);
   } finally {
     setDefaultDevice(undefined);

@@ -95,9 +95,16 @@ const masked: readonly {
   { name: "mse", of: nn.mse },
   { name: "binaryCrossEntropy", of: nn.binaryCrossEntropy },
   { name: "crossEntropy of probabilities", of: nn.crossEntropy },
-  { name: "crossEntropy of smoothed probabilities", of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }) },
+  {
+    name: "crossEntropy of smoothed probabilities",
+    of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }),
+  },
   { name: "crossEntropy", of: nn.crossEntropy, labels: [0, 1, 7, 1] },
-  { name: "crossEntropy with smoothing", of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }), labels: [0, 1, -3, 1] },
+  {
+    name: "crossEntropy with smoothing",
+    of: (x, y, o) => nn.crossEntropy(x, y, { ...o, labelSmoothing: 0.2 }),
+    labels: [0, 1, -3, 1],
+  },
   { name: "meanAbsoluteError", of: nn.meanAbsoluteError },
   { name: "binaryAccuracy", of: nn.binaryAccuracy },
   { name: "accuracy", of: nn.accuracy, labels: [0, 1, 7, 1] },
@@ -105,47 +112,56 @@ const masked: readonly {
   { name: "topKAccuracy", of: (x, y, o) => nn.topKAccuracy(x, y, { ...o, k: 1 }), labels: [0, 1, 7, 1] },
 ];
 
-onEachDevice("a row that does not count contributes nothing, whatever it holds, forward and backward", async (device) => {
-  const values = [[1, -2], [0.5, 3], [0, 0], [-1, 2]];
-  const targets = [[0.25, 0.75], [1, 0], [0, 0], [0.5, 0.5]];
-  const counting = (rows: readonly (readonly number[])[]) => rows.filter((_, row) => row !== 2);
-  // What the other rows give alone, on the cpu device.
-  const cpu = (await testDevice("cpu"))!;
-  const counted = tensor([0, 1, 3], { device: cpu, dtype: "i32" });
-  for (const { name, of, labels } of masked) {
-    const weights = tensor([2, 1, 0, 3], { device });
-    const options = labels === undefined
-      ? [{ weights }]
-      : [{ weights }, { ignore: labels[2]! }, { weights: weights.add(1), ignore: labels[2]! }];
-    for (const option of options) {
-      const z = tensor(counting(values), { device: cpu });
-      const expected = of(
-        z,
-        labels === undefined ? tensor(counting(targets), { device: cpu }) : tensor([0, 1, 1], { device: cpu, dtype: "i32" }),
-        option.weights === undefined ? {} : { weights: option.weights.to(cpu).gather(counted, { axis: 0 }) },
-      );
-      const isLoss = expected instanceof nn.Loss;
-      const wanted = [await number(expected.sum), await number(expected.count)];
-      const rest = isLoss ? await numbers(grad(expected.sum, [z])[0]!) : [];
-      const fn = (x: Tensor, y: Tensor) => {
-        const { sum, count } = of(x, y, option);
-        return [sum, count, ...isLoss ? grad(sum, [x]) : []] as const;
-      };
-      const compiled = compile(fn);
-      for (const poison of poisons) {
-        const x = tensor(values.map((row, i) => i === 2 ? [...poison] : row), { device });
-        const y = labels === undefined
-          ? tensor(targets.map((row, i) => i === 2 ? [...poison].reverse() : row), { device })
-          : tensor(labels, { device, dtype: "i32" });
-        const message = `${name} with ${poison} and ${Object.keys(option)}`;
-        for (const [sum, count, gradient] of [fn(x, y), await compiled(x, y)]) {
-          assertClose([await number(sum), await number(count)], wanted, { message });
-          if (isLoss) assertClose(await numbers(gradient!), [...rest.slice(0, 4), 0, 0, ...rest.slice(4)], { message });
+onEachDevice(
+  "a row that does not count contributes nothing, whatever it holds, forward and backward",
+  async (device) => {
+    const values = [[1, -2], [0.5, 3], [0, 0], [-1, 2]];
+    const targets = [[0.25, 0.75], [1, 0], [0, 0], [0.5, 0.5]];
+    const counting = (rows: readonly (readonly number[])[]) => rows.filter((_, row) => row !== 2);
+    // What the other rows give alone, on the cpu device.
+    const cpu = (await testDevice("cpu"))!;
+    const counted = tensor([0, 1, 3], { device: cpu, dtype: "i32" });
+    for (const { name, of, labels } of masked) {
+      const weights = tensor([2, 1, 0, 3], { device });
+      const options = labels === undefined
+        ? [{ weights }]
+        : [{ weights }, { ignore: labels[2]! }, { weights: weights.add(1), ignore: labels[2]! }];
+      for (const option of options) {
+        const z = tensor(counting(values), { device: cpu });
+        const expected = of(
+          z,
+          labels === undefined
+            ? tensor(counting(targets), { device: cpu })
+            : tensor([0, 1, 1], { device: cpu, dtype: "i32" }),
+          option.weights === undefined ? {} : { weights: option.weights.to(cpu).gather(counted, { axis: 0 }) },
+        );
+        const isLoss = expected instanceof nn.Loss;
+        const wanted = [await number(expected.sum), await number(expected.count)];
+        const rest = isLoss ? await numbers(grad(expected.sum, [z])[0]!) : [];
+        const fn = (x: Tensor, y: Tensor) => {
+          const { sum, count } = of(x, y, option);
+          return [sum, count, ...isLoss ? grad(sum, [x]) : []] as const;
+        };
+        const compiled = compile(fn);
+        for (const poison of poisons) {
+          const x = tensor(values.map((row, i) => i === 2 ? [...poison] : row), { device });
+          const y = labels === undefined
+            ? tensor(targets.map((row, i) => i === 2 ? [...poison].reverse() : row), { device })
+            : tensor(labels, { device, dtype: "i32" });
+          const message = `${name} with ${poison} and ${Object.keys(option)}`;
+          for (const [sum, count, gradient] of [fn(x, y), await compiled(x, y)]) {
+            assertClose([await number(sum), await number(count)], wanted, { message });
+            if (isLoss) {
+              assertClose(await numbers(gradient!), [...rest.slice(0, 4), 0, 0, ...rest.slice(4)], {
+                message,
+              });
+            }
+          }
         }
       }
     }
-  }
-});
+  },
+);
 
 onEachDevice("tokens and elements of weight 0 contribute nothing either", async (device) => {
   const x = tensor([[1, NaN], [Infinity, 4]], { device });
@@ -172,42 +188,49 @@ const twoClasses = (z0: number, z1: number) => {
 };
 const logistic = (x: number) => 1 / (1 + Math.exp(-x));
 
-onEachDevice("losses keep their digits, far from 0 and where they are small, and so do their gradients", async (device) => {
-  const relative = { rtol: 3e-6, atol: 0 };
-  for (const offset of [0, 1000, -1e9, 1e9]) {
-    for (const gap of Math.abs(offset) > 1e6 ? [0, 128] : [0, 1, 5, 12, 20, 60]) {
-      for (const sign of [1, -1]) {
-        const [z0, z1] = [offset + sign * gap, offset];
-        const loss = twoClasses(z0, z1);
-        // exp(-128) is 0 in f32.
-        const expected = loss < 1e-38 ? 0 : loss;
-        const slope = Math.abs(gap) > 100 && sign > 0 ? 0 : -logistic(z1 - z0);
-        const message = `logits ${z0}, ${z1}`;
-        const x = tensor([[z0, z1]], { device });
-        const labels = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }));
-        assertClose([await number(labels.mean)], [expected], { ...relative, message });
-        assertClose(await numbers(grad(labels.mean, [x])[0]!), [slope, -slope], { ...relative, message });
-        const dense = nn.crossEntropy(x, tensor([[1, 0]], { device }));
-        assertClose([await number(dense.mean)], [expected], { ...relative, message });
-        assertClose(await numbers(grad(dense.mean, [x])[0]!), [slope, -slope], { atol: 2e-7, message });
-        const smooth = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }), { labelSmoothing: 0.1 });
-        assertClose([await number(smooth.mean)], [0.95 * loss + 0.05 * twoClasses(z1, z0)], { ...relative, message });
-        assertClose(await numbers(x.logSoftmax({ axis: -1 })), [-expected, -twoClasses(z1, z0)].map((v) => Math.abs(v) < 1e-38 ? 0 : v), { ...relative, message });
-        if (offset !== 0) continue;
-        for (const yes of [true, false]) {
-          const z = tensor([yes ? z0 : -z0], { device });
-          const binary = nn.binaryCrossEntropy(z, tensor([yes], { device }));
-          assertClose([await number(binary.mean)], [expected], { ...relative, message });
-          assertClose(await numbers(grad(binary.mean, [z])[0]!), [yes ? slope : -slope], { ...relative, message });
+onEachDevice(
+  "losses keep their digits, far from 0 and where they are small, and so do their gradients",
+  async (device) => {
+    const relative = { rtol: 3e-6, atol: 0 };
+    for (const offset of [0, 1000, -1e9, 1e9]) {
+      for (const gap of Math.abs(offset) > 1e6 ? [0, 128] : [0, 1, 5, 12, 20, 60]) {
+        for (const sign of [1, -1]) {
+          const [z0, z1] = [offset + sign * gap, offset];
+          const loss = twoClasses(z0, z1);
+          // exp(-128) is 0 in f32.
+          const expected = loss < 1e-38 ? 0 : loss;
+          const slope = Math.abs(gap) > 100 && sign > 0 ? 0 : -logistic(z1 - z0);
+          const message = `logits ${z0}, ${z1}`;
+          const x = tensor([[z0, z1]], { device });
+          const labels = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }));
+          assertClose([await number(labels.mean)], [expected], { ...relative, message });
+          assertClose(await numbers(grad(labels.mean, [x])[0]!), [slope, -slope], { ...relative, message });
+          const dense = nn.crossEntropy(x, tensor([[1, 0]], { device }));
+          assertClose([await number(dense.mean)], [expected], { ...relative, message });
+          assertClose(await numbers(grad(dense.mean, [x])[0]!), [slope, -slope], { atol: 2e-7, message });
+          const smooth = nn.crossEntropy(x, tensor([0], { device, dtype: "i32" }), { labelSmoothing: 0.1 });
+          assertClose([await number(smooth.mean)], [0.95 * loss + 0.05 * twoClasses(z1, z0)], { ...relative, message });
+          assertClose(
+            await numbers(x.logSoftmax({ axis: -1 })),
+            [-expected, -twoClasses(z1, z0)].map((v) => Math.abs(v) < 1e-38 ? 0 : v),
+            { ...relative, message },
+          );
+          if (offset !== 0) continue;
+          for (const yes of [true, false]) {
+            const z = tensor([yes ? z0 : -z0], { device });
+            const binary = nn.binaryCrossEntropy(z, tensor([yes], { device }));
+            assertClose([await number(binary.mean)], [expected], { ...relative, message });
+            assertClose(await numbers(grad(binary.mean, [z])[0]!), [yes ? slope : -slope], { ...relative, message });
+          }
         }
       }
     }
-  }
-  const many = tensor([Array.from({ length: 100 }, (_, i) => i === 3 ? 15 : 0)], { device });
-  const small = nn.crossEntropy(many, tensor([3], { device, dtype: "i32" }));
-  assertClose([await number(small.mean)], [Math.log1p(99 * Math.exp(-15))], relative);
-  assertClose(await numbers(many.sub(15).logSumExp({ axis: -1 })), [Math.log1p(99 * Math.exp(-15))], relative);
-});
+    const many = tensor([Array.from({ length: 100 }, (_, i) => i === 3 ? 15 : 0)], { device });
+    const small = nn.crossEntropy(many, tensor([3], { device, dtype: "i32" }));
+    assertClose([await number(small.mean)], [Math.log1p(99 * Math.exp(-15))], relative);
+    assertClose(await numbers(many.sub(15).logSumExp({ axis: -1 })), [Math.log1p(99 * Math.exp(-15))], relative);
+  },
+);
 
 onEachDevice("an infinite logit is certainty", async (device) => {
   const one = async (logits: number[], label: number) => {

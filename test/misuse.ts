@@ -42,7 +42,12 @@ function isPlain(x: unknown): x is Record<string, unknown> {
 }
 
 /** Asserts that a call is told that it is wrong. */
-async function assertTold(name: string, call: Called, args: readonly unknown[], { op = name, promise = false }: Usage): Promise<void> {
+async function assertTold(
+  name: string,
+  call: Called,
+  args: readonly unknown[],
+  { op = name, promise = false }: Usage,
+): Promise<void> {
   const shown = `${name}(${args.map(shownAs).join(", ")})`;
   let error: unknown;
   try {
@@ -58,13 +63,18 @@ async function assertTold(name: string, call: Called, args: readonly unknown[], 
   assert.ok(error !== undefined, `${shown} passes silently`);
   assert.ok(error instanceof ShardwiseError, `${shown} ends in ${String(error)}`);
   assert.equal(error.op, op, `${shown}: ${error.message}`);
-  assert.ok(error.got !== "" && error.need !== "" && !error.message.includes("undefined undefined"), `${shown}: ${error.message}`);
+  assert.ok(
+    error.got !== "" && error.need !== "" && !error.message.includes("undefined undefined"),
+    `${shown}: ${error.message}`,
+  );
 }
 
 function shownAs(x: unknown): string {
   if (typeof x === "function" || typeof x === "symbol" || typeof x === "bigint") return typeof x;
   if (typeof x !== "object" || x === null) return JSON.stringify(x);
-  return isPlain(x) ? `{ ${Object.entries(x).map(([key, value]) => `${key}: ${shownAs(value)}`).join(", ")} }` : x.constructor.name;
+  return isPlain(x)
+    ? `{ ${Object.entries(x).map(([key, value]) => `${key}: ${shownAs(value)}`).join(", ")} }`
+    : x.constructor.name;
 }
 
 /** Asserts that a function works with its arguments, and tells of every single thing that is wrong in others. */

@@ -44,7 +44,11 @@ function apart(a: Float64Array, b: Float64Array): { error: number; norm: number 
   return { error: Math.sqrt(error), norm: Math.sqrt(norm) };
 }
 
-function trainer(model: ReturnType<typeof perceptron>, devices: readonly Device[], optimizer: Parameters<typeof nn.trainer>[1]["optimizer"]) {
+function trainer(
+  model: ReturnType<typeof perceptron>,
+  devices: readonly Device[],
+  optimizer: Parameters<typeof nn.trainer>[1]["optimizer"],
+) {
   return nn.trainer(model, {
     loss: (output, batch) => nn.crossEntropy(output, batch.y),
     optimizer,
@@ -92,7 +96,10 @@ for (const kind of testKinds) {
       const follow = trainer(model, devices, optim.nadam({}));
       for (const batch of batches) await follow.step(batch);
       const { error, norm } = apart(await weightsOf(model), expected);
-      assert.ok(error <= 1e-4 * norm, `weights after ${steps} steps on ${counts[i]} devices are ${error} apart, of norm ${norm}`);
+      assert.ok(
+        error <= 1e-4 * norm,
+        `weights after ${steps} steps on ${counts[i]} devices are ${error} apart, of norm ${norm}`,
+      );
     }
   });
 }
@@ -165,7 +172,11 @@ test("mnist: --kill and --shards are read, and refused with what is needed", () 
   refused(["--kill", "2@100,2@200"], /need each device at most once/);
   refused(["--kill", "1@1,2@2,3@3"], /need one of the 3 devices to be left/);
   refused(["--kill", "1@5", "--devices", "1"], /need one of the 1 devices to be left/);
-  assert.deepEqual([optionsOf().shards, optionsOf("--shards", "0").shards, optionsOf("--shards", "12").shards], [undefined, 0, 12]);
+  assert.deepEqual([optionsOf().shards, optionsOf("--shards", "0").shards, optionsOf("--shards", "12").shards], [
+    undefined,
+    0,
+    12,
+  ]);
   refused(["--shards", "many"], /need a whole number from 0 to 1024/);
 });
 

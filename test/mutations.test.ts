@@ -14,7 +14,9 @@ test("what each mutation changes stands in its file once, and the tests that mus
     const found = textOf(`src/${file}`).split(find).length - 1;
     if (found !== 1) wrong.push(`src/${file} has ${found} times ${find}`);
     if (find === put || why.length < 10) wrong.push(`src/${file}: ${find} is not changed, or without a reason`);
-    if (seen.size === seen.add(`${file} ${find} ${put}`).size) wrong.push(`src/${file}: ${find} stands twice in the list`);
+    if (seen.size === seen.add(`${file} ${find} ${put}`).size) {
+      wrong.push(`src/${file}: ${find} stands twice in the list`);
+    }
     if (Object.keys(tests).length === 0) wrong.push(`src/${file}: ${find} has no test`);
     for (const [name, part] of Object.entries(tests)) {
       if (!textOf(`test/${name}.test.ts`).includes(part)) wrong.push(`test/${name}.test.ts has no test ${part}`);

@@ -265,9 +265,13 @@ test("a part of a packed model takes its state, and the rest stays as it is", as
     model.parameters().forEach((parameter, i) => parameter.assign(full(parameter.shape, i)));
     optim.sgd({ learningRate: 1 }).bind(model.parameters());
     const state = layers[part]!.stateDict();
-    layers[part]!.loadStateDict(Object.fromEntries(Object.entries(state).map(([name, value]) => [name, value.add(10)])));
+    layers[part]!.loadStateDict(
+      Object.fromEntries(Object.entries(state).map(([name, value]) => [name, value.add(10)])),
+    );
     const all = await Promise.all(model.parameters().map(numbers));
-    all.forEach((values, i) => assert.deepEqual([...values], [...values].map(() => Math.floor(i / 2) === part ? i + 10 : i), `${part}: ${i}`));
+    all.forEach((values, i) =>
+      assert.deepEqual([...values], [...values].map(() => Math.floor(i / 2) === part ? i + 10 : i), `${part}: ${i}`)
+    );
   }
 });
 

@@ -99,7 +99,10 @@ for (const kind of testKinds) {
           await assert.rejects(run.step(rows(bad, bad.length * 2)), (error: unknown) => {
             assert.ok(error instanceof NonFiniteGradientError && error instanceof NonFiniteLossError, String(error));
             assert.equal(error.parameter, names[first]);
-            assert.match(error.got, new RegExp(`parameter ${names[first]} .* step \\d+, where the loss is 0\\.\\d+|[1-9]\\.\\d+`));
+            assert.match(
+              error.got,
+              new RegExp(`parameter ${names[first]} .* step \\d+, where the loss is 0\\.\\d+|[1-9]\\.\\d+`),
+            );
             assert.match(error.need, /those of before the step/);
             return true;
           });
@@ -148,7 +151,11 @@ for (const kind of testKinds) {
           const run = train(model, devices, { ...options, loss: lossOf(model) });
           const before = await weightsOf(model);
           const steep = { ...rows([]), steep: host(new Array<number>(7).fill(1)) };
-          await assert.rejects(run.step(steep as never), (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd", which);
+          await assert.rejects(
+            run.step(steep as never),
+            (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd",
+            which,
+          );
           assert.deepEqual(await weightsOf(model), before, which);
           await run.release();
         }
@@ -165,12 +172,19 @@ for (const kind of testKinds) {
         assert.equal((await run.step(all as never)).updated, true);
         await run.release();
         // The first group counts nothing, the second does.
-        const two = train(model, devices, { ...options, loss: (output, batch) => mean(output, batch).plus(nn.loss({ sum: even.square().sum().mul(batch.y.sum()), count: batch.y.sum() })) });
+        const two = train(model, devices, {
+          ...options,
+          loss: (output, batch) =>
+            mean(output, batch).plus(nn.loss({ sum: even.square().sum().mul(batch.y.sum()), count: batch.y.sum() })),
+        });
         assert.equal((await two.step(nothing as never)).updated, true);
         assert.ok((await weightsOf(model)).every(Number.isFinite));
         await two.release();
         // A penalty of infinite slope, of a batch that counts nothing.
-        const bent = train(model, devices, { ...options, loss: (output, batch) => mean(output, batch).plus(nn.penalty(odd.asin().sum())) });
+        const bent = train(model, devices, {
+          ...options,
+          loss: (output, batch) => mean(output, batch).plus(nn.penalty(odd.asin().sum())),
+        });
         odd.assign(tensor([1]));
         assert.equal((await bent.step({ ...rows([]), weights: weights(0) } as never)).updated, false);
         assert.deepEqual(await odd.array(), [1]);
@@ -192,7 +206,8 @@ for (const kind of testKinds) {
       const of = (w: Tensor) => nn.penalty(w.asin().sum());
       const losses: Options["loss"][] = [
         (output, batch) => nn.mse(output, batch.y).plus(of(model.odd)),
-        (output, batch) => nn.mse(output, batch.y, { weights: batch.y }).plus(nn.mse(output, batch.y)).plus(of(model.odd)),
+        (output, batch) =>
+          nn.mse(output, batch.y, { weights: batch.y }).plus(nn.mse(output, batch.y)).plus(of(model.odd)),
         () => of(model.odd),
       ];
       let model = new Slopes();
@@ -202,7 +217,10 @@ for (const kind of testKinds) {
         await run.step(rows([]));
         model.odd.assign(tensor([1]));
         const before = await weightsOf(model);
-        await assert.rejects(run.step(rows([])), (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd");
+        await assert.rejects(
+          run.step(rows([])),
+          (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd",
+        );
         assert.deepEqual(await weightsOf(model), before);
         model.odd.assign(tensor([0.5]));
         assert.equal((await run.step(rows([]))).updated, true);
@@ -256,7 +274,9 @@ for (const kind of testKinds) {
         return model;
       };
       const loss: Options["loss"] = (output, batch) => nn.mse(output, batch.y, { weights: batch.weights! });
-      const metrics: Options["metrics"] = { error: (output, batch) => nn.meanAbsoluteError(output, batch.y, { weights: batch.weights! }) };
+      const metrics: Options["metrics"] = {
+        error: (output, batch) => nn.meanAbsoluteError(output, batch.y, { weights: batch.weights! }),
+      };
       const careless = make();
       const before = await weightsOf(careless);
       const run = train(careless, devices, { loss, metrics });
@@ -274,7 +294,12 @@ for (const kind of testKinds) {
         optimizer: sgd({ learningRate: 0.01 }),
         devices,
       });
-      const few = trainer(other, { loss: loss as never, metrics: metrics as never, optimizer: sgd({ learningRate: 0.01 }), devices });
+      const few = trainer(other, {
+        loss: loss as never,
+        metrics: metrics as never,
+        optimizer: sgd({ learningRate: 0.01 }),
+        devices,
+      });
       const record = await careful.step({ x, y, weights } as never);
       const expected = await few.step({
         x: host([1, 2, 3, 4, 5, -6], [3, 2]),
@@ -299,7 +324,10 @@ test("a gradient that only its division makes infinite", async () => {
           return nn.loss({ sum: output.mul(1e-30).sum().add(steep.sum()), count: batch.y.mul(1e-20).sum() });
         },
       });
-      await assert.rejects(run.step(rows([])), (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd");
+      await assert.rejects(
+        run.step(rows([])),
+        (error: unknown) => error instanceof NonFiniteGradientError && error.parameter === "odd",
+      );
       assert.deepEqual(await model.odd.array(), [0.5]);
     }
   }
@@ -362,9 +390,14 @@ onEachDevice("what is watched is noted by the kernels that store it", async (dev
           setFlags(undefined);
         }
         const [result, read, words] = results;
-        const bad = [...Array.from(result!).keys()].filter((i) => !Number.isFinite(result![i]!)).map((i) => each ? i : i < 4 ? 0 : 4);
+        const bad = [...Array.from(result!).keys()].filter((i) => !Number.isFinite(result![i]!)).map((i) =>
+          each ? i : i < 4 ? 0 : 4
+        );
         const least = (of: number[]) => of.length === 0 ? undefined : Math.min(...of);
-        assert.deepEqual(Array.from(words!, faultOf), [least(bad.filter((i) => i < split)), least(bad.filter((i) => i >= split))]);
+        assert.deepEqual(Array.from(words!, faultOf), [
+          least(bad.filter((i) => i < split)),
+          least(bad.filter((i) => i >= split)),
+        ]);
         assert.equal(Number(read![0]), bad.length > 0 ? 1 : 0, "read when all is stored");
       },
     ),
@@ -375,7 +408,11 @@ onEachDevice("what is watched is noted by the kernels that store it", async (dev
 test("watching takes no kernel and reads nothing", async () => {
   const [x, w, d] = [f32([128, 64]), f32([64, 32]), f32([128, 32])];
   const outer = [128, 64, 32];
-  const product = g.reduce("sum", e("mul", g.expand(g.reshape(x, [128, 64, 1]), outer), g.expand(g.reshape(d, [128, 1, 32]), outer)), [0]);
+  const product = g.reduce(
+    "sum",
+    e("mul", g.expand(g.reshape(x, [128, 64, 1]), outer), g.expand(g.reshape(d, [128, 1, 32]), outer)),
+    [0],
+  );
   const gradients = [product, g.reduce("sum", d, [0])].map((node) => g.reshape(node, [size(node.shape)]));
   const gradient = g.concat(gradients, 0);
   const parameters = f32(gradient.shape);
@@ -385,7 +422,11 @@ test("watching takes no kernel and reads nothing", async () => {
     const devices = await virtualDevices(kind, 1);
     if (devices === undefined) continue;
     const { target } = devices[0]!;
-    const request = { roots: [next, faults], inputs: [x, w, d, parameters, faults], donate: [{ input: 3, output: 0 }, { input: 4, output: 1 }] };
+    const request = {
+      roots: [next, faults],
+      inputs: [x, w, d, parameters, faults],
+      donate: [{ input: 3, output: 0 }, { input: 4, output: 1 }],
+    };
     const without = compileGraph(request, target);
     const values = gradient.src.map((node, i) => ({ node, number: i, each: false }));
     const watching = compileGraph({ ...request, watch: { values, boundary: 9, faults: 4 } }, target);
@@ -400,7 +441,10 @@ test("nor does it where one device adds up shards: a kernel for their sums, and 
   const model = new Slopes();
   const losses: Options["loss"][] = [
     (output, batch) => nn.mse(output, batch.y),
-    (output, batch) => nn.mse(output, batch.y).plus(nn.mse(output, batch.y, { weights: batch.y })).plus(nn.penalty(model.last.square().sum())),
+    (output, batch) =>
+      nn.mse(output, batch.y).plus(nn.mse(output, batch.y, { weights: batch.y })).plus(
+        nn.penalty(model.last.square().sum()),
+      ),
   ];
   for (const kind of testKinds) {
     const [inner] = await virtualDevices(kind, 2) ?? [];
@@ -424,7 +468,16 @@ test("nor does it where one device adds up shards: a kernel for their sums, and 
 test("sums on the host tell their largest magnitude", () => {
   const vectors = new Vectors([37, 37]);
   const [a, b] = vectors.all as [Float32Array, Float32Array];
-  for (const [at, value, bits] of [[0, NaN, undefined], [5, Infinity, 0x7f800000], [36, -Infinity, 0x7f800000], [35, NaN, undefined], [7, -9, 0x41100000], [36, 9, 0x41100000]] as const) {
+  for (
+    const [at, value, bits] of [
+      [0, NaN, undefined],
+      [5, Infinity, 0x7f800000],
+      [36, -Infinity, 0x7f800000],
+      [35, NaN, undefined],
+      [7, -9, 0x41100000],
+      [36, 9, 0x41100000],
+    ] as const
+  ) {
     a.fill(1);
     b.fill(-0.5);
     b[at] = value - (Number.isFinite(value) ? 1 : 0);
@@ -444,9 +497,16 @@ test("so do numbers to which nothing is added", () => {
     assert.equal(vectors.largest(own, from, values.length - from), expected, `${values} from ${from}`);
   };
   fc.assert(
-    fc.property(fc.array(fc.oneof(fc.float(), fc.constantFrom(NaN, Infinity, -Infinity, -0, 1e-45)), { minLength: 1, maxLength: 50 }), fc.nat(49), (values, from) => {
-      check(values, from % values.length);
-    }),
+    fc.property(
+      fc.array(fc.oneof(fc.float(), fc.constantFrom(NaN, Infinity, -Infinity, -0, 1e-45)), {
+        minLength: 1,
+        maxLength: 50,
+      }),
+      fc.nat(49),
+      (values, from) => {
+        check(values, from % values.length);
+      },
+    ),
     { numRuns: 200 },
   );
 });

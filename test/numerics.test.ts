@@ -49,7 +49,11 @@ async function check(device: Device, cases: readonly Case[], rtol = 1e-5): Promi
       let at = 0;
       for (const one of cases) {
         for (const [i, values] of expected(one).entries()) {
-          assertClose(await given[at++]!.data(), values, { rtol, atol: 1e-37, message: `${one.name}, ${how}, result ${i}` });
+          assertClose(await given[at++]!.data(), values, {
+            rtol,
+            atol: 1e-37,
+            message: `${one.name}, ${how}, result ${i}`,
+          });
         }
       }
     }
@@ -77,7 +81,9 @@ function stdOf(x: readonly number[], correction: number): Omit<Case, "name" | "f
 }
 
 const squares: Case[] = [
-  ...[[3e20, 4e20], [3e-25, -4e-25], [1e38, -2e38], [2e-38, 3e-38], [3, 4], [1e30, 1], [0.1, 0.2, 0.3, 0.4]].map((x) => ({
+  ...[[3e20, 4e20], [3e-25, -4e-25], [1e38, -2e38], [2e-38, 3e-38], [3, 4], [1e30, 1], [0.1, 0.2, 0.3, 0.4]].map((
+    x,
+  ) => ({
     name: `norm of ${x}`,
     f: (v: Tensor) => v.norm(),
     ...normOf(x),
@@ -114,7 +120,12 @@ const squares: Case[] = [
     gradients: [[0.16 / r], [-0.12 / r]],
     second: [-0.24 * 0.16 / r / r],
   })),
-  { name: "atan2 at infinity", f: (a, b) => a.atan2(b), x: [[Infinity, 1], [1, Infinity]], gradients: [[0, 0], [0, 0]] },
+  {
+    name: "atan2 at infinity",
+    f: (a, b) => a.atan2(b),
+    x: [[Infinity, 1], [1, Infinity]],
+    gradients: [[0, 0], [0, 0]],
+  },
   ...[-1, -2, -3].map((n) => ({
     name: `x to the ${n}`,
     f: (x: Tensor) => x.pow(n),
@@ -142,15 +153,35 @@ const none = far.map(() => 0);
 const gated = far.map((x) => Math.max(x, 0));
 const infinities: Case[] = [
   { name: "gelu", f: (x) => x.gelu(), x: [far], values: gated, gradients: [steps], second: none },
-  { name: "gelu by tanh", f: (x) => x.gelu({ approximate: "tanh" }), x: [far], values: gated, gradients: [steps], second: none },
+  {
+    name: "gelu by tanh",
+    f: (x) => x.gelu({ approximate: "tanh" }),
+    x: [far],
+    values: gated,
+    gradients: [steps],
+    second: none,
+  },
   { name: "silu", f: (x) => x.silu(), x: [far], values: gated, gradients: [steps], second: none },
   { name: "softplus", f: (x) => x.softplus(), x: [far], values: gated, gradients: [steps], second: none },
   { name: "relu", f: (x) => x.relu(), x: [far], values: gated, gradients: [steps] },
   { name: "sigmoid", f: (x) => x.sigmoid(), x: [far], values: steps, gradients: [none], second: none },
   { name: "tanh", f: (x) => x.tanh(), x: [far], values: far.map(Math.sign), gradients: [none], second: none },
   { name: "erf", f: (x) => x.erf(), x: [far], values: far.map(Math.sign), gradients: [none], second: none },
-  { name: "atan", f: (x) => x.atan(), x: [far.slice(0, 6)], values: far.slice(0, 6).map(Math.atan), gradients: [none.slice(0, 6)], second: none.slice(0, 6) },
-  { name: "the gate of silu", f: (x) => x.silu(), x: [[-80]], values: [-80 * Math.exp(-80)], gradients: [[-79 * Math.exp(-80)]] },
+  {
+    name: "atan",
+    f: (x) => x.atan(),
+    x: [far.slice(0, 6)],
+    values: far.slice(0, 6).map(Math.atan),
+    gradients: [none.slice(0, 6)],
+    second: none.slice(0, 6),
+  },
+  {
+    name: "the gate of silu",
+    f: (x) => x.silu(),
+    x: [[-80]],
+    values: [-80 * Math.exp(-80)],
+    gradients: [[-79 * Math.exp(-80)]],
+  },
   ...["none", "tanh"].map((approximate): Case => ({
     name: "the gate of gelu",
     f: (x) => x.gelu({ approximate: approximate as "none" | "tanh" }),
@@ -167,7 +198,13 @@ const infinities: Case[] = [
     gradients: [[0, 0]],
     second: [0, 0],
   },
-  { name: "logSumExp to Infinity", f: (x) => x.logSumExp(), x: [[1, Infinity]], values: [Infinity], gradients: [[0, 0]] },
+  {
+    name: "logSumExp to Infinity",
+    f: (x) => x.logSumExp(),
+    x: [[1, Infinity]],
+    values: [Infinity],
+    gradients: [[0, 0]],
+  },
   // Of NaN, exp may be infinite.
   { name: "logSumExp of NaN", f: (x) => x.logSumExp().isFinite().cast("f32"), x: [[1, NaN]], values: [0] },
   {
@@ -179,8 +216,20 @@ const infinities: Case[] = [
     second: [0, 0, 0, 0],
   },
   { name: "softmax of nothing but -Infinity", f: (x) => x.softmax(), x: [[-Infinity, -Infinity]], values: [NaN, NaN] },
-  { name: "logSoftmax of nothing but -Infinity", f: (x) => x.logSoftmax(), x: [[-Infinity, -Infinity]], values: [NaN, NaN] },
-  { name: "softmax beside -Infinity", f: (x) => x.softmax(), x: [[-Infinity, 0, 0]], values: [0, 0.5, 0.5], gradients: [[0, 0, 0]], second: [0, 0, 0] },
+  {
+    name: "logSoftmax of nothing but -Infinity",
+    f: (x) => x.logSoftmax(),
+    x: [[-Infinity, -Infinity]],
+    values: [NaN, NaN],
+  },
+  {
+    name: "softmax beside -Infinity",
+    f: (x) => x.softmax(),
+    x: [[-Infinity, 0, 0]],
+    values: [0, 0.5, 0.5],
+    gradients: [[0, 0, 0]],
+    second: [0, 0, 0],
+  },
 ];
 
 onEachDevice("no 0·∞ in compositions, their gradients and those of these", (device) => check(device, infinities));
@@ -194,7 +243,9 @@ function randoms(seed: number): () => number {
 /** f32 numbers of both signs with exponents in a range. */
 function spread(n: number, seed: number, low: number, high: number): number[] {
   const next = randoms(seed);
-  return range(n).map(() => Math.fround((next() < 0.5 ? -1 : 1) * (1 + next()) * 2 ** Math.floor(low + (high - low) * next())));
+  return range(n).map(() =>
+    Math.fround((next() < 0.5 ? -1 : 1) * (1 + next()) * 2 ** Math.floor(low + (high - low) * next()))
+  );
 }
 
 /** The next f32 towards 0. */
@@ -214,13 +265,49 @@ function modOf(a: number, b: number): number {
 
 onEachDevice("mod of floats is exact and below its divisor; floorDiv goes with it", async (device) => {
   s.setDefaultDevice(device);
-  const a = [1e9, -1e9, 5, -5, 5, -5, 3e38, -1e-10, 1e-30, 7, 1, 0, -6, 1e9, ...spread(400, 1, -40, 40), ...spread(100, 3, -120, 126)];
-  const b = [Math.PI, Math.PI, Infinity, Infinity, -Infinity, -Infinity, 1e-30, 1, -1e30, -2, 0.1, 3, 3, -7, ...spread(400, 2, -40, 40), ...spread(100, 4, -20, 20)].map(Math.fround);
+  const a = [
+    1e9,
+    -1e9,
+    5,
+    -5,
+    5,
+    -5,
+    3e38,
+    -1e-10,
+    1e-30,
+    7,
+    1,
+    0,
+    -6,
+    1e9,
+    ...spread(400, 1, -40, 40),
+    ...spread(100, 3, -120, 126),
+  ];
+  const b = [
+    Math.PI,
+    Math.PI,
+    Infinity,
+    Infinity,
+    -Infinity,
+    -Infinity,
+    1e-30,
+    1,
+    -1e30,
+    -2,
+    0.1,
+    3,
+    3,
+    -7,
+    ...spread(400, 2, -40, 40),
+    ...spread(100, 4, -20, 20),
+  ].map(Math.fround);
   const x = a.map(Math.fround);
   const mod = await tensor(x).mod(tensor(b)).array() as number[];
   assert.deepEqual(mod.map((value) => value + 0), x.map((value, i) => modOf(value, b[i]!) + 0));
   for (const [i, value] of mod.entries()) {
-    if (Number.isFinite(b[i]!)) assert.ok(Math.abs(value) < Math.abs(b[i]!) && value * b[i]! >= 0, `${x[i]} mod ${b[i]} is ${value}`);
+    if (Number.isFinite(b[i]!)) {
+      assert.ok(Math.abs(value) < Math.abs(b[i]!) && value * b[i]! >= 0, `${x[i]} mod ${b[i]} is ${value}`);
+    }
   }
   assertClose(mod.slice(0, 2), [1.0242, Math.PI - 1.0242], { rtol: 1e-4 });
   const quotients = await tensor(x).floorDiv(tensor(b)).array() as number[];
@@ -234,8 +321,17 @@ onEachDevice("mod of floats is exact and below its divisor; floorDiv goes with i
   }
   const odd = await tensor([1, 0, Infinity, NaN, 1]).mod(tensor([0, 0, 2, 2, NaN])).array();
   assert.deepEqual(odd, [NaN, NaN, NaN, NaN, NaN]);
-  assert.deepEqual(await tensor([7, -7, 7, -7, 5, -2147483648], { dtype: "i32" }).mod(tensor([2, 2, -2, -2, 0, -1], { dtype: "i32" })).array(), [1, 1, -1, -1, 0, 0]);
-  assert.deepEqual(await tensor([7, -7, 7, -7, 5, -2147483648], { dtype: "i32" }).floorDiv(tensor([2, 2, -2, -2, 0, -1], { dtype: "i32" })).array(), [3, -4, -4, 3, 0, -2147483648]);
+  assert.deepEqual(
+    await tensor([7, -7, 7, -7, 5, -2147483648], { dtype: "i32" }).mod(tensor([2, 2, -2, -2, 0, -1], { dtype: "i32" }))
+      .array(),
+    [1, 1, -1, -1, 0, 0],
+  );
+  assert.deepEqual(
+    await tensor([7, -7, 7, -7, 5, -2147483648], { dtype: "i32" }).floorDiv(
+      tensor([2, 2, -2, -2, 0, -1], { dtype: "i32" }),
+    ).array(),
+    [3, -4, -4, 3, 0, -2147483648],
+  );
   s.setDefaultDevice(undefined);
 });
 
@@ -259,7 +355,18 @@ onEachDevice("the gradient of mod is 1, and minus the whole quotient", async (de
 
 onEachDevice("sin, cos and tan of any finite number", async (device) => {
   s.setDefaultDevice(device);
-  const x = [...spread(600, 5, -10, 127), 1e8, 1e9, 1e20, 3e38, 64, 65, 2 ** 127, Math.fround(1e22), Math.fround(5.3e36)];
+  const x = [
+    ...spread(600, 5, -10, 127),
+    1e8,
+    1e9,
+    1e20,
+    3e38,
+    64,
+    65,
+    2 ** 127,
+    Math.fround(1e22),
+    Math.fround(5.3e36),
+  ];
   const t = tensor(x);
   const [sin, cos, tan] = [await t.sin().data(), await t.cos().data(), await t.tan().data()];
   const exact = x.map(Math.fround);
@@ -268,7 +375,10 @@ onEachDevice("sin, cos and tan of any finite number", async (device) => {
   const tame = exact.flatMap((value, i) => Math.abs(Math.cos(value)) > 0.1 ? [i] : []);
   assertClose(tame.map((i) => tan[i]!), tame.map((i) => Math.tan(exact[i]!)), { rtol: 2 ** -8, atol: 2 ** -10 });
   const beyond = tensor([Infinity, -Infinity, NaN]);
-  assert.deepEqual([await beyond.sin().array(), await beyond.cos().array(), await beyond.tan().array()], range(3).map(() => [NaN, NaN, NaN]));
+  assert.deepEqual(
+    [await beyond.sin().array(), await beyond.cos().array(), await beyond.tan().array()],
+    range(3).map(() => [NaN, NaN, NaN]),
+  );
   s.setDefaultDevice(undefined);
 });
 
@@ -279,37 +389,129 @@ onEachDevice("the cube root of any number", async (device) => {
   // What a device may take for 0 it may take for 0 here.
   const tiny = [1e-45, -1e-42, 3e-40, 1.1e-38].map(Math.fround);
   const roots = await tensor(tiny).cbrt().data();
-  for (const [i, root] of roots.entries()) if (root !== 0) assertClose([root], [Math.cbrt(tiny[i]!)], { rtol: 2 ** -21 });
+  for (const [i, root] of roots.entries()) {
+    if (root !== 0) assertClose([root], [Math.cbrt(tiny[i]!)], { rtol: 2 ** -21 });
+  }
   s.setDefaultDevice(undefined);
 });
 
 const cubeRoots: Case[] = [
-  { name: "whole ones", f: (x) => x.cbrt(), x: [[27, -8, 1, -1e9]], values: [3, -2, 1, -1000], gradients: [[1 / 27, 1 / 12, 1 / 3, 1 / 3e6]], second: [-2 / 2187, -2 * 2 / 288, 3 * -2 / 9, -4 * 2 / 9e15] },
-  { name: "where it ends", f: (x) => x.cbrt(), x: [[0, -0, Infinity, -Infinity]], values: [0, -0, Infinity, -Infinity], gradients: [[Infinity, Infinity, 0, 0]] },
-  { name: "its cube", f: (x) => x.cbrt().pow(3), x: [[5, -3e30, 1e-30]], values: [5, -3e30, 1e-30], gradients: [[1, 1, 1]] },
+  {
+    name: "whole ones",
+    f: (x) => x.cbrt(),
+    x: [[27, -8, 1, -1e9]],
+    values: [3, -2, 1, -1000],
+    gradients: [[1 / 27, 1 / 12, 1 / 3, 1 / 3e6]],
+    second: [-2 / 2187, -2 * 2 / 288, 3 * -2 / 9, -4 * 2 / 9e15],
+  },
+  {
+    name: "where it ends",
+    f: (x) => x.cbrt(),
+    x: [[0, -0, Infinity, -Infinity]],
+    values: [0, -0, Infinity, -Infinity],
+    gradients: [[Infinity, Infinity, 0, 0]],
+  },
+  {
+    name: "its cube",
+    f: (x) => x.cbrt().pow(3),
+    x: [[5, -3e30, 1e-30]],
+    values: [5, -3e30, 1e-30],
+    gradients: [[1, 1, 1]],
+  },
 ];
 onEachDevice("the gradient of the cube root, and its gradient", (device) => check(device, cubeRoots));
 
 const undefinedOnes: Case[] = [
-  ...(["neg", "abs", "sign", "sqrt", "cbrt", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceil", "trunc", "round", "gelu", "silu", "square", "reciprocal", "rsqrt"] as const)
+  ...([
+    "neg",
+    "abs",
+    "sign",
+    "sqrt",
+    "cbrt",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "erf",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "gelu",
+    "silu",
+    "square",
+    "reciprocal",
+    "rsqrt",
+  ] as const)
     .map((op): Case => ({ name: `${op} of NaN`, f: (x) => x[op](), x: [[NaN]], values: [NaN] })),
-  { name: "arithmetic of NaN", f: (x) => s.concat([x.add(1), x.sub(1), x.mul(2), x.div(3), x.pow(2.5), x.mod(2)]), x: [[NaN]], values: [NaN, NaN, NaN, NaN, NaN, NaN] },
-  { name: "x times 0", f: (x) => x.mul(0), x: [[NaN, Infinity, -Infinity, 3e38, 1e-38, 0, -1]], values: [NaN, NaN, NaN, 0, 0, 0, 0] },
-  { name: "x times zeros", f: (x) => s.zeros([4]).mul(x), x: [[NaN, Infinity, -Infinity, 2]], values: [NaN, NaN, NaN, 0] },
+  {
+    name: "arithmetic of NaN",
+    f: (x) => s.concat([x.add(1), x.sub(1), x.mul(2), x.div(3), x.pow(2.5), x.mod(2)]),
+    x: [[NaN]],
+    values: [NaN, NaN, NaN, NaN, NaN, NaN],
+  },
+  {
+    name: "x times 0",
+    f: (x) => x.mul(0),
+    x: [[NaN, Infinity, -Infinity, 3e38, 1e-38, 0, -1]],
+    values: [NaN, NaN, NaN, 0, 0, 0, 0],
+  },
+  {
+    name: "x times zeros",
+    f: (x) => s.zeros([4]).mul(x),
+    x: [[NaN, Infinity, -Infinity, 2]],
+    values: [NaN, NaN, NaN, 0],
+  },
   { name: "x - x", f: (x) => x.sub(x), x: [[NaN, Infinity, -Infinity, 3e38, -0]], values: [NaN, NaN, NaN, 0, 0] },
   { name: "0 / x", f: (x) => s.full([5], 0).div(x), x: [[NaN, 0, Infinity, 2, 1e-30]], values: [NaN, NaN, 0, 0, 0] },
   { name: "zeros / x", f: (x) => s.zeros([5]).div(x), x: [[NaN, 0, -Infinity, 2, 1e-30]], values: [NaN, NaN, 0, 0, 0] },
-  { name: "logarithms", f: (x) => x.log(), x: [[0, -0, -1, -Infinity, Infinity]], values: [-Infinity, -Infinity, NaN, NaN, Infinity] },
+  {
+    name: "logarithms",
+    f: (x) => x.log(),
+    x: [[0, -0, -1, -Infinity, Infinity]],
+    values: [-Infinity, -Infinity, NaN, NaN, Infinity],
+  },
   { name: "log1p", f: (x) => x.log1p(), x: [[-1, -1.5, -Infinity, Infinity]], values: [-Infinity, NaN, NaN, Infinity] },
   { name: "roots and arcs", f: (x) => s.concat([x.sqrt(), x.asin(), x.acos()]), x: [[-2]], values: [NaN, NaN, NaN] },
-  { name: "sinh and cosh to the end of f32", f: (x) => s.concat([x.sinh(), x.cosh()]), x: [[89.3, -89.3]], values: [1, -1, 1, 1].map((sign) => sign * Math.cosh(Math.fround(89.3))) },
+  {
+    name: "sinh and cosh to the end of f32",
+    f: (x) => s.concat([x.sinh(), x.cosh()]),
+    x: [[89.3, -89.3]],
+    values: [1, -1, 1, 1].map((sign) => sign * Math.cosh(Math.fround(89.3))),
+  },
 ];
 
 onEachDevice("NaN comes through, also where x is told to vanish", (device) => check(device, undefinedOnes, 2e-5));
 
 onEachDevice("integers against numbers that f32 does not hold", async (device) => {
   s.setDefaultDevice(device);
-  const numbers = [2147483648, 2147483647, 2147483646.5, 16777216.5, 0.5, 0, -0.5, -1, -2147483648, -2147483648.5, -2147483649, 4294967295, 4294967296, 1e300, Infinity, -Infinity, NaN];
+  const numbers = [
+    2147483648,
+    2147483647,
+    2147483646.5,
+    16777216.5,
+    0.5,
+    0,
+    -0.5,
+    -1,
+    -2147483648,
+    -2147483648.5,
+    -2147483649,
+    4294967295,
+    4294967296,
+    1e300,
+    Infinity,
+    -Infinity,
+    NaN,
+  ];
   const operands = {
     i32: [2147483647, 2147483646, 16777217, 16777216, 1, 0, -1, -16777217, -2147483647, -2147483648],
     u32: [4294967295, 4294967294, 2147483648, 2147483647, 16777217, 1, 0],
@@ -318,13 +520,24 @@ onEachDevice("integers against numbers that f32 does not hold", async (device) =
   for (const [dtype, values] of Object.entries(operands) as [keyof typeof operands, readonly number[]][]) {
     const x = tensor([...values], { dtype });
     const wrong: string[] = [];
-    const made = numbers.map((n) => [x.less(n), x.lessEqual(n), x.greater(n), x.greaterEqual(n), x.equal(n), x.notEqual(n)]);
+    const made = numbers.map((
+      n,
+    ) => [x.less(n), x.lessEqual(n), x.greater(n), x.greaterEqual(n), x.equal(n), x.notEqual(n)]);
     await s.realize(...made.flat());
     for (const [i, n] of numbers.entries()) {
-      const right = [(v: number) => v < n, (v: number) => v <= n, (v: number) => v > n, (v: number) => v >= n, (v: number) => v === n, (v: number) => v !== n];
+      const right = [
+        (v: number) => v < n,
+        (v: number) => v <= n,
+        (v: number) => v > n,
+        (v: number) => v >= n,
+        (v: number) => v === n,
+        (v: number) => v !== n,
+      ];
       for (const [k, test] of right.entries()) {
         const got = [...await made[i]![k]!.data()];
-        if (got.some((value, at) => value !== Number(test(values[at]!)))) wrong.push(`comparison ${k} of ${dtype} with ${n}: ${got}`);
+        if (got.some((value, at) => value !== Number(test(values[at]!)))) {
+          wrong.push(`comparison ${k} of ${dtype} with ${n}: ${got}`);
+        }
       }
     }
     assert.deepEqual(wrong, []);
@@ -333,7 +546,10 @@ onEachDevice("integers against numbers that f32 does not hold", async (device) =
   assert.deepEqual(await i.minimum(2147483648).array(), [2147483647, -2147483648, 16777217]);
   assert.deepEqual(await i.maximum(-Infinity).array(), [2147483647, -2147483648, 16777217]);
   assert.deepEqual(await i.clamp({ min: 0, max: 1e12 }).array(), [2147483647, 0, 16777217]);
-  assert.deepEqual(await tensor([4294967295, 0], { dtype: "u32" }).clamp({ min: -0.5, max: 4294967296 }).array(), [4294967295, 0]);
+  assert.deepEqual(await tensor([4294967295, 0], { dtype: "u32" }).clamp({ min: -0.5, max: 4294967296 }).array(), [
+    4294967295,
+    0,
+  ]);
   assert.deepEqual(await i.maximum(3e9).array(), [3e9, 3e9, 3e9]);
   s.setDefaultDevice(undefined);
 });
@@ -341,11 +557,26 @@ onEachDevice("integers against numbers that f32 does not hold", async (device) =
 onEachDevice("arange holds its numbers", async (device) => {
   s.setDefaultDevice(device);
   const values = async (x: Tensor) => ({ dtype: x.dtype, values: await x.array() });
-  assert.deepEqual(await values(s.arange(2147483650, { start: 2147483646 })), { dtype: "u32", values: [2147483646, 2147483647, 2147483648, 2147483649] });
-  assert.deepEqual(await values(s.arange(2147483645, { start: 2147483648, step: -1 })), { dtype: "u32", values: [2147483648, 2147483647, 2147483646] });
-  assert.deepEqual(await values(s.arange(2147483648, { start: 2147483646 })), { dtype: "i32", values: [2147483646, 2147483647] });
-  assert.deepEqual(await values(s.arange(2147483648, { start: -2147483648, step: 4294967295 })), { dtype: "i32", values: [-2147483648, 2147483647] });
-  assert.deepEqual(await values(s.arange(6e9, { start: -6e9, step: 6e9 })), { dtype: "f32", values: [-6e9, 0].map(Math.fround) });
+  assert.deepEqual(await values(s.arange(2147483650, { start: 2147483646 })), {
+    dtype: "u32",
+    values: [2147483646, 2147483647, 2147483648, 2147483649],
+  });
+  assert.deepEqual(await values(s.arange(2147483645, { start: 2147483648, step: -1 })), {
+    dtype: "u32",
+    values: [2147483648, 2147483647, 2147483646],
+  });
+  assert.deepEqual(await values(s.arange(2147483648, { start: 2147483646 })), {
+    dtype: "i32",
+    values: [2147483646, 2147483647],
+  });
+  assert.deepEqual(await values(s.arange(2147483648, { start: -2147483648, step: 4294967295 })), {
+    dtype: "i32",
+    values: [-2147483648, 2147483647],
+  });
+  assert.deepEqual(await values(s.arange(6e9, { start: -6e9, step: 6e9 })), {
+    dtype: "f32",
+    values: [-6e9, 0].map(Math.fround),
+  });
   s.setDefaultDevice(undefined);
 });
 

@@ -51,7 +51,10 @@ test("the package is one module, runs as such, and keeps plans", async () => {
       assert.equal(await evaluate(program(pathToFileURL(file).href), env), "[3,5]");
     }
     // As in a page that is not isolated from others.
-    assert.equal(await evaluate(`delete globalThis.SharedArrayBuffer; ${program(pathToFileURL(file).href)}`, env), "[3,5]");
+    assert.equal(
+      await evaluate(`delete globalThis.SharedArrayBuffer; ${program(pathToFileURL(file).href)}`, env),
+      "[3,5]",
+    );
     assert.ok((await readdir(plans)).some((name) => name.endsWith(".plan")), "plans are kept");
     // What a runtime shows of an error that nobody catches: the line that threw, the message, the stack.
     const wrong = `import { tensor } from ${JSON.stringify(pathToFileURL(file).href)}; tensor([[1, 2]]).sum(1);`;

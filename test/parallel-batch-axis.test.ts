@@ -166,8 +166,16 @@ test("lookups: tables by rows, classes by label, bins that rows add to", () => {
   const bins = (x: Node) => scatterMax(full([10, 3], 0, "f32"), classes(x), x, 0);
   assert.deepEqual(judge(bins), { kind: "shard", what: "the max over the rows of a shard, by index", extreme: "max" });
   assert.deepEqual(judge((x) => allReduce(bins(x), "max")), replicated);
-  mixing((x) => add(slice(bins(x), [0, 0], [1, 3], [1, 1]), reshape(sumRows(x), [1, 3])), "add", /a sum over the rows of the batch with the max over the rows/);
-  mixing((x) => scatterMax(x, expand(reshape(iota(3), [1, 3]), [1, 3]), full([1, 3], 1, "f32"), 0), "scatterMax", /put by index/);
+  mixing(
+    (x) => add(slice(bins(x), [0, 0], [1, 3], [1, 1]), reshape(sumRows(x), [1, 3])),
+    "add",
+    /a sum over the rows of the batch with the max over the rows/,
+  );
+  mixing(
+    (x) => scatterMax(x, expand(reshape(iota(3), [1, 3]), [1, 3]), full([1, 3], 1, "f32"), 0),
+    "scatterMax",
+    /put by index/,
+  );
   mixing((x) => scatterMax(sumRows(x), iota(3), full([3], 1, "f32"), 0), "scatterMax", /not linear/);
 });
 
@@ -225,7 +233,11 @@ test("attention: rows of a batch are on its leading axes, or are queries", () =>
   };
   assert.deepEqual(judge(gradient("queries")), batched(1));
   assert.deepEqual(judge(gradient("keys")), partial);
-  mixing((x, w) => attention({ q: keys(w), k: permute(x, [1, 0]), v: permute(x, [1, 0]) }), "attention", /keys, values or features/);
+  mixing(
+    (x, w) => attention({ q: keys(w), k: permute(x, [1, 0]), v: permute(x, [1, 0]) }),
+    "attention",
+    /keys, values or features/,
+  );
   assert.deepEqual(judge((x) => after(checkpoint(x, 0, "in"), [x])), batched(0));
 });
 
@@ -293,9 +305,7 @@ function apply(x: Node, w: Node, rows: number, { kind, a, b }: Step, fits: (by: 
     case 11:
       return mul(x, full(x.shape, rows, "f32"));
     case 12:
-      return fits(rank > 0 && size(x.shape) % (rows * 2) === 0)
-        ? reshape(x, [rows, 2, size(x.shape) / (rows * 2)])
-        : x;
+      return fits(rank > 0 && size(x.shape) % (rows * 2) === 0) ? reshape(x, [rows, 2, size(x.shape) / (rows * 2)]) : x;
     default:
       return rank > 0 ? add(x, elementwise("neg", reshape(x, x.shape))) : x;
   }

@@ -91,9 +91,15 @@ for (const kind of testKinds) {
     const shuffled = [5, 2, 7, 0].map((i) => eight[i]!);
     assert.equal(await trained(shuffled, { deterministic }), early, "in another order");
     // Reads wait for 0 to 3 ms, so that the shards come in ever other orders.
-    const late = eight.slice(0, 3).map((device, i) => new FaultyDevice(device, [0, 3, 1, 2].map((delay) => (delay + i) % 4)));
+    const late = eight.slice(0, 3).map((device, i) =>
+      new FaultyDevice(device, [0, 3, 1, 2].map((delay) => (delay + i) % 4))
+    );
     assert.equal(await trained(late, { deterministic }), early, "with reads that come in any order");
-    assert.equal(await trained(eight.slice(0, 3), { deterministic, capacities: [1, 5, 2] }), early, "with other shares");
+    assert.equal(
+      await trained(eight.slice(0, 3), { deterministic, capacities: [1, 5, 2] }),
+      early,
+      "with other shares",
+    );
   });
 
   test(`so have those of a convolutional network with batch normalisation [${kind}]`, async (t) => {
@@ -104,7 +110,11 @@ for (const kind of testKinds) {
     const expected = await trained((await virtualDevices(kind, 1))!, { deterministic }, 40, "convolutions");
     // Drivers compile each kernel anew for each virtual GPU.
     for (const devices of kind === "cpu" ? [2, 3, 5, 8] : [2, 3]) {
-      assert.equal(await trained(eight.slice(0, devices), { deterministic }, 40, "convolutions"), expected, `on ${devices} devices`);
+      assert.equal(
+        await trained(eight.slice(0, devices), { deterministic }, 40, "convolutions"),
+        expected,
+        `on ${devices} devices`,
+      );
     }
   });
 

@@ -188,33 +188,35 @@ onCounts(
   },
 );
 
-for (const late of [false, true]) test(`steps enqueued after a loss that is not finite change nothing, and say which step it was${late ? ", though they are run before it is read" : ""}`, async () => {
-  const [device] = (await virtualDevices("cpu", 1))!;
-  const devices = [late ? new FaultyDevice(device!, [5]) : device!];
-  const good = { x: host(upTo(7)), more: host([0, 0, 0, 0, 0, 0, 0]) };
-  // Of the second one the gradient is finite.
-  for (const bad of [{ x: host([NaN]), more: host([0]) }, { x: host([1]), more: host([Infinity]) }]) {
-    const w = nn.parameter(tensor([1]));
-    const program: Program = (batch) => {
-      const { x, more } = batch as { readonly x: Tensor; readonly more: Tensor };
-      const loss = nn.mse(x.mul(w), zeros(x.shape));
-      return { loss: loss.plus(nn.loss({ sum: more.sum(), count: loss.count })), metrics: {} };
-    };
-    const train = executor(devices, [w], program, { learningRate: 0.01 });
-    const batches = [good, bad, good, good];
-    const outcomes = await Promise.allSettled(
-      batches.map((batch) => train.enqueue(batch).then(({ outcome }) => outcome)),
-    );
-    assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "rejected", "rejected"]);
-    for (const outcome of outcomes.slice(1)) {
-      assert.ok(outcome.status === "rejected" && outcome.reason instanceof NonFiniteLossError);
-      assert.match(outcome.reason.got, /at step 2/);
+for (const late of [false, true]) {
+  test(`steps enqueued after a loss that is not finite change nothing, and say which step it was${late ? ", though they are run before it is read" : ""}`, async () => {
+    const [device] = (await virtualDevices("cpu", 1))!;
+    const devices = [late ? new FaultyDevice(device!, [5]) : device!];
+    const good = { x: host(upTo(7)), more: host([0, 0, 0, 0, 0, 0, 0]) };
+    // Of the second one the gradient is finite.
+    for (const bad of [{ x: host([NaN]), more: host([0]) }, { x: host([1]), more: host([Infinity]) }]) {
+      const w = nn.parameter(tensor([1]));
+      const program: Program = (batch) => {
+        const { x, more } = batch as { readonly x: Tensor; readonly more: Tensor };
+        const loss = nn.mse(x.mul(w), zeros(x.shape));
+        return { loss: loss.plus(nn.loss({ sum: more.sum(), count: loss.count })), metrics: {} };
+      };
+      const train = executor(devices, [w], program, { learningRate: 0.01 });
+      const batches = [good, bad, good, good];
+      const outcomes = await Promise.allSettled(
+        batches.map((batch) => train.enqueue(batch).then(({ outcome }) => outcome)),
+      );
+      assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "rejected", "rejected"]);
+      for (const outcome of outcomes.slice(1)) {
+        assert.ok(outcome.status === "rejected" && outcome.reason instanceof NonFiniteLossError);
+        assert.match(outcome.reason.got, /at step 2/);
+      }
+      assertClose(await w.data(), [0.6]);
+      await train.step(good);
+      assertClose(await w.data(), [0.36]);
     }
-    assertClose(await w.data(), [0.6]);
-    await train.step(good);
-    assertClose(await w.data(), [0.36]);
-  }
-});
+  });
+}
 
 onCounts(
   "a parameter that the user assigns to counts from the next step on; older tensors keep their value",

@@ -4,11 +4,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
-import { AllDevicesLostError, DeviceError, DeviceLostError, NonFiniteLossError, OutOfMemoryError } from "../src/errors.ts";
+import {
+  AllDevicesLostError,
+  DeviceError,
+  DeviceLostError,
+  NonFiniteLossError,
+  OutOfMemoryError,
+} from "../src/errors.ts";
 import { data, devices as open, nn, optim, parallel, random, tensor } from "../src/index.ts";
 import * as io from "../src/nn/io/io.ts";
 import type { DeviceEvent, DeviceLost } from "../src/parallel/run/fleet.ts";
-import { FaultyDevice, type Fault } from "./faulty-device.ts";
+import { type Fault, FaultyDevice } from "./faulty-device.ts";
 import { testKinds, virtualDevices } from "./harness.ts";
 
 const rows = 23;
@@ -47,15 +53,18 @@ const references = new Map<string, Promise<number[][]>>();
 function undisturbed(kind: Device["kind"]): Promise<number[][]> {
   let known = references.get(kind);
   if (known === undefined) {
-    references.set(kind, known = (async () => {
-      const { model, trainer } = perceptron(await fresh(kind, 1));
-      const all = [await weightsOf(model)];
-      for (let i = 0; i < steps; i++) {
-        await trainer.step(batch);
-        all.push(await weightsOf(model));
-      }
-      return all;
-    })());
+    references.set(
+      kind,
+      known = (async () => {
+        const { model, trainer } = perceptron(await fresh(kind, 1));
+        const all = [await weightsOf(model)];
+        for (let i = 0; i < steps; i++) {
+          await trainer.step(batch);
+          all.push(await weightsOf(model));
+        }
+        return all;
+      })(),
+    );
   }
   return known;
 }
@@ -72,7 +81,11 @@ interface Ending {
   readonly done: number;
 }
 
-async function run(devices: readonly FaultyDevice[], faults: readonly (Fault & { device: number; step: number })[], options: Options = sixShards): Promise<Ending> {
+async function run(
+  devices: readonly FaultyDevice[],
+  faults: readonly (Fault & { device: number; step: number })[],
+  options: Options = sixShards,
+): Promise<Ending> {
   const { model, trainer } = perceptron(devices, options);
   const heard: DeviceEvent[] = [];
   trainer.on("deviceLost", (event) => heard.push(event));
@@ -133,25 +146,29 @@ test("random faults: as long as a device is left, the bits are those of a run wi
     // A device that is there refuses memory for want of it only, and kernels that are wrong on all of them.
   }).filter(({ call, kind }) => kind !== "reject" || (call !== "load" && call !== "alloc"));
   await fc.assert(
-    fc.asyncProperty(fc.array(fault, { maxLength: 4 }), fc.array(fc.nat(4), { maxLength: 5 }), async (faults, delays) => {
-      const expected = await undisturbed("cpu");
-      const devices = (await fresh("cpu", 4)).map((device, i) =>
-        new FaultyDevice(device, delays.map((delay) => (delay * (i + 3)) % 5))
-      );
-      const { weights, events, error, done } = await run(devices, faults);
-      if (error === undefined) {
-        assert.deepEqual(weights, expected[steps]);
-        assert.ok(events.length < 4);
-      } else if (error instanceof AllDevicesLostError) {
-        assert.deepEqual(weights, expected[error.step!], `the weights are those of step ${error.step}`);
-        assert.ok(error.step! >= done, "no completed step is missing");
-      } else {
-        // The last device is not given up for a want of memory: the step is refused, and could be tried again.
-        assert.ok(error instanceof OutOfMemoryError || error instanceof DeviceLostError, String(error));
-        assert.equal(events.length, 3);
-        assert.deepEqual(weights, expected[done]);
-      }
-    }),
+    fc.asyncProperty(
+      fc.array(fault, { maxLength: 4 }),
+      fc.array(fc.nat(4), { maxLength: 5 }),
+      async (faults, delays) => {
+        const expected = await undisturbed("cpu");
+        const devices = (await fresh("cpu", 4)).map((device, i) =>
+          new FaultyDevice(device, delays.map((delay) => (delay * (i + 3)) % 5))
+        );
+        const { weights, events, error, done } = await run(devices, faults);
+        if (error === undefined) {
+          assert.deepEqual(weights, expected[steps]);
+          assert.ok(events.length < 4);
+        } else if (error instanceof AllDevicesLostError) {
+          assert.deepEqual(weights, expected[error.step!], `the weights are those of step ${error.step}`);
+          assert.ok(error.step! >= done, "no completed step is missing");
+        } else {
+          // The last device is not given up for a want of memory: the step is refused, and could be tried again.
+          assert.ok(error instanceof OutOfMemoryError || error instanceof DeviceLostError, String(error));
+          assert.equal(events.length, 3);
+          assert.deepEqual(weights, expected[done]);
+        }
+      },
+    ),
     { numRuns: 40 },
   );
 });
@@ -262,13 +279,20 @@ test("evaluation, prediction and replicated functions survive a device too", asy
 });
 
 test("a device that is left with more shards than it was ready for computes them all", async () => {
-  const seven = { x: data.array(Float32Array.from({ length: 7 * 6 }, (_, i) => Math.cos(i)), { shape: [7, 6] }), y: data.array(Int32Array.from({ length: 7 }, (_, i) => i % 4), { dtype: "i32" }) };
+  const seven = {
+    x: data.array(Float32Array.from({ length: 7 * 6 }, (_, i) => Math.cos(i)), { shape: [7, 6] }),
+    y: data.array(Int32Array.from({ length: 7 }, (_, i) => i % 4), { dtype: "i32" }),
+  };
   const deterministic = { shards: 7 };
   const train = async (devices: readonly Device[], lose: boolean) => {
     const { model, trainer } = perceptron(devices, { deterministic });
     await trainer.step(seven);
     // The one between them was ready for two shards, and gets three neighbours and two others.
-    if (lose) { for (const i of [0, 2]) (devices[i] as FaultyDevice).plan({ call: "runAndRead", nth: 1, kind: "late" }); }
+    if (lose) {
+      for (const i of [0, 2]) {
+        (devices[i] as FaultyDevice).plan({ call: "runAndRead", nth: 1, kind: "late" });
+      }
+    }
     await trainer.step(seven);
     return { weights: await weightsOf(model), events: trainer.history.events as readonly DeviceLost[] };
   };
@@ -281,7 +305,10 @@ test("a device that is left with more shards than it was ready for computes them
 test("a batch for which one device has no memory is refused, and training goes on", async () => {
   const [device] = await open({ kind: "cpu", virtual: 9 }).then((all) => all.slice(8));
   const { model, trainer } = perceptron([device!], { deterministic: { shards: 2 } });
-  const wide = (n: number) => ({ x: data.array(new Float32Array(n * 6).fill(0.1), { shape: [n, 6] }), y: data.array(new Int32Array(n), { dtype: "i32" }) });
+  const wide = (n: number) => ({
+    x: data.array(new Float32Array(n * 6).fill(0.1), { shape: [n, 6] }),
+    y: data.array(new Int32Array(n), { dtype: "i32" }),
+  });
   await trainer.step(wide(4));
   const before = await weightsOf(model);
   (device as Device & { budget: number }).budget = device!.stats().liveBytes + 4096;
@@ -294,7 +321,7 @@ test("a batch for which one device has no memory is refused, and training goes o
 });
 
 test("500 steps with faults leave no memory behind", async () => {
-  const { trainer } = perceptron((await fresh("cpu", 2)));
+  const { trainer } = perceptron(await fresh("cpu", 2));
   let keeper = (await trainer.devices())[1]!;
   for (let i = 0; i < 20; i++) await trainer.step(batch);
   const collect = (globalThis as { gc?: () => void }).gc;
@@ -310,7 +337,9 @@ test("500 steps with faults leave no memory behind", async () => {
       // The older device goes, a new one comes.
       simulateLoss((await trainer.devices())[0]!, "planned");
       const used = await trainer.devices();
-      const [fresh] = (await open({ kind: "cpu", virtual: 4 })).filter((device) => !used.includes(device) && !device.isLost);
+      const [fresh] = (await open({ kind: "cpu", virtual: 4 })).filter((device) =>
+        !used.includes(device) && !device.isLost
+      );
       await trainer.addDevice(fresh!);
     }
     await trainer.step(batch);
@@ -324,7 +353,10 @@ test("500 steps with faults leave no memory behind", async () => {
 
 /** All that a call may fail at, on the device whose turn it is. */
 const everyFault: readonly Omit<Fault, "nth">[] = [
-  ...(["alloc", "write", "run", "load", "runAndRead", "read"] as const).map((call) => ({ call, kind: "lose" as const })),
+  ...(["alloc", "write", "run", "load", "runAndRead", "read"] as const).map((call) => ({
+    call,
+    kind: "lose" as const,
+  })),
   ...(["load", "runAndRead", "read"] as const).map((call) => ({ call, kind: "late" as const })),
   ...(["write", "run", "runAndRead", "read"] as const).map((call) => ({ call, kind: "reject" as const })),
   ...(["alloc", "load"] as const).map((call) => ({ call, kind: "outOfMemory" as const })),
@@ -398,7 +430,12 @@ for (const kind of testKinds) {
         if (name !== "step") await run.trainer.step(batch);
         before();
         const result = await call(run);
-        return { result, state: await stateOf(run.model), checksum: await run.trainer.checksum(), events: run.trainer.history.events };
+        return {
+          result,
+          state: await stateOf(run.model),
+          checksum: await run.trainer.checksum(),
+          events: run.trainer.history.events,
+        };
       };
       const expected = await after(await fresh(kind, 1));
       let hit = 0;
@@ -408,14 +445,17 @@ for (const kind of testKinds) {
         for (const [device, nth] of kind === "cpu" ? [[0, 1], [2, 2]] as const : [[0, 1]] as const) {
           const where = `${name}: ${how} at ${at} ${nth} of device ${device}`;
           const devices = (await fresh(kind, 3)).map((device) => new FaultyDevice(device));
-          const { result, state, checksum, events } = await after(devices, () => devices[device]!.plan({ call: at, kind: how, nth }));
+          const { result, state, checksum, events } = await after(
+            devices,
+            () => devices[device]!.plan({ call: at, kind: how, nth }),
+          );
           assert.deepEqual(result, expected.result, where);
           assert.deepEqual(state, expected.state, where);
           assert.equal(checksum, expected.checksum, where);
           assert.ok(events.length <= 1, where);
           hit += events.length;
           // Those of a GPU that are left go on: opening them anew takes long, and a new trainer loads all on them.
-          if (kind === "cpu") for (const device of devices) device.close();
+          if (kind === "cpu") { for (const device of devices) device.close(); }
         }
       }
       assert.ok(hit > 0, `${name} is hit`);
@@ -441,7 +481,10 @@ for (const kind of testKinds) {
         const file = await io.encode(model);
         assert.deepEqual(await stateOf(model), before);
         assert.equal(Object.keys(io.decode(file)).length, 6);
-        assert.deepEqual((await Promise.all(Object.values(held).map((part) => part.data()))).flatMap((part) => [...part]), before);
+        assert.deepEqual(
+          (await Promise.all(Object.values(held).map((part) => part.data()))).flatMap((part) => [...part]),
+          before,
+        );
         assert.deepEqual(await model.forward(tensor(x.data as Float32Array, { shape: x.shape })).data(), outputs);
         if (lost.length === 3) await assert.rejects(trainer.step(batch), AllDevicesLostError);
         else await trainer.step(batch);
@@ -470,7 +513,10 @@ for (const kind of testKinds) {
 }
 
 /** A batch whose loss is NaN. */
-const refused = { x: data.array((x.data as Float32Array).map((value, i) => i === 40 ? NaN : value), { shape: [rows, 6] }), y };
+const refused = {
+  x: data.array((x.data as Float32Array).map((value, i) => i === 40 ? NaN : value), { shape: [rows, 6] }),
+  y,
+};
 
 for (const kind of testKinds) {
   test(`after a step that was refused the model is read from the host too when all devices are lost [${kind}]`, async (t) => {

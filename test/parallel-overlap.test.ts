@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { Device } from "../src/devices/device/device.ts";
 import { simulateLoss } from "../src/devices/loss.ts";
 import { AllDevicesLostError, CallbackError, NonFiniteLossError, ShapeError, StateError } from "../src/errors.ts";
-import { compile, data, nn, optim, parallel, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";
+import { compile, data, nn, optim, parallel, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import type { StepRecord } from "../src/nn/training/history.ts";
 import { assertClose, onEachDevice, testKinds, virtualDevices } from "./harness.ts";
 
@@ -160,7 +160,12 @@ onDevices("predict and evaluate see one version: that after the steps asked for 
   const { model, trainer } = scaling(devices);
   await trainer.step(batchOf(4));
   // In the order of the calls, though nothing is waited for.
-  const [, y, , z] = [trainer.step(batchOf(4)), trainer.predict({ x: ones(30) }, { rowsAtOnce: 4 }), trainer.step(batchOf(5)), trainer.evaluate([batchOf(7), batchOf(9)], { rowsAtOnce: 2 })] as const;
+  const [, y, , z] = [
+    trainer.step(batchOf(4)),
+    trainer.predict({ x: ones(30) }, { rowsAtOnce: 4 }),
+    trainer.step(batchOf(5)),
+    trainer.evaluate([batchOf(7), batchOf(9)], { rowsAtOnce: 2 }),
+  ] as const;
   const last = trainer.step(batchOf(4));
   const values = await (await y).data();
   assert.equal(new Set(values).size, 1, `${values}`);
@@ -179,44 +184,61 @@ onDevices("predict and evaluate see one version: that after the steps asked for 
     ...silent,
   });
   const versions = Array.from({ length: 13 }, (_, i) => 0.98 ** (4 + i));
-  const isOne = (value: number, of: readonly number[]) => of.some((version) => Math.abs(value - version) < 1e-5 * version);
+  const isOne = (value: number, of: readonly number[]) =>
+    of.some((version) => Math.abs(value - version) < 1e-5 * version);
   for (const values of await Promise.all(seen)) {
     assert.equal(new Set(values).size, 1, `${values}`);
     assert.ok(isOne(values[0]!, versions));
   }
-  for (const loss of await Promise.all(losses)) assert.ok(isOne(loss, versions.map((version) => version ** 2)), `${loss}`);
+  for (const loss of await Promise.all(losses)) {
+    assert.ok(isOne(loss, versions.map((version) => version ** 2)), `${loss}`);
+  }
 });
 
-onDevices("running statistics, too, are those of one version: the outputs of an overlapping predict are those of one that does not", async (devices) => {
-  const fields = { x: data.array(Float32Array.from({ length: 96 }, (_, i) => Math.sin(i) * i), { shape: [32, 3] }), y: data.array(new Float32Array(32), { shape: [32, 1] }) };
-  const rows = { x: fields.x };
-  const make = () => {
-    random.seed(3);
-    const model = nn.sequential(nn.linear(3, 4), nn.batchNorm(4), nn.dropout(0.5), nn.linear(4, 1));
-    return nn.trainer(model, { loss: squares, optimizer: optim.adam({ learningRate: 0.05 }), devices, seed: 3 });
-  };
-  const alone = make();
-  const versions: string[] = [];
-  for (const batch of data.batches(fields, { batchSize: 4 })) {
-    await alone.step(batch);
-    versions.push((await (await alone.predict(rows, { rowsAtOnce: 5 })).data()).join());
-  }
-  assert.equal(new Set(versions).size, 8);
-  const train = make();
-  const seen: Promise<string>[] = [];
-  await train.fit(data.batches(fields, { batchSize: 4 }), {
-    onBatch: () => void seen.push(train.predict(rows, { rowsAtOnce: 5 }).then(async (y) => (await y.data()).join())),
-    ...silent,
-  });
-  const found = (await Promise.all(seen)).map((outputs) => versions.indexOf(outputs));
-  // When a step is told of, the next one is under way: it is the version after that.
-  assert.deepEqual(found, [1, 2, 3, 4, 5, 6, 7, 7]);
-});
+onDevices(
+  "running statistics, too, are those of one version: the outputs of an overlapping predict are those of one that does not",
+  async (devices) => {
+    const fields = {
+      x: data.array(Float32Array.from({ length: 96 }, (_, i) => Math.sin(i) * i), { shape: [32, 3] }),
+      y: data.array(new Float32Array(32), { shape: [32, 1] }),
+    };
+    const rows = { x: fields.x };
+    const make = () => {
+      random.seed(3);
+      const model = nn.sequential(nn.linear(3, 4), nn.batchNorm(4), nn.dropout(0.5), nn.linear(4, 1));
+      return nn.trainer(model, { loss: squares, optimizer: optim.adam({ learningRate: 0.05 }), devices, seed: 3 });
+    };
+    const alone = make();
+    const versions: string[] = [];
+    for (const batch of data.batches(fields, { batchSize: 4 })) {
+      await alone.step(batch);
+      versions.push((await (await alone.predict(rows, { rowsAtOnce: 5 })).data()).join());
+    }
+    assert.equal(new Set(versions).size, 8);
+    const train = make();
+    const seen: Promise<string>[] = [];
+    await train.fit(data.batches(fields, { batchSize: 4 }), {
+      onBatch: () => void seen.push(train.predict(rows, { rowsAtOnce: 5 }).then(async (y) => (await y.data()).join())),
+      ...silent,
+    });
+    const found = (await Promise.all(seen)).map((outputs) => versions.indexOf(outputs));
+    // When a step is told of, the next one is under way: it is the version after that.
+    assert.deepEqual(found, [1, 2, 3, 4, 5, 6, 7, 7]);
+  },
+);
 
 onDevices("an evaluation whose source keeps steps waiting lets them go on, and keeps its version", async (devices) => {
-  const model = nn.sequential(new Scale(), nn.lambda((x) => x.reshape([-1, 1])), nn.batchNorm(1, { affine: false }), nn.lambda((x) => x.reshape([-1])));
+  const model = nn.sequential(
+    new Scale(),
+    nn.lambda((x) => x.reshape([-1, 1])),
+    nn.batchNorm(1, { affine: false }),
+    nn.lambda((x) => x.reshape([-1])),
+  );
   const train = nn.trainer(model, { loss: squares, optimizer: optim.sgd({ learningRate: 0.01 }), devices });
-  const ramp = (rows: number) => ({ x: data.array(Float32Array.from({ length: rows }, (_, i) => i), { shape: [rows] }), y: ones(rows) });
+  const ramp = (rows: number) => ({
+    x: data.array(Float32Array.from({ length: rows }, (_, i) => i), { shape: [rows] }),
+    y: ones(rows),
+  });
   await train.step(ramp(6));
   const before = await train.evaluate([ramp(5), ramp(7), ramp(4)]);
   const steps: Promise<StepRecord>[] = [];
@@ -234,122 +256,148 @@ onDevices("an evaluation whose source keeps steps waiting lets them go on, and k
   assert.deepEqual([after.loss, after.rows], [before.loss, before.rows]);
   assert.equal(predicted, 3);
   assert.equal(steps.length, 3);
-  assert.notEqual((await train.evaluate([ramp(5), ramp(7), ramp(4)])).loss, before.loss, "the steps did move something");
+  assert.notEqual(
+    (await train.evaluate([ramp(5), ramp(7), ramp(4)])).loss,
+    before.loss,
+    "the steps did move something",
+  );
 });
 
-onDevices("an evaluation that ends early waits for its source, which may wait for what waits for the evaluation", async (devices) => {
-  const { trainer } = scaling(devices);
-  await trainer.step(batchOf(4));
-  const wrong = { x: ones(3), y: zeros(4) };
-  let ends = 0;
-  const sources = {
-    // What it makes ahead waits for a step.
-    ahead: async function* () {
-      try {
+onDevices(
+  "an evaluation that ends early waits for its source, which may wait for what waits for the evaluation",
+  async (devices) => {
+    const { trainer } = scaling(devices);
+    await trainer.step(batchOf(4));
+    const wrong = { x: ones(3), y: zeros(4) };
+    let ends = 0;
+    const sources = {
+      // What it makes ahead waits for a step.
+      ahead: async function* () {
+        try {
+          yield wrong;
+          await trainer.step(batchOf(4));
+          yield batchOf(4);
+        } finally {
+          ends++;
+        }
+      },
+      // So does its end.
+      end: async function* () {
+        try {
+          yield wrong;
+          yield batchOf(4);
+        } finally {
+          await trainer.step(batchOf(4));
+          ends++;
+        }
+      },
+      // And one whose batches never fail, but what it does last.
+      failing: async function* () {
         yield wrong;
         await trainer.step(batchOf(4));
+        throw new Error("mine");
+      },
+    };
+    for (const source of Object.values(sources)) await assert.rejects(trainer.evaluate(source()), ShapeError);
+    await assert.rejects(trainer.fit([batchOf(4)], { validation: sources.ahead(), ...silent }), ShapeError);
+    assert.equal(ends, 3);
+    assert.equal((await trainer.step(batchOf(4))).step, 7);
+    // Once all devices are lost, there is no version to keep.
+    let waited: unknown;
+    const lost = async function* () {
+      try {
+        yield batchOf(4);
+        const step = trainer.step(batchOf(4));
+        for (const device of devices) simulateLoss(device, "gone");
+        waited = await step.catch((error: unknown) => error);
         yield batchOf(4);
       } finally {
         ends++;
       }
-    },
-    // So does its end.
-    end: async function* () {
-      try {
-        yield wrong;
-        yield batchOf(4);
-      } finally {
-        await trainer.step(batchOf(4));
-        ends++;
-      }
-    },
-    // And one whose batches never fail, but what it does last.
-    failing: async function* () {
-      yield wrong;
-      await trainer.step(batchOf(4));
-      throw new Error("mine");
-    },
-  };
-  for (const source of Object.values(sources)) await assert.rejects(trainer.evaluate(source()), ShapeError);
-  await assert.rejects(trainer.fit([batchOf(4)], { validation: sources.ahead(), ...silent }), ShapeError);
-  assert.equal(ends, 3);
-  assert.equal((await trainer.step(batchOf(4))).step, 7);
-  // Once all devices are lost, there is no version to keep.
-  let waited: unknown;
-  const lost = async function* () {
-    try {
+    };
+    const error: unknown = await trainer.evaluate(lost()).catch((error: unknown) => error);
+    assert.ok(waited instanceof AllDevicesLostError, String(waited));
+    assert.ok(error instanceof AllDevicesLostError, String(error));
+    assert.equal(ends, 4);
+  },
+);
+
+onDevices(
+  "what a callback or a source throws is typed, and the steps that are done are in the history",
+  async (devices) => {
+    const stop = new Error("enough");
+    const callback = async (run: Promise<unknown>, name: RegExp) => {
+      await assert.rejects(run, (error: unknown) => {
+        assert.ok(error instanceof CallbackError, String(error));
+        assert.equal(error.cause, stop);
+        assert.match(error.message, name);
+        assert.match(error.message, /enough/);
+        return true;
+      });
+    };
+    const four = [batchOf(4), batchOf(4), batchOf(4), batchOf(4)];
+    const { model, trainer } = scaling(devices);
+    let weight = 1;
+    const steps = async (count: number) => {
+      assert.deepEqual(
+        trainer.history.steps.map(({ step }) => step),
+        Array.from({ length: trainer.history.steps.length }, (_, i) => i + 1),
+      );
+      weight *= 0.98 ** count;
+      assertClose([await model.w.item()], [weight], { rtol: 1e-5 });
+      assertClose([trainer.history.steps.length], [Math.round(Math.log(weight) / Math.log(0.98))]);
+    };
+    let told = 0;
+    const onBatch = ({ batch }: { readonly batch: number }) => {
+      told++;
+      if (batch === 2) throw stop;
+    };
+    await callback(trainer.fit(four, { onBatch, ...silent }), /onBatch/);
+    assert.equal(told, 2, "it is not called again");
+    await steps(3); // The third was under way.
+    await callback(trainer.fit(four, { onBatch: async () => await Promise.reject(stop), ...silent }), /onBatch/);
+    await steps(2);
+    await callback(
+      trainer.fit(four, {
+        onEpoch: () => {
+          throw stop;
+        },
+        epochs: 2,
+        ...silent,
+      }),
+      /onEpoch/,
+    );
+    await steps(4);
+    assert.equal(trainer.history.epochs.length, 1);
+    function* failing() {
       yield batchOf(4);
-      const step = trainer.step(batchOf(4));
-      for (const device of devices) simulateLoss(device, "gone");
-      waited = await step.catch((error: unknown) => error);
       yield batchOf(4);
-    } finally {
-      ends++;
+      throw stop;
     }
-  };
-  const error: unknown = await trainer.evaluate(lost()).catch((error: unknown) => error);
-  assert.ok(waited instanceof AllDevicesLostError, String(waited));
-  assert.ok(error instanceof AllDevicesLostError, String(error));
-  assert.equal(ends, 4);
-});
-
-onDevices("what a callback or a source throws is typed, and the steps that are done are in the history", async (devices) => {
-  const stop = new Error("enough");
-  const callback = async (run: Promise<unknown>, name: RegExp) => {
-    await assert.rejects(run, (error: unknown) => {
-      assert.ok(error instanceof CallbackError, String(error));
-      assert.equal(error.cause, stop);
-      assert.match(error.message, name);
-      assert.match(error.message, /enough/);
-      return true;
-    });
-  };
-  const four = [batchOf(4), batchOf(4), batchOf(4), batchOf(4)];
-  const { model, trainer } = scaling(devices);
-  let weight = 1;
-  const steps = async (count: number) => {
-    assert.deepEqual(trainer.history.steps.map(({ step }) => step), Array.from({ length: trainer.history.steps.length }, (_, i) => i + 1));
-    weight *= 0.98 ** count;
-    assertClose([await model.w.item()], [weight], { rtol: 1e-5 });
-    assertClose([trainer.history.steps.length], [Math.round(Math.log(weight) / Math.log(0.98))]);
-  };
-  let told = 0;
-  const onBatch = ({ batch }: { readonly batch: number }) => {
-    told++;
-    if (batch === 2) throw stop;
-  };
-  await callback(trainer.fit(four, { onBatch, ...silent }), /onBatch/);
-  assert.equal(told, 2, "it is not called again");
-  await steps(3); // The third was under way.
-  await callback(trainer.fit(four, { onBatch: async () => await Promise.reject(stop), ...silent }), /onBatch/);
-  await steps(2);
-  await callback(trainer.fit(four, { onEpoch: () => { throw stop; }, epochs: 2, ...silent }), /onEpoch/);
-  await steps(4);
-  assert.equal(trainer.history.epochs.length, 1);
-  function* failing() {
-    yield batchOf(4);
-    yield batchOf(4);
-    throw stop;
-  }
-  async function* failingLater() {
-    yield* failing();
-  }
-  await callback(trainer.fit(failing(), silent), /source of batches/);
-  await steps(2);
-  await callback(trainer.fit(failingLater(), silent), /source of batches/);
-  await steps(2);
-  await callback(trainer.evaluate(failing()), /evaluate.*source of batches/);
-  await callback(trainer.fit(four, { validation: failing(), ...silent }), /source of batches/);
-  await steps(4);
-  const epoch = trainer.history.epochs.at(-1)!;
-  assert.deepEqual([trainer.history.epochs.length, epoch.rows, epoch.validation], [2, 16, undefined], "the epoch was done");
-  // A batch that will not do: the step before it is done; the error is shardwise's own.
-  await assert.rejects(trainer.fit([batchOf(4), { x: ones(3), y: zeros(4) }], silent), ShapeError);
-  await steps(1);
-  const { steps: own } = await trainer.fit(four, silent);
-  assert.equal(own.length, 4);
-  await steps(4);
-});
+    async function* failingLater() {
+      yield* failing();
+    }
+    await callback(trainer.fit(failing(), silent), /source of batches/);
+    await steps(2);
+    await callback(trainer.fit(failingLater(), silent), /source of batches/);
+    await steps(2);
+    await callback(trainer.evaluate(failing()), /evaluate.*source of batches/);
+    await callback(trainer.fit(four, { validation: failing(), ...silent }), /source of batches/);
+    await steps(4);
+    const epoch = trainer.history.epochs.at(-1)!;
+    assert.deepEqual(
+      [trainer.history.epochs.length, epoch.rows, epoch.validation],
+      [2, 16, undefined],
+      "the epoch was done",
+    );
+    // A batch that will not do: the step before it is done; the error is shardwise's own.
+    await assert.rejects(trainer.fit([batchOf(4), { x: ones(3), y: zeros(4) }], silent), ShapeError);
+    await steps(1);
+    const { steps: own } = await trainer.fit(four, silent);
+    assert.equal(own.length, 4);
+    await steps(4);
+  },
+);
 
 test("a listener that throws stops no step: its device is told of once, and the call that was on rejects when it is done", async () => {
   const open = async () => (await virtualDevices("cpu", 3))!;
@@ -416,7 +464,10 @@ test("calls that overlap a loss tell of a device once", async () => {
     assertClose([await model.w.item()], [0.98 ** 4], { rtol: 1e-5 });
     const more = (await virtualDevices("cpu", 3))!;
     const lost: string[] = [];
-    const double = parallel.replicate((x: Tensor) => x.mul(2), more, { rowsAtOnce: 4, onDeviceLost: ({ device }) => void lost.push(device) });
+    const double = parallel.replicate((x: Tensor) => x.mul(2), more, {
+      rowsAtOnce: 4,
+      onDeviceLost: ({ device }) => void lost.push(device),
+    });
     const calls = [double(ones(30)), double(ones(30)), double(ones(31))];
     simulateLoss(more[round % 3]!, "gone");
     await Promise.all(calls);
@@ -424,40 +475,53 @@ test("calls that overlap a loss tell of a device once", async () => {
   }
 });
 
-onDevices("a second fit at once is refused, each history is its own, and steps may come between those of fit", async (devices) => {
-  const { model, trainer } = scaling(devices);
-  const three = [batchOf(4), batchOf(4), batchOf(4)];
-  const between: Promise<StepRecord>[] = [];
-  const onBatch = () => void between.push(trainer.step(batchOf(4)));
-  const [one, two] = await Promise.allSettled([trainer.fit(three, { onBatch, ...silent }), trainer.fit(three, silent)]);
-  assert.ok(two.status === "rejected" && two.reason instanceof StateError, "refused");
-  assert.ok(one.status === "fulfilled");
-  assert.equal(one.value.steps.length, 3);
-  const numbers = [...one.value.steps, ...await Promise.all(between)].map(({ step }) => step);
-  assert.deepEqual(numbers.sort((a, b) => a - b), [1, 2, 3, 4, 5, 6]);
-  const next = await trainer.fit(three, silent);
-  assert.deepEqual(next.steps.map(({ step }) => step), [7, 8, 9]);
-  assert.equal(trainer.history.steps.length, 6);
-  assertClose([await model.w.item()], [0.98 ** 9], { rtol: 1e-5 });
-});
+onDevices(
+  "a second fit at once is refused, each history is its own, and steps may come between those of fit",
+  async (devices) => {
+    const { model, trainer } = scaling(devices);
+    const three = [batchOf(4), batchOf(4), batchOf(4)];
+    const between: Promise<StepRecord>[] = [];
+    const onBatch = () => void between.push(trainer.step(batchOf(4)));
+    const [one, two] = await Promise.allSettled([
+      trainer.fit(three, { onBatch, ...silent }),
+      trainer.fit(three, silent),
+    ]);
+    assert.ok(two.status === "rejected" && two.reason instanceof StateError, "refused");
+    assert.ok(one.status === "fulfilled");
+    assert.equal(one.value.steps.length, 3);
+    const numbers = [...one.value.steps, ...await Promise.all(between)].map(({ step }) => step);
+    assert.deepEqual(numbers.sort((a, b) => a - b), [1, 2, 3, 4, 5, 6]);
+    const next = await trainer.fit(three, silent);
+    assert.deepEqual(next.steps.map(({ step }) => step), [7, 8, 9]);
+    assert.equal(trainer.history.steps.length, 6);
+    assertClose([await model.w.item()], [0.98 ** 9], { rtol: 1e-5 });
+  },
+);
 
-onDevices("after fit was rejected, predict and evaluate have the weights of before, and training goes on", async (devices) => {
-  const { trainer } = scaling(devices);
-  const bad = { x: data.array(Float32Array.of(1, NaN, 1, 1), { shape: [4] }), y: zeros(4) };
-  const run = trainer.fit([batchOf(4), batchOf(4), bad, batchOf(4)], {
-    // They may run while the bad step is judged.
-    onBatch: () => void Promise.all([trainer.predict({ x: ones(2) }), trainer.evaluate(batchOf(2))]).catch(() => {}),
-    ...silent,
-  });
-  await assert.rejects(run, NonFiniteLossError);
-  assert.equal(trainer.history.steps.length, 2);
-  assertClose(await (await trainer.predict({ x: ones(2) })).data(), [0.98 ** 2, 0.98 ** 2]);
-  assertClose([(await trainer.evaluate(batchOf(2))).loss], [0.98 ** 4]);
-  // Those that follow it at once go on from there, too.
-  const [a, b, y] = await Promise.all([trainer.step(batchOf(4)), trainer.step(batchOf(4)), trainer.predict({ x: ones(1) })]);
-  assert.ok(a.updated && b.updated);
-  assertClose(await y.data(), [0.98 ** 4]);
-});
+onDevices(
+  "after fit was rejected, predict and evaluate have the weights of before, and training goes on",
+  async (devices) => {
+    const { trainer } = scaling(devices);
+    const bad = { x: data.array(Float32Array.of(1, NaN, 1, 1), { shape: [4] }), y: zeros(4) };
+    const run = trainer.fit([batchOf(4), batchOf(4), bad, batchOf(4)], {
+      // They may run while the bad step is judged.
+      onBatch: () => void Promise.all([trainer.predict({ x: ones(2) }), trainer.evaluate(batchOf(2))]).catch(() => {}),
+      ...silent,
+    });
+    await assert.rejects(run, NonFiniteLossError);
+    assert.equal(trainer.history.steps.length, 2);
+    assertClose(await (await trainer.predict({ x: ones(2) })).data(), [0.98 ** 2, 0.98 ** 2]);
+    assertClose([(await trainer.evaluate(batchOf(2))).loss], [0.98 ** 4]);
+    // Those that follow it at once go on from there, too.
+    const [a, b, y] = await Promise.all([
+      trainer.step(batchOf(4)),
+      trainer.step(batchOf(4)),
+      trainer.predict({ x: ones(1) }),
+    ]);
+    assert.ok(a.updated && b.updated);
+    assertClose(await y.data(), [0.98 ** 4]);
+  },
+);
 
 onDevices("a step that is refused takes none with it that is asked for at once, and ends a fit", async (devices) => {
   const { model, trainer } = scaling(devices);
@@ -490,34 +554,37 @@ onDevices("a step that is refused takes none with it that is asked for at once, 
   assert.equal((await trainer.fit([batchOf(4)], silent)).steps.length, 1);
 });
 
-onDevices("after release every call is a typed error, what was asked for before is done, and the model is whole", async (devices) => {
-  const { model, trainer } = scaling(devices);
-  await trainer.step(batchOf(4));
-  const before = trainer.step(batchOf(4));
-  const y = trainer.predict({ x: ones(9) }, { rowsAtOnce: 2 });
-  const fit = trainer.fit(Array.from({ length: 50 }, () => batchOf(4)), silent);
-  await before;
-  await wait(5);
-  const released = trainer.release();
-  const calls = [
-    () => trainer.step(batchOf(4)),
-    () => trainer.fit([batchOf(4)], silent),
-    () => trainer.evaluate(batchOf(4)),
-    () => trainer.predict({ x: ones(4) }),
-    () => trainer.checksum(),
-    () => trainer.devices(),
-    () => trainer.memory(),
-    () => trainer.addDevice(devices[0]!),
-  ];
-  for (const call of calls) await assert.rejects(call(), StateError);
-  const ended: unknown = await fit.catch((error: unknown) => error);
-  await released;
-  if (trainer.history.steps.length < 50) assert.ok(ended instanceof StateError, String(ended));
-  assertClose(await (await y).data(), new Float32Array(9).fill(0.98 ** 2));
-  await trainer.release();
-  for (const call of calls) await assert.rejects(call(), StateError);
-  assertClose([await model.w.item()], [0.98 ** (2 + trainer.history.steps.length)], { rtol: 1e-5 });
-});
+onDevices(
+  "after release every call is a typed error, what was asked for before is done, and the model is whole",
+  async (devices) => {
+    const { model, trainer } = scaling(devices);
+    await trainer.step(batchOf(4));
+    const before = trainer.step(batchOf(4));
+    const y = trainer.predict({ x: ones(9) }, { rowsAtOnce: 2 });
+    const fit = trainer.fit(Array.from({ length: 50 }, () => batchOf(4)), silent);
+    await before;
+    await wait(5);
+    const released = trainer.release();
+    const calls = [
+      () => trainer.step(batchOf(4)),
+      () => trainer.fit([batchOf(4)], silent),
+      () => trainer.evaluate(batchOf(4)),
+      () => trainer.predict({ x: ones(4) }),
+      () => trainer.checksum(),
+      () => trainer.devices(),
+      () => trainer.memory(),
+      () => trainer.addDevice(devices[0]!),
+    ];
+    for (const call of calls) await assert.rejects(call(), StateError);
+    const ended: unknown = await fit.catch((error: unknown) => error);
+    await released;
+    if (trainer.history.steps.length < 50) assert.ok(ended instanceof StateError, String(ended));
+    assertClose(await (await y).data(), new Float32Array(9).fill(0.98 ** 2));
+    await trainer.release();
+    for (const call of calls) await assert.rejects(call(), StateError);
+    assertClose([await model.w.item()], [0.98 ** (2 + trainer.history.steps.length)], { rtol: 1e-5 });
+  },
+);
 
 test("a batch of tensors is what it is at the call, though steps before it are under way", async () => {
   const { model, trainer } = scaling((await virtualDevices("cpu", 2))!, 1);
@@ -568,7 +635,11 @@ test("release waits for what an evaluation runs that others have overtaken, and 
       await released;
       yield batchOf(4);
     };
-    return { model, evaluate: (isLast: boolean) => trainer.evaluate(source(isLast), { rowsAtOnce: 1 }), released: () => released };
+    return {
+      model,
+      evaluate: (isLast: boolean) => trainer.evaluate(source(isLast), { rowsAtOnce: 1 }),
+      released: () => released,
+    };
   };
   const running = await open();
   const { loss, rows } = await running.evaluate(true);
@@ -585,7 +656,10 @@ onEachDevice("what a call computes of a tensor that it captures need not be comp
   try {
     const scale = tensor([1, 2]).add(1);
     const run = parallel.replicate((x: Tensor) => x.mul(scale), [device]);
-    assert.deepEqual(await (await run(data.array(Float32Array.of(1, 2, 3, 4), { shape: [2, 2] }))).data(), Float32Array.of(2, 6, 6, 12));
+    assert.deepEqual(
+      await (await run(data.array(Float32Array.of(1, 2, 3, 4), { shape: [2, 2] }))).data(),
+      Float32Array.of(2, 6, 6, 12),
+    );
     const before = device.stats().dispatches;
     assert.deepEqual(await scale.data(), Float32Array.of(2, 3));
     assert.equal(device.stats().dispatches, before);

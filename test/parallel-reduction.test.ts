@@ -37,7 +37,10 @@ function byTree(values: readonly number[]): number {
 
 /** Numbers near and far, subnormal ones, and such as cancel to them. */
 const numbers = fc.array(
-  fc.oneof(f32, fc.constantFrom(0, -0, 1e-40, -1e-40, fround(1.5 * least), fround(-1.25 * least), least, -least, 3e38, -3e38)),
+  fc.oneof(
+    f32,
+    fc.constantFrom(0, -0, 1e-40, -1e-40, fround(1.5 * least), fround(-1.25 * least), least, -least, 3e38, -3e38),
+  ),
   { minLength: 1, maxLength: 50 },
 );
 
@@ -61,7 +64,10 @@ test("a sum over shards is the fixed tree in f32, without subnormal numbers, bit
 onEachDevice("a device makes the same sum over shards as the host, bit for bit", async (device) => {
   await fc.assert(
     fc.asyncProperty(fc.integer({ min: 2, max: 9 }), numbers, async (shards, pool) => {
-      const parts = Array.from({ length: shards }, (_, shard) => pool.map((_, i) => pool[(i + 5 * shard) % pool.length]!));
+      const parts = Array.from(
+        { length: shards },
+        (_, shard) => pool.map((_, i) => pool[(i + 5 * shard) % pool.length]!),
+      );
       const sum = sumOfTensors(parts.map((part) => tensor(part, { device })));
       assert.deepEqual(new Float32Array(await sum.data() as Float32Array), sumOfFew(parts, pool.length));
     }),
@@ -74,14 +80,21 @@ test("what a collective adds is added in that tree, too, and rows go to the shar
   fc.assert(fc.property(rows, numbers, (counts, pool) => {
     const total = counts.reduce((a, b) => a + b, 0);
     let next = 0;
-    const parts = () => counts.map((_, shard) => Float32Array.from({ length: 2 * total }, (_, i) => pool[(7 * shard + i) % pool.length]!));
+    const parts = () =>
+      counts.map((_, shard) =>
+        Float32Array.from({ length: 2 * total }, (_, i) => pool[(7 * shard + i) % pool.length]!)
+      );
     const whole = Array.from({ length: 2 * total }, (_, i) => byTree(parts().map((part) => part[i]!)));
     const sums = combine({ op: "allReduce", attrs: { how: "sum" } } as CollectiveNode, parts(), counts);
     for (const sum of sums) assert.deepEqual([...sum], whole);
     const scattered = combine({ op: "reduceScatter", attrs: { rows: 0 } } as CollectiveNode, parts(), counts);
-    counts.forEach((count, shard) => assert.deepEqual([...scattered[shard]!], whole.slice(2 * next, 2 * (next += count))));
+    counts.forEach((count, shard) =>
+      assert.deepEqual([...scattered[shard]!], whole.slice(2 * next, 2 * (next += count)))
+    );
     const own = counts.map((count, shard) => parts()[shard]!.subarray(0, 2 * count));
-    for (const all of combine({ op: "allGather", attrs: { total } } as CollectiveNode, own, counts)) assert.deepEqual([...all], own.flatMap((part) => [...part]));
+    for (const all of combine({ op: "allGather", attrs: { total } } as CollectiveNode, own, counts)) {
+      assert.deepEqual([...all], own.flatMap((part) => [...part]));
+    }
   }));
 });
 
@@ -95,7 +108,14 @@ onEachDevice("a checksum is that of the bits in their places", async (device) =>
   const values = [1, 2, 3, 4, 5, -6];
   const first = await of(values);
   assert.equal(await of(values), first);
-  const others = [[2, 1, 3, 4, 5, -6], [1, 2, 3, 4, -6, 5], [1, 2, 3, 4, 5, 6], [1 + 2 ** -23, 2, 3, 4, 5, -6], [2, 2, 2, 4, 5, -6], [1, 2, 3, 4, 6, -5]];
+  const others = [[2, 1, 3, 4, 5, -6], [1, 2, 3, 4, -6, 5], [1, 2, 3, 4, 5, 6], [1 + 2 ** -23, 2, 3, 4, 5, -6], [
+    2,
+    2,
+    2,
+    4,
+    5,
+    -6,
+  ], [1, 2, 3, 4, 6, -5]];
   const sums = new Set([first]);
   for (const other of others) sums.add(await of(other));
   assert.equal(sums.size, 1 + others.length);
@@ -113,7 +133,9 @@ test("parameters lie side by side without gaps, those that fill vectors at multi
     byStart.forEach(({ start, end }, i) => assert.equal(end, byStart[i + 1]?.start ?? replicas.used, `${start}`));
     sizes.forEach((size, i) => {
       if (size % 4 === 0) assert.equal(replicas.offsets[i]! % 4, 0, `${sizes}: ${replicas.offsets}`);
-      for (const element of [replicas.offsets[i]!, replicas.offsets[i]! + size - 1]) assert.equal(replicas.parameterAt(element), i);
+      for (const element of [replicas.offsets[i]!, replicas.offsets[i]! + size - 1]) {
+        assert.equal(replicas.parameterAt(element), i);
+      }
     });
     assert.ok(replicas.length % 4 === 0 && replicas.length - replicas.used < 4);
   }));
@@ -131,34 +153,44 @@ test("vectors are apart from each other, whatever their lengths", () => {
 });
 
 test("buckets hold every parameter once, the last first, and are neither tiny nor huge", () => {
-  fc.assert(fc.property(fc.array(fc.oneof(fc.integer({ min: 1, max: 2e6 }), fc.integer({ min: 1, max: 3e7 })), { minLength: 1, maxLength: 20 }), (sizes) => {
-    const offsets: number[] = [];
-    let length = 0;
-    for (const size of sizes) {
-      offsets.push(length);
-      length += size;
-    }
-    const buckets = bucketsOf(offsets, length, 4);
-    let end = length;
-    buckets.forEach((bucket, i) => {
-      assert.equal(bucket.end, end, "each begins where the one before it ended");
-      assert.ok(offsets.includes(bucket.start), "parameters are whole");
-      end = bucket.start;
-      const bytes = 4 * (bucket.end - bucket.start);
-      const whole = offsets.filter((offset) => offset >= bucket.start && offset < bucket.end).length;
-      assert.ok(whole === 1 || bytes <= 25 * 2 ** 20, `bucket ${i} of ${whole} parameters and ${bytes} bytes`);
-      const next = buckets[i + 1];
-      if (next === undefined) return;
-      // It is closed for a reason: the first one has enough, the others cannot take the parameter that follows.
-      const following = Math.max(...offsets.filter((offset) => offset < bucket.start));
-      const enough = i === 0 ? 4 * 2 ** 20 : Infinity;
-      assert.ok(bytes >= enough || 4 * (bucket.end - following) > 25 * 2 ** 20, `bucket ${i} of ${bytes} bytes`);
-      // The exchange begins as soon as there is enough for it.
-      const before = Math.min(...offsets.filter((offset) => offset > bucket.start), bucket.end);
-      if (i === 0) assert.ok(4 * (bucket.end - before) < enough, `${bytes} bytes before anything leaves`);
-    });
-    assert.equal(end, 0);
-  }));
+  fc.assert(
+    fc.property(
+      fc.array(fc.oneof(fc.integer({ min: 1, max: 2e6 }), fc.integer({ min: 1, max: 3e7 })), {
+        minLength: 1,
+        maxLength: 20,
+      }),
+      (sizes) => {
+        const offsets: number[] = [];
+        let length = 0;
+        for (const size of sizes) {
+          offsets.push(length);
+          length += size;
+        }
+        const buckets = bucketsOf(offsets, length, 4);
+        let end = length;
+        buckets.forEach((bucket, i) => {
+          assert.equal(bucket.end, end, "each begins where the one before it ended");
+          assert.ok(offsets.includes(bucket.start), "parameters are whole");
+          end = bucket.start;
+          const bytes = 4 * (bucket.end - bucket.start);
+          const whole = offsets.filter((offset) => offset >= bucket.start && offset < bucket.end).length;
+          assert.ok(whole === 1 || bytes <= 25 * 2 ** 20, `bucket ${i} of ${whole} parameters and ${bytes} bytes`);
+          const next = buckets[i + 1];
+          if (next === undefined) {
+            return;
+          }
+          // It is closed for a reason: the first one has enough, the others cannot take the parameter that follows.
+          const following = Math.max(...offsets.filter((offset) => offset < bucket.start));
+          const enough = i === 0 ? 4 * 2 ** 20 : Infinity;
+          assert.ok(bytes >= enough || 4 * (bucket.end - following) > 25 * 2 ** 20, `bucket ${i} of ${bytes} bytes`);
+          // The exchange begins as soon as there is enough for it.
+          const before = Math.min(...offsets.filter((offset) => offset > bucket.start), bucket.end);
+          if (i === 0) assert.ok(4 * (bucket.end - before) < enough, `${bytes} bytes before anything leaves`);
+        });
+        assert.equal(end, 0);
+      },
+    ),
+  );
   assert.deepEqual(bucketsOf([0, 100], 150, 4), [{ start: 0, end: 150 }]);
 });
 
@@ -242,7 +274,11 @@ for (const kind of testKinds) {
       { target: { ...target, class: "integrated" } },
     ];
     for (const other of others) {
-      assert.throws(() => place(other, { shards: 4 }), (error) => error instanceof DeviceError && /in deterministic mode/.test(error.got), JSON.stringify(other));
+      assert.throws(
+        () => place(other, { shards: 4 }),
+        (error) => error instanceof DeviceError && /in deterministic mode/.test(error.got),
+        JSON.stringify(other),
+      );
       place(other);
     }
     // Of what was tuned one plan is made for all.

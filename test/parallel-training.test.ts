@@ -73,7 +73,9 @@ class FailsAfterReduction extends FaultyDevice {
     if (data.byteLength > 2 ** 20) this.#reduced();
   }
 
-  override runAndRead(...[executable, inputs, outputs, reads, items]: Parameters<Device["runAndRead"]>): Promise<void>[] {
+  override runAndRead(
+    ...[executable, inputs, outputs, reads, items]: Parameters<Device["runAndRead"]>
+  ): Promise<void>[] {
     const done = super.runAndRead(executable, inputs, outputs, reads, items);
     if (!this.armed) return done;
     this.armed = false;
@@ -90,7 +92,8 @@ class FailsAfterReduction extends FaultyDevice {
 test("a device that fails when its first bucket is part of a sum already: what it gave counts once", async () => {
   const x = data.array(Float32Array.from({ length: 3 * 512 }, (_, i) => Math.cos(3 * i)), { shape: [3, 512] });
   const y = data.array(Int32Array.of(3, 700, 2000), { dtype: "i32" });
-  const init = (shape: readonly number[]) => tensor(Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => i % 97 / 500 - 0.1), { shape });
+  const init = (shape: readonly number[]) =>
+    tensor(Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => i % 97 / 500 - 0.1), { shape });
   const run = async (fails: number | undefined) => {
     const devices = (await virtualDevices("cpu", 3))!.map((device) => new FailsAfterReduction(device));
     // The last layer's 4 MiB, then the first layer's 1 MiB.
@@ -105,7 +108,10 @@ test("a device that fails when its first bucket is part of a sum already: what i
     await trainer.step({ x, y });
     const weights = await weightsOf(model);
     await trainer.release();
-    return { weights: weights.map((values) => Buffer.from(values.buffer).toString("base64")), events: trainer.history.events.length };
+    return {
+      weights: weights.map((values) => Buffer.from(values.buffer).toString("base64")),
+      events: trainer.history.events.length,
+    };
   };
   const { weights } = await run(undefined);
   assert.ok(isDeepStrictEqual(await run(2), { weights, events: 1 }), "weights and events");
@@ -142,7 +148,10 @@ test("clipNorm scales the gradient of the whole batch to a norm, on any number o
           devices: devices.slice(0, count),
           clipNorm,
         });
-        await trainer.step({ x: data.array(Float32Array.from(x), { shape: [rows, 2] }), y: data.array(new Float32Array(rows)) });
+        await trainer.step({
+          x: data.array(Float32Array.from(x), { shape: [rows, 2] }),
+          y: data.array(new Float32Array(rows)),
+        });
         assertClose(await model.w.data(), expected, { atol: 1e-4, rtol: 1e-4 });
         await trainer.release();
       },
@@ -172,18 +181,24 @@ test("a gradient too long for f32's squares is clipped all the same", async () =
 
 test("records of any nesting, lists and scalars are cut leaf by leaf, with a ragged last batch, from an asynchronous source", async () => {
   const devices = (await virtualDevices("cpu", 3))!;
-  type Nested = { readonly images: { readonly left: Tensor; readonly right: readonly Tensor[] }; readonly y: Tensor; readonly factor: Tensor };
+  type Nested = {
+    readonly images: { readonly left: Tensor; readonly right: readonly Tensor[] };
+    readonly y: Tensor;
+    readonly factor: Tensor;
+  };
   const run = async (count: number) => {
     random.seed(6);
     const model = nn.sequential(nn.linear(3, 2));
     const trainer = nn.trainer<typeof model, Nested, Tensor>(model, {
-      forward: (m, { images, factor }) => m.forward(images.left.add(images.right[0]!).mul(images.right[1]!).mul(factor)),
+      forward: (m, { images, factor }) =>
+        m.forward(images.left.add(images.right[0]!).mul(images.right[1]!).mul(factor)),
       loss: (output, batch) => nn.crossEntropy(output, batch.y),
       optimizer: optim.adam({ learningRate: 0.02 }),
       devices: devices.slice(0, count),
       seed: 6,
     });
-    const part = (rows: number, seed: number) => data.array(Float32Array.from({ length: 3 * rows }, (_, i) => Math.sin(seed + i)), { shape: [rows, 3] });
+    const part = (rows: number, seed: number) =>
+      data.array(Float32Array.from({ length: 3 * rows }, (_, i) => Math.sin(seed + i)), { shape: [rows, 3] });
     async function* source() {
       for (const rows of [7, 7, 2]) {
         await Promise.resolve();
@@ -243,7 +258,9 @@ test("what is the largest by an index of each row trains alike on any number of 
     return weights;
   };
   const masked = await run(1, true);
-  for (const count of [1, 3]) (await run(count, false)).forEach((values, i) => assertClose(values, masked[i]!, { atol: 1e-6, rtol: 1e-5 }));
+  for (const count of [1, 3]) {
+    (await run(count, false)).forEach((values, i) => assertClose(values, masked[i]!, { atol: 1e-6, rtol: 1e-5 }));
+  }
 });
 
 test("of copies that arrive in any order the host keeps that of the newest step, in memory that it gives to no other", () => {
@@ -280,7 +297,10 @@ test("the memory report says what each device holds, and leaves out one that is 
     optimizer: optim.adam({ learningRate: 0.01 }),
     devices,
   });
-  const batch = { x: data.array(new Float32Array(50).fill(1), { shape: [5, 10] }), y: data.array(new Float32Array(30), { shape: [5, 6] }) };
+  const batch = {
+    x: data.array(new Float32Array(50).fill(1), { shape: [5, 10] }),
+    y: data.array(new Float32Array(30), { shape: [5, 6] }),
+  };
   await trainer.step(batch);
   const report = await trainer.memory();
   assert.deepEqual(report.map(({ device }) => device), devices.map(({ name }) => name));
@@ -302,7 +322,11 @@ test("no kernel adds up with atomics: sums of floats have one order", async () =
   for (const name of files) {
     const text = await readFile(join(source, name), "utf8");
     // The one puts bits that nobody else writes into a word, the other keeps the largest of some integers.
-    const fits = name.endsWith("half-storage.ts") ? /atomic<u32>|atomicLoad\(/g : name.endsWith("render/wgsl.ts") ? /atomic<u32>|atomicMax\(/g : /$^/g;
+    const fits = name.endsWith("half-storage.ts")
+      ? /atomic<u32>|atomicLoad\(/g
+      : name.endsWith("render/wgsl.ts")
+      ? /atomic<u32>|atomicMax\(/g
+      : /$^/g;
     const allowed = text.replace(fits, "");
     if (/\batomic(<|Add|Max|Min|CompareExchange|Load|Store|Sub|Exchange)/.test(allowed)) found.push(name);
   }

@@ -29,10 +29,22 @@ interface Ran {
 }
 
 /** Runs the program in a folder, with these permissions, and asserts that it asked for no others. */
-function run(folder: string, permissions: readonly string[], words: readonly string[], variables: Record<string, string> = {}): Ran {
+function run(
+  folder: string,
+  permissions: readonly string[],
+  words: readonly string[],
+  variables: Record<string, string> = {},
+): Ran {
   const audit = join(folder, "audit");
   rmSync(audit, { force: true });
-  const { status, stdout, stderr } = spawnSync(process.execPath, [deno, "run", "--no-check", ...permissions, program, ...words], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [
+    deno,
+    "run",
+    "--no-check",
+    ...permissions,
+    program,
+    ...words,
+  ], {
     cwd: project,
     env: { ...process.env, SHARDWISE_CACHE: "", ...variables, DENO_AUDIT_PERMISSIONS: audit },
     encoding: "utf8",
@@ -43,7 +55,9 @@ function run(folder: string, permissions: readonly string[], words: readonly str
   const lines = readFileSync(audit, "utf8").split("\n").filter((line) => line !== "");
   const asked = lines.map((line) => (JSON.parse(line) as { readonly permission: string }).permission);
   if (!granted.includes("all")) assert.deepEqual(asked.filter((one) => !granted.includes(one)), []);
-  const results = Object.fromEntries(stdout.trim().split("\n").map((line) => line.split(/: (.*)/, 2) as [string, string]));
+  const results = Object.fromEntries(
+    stdout.trim().split("\n").map((line) => line.split(/: (.*)/, 2) as [string, string]),
+  );
   return { results, stderr, asked };
 }
 
@@ -55,10 +69,19 @@ const rows: Readonly<Record<string, (folder: string) => void>> = {
   "none": (folder) => {
     const words = ["cpu", "math", "train", "list", ...(hasGpu ? ["gpu", "math", "train"] : [])];
     const { results } = run(folder, [], words);
-    assert.deepEqual(results, { cpu: '"cpu none"', math: "[3,7]", train: "true", list: "true", ...(hasGpu ? { gpu: '"gpu deno"' } : {}) });
+    assert.deepEqual(results, {
+      cpu: '"cpu none"',
+      math: "[3,7]",
+      train: "true",
+      list: "true",
+      ...(hasGpu ? { gpu: '"gpu deno"' } : {}),
+    });
   },
   "--allow-ffi": (folder) => {
-    assert.match(run(folder, [], ["dawn"]).results["dawn"]!, /^DeviceError: devices: got .*no permission.*need deno run --allow-ffi/);
+    assert.match(
+      run(folder, [], ["dawn"]).results["dawn"]!,
+      /^DeviceError: devices: got .*no permission.*need deno run --allow-ffi/,
+    );
     if (!hasGpu) return;
     for (const permission of ["--allow-ffi", `--allow-ffi=${library}`]) {
       const { results, asked } = run(folder, [permission], ["dawn", "math", "train"]);
@@ -75,13 +98,20 @@ const rows: Readonly<Record<string, (folder: string) => void>> = {
     const file = join(folder, "saved/a.safetensors");
     const saved = join(folder, "saved");
     mkdirSync(saved);
-    assert.equal(run(folder, [`--allow-read=${saved}`, `--allow-write=${saved}`], ["cpu", `save=${file}`]).results["save"], '"saved"');
+    assert.equal(
+      run(folder, [`--allow-read=${saved}`, `--allow-write=${saved}`], ["cpu", `save=${file}`]).results["save"],
+      '"saved"',
+    );
     assert.equal(run(folder, [`--allow-read=${file}`], [`load=${file}`]).results["load"], "true");
     assert.match(run(folder, [], [`load=${file}`]).results["load"]!, /^FileError: .*may not be read/);
     assert.match(run(folder, [], ["load=package.json"]).results["load"]!, /^FileError: .*may not be read/);
   },
   "--allow-read=FOLDER --allow-write=FOLDER": (folder) => {
-    const [inside, outside, beside] = [join(folder, "new/deep/a.safetensors"), join(folder, "a.safetensors"), "a.safetensors"];
+    const [inside, outside, beside] = [
+      join(folder, "new/deep/a.safetensors"),
+      join(folder, "a.safetensors"),
+      "a.safetensors",
+    ];
     const both = [`--allow-read=${join(folder, "new")}`, `--allow-write=${join(folder, "new")}`];
     const { results } = run(folder, both, ["cpu", `save=${inside}`, `load=${inside}`]);
     assert.deepEqual([results["save"], results["load"]], ['"saved"', "true"]);
@@ -105,7 +135,10 @@ const rows: Readonly<Record<string, (folder: string) => void>> = {
     const cache = join(folder, "plans");
     const all = ["--allow-env", `--allow-read=${cache},${source}`, `--allow-write=${cache}`];
     for (const left of [0, 1, 2]) {
-      assert.equal(run(folder, all.filter((_, i) => i !== left), ["cpu", "train"], { SHARDWISE_CACHE: cache }).results["train"], "true");
+      assert.equal(
+        run(folder, all.filter((_, i) => i !== left), ["cpu", "train"], { SHARDWISE_CACHE: cache }).results["train"],
+        "true",
+      );
       assert.ok(!existsSync(cache));
     }
     assert.equal(run(folder, all, ["cpu", "train"], { SHARDWISE_CACHE: cache }).results["train"], "true");
@@ -114,7 +147,10 @@ const rows: Readonly<Record<string, (folder: string) => void>> = {
   "--allow-sys=systemMemoryInfo": (folder) => {
     assert.equal(run(folder, [], ["resident"]).results["resident"], '"OutOfMemoryError"');
     // On machines of less memory that is no other answer.
-    assert.match(run(folder, ["--allow-sys=systemMemoryInfo"], ["resident"]).results["resident"]!, /more than 2 GiB|OutOfMemoryError/);
+    assert.match(
+      run(folder, ["--allow-sys=systemMemoryInfo"], ["resident"]).results["resident"]!,
+      /more than 2 GiB|OutOfMemoryError/,
+    );
   },
   "--allow-all": (folder) => {
     const file = join(folder, "a.safetensors");
@@ -140,6 +176,8 @@ if (runtime === "node") {
 test("Deno's permissions: the table has all rows that are tested, and no others", () => {
   const text = readFileSync(join(project, "docs/running.md"), "utf8");
   const table = text.slice(text.indexOf("## Deno's permissions"));
-  const named = [...table.matchAll(/^\| (.*?) \|/gm)].map(([, cell]) => cell!.trim().replaceAll("`", "")).filter((cell) => cell !== "permission" && !/^-+$/.test(cell));
+  const named = [...table.matchAll(/^\| (.*?) \|/gm)].map(([, cell]) => cell!.trim().replaceAll("`", "")).filter((
+    cell,
+  ) => cell !== "permission" && !/^-+$/.test(cell));
   assert.deepEqual(named, Object.keys(rows));
 });

@@ -1,6 +1,17 @@
 /** A program for plan-cache.test.ts: trains a little on a device of a kind and prints the losses. */
 import process from "node:process";
-import { compile, devices, grad, nn, optim, random, setDefaultDevice, tensor, type Tensor, zeros } from "../src/index.ts";
+import {
+  compile,
+  devices,
+  grad,
+  nn,
+  optim,
+  random,
+  setDefaultDevice,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../src/index.ts";
 import { plansKept } from "../src/compiler/cache.ts";
 
 const [device] = await devices({ kind: process.argv[2] === "gpu" ? "gpu" : "cpu", virtual: 1 });

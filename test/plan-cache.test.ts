@@ -50,14 +50,21 @@ function request(rate = 0.1): CompileRequest {
 }
 
 /** The same graph with inputs of its own; `change` may give another node for one of it. */
-function copied({ roots, inputs, donate }: CompileRequest, change: (node: Node, src: readonly Node[]) => Node | undefined = () => undefined): CompileRequest {
+function copied(
+  { roots, inputs, donate }: CompileRequest,
+  change: (node: Node, src: readonly Node[]) => Node | undefined = () => undefined,
+): CompileRequest {
   const now = new Map<Node, Node>(inputs.map((node) => [node, g.input(node.shape, node.dtype)]));
   for (const node of toposort(roots, (node) => !inputs.includes(node))) {
     if (now.has(node)) continue;
     const src = node.src.map((source) => now.get(source)!);
     now.set(node, change(node, src) ?? makeNode(node.op, src, node.attrs, node.shape, node.dtype, node.device));
   }
-  return { roots: roots.map((node) => now.get(node)!), inputs: inputs.map((node) => now.get(node)!), ...(donate && { donate }) };
+  return {
+    roots: roots.map((node) => now.get(node)!),
+    inputs: inputs.map((node) => now.get(node)!),
+    ...(donate && { donate }),
+  };
 }
 
 const plans = async (folder: string) => (await readdir(folder)).sort();
@@ -69,7 +76,9 @@ test("equal graphs are equal in words and have equal plans; a changed one is not
       const same = copied(original);
       assert.equal(structureOf(same), structureOf(original));
       assert.deepEqual(compileGraph(same, target), compileGraph(original, target));
-      const nodes = toposort(roots).filter((node) => node.op === "const" || (isElementwise(node.op) && node.src.length === 2));
+      const nodes = toposort(roots).filter((node) =>
+        node.op === "const" || (isElementwise(node.op) && node.src.length === 2)
+      );
       const chosen = nodes[at % Math.max(1, nodes.length)];
       const changed = copied(original, (node, src) => {
         if (node !== chosen) return undefined;
@@ -92,7 +101,10 @@ test("a plan is compiled once, and found again by equal graphs", () =>
     assert.deepEqual(planOf(request(), target), plan);
     // It really comes from there.
     const path = join(folder, name!);
-    const text = (await readFile(path, "utf8")).split("\n").slice(1).join("\n").replace(plan.programs[0]!.name, "from_disk");
+    const text = (await readFile(path, "utf8")).split("\n").slice(1).join("\n").replace(
+      plan.programs[0]!.name,
+      "from_disk",
+    );
     await writeFile(path, `${createHash("sha256").update(text).digest("hex")}\n${text}`);
     assert.equal(planOf(request(), target).programs[0]!.name, "from_disk");
     await plansKept();
@@ -124,14 +136,18 @@ test("whatever changes a plan makes another file", () =>
 test("so does any change of the compiler, in whatever folder of it", async () => {
   // As `compilerDigest` finds them from where it stands, and as an import finds them from the compiler's entry.
   const src = fileURLToPath(new URL("../src/", import.meta.url));
-  const [file] = (await readdir(join(src, "compiler"), { recursive: true })).filter((name) => /(^|[/\\])cache\.ts$/.test(name));
+  const [file] = (await readdir(join(src, "compiler"), { recursive: true })).filter((name) =>
+    /(^|[/\\])cache\.ts$/.test(name)
+  );
   const sources = compilerSources(join(src, "compiler", file!))!;
   const reached = new Set<string>();
   const reach = async (path: string): Promise<void> => {
     const name = relative(src, path).replaceAll("\\", "/");
     if (reached.has(name) || !/^(compiler|graph)\//.test(name)) return;
     reached.add(name);
-    for (const [, specifier] of (await readFile(path, "utf8")).matchAll(/^(?:import|export)\b[^;"]*"(\.[^"]+)";/gm)) await reach(resolve(dirname(path), specifier!));
+    for (const [, specifier] of (await readFile(path, "utf8")).matchAll(/^(?:import|export)\b[^;"]*"(\.[^"]+)";/gm)) {
+      await reach(resolve(dirname(path), specifier!));
+    }
   };
   await reach(join(src, "compiler/compile.ts"));
   assert.ok(reached.size > 40);
@@ -140,7 +156,15 @@ test("so does any change of the compiler, in whatever folder of it", async () =>
   await withFolder(async (folder) => {
     await mkdir(join(folder, "compiler/kernel/deep"), { recursive: true });
     await mkdir(join(folder, "graph"));
-    for (const path of ["compiler/kernel/cache.ts", "compiler/kernel/deep/a.ts", "compiler/b.js", "compiler/b.d.ts", "graph/c.ts"]) await writeFile(join(folder, path), path);
+    for (
+      const path of [
+        "compiler/kernel/cache.ts",
+        "compiler/kernel/deep/a.ts",
+        "compiler/b.js",
+        "compiler/b.d.ts",
+        "graph/c.ts",
+      ]
+    ) await writeFile(join(folder, path), path);
     const names = compilerSources(join(folder, "compiler/kernel/cache.ts"))!.map(([name]) => name);
     assert.deepEqual(names, ["compiler/b.js", "compiler/kernel/cache.ts", "compiler/kernel/deep/a.ts", "graph/c.ts"]);
     assert.equal(compilerSources(join(folder, "dist/index.js")), undefined);
@@ -154,7 +178,15 @@ test("a damaged file is made again", () =>
     const path = join(folder, (await plans(folder))[0]!);
     const whole = new Uint8Array(await readFile(path));
     const flipped = Uint8Array.from(whole, (byte, i) => i === 200 ? byte ^ 1 : byte);
-    for (const damaged of [whole.subarray(0, 100), whole.subarray(0, whole.length - 1), flipped, new Uint8Array(0), new TextEncoder().encode("{}\n{}")]) {
+    for (
+      const damaged of [
+        whole.subarray(0, 100),
+        whole.subarray(0, whole.length - 1),
+        flipped,
+        new Uint8Array(0),
+        new TextEncoder().encode("{}\n{}"),
+      ]
+    ) {
       await writeFile(path, damaged);
       assert.deepEqual(planOf(request(), target), plan);
       await plansKept();

@@ -40,7 +40,8 @@ test("every item comes once and in order; errors come where the item would have;
         } catch (caught) {
           error = caught;
         }
-        const fails = !sync && failAt !== undefined && failAt < delays.length && !(stopAt !== undefined && stopAt < failAt);
+        const fails = !sync && failAt !== undefined && failAt < delays.length &&
+          !(stopAt !== undefined && stopAt < failAt);
         const count = Math.min(fails ? failAt : delays.length, (stopAt ?? Infinity) + 1);
         assert.deepEqual(seen, list.slice(0, count));
         assert.equal(error !== undefined, fails);

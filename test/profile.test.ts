@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import type { PlanStep } from "../src/compiler/plan/plan.ts";
 import { nullDevice } from "../src/devices/cpu/null.ts";
 import * as s from "../src/index.ts";
-import { compile, explain, grad, nn, optim, profile, type Profile, random, tensor, type Tensor } from "../src/index.ts";
+import { compile, explain, grad, nn, optim, type Profile, profile, random, type Tensor, tensor } from "../src/index.ts";
 import { isClose, onEachDevice } from "./harness.ts";
 import { increment, inPlace } from "./tiny-plans.ts";
 
@@ -33,7 +33,11 @@ function trainingStep(): { step: (x: Tensor, y: Tensor) => Tensor<"f32">; x: Ten
     optimizer.step(grad(loss, model.parameters()));
     return loss;
   };
-  return { step, x: tensor(Float32Array.from({ length: 64 * 40 }, (_, i) => Math.sin(i)), { shape: [64, 40] }), y: s.zeros([64], { dtype: "i32" }) };
+  return {
+    step,
+    x: tensor(Float32Array.from({ length: 64 * 40 }, (_, i) => Math.sin(i)), { shape: [64, 40] }),
+    y: s.zeros([64], { dtype: "i32" }),
+  };
 }
 
 onEachDevice("a profile counts the kernels that the device counts", (device) =>
@@ -76,12 +80,18 @@ onEachDevice("a profile counts the kernels that the device counts", (device) =>
 
 onEachDevice("every run computes anew, and results are computed", (device) =>
   on(device, async () => {
-    const [a, b] = [tensor(new Float32Array(16 * 24).fill(0.5), { shape: [16, 24] }), tensor(new Float32Array(24 * 8).fill(0.25), { shape: [24, 8] })];
+    const [a, b] = [
+      tensor(new Float32Array(16 * 24).fill(0.5), { shape: [16, 24] }),
+      tensor(new Float32Array(24 * 8).fill(0.25), { shape: [24, 8] }),
+    ];
     const lazy = await profile(() => ({ y: [a.matmul(b)] }), { repeat: 5 });
     assert.equal(lazy.dispatches, 5);
     assert.equal(lazy.kernels.length, 1);
     const first = await a.matmul(b).exp().data();
-    const read = await profile(async () => assert.deepEqual(await a.matmul(b).exp().data(), first), { repeat: 3, warmup: 0 });
+    const read = await profile(async () => assert.deepEqual(await a.matmul(b).exp().data(), first), {
+      repeat: 3,
+      warmup: 0,
+    });
     assert.equal(read.dispatches, 3);
     assert.equal(read.bytesRead, 3 * 16 * 8 * 4);
     // Outside of a profile, equal nodes are one again, and what is known is not computed.
@@ -112,7 +122,14 @@ onEachDevice("a profile is a Chrome trace", (device) =>
   on(device, async () => {
     const a = await s.ones([32, 32]).realize();
     const found = await profile(() => a.matmul(a), { repeat: 4 });
-    const events = JSON.parse(found.chromeTrace()) as { name: string; ph: string; tid: number; ts: number; dur: number; args?: { name: string } }[];
+    const events = JSON.parse(found.chromeTrace()) as {
+      name: string;
+      ph: string;
+      tid: number;
+      ts: number;
+      dur: number;
+      args?: { name: string };
+    }[];
     const track = (name: string) => events.find((event) => event.ph === "M" && event.args?.name === name)?.tid;
     const on = (tid: number | undefined) => events.filter((event) => event.ph === "X" && event.tid === tid);
     assert.deepEqual(on(track("runs")).map(({ name }) => name), ["run 1", "run 2", "run 3", "run 4"]);
@@ -153,7 +170,8 @@ test("a device that computes nothing takes no time, and bad counts are refused",
 
 /** The line of this file that ends with such a comment. */
 const source = readFileSync(new URL(import.meta.url), "utf8").split("\n");
-const lineMarked = (mark: string) => `${fileURLToPath(import.meta.url)}:${source.findIndex((line) => line.endsWith(`// ${mark}`)) + 1}`;
+const lineMarked = (mark: string) =>
+  `${fileURLToPath(import.meta.url)}:${source.findIndex((line) => line.endsWith(`// ${mark}`)) + 1}`;
 
 onEachDevice("explain names the lines of ops, forward and backward", (device) =>
   on(device, async () => {
@@ -180,7 +198,10 @@ onEachDevice("explain names the lines of ops, forward and backward", (device) =>
     assert.deepEqual(ops.filter(({ line }) => line === undefined), []);
     assert.match(String(found), /\n {3}backward of profile\.test\.ts:\d+ +.*mul/);
     const [first] = found.kernels;
-    assert.deepEqual(first!.reads.map(({ name, shape }) => [name, shape]), [["argument 0", [16, 24]], ["captured 0", [24, 8]]]);
+    assert.deepEqual(first!.reads.map(({ name, shape }) => [name, shape]), [["argument 0", [16, 24]], ["captured 0", [
+      24,
+      8,
+    ]]]);
     const written = found.kernels.flatMap((kernel) => kernel.writes.map(({ name }) => name));
     assert.ok(written.includes("result.loss") && written.includes("new captured 0"), written.join());
     // The compiled function runs those kernels.
@@ -203,14 +224,21 @@ onEachDevice("explain counts the kernels of a training step, and changes nothing
     assert.equal(device.stats().dispatches - before, found.kernels.length);
     assert.ok(first > 0);
     // Layers are the library's: the lines are those of the model's and the optimizer's calls.
-    for (const { line } of found.kernels.flatMap((kernel) => kernel.ops)) assert.ok(line?.startsWith(fileURLToPath(import.meta.url)), line);
+    for (const { line } of found.kernels.flatMap((kernel) => kernel.ops)) {
+      assert.ok(line?.startsWith(fileURLToPath(import.meta.url)), line);
+    }
   }));
 
 test("explain refuses what compile refuses", async () => {
   await assert.rejects(explain((x: Tensor) => x.item(), tensor(1)), s.TraceError);
   await assert.rejects(explain(async (x: Tensor) => await Promise.resolve(x), tensor(1)), s.TraceError);
   await assert.rejects(explain(compile((x: Tensor) => x), tensor(1)), s.TraceError);
-  await assert.rejects(explain(() => { throw new RangeError("own"); }), RangeError);
+  await assert.rejects(
+    explain(() => {
+      throw new RangeError("own");
+    }),
+    RangeError,
+  );
   const line = (await explain((x: Tensor) => x.exp(), tensor([1, 2]))).kernels[0]!.ops[0]!.line; // after
   assert.equal(line, lineMarked("after"));
 });

@@ -12,12 +12,18 @@ const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("small-program.ts", import.meta.url));
 
 /** What Dawn says about Mesa's software adapter, past everybody; see docs/running.md. */
-const unavoidable = /^Warning: maxDynamic(Uniform|Storage)BuffersPerPipelineLayout artificially reduced from \d+ to \d+ to fit dynamic offset allocation limit\.\n/gm;
+const unavoidable =
+  /^Warning: maxDynamic(Uniform|Storage)BuffersPerPipelineLayout artificially reduced from \d+ to \d+ to fit dynamic offset allocation limit\.\n/gm;
 
 /** Runs the program in this runtime, with no flags set. */
-function run(words: readonly string[], variables: Readonly<Record<string, string>> = {}): { readonly stdout: string; readonly stderr: string } {
+function run(
+  words: readonly string[],
+  variables: Readonly<Record<string, string>> = {},
+): { readonly stdout: string; readonly stderr: string } {
   const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  const own = Object.entries(process.env).filter(([name]) => !name.startsWith("SHARDWISE_") || name === "SHARDWISE_CACHE");
+  const own = Object.entries(process.env).filter(([name]) =>
+    !name.startsWith("SHARDWISE_") || name === "SHARDWISE_CACHE"
+  );
   const { status, stdout, stderr } = spawnSync(process.execPath, [...before, program, ...words], {
     cwd: project,
     env: { ...Object.fromEntries(own), ...variables },

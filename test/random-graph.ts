@@ -174,7 +174,9 @@ class Builder {
   #step(): Node {
     const x = this.#any();
     // A half is moved, chosen, or made an f32; a number of float64 would not be rounded to the half that a device gives.
-    if (x.dtype === "f16") return this.#next(3) === 0 ? b.cast(x, "f32") : this.#next(3) === 0 ? this.#select(x) : this.#move(x);
+    if (x.dtype === "f16") {
+      return this.#next(3) === 0 ? b.cast(x, "f32") : this.#next(3) === 0 ? this.#select(x) : this.#move(x);
+    }
     switch (this.#next(12)) {
       case 0:
       case 1:
@@ -261,7 +263,9 @@ class Builder {
     const [stride, dilation] = [1 + this.#next(2), 1 + this.#next(2)];
     const reach = Math.max(0, x.shape[axis]! - 1) * stride + (x.shape.at(-1)! - 1) * dilation + 1;
     const parts = b.unwindow(x, { axis, length: reach + this.#next(2), stride, dilation });
-    return x.dtype === "bool" || x.dtype === "f16" || this.#next(3) === 0 ? parts : b.reduce("sum", parts, [x.shape.length - 1]);
+    return x.dtype === "bool" || x.dtype === "f16" || this.#next(3) === 0
+      ? parts
+      : b.reduce("sum", parts, [x.shape.length - 1]);
   }
 
   #move(x: Node): Node {

@@ -5,7 +5,7 @@ import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import { type Node, toposort } from "../src/graph/node.ts";
 import { threefry2x32 } from "../src/graph/ops.ts";
-import { ArgumentError, compile, random, setDefaultDevice, tensor, type Tensor } from "../src/index.ts";
+import { ArgumentError, compile, random, setDefaultDevice, type Tensor, tensor } from "../src/index.ts";
 import { fromHost } from "../src/tensor/create.ts";
 import { storageOf } from "../src/tensor/eager/record.ts";
 import { Tensor as TensorClass } from "../src/tensor/tensor.ts";
@@ -24,8 +24,15 @@ test("threefry gives the known answers", () => {
 });
 
 onEachDevice("threefry gives the known answers on a device", async (device) => {
-  const column = (pick: (vector: (typeof known)[number]) => number) => fromHost(Uint32Array.from(known, pick), [3], "u32", device).node;
-  const node = g.elementwise("threefry", column((v) => v.key[0]), column((v) => v.key[1]), column((v) => v.counter[0]), column((v) => v.counter[1]));
+  const column = (pick: (vector: (typeof known)[number]) => number) =>
+    fromHost(Uint32Array.from(known, pick), [3], "u32", device).node;
+  const node = g.elementwise(
+    "threefry",
+    column((v) => v.key[0]),
+    column((v) => v.key[1]),
+    column((v) => v.counter[0]),
+    column((v) => v.counter[1]),
+  );
   assert.deepEqual([...await new TensorClass(node).data()], known.map((vector) => vector.word));
 });
 
@@ -55,7 +62,11 @@ test("bits and uniforms are the same on every device and in the interpreter; nor
       const message = `${name} on ${device.name}`;
       if (name === "normal") assertClose(data, reference[name]!, { atol: 2e-3, rtol: 1e-4, message });
       else if (name === "scaled") assertClose(data, reference[name]!, { atol: 1e-6, message });
-      else assert.deepEqual([...data], [...reference[name]!].map((x) => value.dtype === "f32" ? Math.fround(x) : x), message);
+      else {assert.deepEqual(
+          [...data],
+          [...reference[name]!].map((x) => value.dtype === "f32" ? Math.fround(x) : x),
+          message,
+        );}
     }
     setDefaultDevice(undefined);
   }
@@ -141,12 +152,16 @@ test("values like a tensor with rows do not depend on how the rows are cut", asy
   const key = tensor([5, 6], { dtype: "u32" });
   const rows = (x: Tensor, from: number) => {
     const index = g.elementwise("add", g.iota(x.shape[0]!, "u32"), g.full([x.shape[0]!], from, "u32"));
-    return trace(() => [random.uniformLike(x), random.normalLike(x)], { random: { key, sampleIndex: () => ({ index, axis: 0 }) } }).result;
+    return trace(() => [random.uniformLike(x), random.normalLike(x)], {
+      random: { key, sampleIndex: () => ({ index, axis: 0 }) },
+    }).result;
   };
   const whole = await Promise.all(rows(tensor(new Float32Array(21), { shape: [7, 3] }), 0).map(evaluateTraced));
-  const parts = await Promise.all([[0, 4], [4, 3]].map(async ([from, count]) =>
-    await Promise.all(rows(tensor(new Float32Array(count! * 3), { shape: [count!, 3] }), from!).map(evaluateTraced))
-  ));
+  const parts = await Promise.all(
+    [[0, 4], [4, 3]].map(async ([from, count]) =>
+      await Promise.all(rows(tensor(new Float32Array(count! * 3), { shape: [count!, 3] }), from!).map(evaluateTraced))
+    ),
+  );
   whole.forEach((values, i) => assert.deepEqual([...parts[0]![i]!, ...parts[1]![i]!], [...values]));
 });
 
@@ -170,17 +185,39 @@ onEachDevice("uniforms are finite, not below low, and below high, for any bounds
   setDefaultDevice(device);
   random.seed(7);
   const bounds = [
-    [0, 1], [-1, 1], [-3e38, 3e38], [-3.4028234e38, 3.4028234e38], [0, 3.4028234e38], [1, 1 + 2 ** -23], [1, 1 + 2 ** -22], [16777215, 16777216],
-    [1e8, 1e8 + 16], [-1e8 - 8, -1e8], [0, 0.1], [0.1, 0.3], [-0.1, 0.1], [-0.3, -0.1], [1e-30, 3e-30], [-1e-3, 1e30], [100, 100.00002], [0, 1e-37], [-7, 0],
+    [0, 1],
+    [-1, 1],
+    [-3e38, 3e38],
+    [-3.4028234e38, 3.4028234e38],
+    [0, 3.4028234e38],
+    [1, 1 + 2 ** -23],
+    [1, 1 + 2 ** -22],
+    [16777215, 16777216],
+    [1e8, 1e8 + 16],
+    [-1e8 - 8, -1e8],
+    [0, 0.1],
+    [0.1, 0.3],
+    [-0.1, 0.1],
+    [-0.3, -0.1],
+    [1e-30, 3e-30],
+    [-1e-3, 1e30],
+    [100, 100.00002],
+    [0, 1e-37],
+    [-7, 0],
   ] as const;
   const drawn = bounds.map(([low, high]) => random.uniform([20000], { low, high }));
   for (const [i, [low, high]] of bounds.entries()) {
     const data = Array.from(await drawn[i]!.data());
-    const [least, most] = data.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity] as [number, number]);
+    const [least, most] = data.reduce(
+      ([a, b], x) => [Math.min(a, x), Math.max(b, x)],
+      [Infinity, -Infinity] as [number, number],
+    );
     assert.ok(least >= low && most < high, `${low} to ${high}: drew ${least} to ${most}`);
     const mean = data.reduce((total, x) => total + x / data.length, 0);
     // Where there are but two or three numbers to draw, they are not spread evenly.
-    if (high - low > 1e-6 * Math.abs(high)) assert.ok(Math.abs((mean - low) / (high - low) - 0.5) < 0.02 || high < 1e-30, `${low} to ${high}: mean ${mean}`);
+    if (high - low > 1e-6 * Math.abs(high)) {
+      assert.ok(Math.abs((mean - low) / (high - low) - 0.5) < 0.02 || high < 1e-30, `${low} to ${high}: mean ${mean}`);
+    }
   }
   // No f32 but `low` is, or none at all.
   assert.deepEqual(await random.uniform([3], { low: 5, high: 5 }).array(), [5, 5, 5]);

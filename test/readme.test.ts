@@ -63,8 +63,11 @@ function normal(text: string): string {
 
 test("every error is in docs/errors.md, below the one whose kind it is", async () => {
   const text = await readFile(new URL("docs/errors.md", root), "utf8");
-  const depths = new Map([...text.matchAll(/^\| ((?:· )*)`(\w+)`/gm)].map((match) => [match[2]!, match[1]!.length / 2]));
-  const depthOf = (type: object): number => type === errors.ShardwiseError ? -1 : 1 + depthOf(Object.getPrototypeOf(type) as object);
+  const depths = new Map(
+    [...text.matchAll(/^\| ((?:· )*)`(\w+)`/gm)].map((match) => [match[2]!, match[1]!.length / 2]),
+  );
+  const depthOf = (type: object): number =>
+    type === errors.ShardwiseError ? -1 : 1 + depthOf(Object.getPrototypeOf(type) as object);
   const { ShardwiseError: _, ...types } = errors;
   assert.deepEqual([...depths.keys()].sort(), Object.keys(types).sort());
   for (const [name, type] of Object.entries(types)) assert.equal(depths.get(name), depthOf(type), name);

@@ -27,7 +27,10 @@ async function chain(x: Tensor, length: number): Promise<Tensor> {
 }
 
 /** How much of some counters of a device `body` adds. */
-async function added(device: Device, body: () => Promise<unknown>): Promise<Pick<DeviceStats, "dispatches" | "submissions" | "allocations">> {
+async function added(
+  device: Device,
+  body: () => Promise<unknown>,
+): Promise<Pick<DeviceStats, "dispatches" | "submissions" | "allocations">> {
   await device.sync();
   const before = device.stats();
   await body();
@@ -124,27 +127,35 @@ onEachDevice("constants that were realized and dropped keep no memory", (device)
     assert.ok(device.stats().liveBytes <= liveBytes, `${device.stats().liveBytes} bytes, before ${liveBytes}`);
   }));
 
-onEachDevice("disposing frees what was kept for a history that nobody can differentiate through", (device) =>
-  on(device, async () => {
-    const count = 64 * 1024;
-    const live = () => device.stats().liveBytes;
-    const [forwards, backwards] = [[0, 1, 2, 3], [3, 2, 1, 0]];
-    // Compiling makes nodes that are collected later; so the first round, which does that, is not looked at.
-    for (const [round, order] of [forwards, forwards, backwards].entries()) {
-      const before = live();
-      const x = await tensor(new Float32Array(count).fill(2)).realize();
-      const a = await x.mul(3).realize();
-      const b = await a.mul(5).realize();
-      const c = await b.add(1).realize();
-      const d = await c.square().realize();
-      const some = [x, a, b, c];
-      for (const i of order) some[i]!.dispose();
-      if (round > 0) assert.ok(live() <= before + count * 4, `${order}: ${(live() - before) / 4} elements are kept for one tensor`);
-      assert.equal((await d.data())[7], 31 * 31);
-      d.dispose();
-      if (round > 0) assert.ok(live() <= before, `${order}: ${live() - before} bytes stay`);
-    }
-  }));
+onEachDevice(
+  "disposing frees what was kept for a history that nobody can differentiate through",
+  (device) =>
+    on(device, async () => {
+      const count = 64 * 1024;
+      const live = () => device.stats().liveBytes;
+      const [forwards, backwards] = [[0, 1, 2, 3], [3, 2, 1, 0]];
+      // Compiling makes nodes that are collected later; so the first round, which does that, is not looked at.
+      for (const [round, order] of [forwards, forwards, backwards].entries()) {
+        const before = live();
+        const x = await tensor(new Float32Array(count).fill(2)).realize();
+        const a = await x.mul(3).realize();
+        const b = await a.mul(5).realize();
+        const c = await b.add(1).realize();
+        const d = await c.square().realize();
+        const some = [x, a, b, c];
+        for (const i of order) some[i]!.dispose();
+        if (round > 0) {
+          assert.ok(
+            live() <= before + count * 4,
+            `${order}: ${(live() - before) / 4} elements are kept for one tensor`,
+          );
+        }
+        assert.equal((await d.data())[7], 31 * 31);
+        d.dispose();
+        if (round > 0) assert.ok(live() <= before, `${order}: ${live() - before} bytes stay`);
+      }
+    }),
+);
 
 onEachDevice("disposing leaves what a gradient still needs", (device) =>
   on(device, async () => {
@@ -168,24 +179,27 @@ onEachDevice("disposing leaves what a gradient still needs", (device) =>
     assert.deepEqual([...await later.data()], [3, 5]);
   }));
 
-onEachDevice("what is done within the call keeps the order of the calls, and its errors reject", (device) =>
-  on(device, async () => {
-    const x = await tensor([1, 2]).realize();
-    const step = s.compile((v: Tensor) => {
-      x.assign(x.add(v));
-      return x.mul(2);
-    });
-    const v = await tensor([1, 1]).realize();
-    const before = x.mul(10);
-    const called = step(v);
-    const after = x.mul(10).realize(); // made before the call's turn: of the old value
-    assert.deepEqual([...await (await called).data()], [4, 6]);
-    assert.deepEqual([...await (await after).data()], [10, 20]);
-    assert.deepEqual([...await before.data()], [10, 20]);
-    assert.deepEqual([...await x.data()], [2, 3]);
-    const gone = x.add(5);
-    gone.dispose();
-    await assert.rejects(realize(gone), s.ArgumentError);
-    await assert.rejects(gone.realize(), s.ArgumentError);
-    assert.deepEqual([...await x.add(5).data()], [7, 8]);
-  }));
+onEachDevice(
+  "what is done within the call keeps the order of the calls, and its errors reject",
+  (device) =>
+    on(device, async () => {
+      const x = await tensor([1, 2]).realize();
+      const step = s.compile((v: Tensor) => {
+        x.assign(x.add(v));
+        return x.mul(2);
+      });
+      const v = await tensor([1, 1]).realize();
+      const before = x.mul(10);
+      const called = step(v);
+      const after = x.mul(10).realize(); // made before the call's turn: of the old value
+      assert.deepEqual([...await (await called).data()], [4, 6]);
+      assert.deepEqual([...await (await after).data()], [10, 20]);
+      assert.deepEqual([...await before.data()], [10, 20]);
+      assert.deepEqual([...await x.data()], [2, 3]);
+      const gone = x.add(5);
+      gone.dispose();
+      await assert.rejects(realize(gone), s.ArgumentError);
+      await assert.rejects(gone.realize(), s.ArgumentError);
+      assert.deepEqual([...await x.add(5).data()], [7, 8]);
+    }),
+);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import * as s from "../src/index.ts";
-import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
+import { type Device, grad, type Tensor, tensor } from "../src/index.ts";
 import { historyLimits } from "../src/tensor/eager/history.ts";
 import { onEachDevice } from "./harness.ts";
 import { countNodes, livingNodes, stopCounting } from "./living-nodes.ts";
@@ -49,7 +49,10 @@ onEachDevice("what is dropped is freed, and eager allocation stays bounded", (de
     const big = await s.ones([1 << 18]).realize(); // 1 MiB
     for (let i = 0; i < 300; i++) await big.add(i).realize();
     const after = device.stats();
-    assert.ok(after.peakBytes - before.liveBytes < 160 * 2 ** 20, `${after.peakBytes - before.liveBytes} bytes at most`);
+    assert.ok(
+      after.peakBytes - before.liveBytes < 160 * 2 ** 20,
+      `${after.peakBytes - before.liveBytes} bytes at most`,
+    );
     await collect();
     assert.ok(device.stats().liveBytes - before.liveBytes < 4 * 2 ** 20);
   }));

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import * as s from "../src/index.ts";
-import { type Device, grad, tensor, type Tensor } from "../src/index.ts";
+import { type Device, grad, type Tensor, tensor } from "../src/index.ts";
 import { historyLimits } from "../src/tensor/eager/history.ts";
-import { bufferOf, adopt, overwritten, replaceBuffer } from "../src/tensor/runtime.ts";
+import { adopt, bufferOf, overwritten, replaceBuffer } from "../src/tensor/runtime.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 /** Runs `body` with a default device. */
@@ -77,25 +77,50 @@ onEachDevice("the same expression on new data compiles nothing new", (device) =>
     // A number that changes is lifted out of the plan at its first change.
     assert.deepEqual(await f([3, -4], 0.25), [2.75, 1]);
     for (const rate of [0.125, 3, -1]) {
-      assert.equal((await cost(device, async () => assert.deepEqual(await f([3, -4], rate), [3, -4].map((x) => Math.max(0, x * rate + 2))))).kernels, 0);
+      assert.equal(
+        (await cost(device, async () =>
+          assert.deepEqual(
+            await f([3, -4], rate),
+            [3, -4].map((x) => Math.max(0, x * rate + 2)),
+          ))).kernels,
+        0,
+      );
     }
     // Of equal ops and shapes, other parts and axes are another expression.
     const x = await tensor([[1, 2], [3, 4]]).add(0).realize();
-    const part = (row: number, column: number) => x.slice({ axis: 0, start: row, end: row + 1 }).slice({ axis: 1, start: column, end: column + 1 }).mul(2);
-    for (const [row, column] of [[0, 0], [0, 1], [1, 0], [1, 1]] as const) assert.deepEqual(await read(part(row, column)), [2 * (1 + 2 * row + column)]);
-    assert.deepEqual([await read(x.sum({ axis: 0 }).mul(2)), await read(x.sum({ axis: 1 }).mul(2))], [[8, 12], [6, 14]]);
+    const part = (row: number, column: number) =>
+      x.slice({ axis: 0, start: row, end: row + 1 }).slice({ axis: 1, start: column, end: column + 1 }).mul(2);
+    for (const [row, column] of [[0, 0], [0, 1], [1, 0], [1, 1]] as const) {
+      assert.deepEqual(await read(part(row, column)), [2 * (1 + 2 * row + column)]);
+    }
+    assert.deepEqual([await read(x.sum({ axis: 0 }).mul(2)), await read(x.sum({ axis: 1 }).mul(2))], [[8, 12], [
+      6,
+      14,
+    ]]);
     assert.deepEqual([await read(x.flip(0).mul(2)), await read(x.flip(1).mul(2))], [[6, 8, 2, 4], [4, 2, 8, 6]]);
-    assert.deepEqual([await read(x.sum().reshape([1]).pad(1, { value: 0 })), await read(x.sum().reshape([1]).pad(1, { value: -0.5 }))], [[0, 10, 0], [-0.5, 10, -0.5]]);
+    assert.deepEqual([
+      await read(x.sum().reshape([1]).pad(1, { value: 0 })),
+      await read(x.sum().reshape([1]).pad(1, { value: -0.5 })),
+    ], [[0, 10, 0], [-0.5, 10, -0.5]]);
     // Numbers that change in turns are lifted for good.
-    const two = async (factor: number, summand: number) => assert.deepEqual(await read(tensor([1, 2]).mul(factor).sub(summand).exp().log().round()), [1, 2].map((x) => x * factor - summand));
-    for (const [factor, summand] of [[2, 1], [3, 1], [3, 2]] as const) await two(factor, summand);
+    const two = async (factor: number, summand: number) =>
+      assert.deepEqual(
+        await read(tensor([1, 2]).mul(factor).sub(summand).exp().log().round()),
+        [1, 2].map((x) => x * factor - summand),
+      );
+    for (const [factor, summand] of [[2, 1], [3, 1], [3, 2]] as const) {
+      await two(factor, summand);
+    }
     for (const [factor, summand] of [[4, 2], [4, 3], [5, 3], [2, 1]] as const) {
       assert.equal((await cost(device, () => two(factor, summand))).kernels, 0, `${factor} and ${summand}`);
     }
     const ints = async (by: number) => await read(tensor([1, 2], { dtype: "i32" }).add(by).greater(by));
     assert.deepEqual([await ints(1), await ints(-2), await ints(5)], [[1, 1], [1, 1], [1, 1]]);
     const special = async (value: number) => await read(s.full([2], value));
-    assert.deepEqual([await special(1), await special(NaN), await special(-Infinity)], [[1, 1], [NaN, NaN], [-Infinity, -Infinity]]);
+    assert.deepEqual([await special(1), await special(NaN), await special(-Infinity)], [[1, 1], [NaN, NaN], [
+      -Infinity,
+      -Infinity,
+    ]]);
   }));
 
 onEachDevice("a value is fixed when it is made", (device) =>
@@ -106,7 +131,10 @@ onEachDevice("a value is fixed when it is made", (device) =>
     w.assign(w.add(1));
     const between = w.mul(10);
     w.assign(0);
-    assert.deepEqual([await read(before), await read(copy), await read(between), await read(w)], [[10, 20], [1, 2], [20, 30], [0, 0]]);
+    assert.deepEqual([await read(before), await read(copy), await read(between), await read(w)], [[10, 20], [1, 2], [
+      20,
+      30,
+    ], [0, 0]]);
     assert.throws(() => w.assign(tensor([1, 2, 3])), s.ShapeError);
     assert.throws(() => w.assign(tensor([1, 2], { dtype: "i32" })), s.DTypeError);
   }));
@@ -141,24 +169,27 @@ onEachDevice("a value that was read keeps its history for grad; assign cuts it",
     assert.deepEqual(await read(grad(w.square().sum(), w)), [6]);
   }));
 
-onEachDevice("a loss made before its parameter was computed has its gradient after", (device) =>
-  on(device, async () => {
-    const w = tensor([1, 2]);
-    for (let step = 0; step < 3; step++) {
-      const loss = w.square().sum();
-      await loss.realize(); // computes w, too: it was assigned
-      w.assign(w.sub(grad(loss, w).mul(0.25)));
-    }
-    assert.deepEqual(await read(w), [0.125, 0.25]);
-    const kept = s.ones([2]).mul(3);
-    const loss = kept.square().sum();
-    await kept.realize();
-    assert.deepEqual(await read(grad(loss, kept)), [6, 6]);
-    const constant = s.ones([2]);
-    const linear = constant.mul(2).sum();
-    await constant.realize();
-    assert.deepEqual(await read(grad(linear, constant)), [2, 2]);
-  }));
+onEachDevice(
+  "a loss made before its parameter was computed has its gradient after",
+  (device) =>
+    on(device, async () => {
+      const w = tensor([1, 2]);
+      for (let step = 0; step < 3; step++) {
+        const loss = w.square().sum();
+        await loss.realize(); // computes w, too: it was assigned
+        w.assign(w.sub(grad(loss, w).mul(0.25)));
+      }
+      assert.deepEqual(await read(w), [0.125, 0.25]);
+      const kept = s.ones([2]).mul(3);
+      const loss = kept.square().sum();
+      await kept.realize();
+      assert.deepEqual(await read(grad(loss, kept)), [6, 6]);
+      const constant = s.ones([2]);
+      const linear = constant.mul(2).sum();
+      await constant.realize();
+      assert.deepEqual(await read(grad(linear, constant)), [2, 2]);
+    }),
+);
 
 onEachDevice("nothing is computed more than twice, however it is read", (device) =>
   on(device, async () => {
@@ -227,18 +258,21 @@ onEachDevice("dispose gives memory back at once, unless another tensor needs it"
     assert.deepEqual(await read(pending), [3, 5]);
   }));
 
-onEachDevice("long graphs run: in one piece when nothing waits, in parts when something does", (device) =>
-  on(device, async () => {
-    let x = tensor([0, 1]);
-    for (let i = 0; i < 5000; i++) x = x.add(1);
-    assert.deepEqual(await read(x), [5000, 5001]);
-    let total = s.zeros([]);
-    for (let i = 0; i < 3000; i++) {
-      total = total.add(i);
-      if (i % 100 === 0) await nextTurn();
-    }
-    assert.equal(await total.item(), 2999 * 1500);
-  }));
+onEachDevice(
+  "long graphs run: in one piece when nothing waits, in parts when something does",
+  (device) =>
+    on(device, async () => {
+      let x = tensor([0, 1]);
+      for (let i = 0; i < 5000; i++) x = x.add(1);
+      assert.deepEqual(await read(x), [5000, 5001]);
+      let total = s.zeros([]);
+      for (let i = 0; i < 3000; i++) {
+        total = total.add(i);
+        if (i % 100 === 0) await nextTurn();
+      }
+      assert.equal(await total.item(), 2999 * 1500);
+    }),
+);
 
 test("a history that became too long is cut, and grad through the cut says so", async () => {
   const [x, w] = [tensor([1]), tensor([1])];
@@ -250,7 +284,10 @@ test("a history that became too long is cut, and grad through the cut says so", 
   const loss = y.mul(w).sum();
   assert.deepEqual(await read(grad(loss, y)), [1]);
   assert.deepEqual(await read(grad(loss, w)), [await y.item()]);
-  assert.throws(() => grad(loss, x), (error) => error instanceof s.GradientError && /dropped.*detach/.test(error.message));
+  assert.throws(
+    () => grad(loss, x),
+    (error) => error instanceof s.GradientError && /dropped.*detach/.test(error.message),
+  );
   const cut = y.detach().mul(x).sum();
   assert.deepEqual(await read(grad(cut, x)), [await y.item()]);
 });
@@ -268,7 +305,10 @@ test("so is one that keeps too many bytes, at its old end, and no sooner", async
   assert.equal((await grad(chain.at(-1)!.sum(), x).data()).length, 1000, "ten values of 4000 bytes are kept");
   await grow(1);
   const loss = chain.at(-1)!.sum();
-  assert.throws(() => grad(loss, x), (error) => error instanceof s.GradientError && /dropped.*40000 bytes/.test(error.message));
+  assert.throws(
+    () => grad(loss, x),
+    (error) => error instanceof s.GradientError && /dropped.*40000 bytes/.test(error.message),
+  );
   // By what came last there is a gradient still.
   assert.equal((await grad(loss, chain.at(-2)!).data()).length, 1000);
 });

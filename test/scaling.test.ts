@@ -14,7 +14,18 @@ test("options: what is left out has a default, and lists are sorted", () => {
   assert.deepEqual(plain.devices, [1, 2, 3, 4]);
   assert.deepEqual([plain.seconds, plain.link, plain.tflops, plain.everything], [3, 12, 10, true]);
   assert.ok(plain.wants("MLP") && plain.wants("CNN"));
-  const chosen = readOptions(["--devices", "2, 1,2", "--only", "ml", "--link", "0.5", "--tflops", "60", "--seconds", "1"], [
+  const chosen = readOptions([
+    "--devices",
+    "2, 1,2",
+    "--only",
+    "ml",
+    "--link",
+    "0.5",
+    "--tflops",
+    "60",
+    "--seconds",
+    "1",
+  ], [
     "MLP",
     "CNN",
   ]);
@@ -37,7 +48,9 @@ test("options: what will not do is refused with what is needed", () => {
     [["--only", ","], /--only ,: need/],
     [["--what", "1"], /--what/],
   ];
-  for (const [args, message] of refused) assert.throws(() => readOptions(args, ["MLP", "CNN"]), message, args.join(" "));
+  for (const [args, message] of refused) {
+    assert.throws(() => readOptions(args, ["MLP", "CNN"]), message, args.join(" "));
+  }
 });
 
 test("a step's operations: two for each use of a weight, three times but in the first layer", () => {
@@ -119,7 +132,9 @@ test("the fit finds the coefficients that made the times", () => {
 
 test("times that no model of this form makes leave a residual", () => {
   const samples = [1, 2, 4].map((n) => sampleOf("wide", n, 7e6, 3e9));
-  const late = samples.map((sample, i) => i === 1 ? { ...sample, phases: { ...sample.phases, wait: 2 * sample.phases.wait } } : sample);
+  const late = samples.map((sample, i) =>
+    i === 1 ? { ...sample, phases: { ...sample.phases, wait: 2 * sample.phases.wait } } : sample
+  );
   assert.ok(fitModel(late).residual > 0.05);
 });
 

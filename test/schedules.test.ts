@@ -4,7 +4,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gradients } from "../src/autograd/grad.ts";
 import { type ChosenSchedule, compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import { type ContractionSchedule, gemv, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
+import {
+  type ContractionSchedule,
+  gemv,
+  registerTile,
+  workgroupTile,
+} from "../src/compiler/plan/contraction-schedules.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
 import { contractionsOf } from "../src/compiler/tuning.ts";
 import type { Device } from "../src/devices/device/device.ts";
@@ -42,7 +47,10 @@ function product({ batch, m, k, n, transposed, epilogue, causal }: Shape): { roo
   const b = stored(k, n, transposed[1]);
   const wide = (x: Node, shape: readonly number[]) => g.expand(g.reshape(x, shape), [batch, m, k, n]);
   const factors = [wide(a.seen, [batch, m, k, 1]), wide(b.seen, [batch, 1, k, n])] as const;
-  const taken = wide(e("le", g.expand(g.reshape(g.iota(k), [1, k]), [m, k]), g.expand(g.reshape(g.iota(m), [m, 1]), [m, k])), [1, m, k, 1]);
+  const taken = wide(
+    e("le", g.expand(g.reshape(g.iota(k), [1, k]), [m, k]), g.expand(g.reshape(g.iota(m), [m, 1]), [m, k])),
+    [1, m, k, 1],
+  );
   const sum = g.reduce("sum", causal ? e("weigh", taken, ...factors) : e("mul", ...factors), [2]);
   if (!epilogue || causal) return { root: sum, inputs: [a.x, b.x] };
   const c = g.input([n], "f32");
@@ -72,7 +80,9 @@ async function givesExactly(device: Device, shape: Shape, target: Target): Promi
 function forced(request: CompileRequest, target: Target, schedule: ContractionSchedule): Target {
   let tuned = Object.fromEntries(contractionsOf(request).map(({ signature }) => [signature, schedule]));
   for (;;) {
-    const fresh = contractionsIn(request, { ...target, tuned }).flatMap(({ signature }) => signature === undefined || signature in tuned ? [] : [signature]);
+    const fresh = contractionsIn(request, { ...target, tuned }).flatMap(({ signature }) =>
+      signature === undefined || signature in tuned ? [] : [signature]
+    );
     if (fresh.length === 0) return { ...target, tuned };
     tuned = { ...tuned, ...Object.fromEntries(fresh.map((signature) => [signature, schedule])) };
   }
@@ -81,22 +91,34 @@ function forced(request: CompileRequest, target: Target, schedule: ContractionSc
 /** The schedules that a graph's contractions get. */
 function contractionsIn(request: CompileRequest, target: Target): ChosenSchedule[] {
   const found: ChosenSchedule[] = [];
-  compileGraph(request, target, ({ steps }) => steps.forEach(({ contraction }) => contraction && found.push(contraction)));
+  compileGraph(
+    request,
+    target,
+    ({ steps }) => steps.forEach(({ contraction }) => contraction && found.push(contraction)),
+  );
   return found;
 }
 
-const gpuLike = ({ target }: Device): Target => ({ ...target, class: "discrete", rollLoops: target.class === "software" });
+const gpuLike = ({ target }: Device): Target => ({
+  ...target,
+  class: "discrete",
+  rollLoops: target.class === "software",
+});
 
 /** Of each kind some schedules, the target that they are for, and lengths around which axes are chosen. */
-const kinds: Readonly<Record<ContractionSchedule["kind"], {
-  readonly schedules: readonly ContractionSchedule[];
-  readonly on: (device: Device) => Target;
-  readonly m: readonly number[];
-  readonly n: readonly number[];
-}>> = {
+const kinds: Readonly<
+  Record<ContractionSchedule["kind"], {
+    readonly schedules: readonly ContractionSchedule[];
+    readonly on: (device: Device) => Target;
+    readonly m: readonly number[];
+    readonly n: readonly number[];
+  }>
+> = {
   registerTile: { schedules: [registerTile(4), registerTile(8)], on: gpuLike, m: [4, 8], n: [4, 8] },
   subgroupOuter: {
-    schedules: [2, 4].flatMap((rows) => [2, 4].map((depth) => ({ kind: "subgroupOuter", elements: [rows, 4], subgroups: 4, depth, parts: 1 } as const))),
+    schedules: [2, 4].flatMap((rows) =>
+      [2, 4].map((depth) => ({ kind: "subgroupOuter", elements: [rows, 4], subgroups: 4, depth, parts: 1 } as const))
+    ),
     on: ({ target }) => target,
     m: [16, 32],
     n: [16, 32],
@@ -124,7 +146,9 @@ const kinds: Readonly<Record<ContractionSchedule["kind"], {
 };
 
 const around = (edges: readonly number[]) =>
-  fc.constantFrom(...new Set(edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3]).filter((length) => length > 0)));
+  fc.constantFrom(
+    ...new Set(edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3]).filter((length) => length > 0)),
+  );
 
 for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
   test(`matrix products by ${kind}, exactly, at and around the edges of blocks`, async (t) => {
@@ -151,8 +175,19 @@ for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
       if (kind === "gemv") await givesExactly(device, { ...shape, m: shape.n, n: shape.m }, target);
     };
     const property = fc.asyncProperty(shapes, fc.constantFrom(...schedules), check);
-    const large = { batch: 1, m: 2 * m.at(-1)!, k: 40, n: 2 * n.at(-1)!, transposed: [false, false], epilogue: true } as const;
-    await fc.assert(property, { numRuns: 9, examples: kind === "gemv" ? [] : [[large, schedules[0]!]], endOnFailure: true });
+    const large = {
+      batch: 1,
+      m: 2 * m.at(-1)!,
+      k: 40,
+      n: 2 * n.at(-1)!,
+      transposed: [false, false],
+      epilogue: true,
+    } as const;
+    await fc.assert(property, {
+      numRuns: 9,
+      examples: kind === "gemv" ? [] : [[large, schedules[0]!]],
+      endOnFailure: true,
+    });
     assert.ok(used.has(kind) || device.target.subgroupSize === 0, `${kind} was used: ${[...used]}`);
   });
 
@@ -169,7 +204,10 @@ for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
       stride: fc.constantFrom(1, 1, 2),
       padding: fc.constantFrom("same" as const, "valid" as const),
     });
-    const check = async ({ images, side, inner, outer, kernel, stride, padding }: ShapeOfConv, schedule: ContractionSchedule) => {
+    const check = async (
+      { images, side, inner, outer, kernel, stride, padding }: ShapeOfConv,
+      schedule: ContractionSchedule,
+    ) => {
       const x = g.input([images, side, side, inner], "f32");
       const w = g.input([kernel, kernel, inner, outer], "f32");
       const bias = g.input([outer], "f32");
@@ -180,7 +218,9 @@ for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
       const data = request.inputs.map((input, i) => wholes(size(input.shape), i));
       const expected = interpret(request.roots, new Map(request.inputs.map((input, i) => [input, data[i]!])));
       const actual = await evaluate(device, request, data, forced(request, on(device), schedule));
-      actual.forEach((values, i) => assertClose(values, expected[i]!, { atol: 0, rtol: 0, message: ["y", "dx", "dw", "db"][i]! }));
+      actual.forEach((values, i) =>
+        assertClose(values, expected[i]!, { atol: 0, rtol: 0, message: ["y", "dx", "dw", "db"][i]! })
+      );
     };
     await fc.assert(fc.asyncProperty(shapes, fc.constantFrom(...schedules), check), { numRuns: 3, endOnFailure: true });
   });
@@ -235,9 +275,16 @@ const rowKernels: Readonly<Record<string, (x: Node, rows: number, length: number
   },
   "layer norm": (x, rows, length) => {
     const mean = (value: Node) =>
-      g.expand(g.reshape(e("div", g.reduce("sum", value, [1]), g.full([rows], length, "f32")), [rows, 1]), [rows, length]);
+      g.expand(g.reshape(e("div", g.reduce("sum", value, [1]), g.full([rows], length, "f32")), [rows, 1]), [
+        rows,
+        length,
+      ]);
     const centred = e("sub", x, mean(x));
-    return e("div", centred, e("sqrt", e("add", mean(e("mul", centred, centred)), g.full([rows, length], 1e-5, "f32"))));
+    return e(
+      "div",
+      centred,
+      e("sqrt", e("add", mean(e("mul", centred, centred)), g.full([rows, length], 1e-5, "f32"))),
+    );
   },
   "sum of squares": (x) => g.reduce("sum", e("mul", x, x), [1]),
   "least and largest": (x) => e("sub", g.reduce("amax", x, [1]), g.reduce("amin", x, [1])),
@@ -252,7 +299,10 @@ test("rows that a workgroup walks together give what they give one by one", asyn
     fc.asyncProperty(
       fc.constantFrom(...Object.keys(rowKernels)),
       fc.integer({ min: 1, max: 70 }),
-      fc.oneof(fc.constantFrom(255, 256, 257, 260, 511, 512, 516, 2047, 2048, 2052, 3000), fc.integer({ min: 1, max: 600 })),
+      fc.oneof(
+        fc.constantFrom(255, 256, 257, 260, 511, 512, 516, 2047, 2048, 2052, 3000),
+        fc.integer({ min: 1, max: 600 }),
+      ),
       async (name, rows, length) => {
         const x = g.input([rows, length], "f32");
         const root = rowKernels[name]!(x, rows, length);
@@ -273,7 +323,10 @@ test("columns of which neighbours are one element of an operand, on either side 
   const [a, b] = [g.input([m, k], "f32"), g.input([k, 17], "f32")];
   // Each column of b four times, from the second one on.
   const wide = g.slice(g.reshape(g.expand(g.reshape(b, [k, 17, 1]), [k, 17, 4]), [k, 68]), [0, 1], [k, n], [1, 1]);
-  const [rows, columns] = [g.expand(g.reshape(a, [m, 1, k]), [m, n, k]), g.expand(g.reshape(g.permute(wide, [1, 0]), [1, n, k]), [m, n, k])];
+  const [rows, columns] = [
+    g.expand(g.reshape(a, [m, 1, k]), [m, n, k]),
+    g.expand(g.reshape(g.permute(wide, [1, 0]), [1, n, k]), [m, n, k]),
+  ];
   const data = [wholes(m * k, 1), wholes(k * 17, 2)];
   for (const product of [e("mul", rows, columns), e("mul", columns, rows)]) {
     const root = g.reduce("sum", product, [2]);

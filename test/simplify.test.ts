@@ -299,7 +299,8 @@ test("simplified gradients of random graphs have the same values", () => {
 /** Movements of a tensor of at least one element whose indices are affine, by what they are drawn by. */
 const movements: readonly ((x: Node, at: number, n: number) => Node)[] = [
   (x, at) => b.permute(x, [...x.shape.keys()].map((axis) => (axis + at) % x.shape.length)),
-  (x, at, n) => b.pad(x, x.shape.map((_, axis) => axis === at ? n % 3 : 0), x.shape.map((_, axis) => axis === at ? 1 : 0)),
+  (x, at, n) =>
+    b.pad(x, x.shape.map((_, axis) => axis === at ? n % 3 : 0), x.shape.map((_, axis) => axis === at ? 1 : 0)),
   (x, at, n) => {
     // From either end on, forwards or back, every one, two or three.
     const [length, by] = [x.shape[at]!, 1 + n % 3];
@@ -317,7 +318,9 @@ const movements: readonly ((x: Node, at: number, n: number) => Node)[] = [
   (x, at) => b.unwindow(b.reshape(x, [...x.shape, 1]), { axis: at, length: x.shape[at]! + 1, stride: 1, dilation: 1 }),
   (x, at) => {
     const windows = { axis: at, length: 2, stride: 1, dilation: 1 };
-    return x.shape.length > 3 || x.shape[at]! < 2 ? x : b.unwindow(b.window(x, windows), { ...windows, length: x.shape[at]! + 1 });
+    return x.shape.length > 3 || x.shape[at]! < 2
+      ? x
+      : b.unwindow(b.window(x, windows), { ...windows, length: x.shape[at]! + 1 });
   },
 ];
 

@@ -4,7 +4,17 @@
  */
 import process from "node:process";
 import { plansKept } from "../src/compiler/cache.ts";
-import { type DeviceOptions, defaultDevice, devices, io, nn, optim, random, setDefaultDevice, tensor } from "../src/index.ts";
+import {
+  defaultDevice,
+  type DeviceOptions,
+  devices,
+  io,
+  nn,
+  optim,
+  random,
+  setDefaultDevice,
+  tensor,
+} from "../src/index.ts";
 
 const model = nn.sequential(nn.linear(4, 64), nn.gelu(), nn.linear(64, 64), nn.gelu(), nn.linear(64, 2));
 

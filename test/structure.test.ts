@@ -139,7 +139,9 @@ test("imports between the rooms of a part run in one direction", async () => {
     }
   }
   assert.deepEqual(wrong, []);
-  const known = Object.entries(rooms).flatMap(([name, ofPart]) => Object.keys(ofPart).map((inner) => `${name}/${inner}`));
+  const known = Object.entries(rooms).flatMap(([name, ofPart]) =>
+    Object.keys(ofPart).map((inner) => `${name}/${inner}`)
+  );
   assert.deepEqual(known.filter((name) => !seen.has(name)), [], "rooms without files");
   // The rule itself must have an order.
   for (const ofPart of Object.values(rooms)) {
@@ -156,7 +158,10 @@ test("imports between the rooms of a part run in one direction", async () => {
 test("no folder has more files than one can look over", async () => {
   const counts = new Map<string, number>();
   for (const { path } of await sourceFiles()) counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
-  assert.deepEqual([...counts].filter(([, count]) => count > mostFiles).map(([folder, count]) => `src/${folder}: ${count}`), []);
+  assert.deepEqual(
+    [...counts].filter(([, count]) => count > mostFiles).map(([folder, count]) => `src/${folder}: ${count}`),
+    [],
+  );
 });
 
 test("no imports form a circle", async () => {
@@ -201,7 +206,11 @@ test("CONTRIBUTING names files and folders that there are", async () => {
 });
 
 test("an op costs as many files as CONTRIBUTING says, and the ones that it says", async () => {
-  const costs = [["cbrt", "An elementwise op: three files", 3], ["scatterMax", "A structural op: at most eight files", 8]] as const;
+  const costs = [["cbrt", "An elementwise op: three files", 3], [
+    "scatterMax",
+    "A structural op: at most eight files",
+    8,
+  ]] as const;
   for (const [op, heading, most] of costs) {
     const [, rest] = contributing.split(`### ${heading}\n`);
     assert.ok(rest !== undefined, `CONTRIBUTING has no "${heading}"`);
@@ -211,7 +220,11 @@ test("an op costs as many files as CONTRIBUTING says, and the ones that it says"
       const code = (await readFile(join(source, path), "utf8")).replace(/\/\*[^]*?\*\//g, "").replace(/\/\/.*$/gm, "");
       if (new RegExp(`\\b${op}\\b`).test(code)) found.push(`src/${path}`);
     }
-    assert.deepEqual(found.filter((path) => !named.some((name) => path === name || (name.endsWith("/") && path.startsWith(name)))), [], op);
+    assert.deepEqual(
+      found.filter((path) => !named.some((name) => path === name || (name.endsWith("/") && path.startsWith(name)))),
+      [],
+      op,
+    );
     // What public functions take is declared beside them, and counted apart.
     assert.ok(found.includes("src/tensor/signatures.ts") && found.length - 1 <= most, `${op} in ${found.join(", ")}`);
   }

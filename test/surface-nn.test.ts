@@ -3,7 +3,15 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { ArgumentError, FileError, NonFiniteLossError, ShapeError, ShardwiseError, StateError, TraceError } from "../src/errors.ts";
+import {
+  ArgumentError,
+  FileError,
+  NonFiniteLossError,
+  ShapeError,
+  ShardwiseError,
+  StateError,
+  TraceError,
+} from "../src/errors.ts";
 import * as data from "../src/nn/data/data.ts";
 import * as io from "../src/nn/io/io.ts";
 import * as nn from "../src/nn/nn.ts";
@@ -28,9 +36,22 @@ const host = { data: Float32Array.of(1, 2), shape: [2], dtype: "f32" as const };
 const [device] = await cpus();
 const quadratic = (output: Any, batch: Any) => nn.mse(output, batch.y);
 const mean = () => nn.mse(x, x);
-const rule = { name: "mine", learningRate: 1, slots: [], scalars: {}, update: ({ parameter }: Any) => ({ parameter, slots: {}, scalars: {} }) };
+const rule = {
+  name: "mine",
+  learningRate: 1,
+  slots: [],
+  scalars: {},
+  update: ({ parameter }: Any) => ({ parameter, slots: {}, scalars: {} }),
+};
 const made = optim.adam({ learningRate: 0.1 });
-const updateInput = { parameter: x, gradient: x, slots: { mean: x, square: x }, scalars: { meanCorrection: full([], 0), squareCorrection: full([], 0) }, step: full([], 1), learningRate: full([], 1) };
+const updateInput = {
+  parameter: x,
+  gradient: x,
+  slots: { mean: x, square: x },
+  scalars: { meanCorrection: full([], 0), squareCorrection: full([], 0) },
+  step: full([], 1),
+  learningRate: full([], 1),
+};
 
 /** Where no file can be: below one. */
 const nowhere = join(fileURLToPath(import.meta.url), "x");
@@ -138,7 +159,10 @@ const functions: Readonly<Record<string, Readonly<Record<string, Call>>>> = {
     learningRateAt: call(made, 1),
     constantSchedule: call(1),
     cosineSchedule: { args: [{ from: 1, to: 0, steps: 2 }], required: ["from", "steps"] },
-    exponentialSchedule: { args: [{ from: 1, factor: 0.5, steps: 2, staircase: true }], required: ["from", "factor", "steps"] },
+    exponentialSchedule: {
+      args: [{ from: 1, factor: 0.5, steps: 2, staircase: true }],
+      required: ["from", "factor", "steps"],
+    },
     linearSchedule: { args: [{ from: 1, to: 0, steps: 2 }], required: ["from", "to", "steps"] },
     warmup: { args: [{ steps: 2, after: 1 }], required: ["steps", "after"] },
   },
@@ -147,7 +171,11 @@ const functions: Readonly<Record<string, Readonly<Record<string, Call>>>> = {
     elements: { args: [host, new Float32Array(2)], needed: 1 },
     sliceRows: call(host, 0, 1),
     shuffledRows: call(2, 1, 0),
-    batches: { args: [{ x: Float32Array.of(1, 2) }, { batchSize: 1, shuffle: 1, drop: true }], required: ["batchSize"], anything: [] },
+    batches: {
+      args: [{ x: Float32Array.of(1, 2) }, { batchSize: 1, shuffle: 1, drop: true }],
+      required: ["batchSize"],
+      anything: [],
+    },
     tensors: call({ x: host }, { device }),
   },
   io: {
@@ -180,7 +208,12 @@ const forward = { forward: call(x) };
 const attending = zeros([3, 4]);
 
 /** Methods by class, and what they are called on. */
-const methods: readonly { readonly of: string; readonly on: () => object; readonly prototype?: object; readonly calls: Readonly<Record<string, Call>> }[] = [
+const methods: readonly {
+  readonly of: string;
+  readonly on: () => object;
+  readonly prototype?: object;
+  readonly calls: Readonly<Record<string, Call>>;
+}[] = [
   {
     of: "Module",
     on: () => nn.linear(2, 2),
@@ -220,7 +253,15 @@ const methods: readonly { readonly of: string; readonly on: () => object; readon
     on: () => data.batches({ x: Float32Array.of(1, 2) }, { batchSize: 1 }),
     calls: { epoch: call(0), read: { args: [], rejects: true } },
   },
-  { of: "Optimizer", on: () => optim.adam(), prototype: made, calls: { update: { ...call(updateInput), needed: 1, required: Object.keys(updateInput) }, bind: { args: [[nn.parameter(x)]], needed: 1 } } },
+  {
+    of: "Optimizer",
+    on: () => optim.adam(),
+    prototype: made,
+    calls: {
+      update: { ...call(updateInput), needed: 1, required: Object.keys(updateInput) },
+      bind: { args: [[nn.parameter(x)]], needed: 1 },
+    },
+  },
   {
     of: "BoundOptimizer",
     on: () => optim.sgd({ learningRate: 1 }).bind([nn.parameter(x)]),
@@ -259,12 +300,21 @@ async function refused(run: () => unknown, rejects: boolean, what: string, messa
   });
 }
 
-async function refusesAll(name: string, run: (...args: readonly unknown[]) => unknown, { args, rejects = false, ...call }: Call): Promise<void> {
+async function refusesAll(
+  name: string,
+  run: (...args: readonly unknown[]) => unknown,
+  { args, rejects = false, ...call }: Call,
+): Promise<void> {
   const last = args.at(-1);
   const hasOptions = isOptions(last) && call.needed === undefined;
   const needed = call.needed ?? (hasOptions && call.required === undefined ? args.length - 1 : args.length);
   if (call.callback !== true && call.rest !== true) {
-    await refused(() => run(...args, undefined, "surplus"), rejects, `${name} with an argument too many`, /surplus|arguments/);
+    await refused(
+      () => run(...args, undefined, "surplus"),
+      rejects,
+      `${name} with an argument too many`,
+      /surplus|arguments/,
+    );
   }
   for (let i = 0; i < needed && call.rest !== true; i++) {
     await refused(() => run(...args.slice(0, i)), rejects, `${name} with ${i} arguments`, /undefined|no /);
@@ -280,7 +330,12 @@ async function refusesAll(name: string, run: (...args: readonly unknown[]) => un
     await refused(change({ ...last, zzz: 1 }), rejects, `${name} with an option that it does not know`, /zzz/);
     for (const option of Object.keys(last)) {
       for (const value of [null, Symbol("wrong"), 5n]) {
-        await refused(change({ ...last, [option]: value }), rejects, `${name} with ${option} ${String(value)}`, new RegExp(option, "i"));
+        await refused(
+          change({ ...last, [option]: value }),
+          rejects,
+          `${name} with ${option} ${String(value)}`,
+          new RegExp(option, "i"),
+        );
       }
     }
   }
@@ -290,10 +345,17 @@ async function refusesAll(name: string, run: (...args: readonly unknown[]) => un
   }
 }
 
-const namespaces: Readonly<Record<string, Readonly<Record<string, unknown>>>> = { nn, "nn.init": nn.init, optim, data, io };
+const namespaces: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  nn,
+  "nn.init": nn.init,
+  optim,
+  data,
+  io,
+};
 
 test("every export is in the tables", () => {
-  const isClass = (value: unknown) => typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));
+  const isClass = (value: unknown) =>
+    typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));
   const classes: string[] = [];
   for (const [name, namespace] of Object.entries(namespaces)) {
     const exported = Object.entries(namespace).filter(([, value]) => typeof value === "function");
@@ -318,7 +380,9 @@ for (const [name, calls] of Object.entries(functions)) {
     for (const [key, given] of Object.entries(calls)) {
       const run = namespaces[name]![key] as (...args: readonly unknown[]) => unknown;
       // Of files, what is right has no file to be done with.
-      await Promise.resolve(run(...given.args)).catch((error) => assert.ok(error instanceof FileError, `${key}: ${String(error)}`));
+      await Promise.resolve(run(...given.args)).catch((error) =>
+        assert.ok(error instanceof FileError, `${key}: ${String(error)}`)
+      );
       await refusesAll(`${name}.${key}`, run, given);
     }
   });
@@ -326,7 +390,9 @@ for (const [name, calls] of Object.entries(functions)) {
 
 test("constructors refuse what they do not take", async () => {
   for (const [name, given] of Object.entries(constructors)) {
-    const Class = (namespaces["nn"]![name] ?? namespaces["data"]![name]) as new (...args: readonly unknown[]) => unknown;
+    const Class = (namespaces["nn"]![name] ?? namespaces["data"]![name]) as new (
+      ...args: readonly unknown[]
+    ) => unknown;
     new Class(...given.args);
     await refusesAll(`new ${name}`, (...args) => new Class(...args), given);
   }
@@ -367,9 +433,18 @@ test("what was meant is said", () => {
     [() => any.nn.linear(1, 1, { use_bias: false }), /did you mean bias\?/],
     [() => any.data.batches({ x: [1] }, 2), /did you mean \{ batchSize: 2 \}\?/],
     [() => any.data.batches({ x: [1] }, { batch_size: 2 }), /did you mean batchSize\?/],
-    [() => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimiser: optim.adam() }), /"optimiser".*did you mean optimizer\?/],
-    [() => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimizer: optim.adam }), /did you mean optim\.adam\(…\)\?/],
-    [() => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimizer: optim.adam().bind([nn.parameter(x)]) }), /not bound/],
+    [
+      () => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimiser: optim.adam() }),
+      /"optimiser".*did you mean optimizer\?/,
+    ],
+    [
+      () => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimizer: optim.adam }),
+      /did you mean optim\.adam\(…\)\?/,
+    ],
+    [
+      () => any.nn.trainer(nn.linear(1, 1), { loss: quadratic, optimizer: optim.adam().bind([nn.parameter(x)]) }),
+      /not bound/,
+    ],
     [() => any.nn.trainer(nn.Linear, { loss: quadratic, optimizer: optim.adam() }), /new Linear/],
     [() => any.nn.loss(x.mean()), /did you mean \{ sum: a Tensor \}\?/],
     [() => any.nn.linear(2, 2).train(false), /Module\.train: .*false/],
@@ -386,16 +461,29 @@ test("layers may be given as a list", async () => {
 
 test("functions of a user that return what they may not are told apart from ours", () => {
   const any = nn as Any;
-  assert.throws(() => any.linear(2, 2, { init: () => 5 }), said(ArgumentError, /nn\.linear: got an init that returns 5/));
-  assert.throws(() => any.embedding(2, 2, { init: () => zeros([3]) }), said(ShapeError, /nn\.embedding: got an init that returns \[3\]; need \[2, 2\]/));
-  assert.throws(() => any.lambda(() => undefined).forward(x), said(ArgumentError, /nn\.lambda: got a function that returns undefined/));
+  assert.throws(
+    () => any.linear(2, 2, { init: () => 5 }),
+    said(ArgumentError, /nn\.linear: got an init that returns 5/),
+  );
+  assert.throws(
+    () => any.embedding(2, 2, { init: () => zeros([3]) }),
+    said(ShapeError, /nn\.embedding: got an init that returns \[3\]; need \[2, 2\]/),
+  );
+  assert.throws(
+    () => any.lambda(() => undefined).forward(x),
+    said(ArgumentError, /nn\.lambda: got a function that returns undefined/),
+  );
   class Block extends nn.Module {
     override forward(): Tensor {
       return undefined as unknown as Tensor;
     }
   }
-  assert.throws(() => nn.sequential(nn.relu(), new Block(), nn.relu()).forward(x), said(ArgumentError, /undefined from layer 1, a Block/));
-  const bound = (result: unknown) => optim.optimizer({ ...rule, slots: ["m"], update: () => result as optim.UpdateResult }).bind([nn.parameter(x)]);
+  assert.throws(
+    () => nn.sequential(nn.relu(), new Block(), nn.relu()).forward(x),
+    said(ArgumentError, /undefined from layer 1, a Block/),
+  );
+  const bound = (result: unknown) =>
+    optim.optimizer({ ...rule, slots: ["m"], update: () => result as optim.UpdateResult }).bind([nn.parameter(x)]);
   assert.throws(() => bound(undefined).step([x]), said(ArgumentError, /optim\.mine: .*undefined as parameter/));
   assert.throws(() => bound({ parameter: zeros([4]) }).step([x]), said(ArgumentError, /undefined as slots\.m/));
   assert.throws(() => bound({ parameter: x }).step([x]), said(ShapeError, /parameter \[2, 2\]; need \[4\]/));
@@ -404,7 +492,10 @@ test("functions of a user that return what they may not are told apart from ours
 const silent = { progress: "none" } as const;
 const good = { x, y: zeros([2, 1]) };
 const makeTrainer = async (options: object = {}, model: nn.Module = nn.linear(2, 1), count = 1) =>
-  nn.trainer(model, { loss: quadratic, optimizer: optim.sgd({ learningRate: 0.1 }), devices: await cpus(count), ...options } as Any) as Any;
+  nn.trainer(
+    model,
+    { loss: quadratic, optimizer: optim.sgd({ learningRate: 0.1 }), devices: await cpus(count), ...options } as Any,
+  ) as Any;
 
 const trainerCalls: Readonly<Record<string, Call>> = {
   on: call("deviceLost", () => {}),
@@ -430,7 +521,9 @@ const trainerCalls: Readonly<Record<string, Call>> = {
 };
 
 test("a trainer refuses what its methods do not take, before anything is done", async () => {
-  const own = Object.entries(Object.getOwnPropertyDescriptors(nn.Trainer.prototype)).filter(([name, { value }]) => name !== "constructor" && typeof value === "function");
+  const own = Object.entries(Object.getOwnPropertyDescriptors(nn.Trainer.prototype)).filter(([name, { value }]) =>
+    name !== "constructor" && typeof value === "function"
+  );
   assert.deepEqual(Object.keys(trainerCalls).sort(), own.map(([name]) => name).sort());
   const model = nn.linear(2, 1);
   const before = await model.weight.array();
@@ -438,12 +531,35 @@ test("a trainer refuses what its methods do not take, before anything is done", 
   for (const [name, given] of Object.entries(trainerCalls)) {
     await refusesAll(`trainer.${name}`, (...args) => trainer[name](...args), given);
   }
-  for (const options of [{ onBatch: 5 }, { onEpoch: 5 }, { signal: 5 }, { progress: "x" }, { epoch: 3 }, { validation: 5 }, { validation: { x: 5 } }, { epochs: 1.5 }]) {
+  for (
+    const options of [
+      { onBatch: 5 },
+      { onEpoch: 5 },
+      { signal: 5 },
+      { progress: "x" },
+      { epoch: 3 },
+      { validation: 5 },
+      { validation: { x: 5 } },
+      { epochs: 1.5 },
+    ]
+  ) {
     await refused(() => trainer.fit([good], options), true, JSON.stringify(options));
   }
   await refused(() => trainer.fit([good], { epoch: 3 }), true, "epoch", /"epoch".*did you mean epochs\?/);
   await refused(() => trainer.fit(good), true, "a batch", /for a single batch a list of it, \[batch\]/);
-  for (const batch of [5, "x", [], {}, { x: 5 }, { x: undefined }, new Map([["x", x]]), data.batches({ x: [1] }, { batchSize: 1 }), { x: { ...host, data: new BigInt64Array(2) } }]) {
+  for (
+    const batch of [
+      5,
+      "x",
+      [],
+      {},
+      { x: 5 },
+      { x: undefined },
+      new Map([["x", x]]),
+      data.batches({ x: [1] }, { batchSize: 1 }),
+      { x: { ...host, data: new BigInt64Array(2) } },
+    ]
+  ) {
     await refused(() => trainer.step(batch), true, "step");
     await refused(() => trainer.predict(batch), true, "predict");
   }
@@ -470,19 +586,42 @@ test("after release every call is a StateError first", async () => {
 test("a model or a loss that returns something else is a typed error", async () => {
   for (const output of [undefined, null, 5, "x", () => 5]) {
     const trainer = await makeTrainer({ forward: () => output });
-    for (const run of [() => trainer.step(good), () => trainer.fit([good], silent), () => trainer.evaluate(good), () => trainer.predict(x)]) {
+    for (
+      const run of [
+        () => trainer.step(good),
+        () => trainer.fit([good], silent),
+        () => trainer.evaluate(good),
+        () => trainer.predict(x),
+      ]
+    ) {
       await refused(run, true, String(output), /a forward that returns/);
     }
   }
   for (const value of [undefined, null, 5, x, {}, nn.accuracy(x, y)]) {
-    await refused(async () => await (await makeTrainer({ loss: () => value })).step(good), true, "a loss", /a loss that is/);
+    await refused(
+      async () => await (await makeTrainer({ loss: () => value })).step(good),
+      true,
+      "a loss",
+      /a loss that is/,
+    );
   }
   for (const value of [undefined, null, 5, x, {}, { sum: 1, count: 1 }]) {
-    await refused(async () => await (await makeTrainer({ metrics: { mine: () => value } })).step(good), true, "a metric", /a metric mine that is/);
+    await refused(
+      async () => await (await makeTrainer({ metrics: { mine: () => value } })).step(good),
+      true,
+      "a metric",
+      /a metric mine that is/,
+    );
   }
   const asynchronous = (options: object) => async () => await (await makeTrainer(options)).step(good);
-  const later = { loss: async (o: Any, b: Any) => await quadratic(o, b), forward: async (m: Any, b: Any) => await m.forward(b.x), metrics: { mine: async () => await mean() } };
-  for (const [name, value] of Object.entries(later)) await assert.rejects(asynchronous({ [name]: value }), TraceError, name);
+  const later = {
+    loss: async (o: Any, b: Any) => await quadratic(o, b),
+    forward: async (m: Any, b: Any) => await m.forward(b.x),
+    metrics: { mine: async () => await mean() },
+  };
+  for (const [name, value] of Object.entries(later)) {
+    await assert.rejects(asynchronous({ [name]: value }), TraceError, name);
+  }
   // What is a sum and a count is a metric.
   const trainer = await makeTrainer({
     metrics: { plain: (o: Tensor) => ({ sum: o.mul(0).sum(), count: nn.mse(o, o).count }), loss: quadratic },
@@ -511,7 +650,12 @@ for (const count of [1, 3]) {
       };
       for (const options of [{ loss }, { forward }, { metrics: { mine: loss }, loss: (o: Any) => nn.mse(o, o) }]) {
         const trainer = await makeTrainer({ ...options, devices });
-        const runs = [() => trainer.step(batch), () => trainer.fit([batch], silent), () => trainer.evaluate(batch), () => trainer.evaluate([batch])];
+        const runs = [
+          () => trainer.step(batch),
+          () => trainer.fit([batch], silent),
+          () => trainer.evaluate(batch),
+          () => trainer.evaluate([batch]),
+        ];
         if ("forward" in options) runs.push(() => trainer.predict(batch));
         for (const run of runs) {
           await assert.rejects(run, (error: unknown) => {
@@ -527,10 +671,15 @@ for (const count of [1, 3]) {
     }
     const run = replicate((b: Any) => ({ y: b.target.neg() }), devices) as (batch: unknown) => Promise<unknown>;
     await assert.rejects(run(batch), said(ArgumentError, names));
-    const nested = replicate((b: Any) => b.inputs[0].left.add(b.inputs[1].rihgt), devices) as (batch: unknown) => Promise<unknown>;
+    const nested = replicate((b: Any) => b.inputs[0].left.add(b.inputs[1].rihgt), devices) as (
+      batch: unknown,
+    ) => Promise<unknown>;
     await assert.rejects(
       nested({ inputs: [{ left: x }, { right: x }] }),
-      said(ArgumentError, /batch\.inputs\[1\]\.rihgt where batch\.inputs\[1\] has right.*did you mean batch\.inputs\[1\]\.right\?/),
+      said(
+        ArgumentError,
+        /batch\.inputs\[1\]\.rihgt where batch\.inputs\[1\] has right.*did you mean batch\.inputs\[1\]\.right\?/,
+      ),
     );
   });
 
@@ -556,29 +705,50 @@ const labelled = (labels: readonly number[], shape: readonly number[] = [labels.
   x: { data: new Float32Array(2 * labels.length).map((_, i) => Math.sin(i)), shape: [...shape, 2], dtype: "f32" },
   y: { data: Int32Array.from(labels), shape, dtype: "i32" },
 });
-const classify = (options: nn.CrossEntropyOptions = {}) => (output: Tensor, batch: Any) => nn.crossEntropy(output, batch.y, options);
+const classify = (options: nn.CrossEntropyOptions = {}) => (output: Tensor, batch: Any) =>
+  nn.crossEntropy(output, batch.y, options);
 
 for (const kind of testKinds) {
-  for (const [count, options] of [[1, {}], [3, {}], [1, { deterministic: { shards: 4 } }], [2, { microBatches: 2 }]] as const) {
+  for (
+    const [count, options] of [[1, {}], [3, {}], [1, { deterministic: { shards: 4 } }], [2, {
+      microBatches: 2,
+    }]] as const
+  ) {
     test(`a label outside the classes is told: which, where, of how many [${kind} x ${count} ${JSON.stringify(options)}]`, async (t) => {
       const devices = await virtualDevices(kind, count);
       if (devices === undefined) return t.skip("no adapter");
       const make = (loss: Any) => {
         const model = nn.linear(2, 3);
-        return { model, trainer: nn.trainer(model, { loss, optimizer: optim.sgd({ learningRate: 0.1 }), devices, ...options } as Any) as Any };
+        return {
+          model,
+          trainer: nn.trainer(
+            model,
+            { loss, optimizer: optim.sgd({ learningRate: 0.1 }), devices, ...options } as Any,
+          ) as Any,
+        };
       };
       const cases: readonly (readonly [loss: Any, batch: object, message: RegExp])[] = [
-        [classify(), labelled([0, 1, 2, 0, 1, 2, 7, 0]), /label 7 in row 6 for the 3 classes of nn\.crossEntropy; need labels from 0 to 2; \{ ignore: 7 \}/],
+        [
+          classify(),
+          labelled([0, 1, 2, 0, 1, 2, 7, 0]),
+          /label 7 in row 6 for the 3 classes of nn\.crossEntropy; need labels from 0 to 2; \{ ignore: 7 \}/,
+        ],
         [classify(), labelled([0, 1, -1, 0, 3, 2, 7, 0]), /label -1 in row 2 and 2 more for the 3 classes/],
         [classify({ ignore: -1 }), labelled([0, 1, -1, 0, 3, 2, 2, 0]), /label 3 in row 4 for the 3 classes/],
         [classify({ labelSmoothing: 0.1 }), labelled([0, 1, 2, 0, 3, 2, 2, 0]), /label 3 in row 4 for/],
         [classify(), labelled([0, 1, 2, 0, 0, 2, 2, 5], [4, 2]), /label 5 in row 3 at \[1\] for the 3 classes/],
         [
-          (o: Tensor, b: Any) => nn.mse(o, o.detach()).plus(nn.crossEntropy(o, b.y.sub(1)).scale(0.5)).plus(nn.penalty(full([], 1))),
+          (o: Tensor, b: Any) =>
+            nn.mse(o, o.detach()).plus(nn.crossEntropy(o, b.y.sub(1)).scale(0.5)).plus(nn.penalty(full([], 1))),
           labelled([1, 2, 3, 0]),
           /label -1 in row 3 for the 3/,
         ],
-        [(o: Tensor, b: Any) => nn.loss({ sum: nn.crossEntropy(o, b.y.cast("u32")).sum.mul(2), count: nn.mse(o, o).count }), labelled([1, 2, 0, 3]), /label 3 in row 3/],
+        [
+          (o: Tensor, b: Any) =>
+            nn.loss({ sum: nn.crossEntropy(o, b.y.cast("u32")).sum.mul(2), count: nn.mse(o, o).count }),
+          labelled([1, 2, 0, 3]),
+          /label 3 in row 3/,
+        ],
       ];
       for (const [loss, batch, message] of cases) {
         const { model, trainer } = make(loss);
@@ -591,7 +761,9 @@ for (const kind of testKinds) {
         await trainer.release();
       }
       // Rows that do not count may hold anything.
-      const { trainer } = make((o: Tensor, b: Any) => nn.crossEntropy(o, b.y, { ignore: -1, weights: b.y.less(3).cast("f32") }));
+      const { trainer } = make((o: Tensor, b: Any) =>
+        nn.crossEntropy(o, b.y, { ignore: -1, weights: b.y.less(3).cast("f32") })
+      );
       assert.ok(Number.isFinite((await trainer.step(labelled([0, -1, 2, 9]))).loss));
       // Labels are not named where they are not the reason.
       const batch = labelled([0, 1, 2, 0]);
@@ -603,19 +775,22 @@ for (const kind of testKinds) {
   }
 }
 
-onEachDevice("of an eager loss, a label outside the classes makes the value NaN, and no part of the gradient", async (device) => {
-  const logits = tensor([[1, 2, 3], [1, 1, 1]], { device });
-  for (const run of [(f: () => Tensor[]) => Promise.resolve(f()), (f: () => Tensor[]) => compile(f)()]) {
-    const [value, gradient] = await run(() => {
-      const loss = nn.crossEntropy(logits, tensor([7, 0], { dtype: "i32" })).mean;
-      return [loss, grad(loss, logits)];
-    });
-    assert.ok(Number.isNaN(await value!.item()));
-    assertClose(await gradient!.data(), [0, 0, 0, -1 / 3, 1 / 6, 1 / 6]);
-  }
-  const accuracy = nn.accuracy(logits, tensor([7, 0], { dtype: "i32" }));
-  assert.deepEqual([await accuracy.sum.item(), await accuracy.count.item()], [1, 2]);
-});
+onEachDevice(
+  "of an eager loss, a label outside the classes makes the value NaN, and no part of the gradient",
+  async (device) => {
+    const logits = tensor([[1, 2, 3], [1, 1, 1]], { device });
+    for (const run of [(f: () => Tensor[]) => Promise.resolve(f()), (f: () => Tensor[]) => compile(f)()]) {
+      const [value, gradient] = await run(() => {
+        const loss = nn.crossEntropy(logits, tensor([7, 0], { dtype: "i32" })).mean;
+        return [loss, grad(loss, logits)];
+      });
+      assert.ok(Number.isNaN(await value!.item()));
+      assertClose(await gradient!.data(), [0, 0, 0, -1 / 3, 1 / 6, 1 / 6]);
+    }
+    const accuracy = nn.accuracy(logits, tensor([7, 0], { dtype: "i32" }));
+    assert.deepEqual([await accuracy.sum.item(), await accuracy.count.item()], [1, 2]);
+  },
+);
 
 /** A model with a part where the walk over fields does not look. */
 function hiding(hide: (inner: nn.Linear) => Record<string, unknown>): nn.Module {
@@ -654,15 +829,35 @@ test("modules and parameters in a Map, a Set or an object of another class are r
     for (const [hide, message] of hidden) {
       const model = hiding(hide);
       await assert.rejects(makeTrainer({}, model), said(ArgumentError, message));
-      const calls = [() => model.stateDict(), () => model.parameters(), () => model.namedBuffers(), () => model.modules(), () => model.loadStateDict({}), () => model.train(), () => model.to(device!)];
+      const calls = [
+        () => model.stateDict(),
+        () => model.parameters(),
+        () => model.namedBuffers(),
+        () => model.modules(),
+        () => model.loadStateDict({}),
+        () => model.train(),
+        () => model.to(device!),
+      ];
       for (const run of calls) assert.throws(run, said(ArgumentError, message));
       await assert.rejects(io.save(join(folder, "x"), model), said(ArgumentError, message));
       await assert.rejects(io.encode(model), said(ArgumentError, message));
     }
   });
   // What holds nothing, or what is found elsewhere, is in nobody's way.
-  const model = hiding((inner) => ({ inner, index: new Map([["a", inner]]), again: new Holder([inner.weight]), words: new Set(["a"]), plain: new Map([["x", x]]), bytes: new Holder(new Float32Array(9)) }));
-  assert.deepEqual(Object.keys(model.stateDict()), ["head.weight", "head.bias", "held.inner.weight", "held.inner.bias"]);
+  const model = hiding((inner) => ({
+    inner,
+    index: new Map([["a", inner]]),
+    again: new Holder([inner.weight]),
+    words: new Set(["a"]),
+    plain: new Map([["x", x]]),
+    bytes: new Holder(new Float32Array(9)),
+  }));
+  assert.deepEqual(Object.keys(model.stateDict()), [
+    "head.weight",
+    "head.bias",
+    "held.inner.weight",
+    "held.inner.bias",
+  ]);
   await (await makeTrainer({}, model)).step(good);
 });
 
@@ -688,9 +883,20 @@ for (const count of [1, 3]) {
       [hidingInPrivate(() => nn.linear(2, 2)), {}, /a parameter \[2, 2\] .*not found in the model.*#private/],
       [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(other.forward(b.x)) }, /a parameter \[2, 2\]/],
       [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(b.x).mul(temperature) }, /a parameter \[\]/],
-      [nn.linear(2, 1), { forward: (m: Any, b: Any) => ({ y: m.forward(b.x), z: other.weight.square() }), loss: ({ y, z }: Any, b: Any) => nn.mse(y, b.y).plus(nn.penalty(z.sum())) }, /a parameter \[2, 2\]/],
-      [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(trained.forward(b.x)) }, /a parameter of another trainer or optimizer/],
-      [nn.linear(2, 1), { forward: (m: Any, b: Any) => m.forward(bound.forward(b.x)) }, /a parameter of another trainer or optimizer/],
+      [nn.linear(2, 1), {
+        forward: (m: Any, b: Any) => ({ y: m.forward(b.x), z: other.weight.square() }),
+        loss: ({ y, z }: Any, b: Any) => nn.mse(y, b.y).plus(nn.penalty(z.sum())),
+      }, /a parameter \[2, 2\]/],
+      [
+        nn.linear(2, 1),
+        { forward: (m: Any, b: Any) => m.forward(trained.forward(b.x)) },
+        /a parameter of another trainer or optimizer/,
+      ],
+      [
+        nn.linear(2, 1),
+        { forward: (m: Any, b: Any) => m.forward(bound.forward(b.x)) },
+        /a parameter of another trainer or optimizer/,
+      ],
     ];
     for (const [model, options, message] of cases) {
       const before = await Promise.all(model.parameters().map((parameter) => parameter.array()));
@@ -709,7 +915,9 @@ for (const count of [1, 3]) {
       { loss: (o: Tensor, b: Any) => nn.mse(other.forward(o.mul(b.x)), b.x) },
       { metrics: { distance: (_: Any, b: Any) => nn.mse(other.forward(b.x), b.x) } },
     ];
-    for (const options of frozen) assert.equal((await (await makeTrainer(options, nn.linear(2, 1), count)).step(good)).updated, true);
+    for (const options of frozen) {
+      assert.equal((await (await makeTrainer(options, nn.linear(2, 1), count)).step(good)).updated, true);
+    }
     for (const module of [other, trained, bound]) {
       const weight = await module.freeze().weight.array();
       const forward = (m: Any, b: Any) => m.forward(module.forward(b.x));
@@ -719,7 +927,11 @@ for (const count of [1, 3]) {
     }
     // A part of another module is trained where the module is not.
     const whole = nn.sequential(nn.linear(2, 2), nn.linear(2, 1));
-    const part = await makeTrainer({ forward: (m: Any, b: Any) => m.forward(whole.layers[0]!.forward(b.x).detach()) }, whole.layers[1], count);
+    const part = await makeTrainer(
+      { forward: (m: Any, b: Any) => m.forward(whole.layers[0]!.forward(b.x).detach()) },
+      whole.layers[1],
+      count,
+    );
     await part.step(good);
   });
 
@@ -730,7 +942,11 @@ for (const count of [1, 3]) {
       await assert.rejects(run, said(ArgumentError, message));
     }
     const outside = nn.dropout(0.5);
-    const trainer = await makeTrainer({ forward: (m: Any, b: Any) => m.forward(outside.forward(b.x)) }, nn.linear(2, 1), count);
+    const trainer = await makeTrainer(
+      { forward: (m: Any, b: Any) => m.forward(outside.forward(b.x)) },
+      nn.linear(2, 1),
+      count,
+    );
     await assert.rejects(trainer.predict(x), said(ArgumentError, message));
     outside.eval();
     await trainer.step(good);
@@ -740,11 +956,21 @@ for (const count of [1, 3]) {
 
 for (const count of [1, 2]) {
   test(`frozen parameters are buffers: saved, and not trained, while gradients flow through [${count}]`, async () => {
-    const make = () => nn.sequential(nn.linear(2, 2, { init: nn.init.ones }), nn.linear(2, 2, { init: nn.init.ones }), nn.linear(2, 1, { init: nn.init.ones }));
+    const make = () =>
+      nn.sequential(
+        nn.linear(2, 2, { init: nn.init.ones }),
+        nn.linear(2, 2, { init: nn.init.ones }),
+        nn.linear(2, 1, { init: nn.init.ones }),
+      );
     const [model, free] = [make(), make()];
     const middle = model.layers[1] as nn.Linear;
     middle.freeze();
-    assert.deepEqual(Object.keys(model.namedParameters()), ["layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]);
+    assert.deepEqual(Object.keys(model.namedParameters()), [
+      "layers.0.weight",
+      "layers.0.bias",
+      "layers.2.weight",
+      "layers.2.bias",
+    ]);
     assert.deepEqual(Object.keys(model.namedBuffers()), ["layers.1.weight", "layers.1.bias"]);
     assert.deepEqual(Object.keys(model.stateDict()), Object.keys(free.stateDict()));
     const [trainer, whole] = [await makeTrainer({}, model, count), await makeTrainer({}, free, count)];
@@ -753,7 +979,10 @@ for (const count of [1, 2]) {
     assert.deepEqual(await middle.weight.array(), [[1, 1], [1, 1]]);
     // The others are moved as if it were not frozen.
     for (const i of [0, 2]) {
-      assertClose(await (model.layers[i] as nn.Linear).weight.data(), await (free.layers[i] as nn.Linear).weight.data());
+      assertClose(
+        await (model.layers[i] as nn.Linear).weight.data(),
+        await (free.layers[i] as nn.Linear).weight.data(),
+      );
     }
     await trainer.release();
     model.unfreeze();

@@ -58,7 +58,9 @@ const ofParallel: Usages = {
   scatter: { trees: [0], args: [x, [device], { axis: 0, replicated: [], capacities: [1] }] },
   gather: { args: [[x, x], { axis: 0, replicated: [], device }] },
   reduce: { args: [[x, x], { weights: [1, 2], op: "mean" }], promise: true },
-  replicate: { args: [square, [device], { rowsAtOnce: 8, seed: 1, capacities: [1], stepTimeout: 1000, onDeviceLost: () => {} }] },
+  replicate: {
+    args: [square, [device], { rowsAtOnce: 8, seed: 1, capacities: [1], stepTimeout: 1000, onDeviceLost: () => {} }],
+  },
   mean: { args: [x, { weights: tensor([1, 1]) }] },
   allGather: { args: [x, { axis: 0 }] },
   allReduce: { args: [x, { op: "mean", count: tensor(2) }] },
@@ -88,13 +90,18 @@ const alongAxis: Usage = { args: [{ axis: 0 }] };
 const ofTensor: Usages = {
   ...Object.fromEntries(
     ("neg abs sign sqrt cbrt rsqrt square reciprocal exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh erf floor ceil trunc round relu " +
-      "sigmoid silu softplus isNaN isFinite not detach stopGradient contiguous").split(" ").map((name) => [name, unary]),
+      "sigmoid silu softplus isNaN isFinite not detach stopGradient contiguous").split(" ").map((
+        name,
+      ) => [name, unary]),
   ),
   ...Object.fromEntries(
-    "add sub mul div floorDiv mod pow maximum minimum atan2 less lessEqual greater greaterEqual equal notEqual and or xor".split(" ").map((name) => [name, binary]),
+    "add sub mul div floorDiv mod pow maximum minimum atan2 less lessEqual greater greaterEqual equal notEqual and or xor"
+      .split(" ").map((name) => [name, binary]),
   ),
   ...Object.fromEntries("bitAnd bitOr bitXor shiftLeft shiftRight".split(" ").map((name) => [name, ofInts])),
-  ...Object.fromEntries("sum mean prod max min all any logSumExp argmax argmin".split(" ").map((name) => [name, reduction])),
+  ...Object.fromEntries(
+    "sum mean prod max min all any logSumExp argmax argmin".split(" ").map((name) => [name, reduction]),
+  ),
   ...Object.fromEntries("softmax logSoftmax cumsum cumprod".split(" ").map((name) => [name, alongAxis])),
   bitNot: { args: [], of: whole },
   gelu: { args: [{ approximate: "tanh" }] },
@@ -139,7 +146,13 @@ const ofTensor: Usages = {
   maxPool2d: { args: [{ size: 2, stride: 1, padding: 0 }], of: image },
   avgPool2d: { args: [{ size: [2, 2], stride: [1, 1], padding: [0, 1] }], of: image },
   scaledDotProductAttention: {
-    args: [x, x, { mask: tensor([[true, true], [true, true]]), causal: true, scale: 1, scores: "stored", onWeights: (w: Tensor) => w }],
+    args: [x, x, {
+      mask: tensor([[true, true], [true, true]]),
+      causal: true,
+      scale: 1,
+      scores: "stored",
+      onWeights: (w: Tensor) => w,
+    }],
   },
   to: { args: [device] },
   assign: { args: [tensor([[1, 2], [3, 4]])] },
@@ -183,7 +196,12 @@ const exceptions: Readonly<Record<string, string>> = {
 type Called = (...args: unknown[]) => unknown;
 
 /** One test for each of these functions that are no exceptions; fails for those without a usage. */
-function testAll(prefix: string, functions: Readonly<Record<string, Called>>, usages: Usages, spelled: (name: string) => string): void {
+function testAll(
+  prefix: string,
+  functions: Readonly<Record<string, Called>>,
+  usages: Usages,
+  spelled: (name: string) => string,
+): void {
   for (const [name, call] of Object.entries(functions)) {
     const key = `${prefix}${name}`;
     const usage = usages[name];
@@ -200,7 +218,9 @@ function testAll(prefix: string, functions: Readonly<Record<string, Called>>, us
 
 function functionsOf(namespace: object): Record<string, Called> {
   return Object.fromEntries(
-    Object.entries(namespace).filter(([, value]) => typeof value === "function" && !(value === ShardwiseError || value.prototype instanceof ShardwiseError)),
+    Object.entries(namespace).filter(([, value]) =>
+      typeof value === "function" && !(value === ShardwiseError || value.prototype instanceof ShardwiseError)
+    ),
   ) as Record<string, Called>;
 }
 
@@ -208,19 +228,32 @@ function functionsOf(namespace: object): Record<string, Called> {
 function methodsOf(prototype: object, of: (name: string) => unknown): Record<string, Called> {
   const names = Object.entries(Object.getOwnPropertyDescriptors(prototype))
     .filter(([name, { value }]) => typeof value === "function" && name !== "constructor").map(([name]) => name);
-  return Object.fromEntries(names.map((name) => [name, (...args) => (of(name) as Record<string, Called>)[name]!(...args)]));
+  return Object.fromEntries(
+    names.map((name) => [name, (...args) => (of(name) as Record<string, Called>)[name]!(...args)]),
+  );
 }
 
 testAll("", functionsOf(shardwise), topLevel, (name) => name);
-testAll("parallel.", { ...functionsOf(parallel), RowMean: (...args) => Reflect.construct(parallel.RowMean, args) as unknown }, {
+testAll("parallel.", {
+  ...functionsOf(parallel),
+  RowMean: (...args) => Reflect.construct(parallel.RowMean, args) as unknown,
+}, {
   ...ofParallel,
   RowMean: { args: [x, x] },
 }, (name) => `parallel.${name}`);
 testAll("random.", functionsOf(random), ofRandom, (name) => `random.${name}`);
-testAll("Tensor.", methodsOf(Tensor.prototype, (name) => ofTensor[name]?.of ?? tensor([[1, 2], [3, 4]])), ofTensor, (name) => name);
+testAll(
+  "Tensor.",
+  methodsOf(Tensor.prototype, (name) => ofTensor[name]?.of ?? tensor([[1, 2], [3, 4]])),
+  ofTensor,
+  (name) => name,
+);
 
 const profiled = await shardwise.profile(() => x.add(1), { warmup: 0 });
-testAll("Profile.", methodsOf(shardwise.Profile.prototype, () => profiled), { table: { args: [] }, chromeTrace: { args: [] } }, (name) => `profile.${name}`);
+testAll("Profile.", methodsOf(shardwise.Profile.prototype, () => profiled), {
+  table: { args: [] },
+  chromeTrace: { args: [] },
+}, (name) => `profile.${name}`);
 testAll("Explanation.", methodsOf(shardwise.Explanation.prototype, () => undefined), {}, (name) => name);
 testAll("Tuning.", methodsOf(shardwise.Tuning.prototype, () => undefined), {}, (name) => name);
 
@@ -229,7 +262,10 @@ test("namespaces and classes are all gone through", () => {
   // The last four are in surface-nn.test.ts.
   assert.deepEqual(namespaces.sort(), ["parallel", "random", "nn", "optim", "data", "io"].sort());
   const classes = Object.entries({ ...shardwise, ...parallel, ...random })
-    .filter(([, value]) => typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value)) && !(value.prototype instanceof Error))
+    .filter(([, value]) =>
+      typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value)) &&
+      !(value.prototype instanceof Error)
+    )
     .map(([name]) => name);
   assert.deepEqual(classes.sort(), ["Explanation", "Profile", "RowMean", "Tensor", "Tuning"]);
 });
@@ -247,7 +283,14 @@ for (const opened of await testDevices()) {
   const { abandon: _, close: __, ...staying } = methods;
   testAllOf(opened.kind, staying, usages);
   test(`device.close and device.abandon tell of wrong use, and end nothing then [${opened.kind}]`, () => {
-    for (const wrong of [() => methods["close"]!(1), () => methods["abandon"]!(), () => methods["abandon"]!(null), () => methods["abandon"]!("a", 1)]) {
+    for (
+      const wrong of [
+        () => methods["close"]!(1),
+        () => methods["abandon"]!(),
+        () => methods["abandon"]!(null),
+        () => methods["abandon"]!("a", 1),
+      ]
+    ) {
       assert.throws(wrong, shardwise.ArgumentError);
     }
     assert.equal(opened.isLost, false);
@@ -258,7 +301,10 @@ function testAllOf(kind: string, methods: Readonly<Record<string, Called>>, usag
   for (const [name, call] of Object.entries(methods)) {
     if (exceptions[`device.${name}`] !== undefined) continue;
     test(`device.${name} tells of wrong use [${kind}]`, async () => {
-      assert.ok(usages[name] !== undefined, `device.${name} is neither in the table of usages nor among the exceptions`);
+      assert.ok(
+        usages[name] !== undefined,
+        `device.${name} is neither in the table of usages nor among the exceptions`,
+      );
       await assertGuarded(`device.${name}`, call, usages[name]);
     });
   }
@@ -275,11 +321,20 @@ test("what compile, checkpoint and valueAndGrad give takes what their function t
   const compiled = shardwise.compile((a: unknown) => a) as Called;
   for (const wrong of [new Date(0), new Map(), [new Date(0)], { a: Promise.resolve(1) }, new Float32Array(2)]) {
     await assert.rejects(compiled(wrong) as Promise<unknown>, { name: "ArgumentError", op: "compile" });
-    assert.throws(() => (shardwise.checkpoint((a: unknown) => a) as Called)(wrong), { name: "ArgumentError", op: "checkpoint" });
-    assert.throws(() => (shardwise.valueAndGrad(() => loss(x)) as Called)(wrong), { name: "ArgumentError", op: "valueAndGrad" });
+    assert.throws(() => (shardwise.checkpoint((a: unknown) => a) as Called)(wrong), {
+      name: "ArgumentError",
+      op: "checkpoint",
+    });
+    assert.throws(() => (shardwise.valueAndGrad(() => loss(x)) as Called)(wrong), {
+      name: "ArgumentError",
+      op: "valueAndGrad",
+    });
   }
   for (const gives of [undefined, 1, shardwise.nn.mse(x, x)]) {
-    assert.throws(() => (shardwise.valueAndGrad(() => gives as unknown as Tensor) as Called)(x), { name: "ArgumentError", op: "valueAndGrad" });
+    assert.throws(() => (shardwise.valueAndGrad(() => gives as unknown as Tensor) as Called)(x), {
+      name: "ArgumentError",
+      op: "valueAndGrad",
+    });
   }
 });
 
@@ -293,23 +348,47 @@ const messages: readonly (readonly [said: string, written: () => unknown, messag
     ["x.softmax(0)", () => a.softmax(0), /^softmax: got 0 as options; need .*: did you mean \{ axis: 0 \}\?$/],
     ["x.sum({ dim: 1 })", () => a.sum({ dim: 1 }), /^sum: got the option "dim"; need .*: did you mean axis\?$/],
     ["x.sum({ keepdim: true })", () => a.sum({ keepdim: true }), /did you mean keepDims\?$/],
-    ["concat([a, b], 1)", () => js.concat([a, a], 1), /^concat: got 1 as options; need .*: did you mean \{ axis: 1 \}\?$/],
+    [
+      "concat([a, b], 1)",
+      () => js.concat([a, a], 1),
+      /^concat: got 1 as options; need .*: did you mean \{ axis: 1 \}\?$/,
+    ],
     ["concat(a, b)", () => js.concat(a, a), /^concat: got a Tensor as tensors; need a list of Tensors$/],
-    ["tensor([1, 2], [2, 1])", () => js.tensor([1, 2], [2, 1]), /^tensor: got \[2, 1\] as options; need .*: did you mean \{ shape: \[2, 1\] \}\?$/],
+    [
+      "tensor([1, 2], [2, 1])",
+      () => js.tensor([1, 2], [2, 1]),
+      /^tensor: got \[2, 1\] as options; need .*: did you mean \{ shape: \[2, 1\] \}\?$/,
+    ],
     ["t * 2", () => a * 2, /^tensor: got a Tensor where JavaScript needs a number .*; need a method: t\.mul\(2\)/],
     ["t < 2", () => a < 2, /t\.less\(2\)/],
     ["t + 1", () => a + 1, /t\.add\(1\)/],
-    ["JSON.stringify(t)", () => JSON.stringify({ a }), /^JSON\.stringify: got a Tensor f32\[2, 2\]; need its values: await t\.array\(\)$/],
+    [
+      "JSON.stringify(t)",
+      () => JSON.stringify({ a }),
+      /^JSON\.stringify: got a Tensor f32\[2, 2\]; need its values: await t\.array\(\)$/,
+    ],
     ['x.cast("float32")', () => a.cast("float32"), /^cast: got dtype "float32"; need .*: did you mean f32\?$/],
     ["x.norm({ ord: 3 })", () => a.norm({ ord: 3 }), /^norm: got ord 3; need 1, 2 or Infinity$/],
-    ["new Tensor([1, 2])", () => new js.Tensor([1, 2]), /^Tensor: got new Tensor\(…\); need a function that makes tensors: tensor\(/],
+    [
+      "new Tensor([1, 2])",
+      () => new js.Tensor([1, 2]),
+      /^Tensor: got new Tensor\(…\); need a function that makes tensors: tensor\(/,
+    ],
     ["random.normal(2, 3)", () => js.random.normal(2, 3), /did you mean random\.normal\(\[2, 3\]\)\?$/],
     ["random.bernoulli(4, 0.5)", () => js.random.bernoulli(4, 0.5), /did you mean random\.bernoulli\(\[4\], 0\.5\)\?$/],
     ["random.integers([4], 5)", () => js.random.integers([4], 5), /did you mean \{ high: 5 \}\?$/],
     ["grad(fn)", () => js.grad(loss), /^grad: got the function loss as loss; need .*valueAndGrad\(fn\)/],
-    ["grad(loss, a, b)", () => js.grad(loss(t), a, a), /^grad: got 3 arguments, with a Tensor; need at most 2: loss, inputs$/],
-    ["parallel.scatter(x, devices())", () => js.parallel.scatter(a, devices()), /got a Promise as devices; need a list of devices, as from await devices\(\)$/],
-    ["x.to(\"cpu\")", () => a.to("cpu"), /^to: got "cpu" as device; need a device, one of await devices\(\)$/],
+    [
+      "grad(loss, a, b)",
+      () => js.grad(loss(t), a, a),
+      /^grad: got 3 arguments, with a Tensor; need at most 2: loss, inputs$/,
+    ],
+    [
+      "parallel.scatter(x, devices())",
+      () => js.parallel.scatter(a, devices()),
+      /got a Promise as devices; need a list of devices, as from await devices\(\)$/,
+    ],
+    ['x.to("cpu")', () => a.to("cpu"), /^to: got "cpu" as device; need a device, one of await devices\(\)$/],
   ];
 })();
 for (const [said, written, message] of messages) {
@@ -321,7 +400,7 @@ for (const [said, written, message] of messages) {
     });
   });
 }
-test("told with what was meant: devices(\"cpu\"), devices({ kind: \"cuda\" }), realize([a, b])", async () => {
+test('told with what was meant: devices("cpu"), devices({ kind: "cuda" }), realize([a, b])', async () => {
   // deno-lint-ignore no-explicit-any
   const js = shardwise as any;
   await assert.rejects(js.devices("cpu"), /did you mean \{ kind: "cpu" \}\?$/);
@@ -390,7 +469,12 @@ test("what is too large is refused at once, with the limit", async () => {
   }
   const { nn, optim } = shardwise;
   for (const options of [{ deterministic: { shards: 1e9 } }, { microBatches: 1e9 }]) {
-    const trainer = nn.trainer(nn.linear(2, 1), { loss: (output, batch) => nn.mse(output, batch.y), optimizer: optim.sgd({ learningRate: 0.1 }), devices: [device], ...options });
+    const trainer = nn.trainer(nn.linear(2, 1), {
+      loss: (output, batch) => nn.mse(output, batch.y),
+      optimizer: optim.sgd({ learningRate: 0.1 }),
+      devices: [device],
+      ...options,
+    });
     await assert.rejects(trainer.step({ x, y: tensor([[1], [2]]) }), /1000000000.*from 1 to 65536/);
   }
   assert.ok(performance.now() - start < 5000);

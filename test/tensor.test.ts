@@ -7,7 +7,7 @@ import { checkGradients } from "../src/autograd/check.ts";
 import { toposort } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import * as s from "../src/index.ts";
-import { nn, optim, tensor, type Tensor } from "../src/index.ts";
+import { nn, optim, type Tensor, tensor } from "../src/index.ts";
 import { storageOf } from "../src/tensor/eager/record.ts";
 import { placeholder } from "../src/tensor/transform/trace.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
@@ -67,7 +67,10 @@ onEachDevice("tensors travel, stay where they are sent, and do not mix", async (
   assert.equal(there.device, other);
   assert.deepEqual(await there.add(1).data(), Float32Array.of(3, 5));
   assert.deepEqual(await there.to(device).add(here).data(), Float32Array.of(3, 6));
-  assert.throws(() => here.add(there), (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message));
+  assert.throws(
+    () => here.add(there),
+    (error) => error instanceof s.DeviceError && /x\.to\(device\)/.test(error.message),
+  );
   // Gradients flow through a move, back to where the operand lives.
   const [g] = s.grad(here.to(other!).square().sum().to(device), [here]);
   assert.deepEqual(await g.data(), Float32Array.of(2, 4));
@@ -96,8 +99,14 @@ onEachDevice("rows of what was computed are read from where they lie, without a 
       assert.deepEqual([...await rows.flatten().data()], values.slice(start, end).flat());
       assert.equal(device.stats().dispatches, before);
       // Other parts are not in one piece.
-      assert.deepEqual(await x.slice({ axis: 1, start: 1 }).slice({ axis: 0, start, end }).array(), values.slice(start, end).map((row) => row.slice(1)));
-      assert.deepEqual(await rows.slice({ axis: 0, step: 2 }).array(), values.slice(start, end).filter((_, i) => i % 2 === 0));
+      assert.deepEqual(
+        await x.slice({ axis: 1, start: 1 }).slice({ axis: 0, start, end }).array(),
+        values.slice(start, end).map((row) => row.slice(1)),
+      );
+      assert.deepEqual(
+        await rows.slice({ axis: 0, step: 2 }).array(),
+        values.slice(start, end).filter((_, i) => i % 2 === 0),
+      );
     }
   }
 });
@@ -133,15 +142,23 @@ onEachDevice("a tensor shows what was read of it, until it is another value", as
   // What the caller does with the numbers is no matter; of much, little is shown.
   const long = tensor(Float32Array.from({ length: 80 }, (_, i) => i), { shape: [8, 10], device }).add(0.5);
   (await long.data()).fill(0);
-  const row = (i: number) => `[${[0, 1, 2].map((j) => 10 * i + j + 0.5).join(", ")}, …, ${[7, 8, 9].map((j) => 10 * i + j + 0.5).join(", ")}]`;
+  const row = (i: number) =>
+    `[${[0, 1, 2].map((j) => 10 * i + j + 0.5).join(", ")}, …, ${[7, 8, 9].map((j) => 10 * i + j + 0.5).join(", ")}]`;
   assert.equal(text(long), `Tensor f32[8, 10] [${[0, 1, 2].map(row).join(", ")}, …, ${[5, 6, 7].map(row).join(", ")}]`);
 });
 
 onEachDevice("so do parameters, also in training", async (device) => {
   const model = nn.sequential(nn.linear(2, 1, { bias: false }));
   const [weight] = model.parameters();
-  const trainer = nn.trainer(model, { loss: (y, batch) => nn.mse(y, batch.y), optimizer: optim.sgd({ learningRate: 0.1 }), devices: [device] });
-  const text = async () => `[${(await weight!.array() as number[][]).map((row) => `[${row.map((x) => Number(x.toPrecision(6)))}]`).join(", ")}]`;
+  const trainer = nn.trainer(model, {
+    loss: (y, batch) => nn.mse(y, batch.y),
+    optimizer: optim.sgd({ learningRate: 0.1 }),
+    devices: [device],
+  });
+  const text = async () =>
+    `[${
+      (await weight!.array() as number[][]).map((row) => `[${row.map((x) => Number(x.toPrecision(6)))}]`).join(", ")
+    }]`;
   for (let step = 0; step < 3; step++) {
     const now = await text();
     assert.ok(String(weight).endsWith(now), `${weight} ends with ${now}`);
@@ -152,37 +169,48 @@ onEachDevice("so do parameters, also in training", async (device) => {
 
 test("nested arrays of any shape come back", async () => {
   const shapes = fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 });
-  await fc.assert(fc.asyncProperty(shapes, async (shape) => {
-    const data = Float32Array.from({ length: size(shape) }, (_, i) => i);
-    const x = tensor(data, { shape });
-    const back = tensor(await x.array() as number[]);
-    assert.deepEqual([...await back.data()], [...data]);
-    // A length of 0 hides the lengths inside of it.
-    const known = shape.indexOf(0) === -1 ? shape : shape.slice(0, shape.indexOf(0) + 1);
-    assert.deepEqual(back.shape, known);
-  }), { numRuns: 50 });
+  await fc.assert(
+    fc.asyncProperty(shapes, async (shape) => {
+      const data = Float32Array.from({ length: size(shape) }, (_, i) => i);
+      const x = tensor(data, { shape });
+      const back = tensor(await x.array() as number[]);
+      assert.deepEqual([...await back.data()], [...data]);
+      // A length of 0 hides the lengths inside of it.
+      const known = shape.indexOf(0) === -1 ? shape : shape.slice(0, shape.indexOf(0) + 1);
+      assert.deepEqual(back.shape, known);
+    }),
+    { numRuns: 50 },
+  );
 });
 
 test("view laws on random shapes", async () => {
   const shape = fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength: 4 });
-  await fc.assert(fc.asyncProperty(shape, fc.nat(), fc.nat(), async (lengths, axisSeed, cutSeed) => {
-    const axis = axisSeed % lengths.length;
-    const x = tensor(Float32Array.from({ length: size(lengths) }, (_, i) => i), { shape: lengths });
-    const same = async (y: Tensor, law: string) => {
-      assert.deepEqual(y.shape, x.shape, law);
-      assert.deepEqual([...await y.data()], [...await x.data()], law);
-    };
-    const order = lengths.map((_, i) => (i + axis) % lengths.length);
-    const inverse = lengths.map((_, i) => order.indexOf(i));
-    await same(x.permute(order).permute(inverse), "permute and its inverse");
-    await same(x.flip(axis).flip(axis), "flip twice");
-    await same(x.reshape([-1]).reshape(lengths), "reshape there and back");
-    await same(s.concat(x.split(cutSeed % lengths[axis]! + 1, { axis }), { axis }), "split and concat");
-    await same(s.stack(lengths[axis]! > 0 ? Array.from({ length: lengths[axis]! }, (_, i) => x.at(i, { axis })) : [x], { axis }), "at and stack");
-    await same(x.unsqueeze(axis).squeeze(axis), "unsqueeze and squeeze");
-    await same(x.pad(1).slice(lengths.map((n) => ({ start: 1, end: 1 + n }))), "pad and slice");
-    await same(x.sort({ axis }).gather(x.argsort({ axis }).argsort({ axis }), { axis }), "sort and its inverse");
-  }), { numRuns: 15 });
+  await fc.assert(
+    fc.asyncProperty(shape, fc.nat(), fc.nat(), async (lengths, axisSeed, cutSeed) => {
+      const axis = axisSeed % lengths.length;
+      const x = tensor(Float32Array.from({ length: size(lengths) }, (_, i) => i), { shape: lengths });
+      const same = async (y: Tensor, law: string) => {
+        assert.deepEqual(y.shape, x.shape, law);
+        assert.deepEqual([...await y.data()], [...await x.data()], law);
+      };
+      const order = lengths.map((_, i) => (i + axis) % lengths.length);
+      const inverse = lengths.map((_, i) => order.indexOf(i));
+      await same(x.permute(order).permute(inverse), "permute and its inverse");
+      await same(x.flip(axis).flip(axis), "flip twice");
+      await same(x.reshape([-1]).reshape(lengths), "reshape there and back");
+      await same(s.concat(x.split(cutSeed % lengths[axis]! + 1, { axis }), { axis }), "split and concat");
+      await same(
+        s.stack(lengths[axis]! > 0 ? Array.from({ length: lengths[axis]! }, (_, i) => x.at(i, { axis })) : [x], {
+          axis,
+        }),
+        "at and stack",
+      );
+      await same(x.unsqueeze(axis).squeeze(axis), "unsqueeze and squeeze");
+      await same(x.pad(1).slice(lengths.map((n) => ({ start: 1, end: 1 + n }))), "pad and slice");
+      await same(x.sort({ axis }).gather(x.argsort({ axis }).argsort({ axis }), { axis }), "sort and its inverse");
+    }),
+    { numRuns: 15 },
+  );
 });
 
 test("trees of tensors", () => {
@@ -263,15 +291,26 @@ const smooth: Record<string, { shapes: number[][]; f: (...x: Tensor[]) => Tensor
   longCumsum: { shapes: [[140]], f: (x) => x.cumsum().slice({ step: 35 }) },
   sort: { shapes: [[2, 4]], f: (x) => x.sort({ descending: true }) },
   take: { shapes: [[4, 2]], f: (x) => x.take(tensor([3, 0, 3], { dtype: "i32" })) },
-  scatterAdd: { shapes: [[3], [4]], f: (x, y) => x.square().scatterAdd(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }) },
-  scatterMax: { shapes: [[3], [4]], f: (x, y) => x.square().scatterMax(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }).square() },
-  movement: { shapes: [[2, 3]], f: (x) => x.pad(1).flip(0).repeat(2).tile([2, 1]).slice([{ start: 1, step: 2 }, { end: -1 }]) },
+  scatterAdd: {
+    shapes: [[3], [4]],
+    f: (x, y) => x.square().scatterAdd(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }),
+  },
+  scatterMax: {
+    shapes: [[3], [4]],
+    f: (x, y) => x.square().scatterMax(tensor([0, 2, 0, 5], { dtype: "i32" }), y, { axis: 0 }).square(),
+  },
+  movement: {
+    shapes: [[2, 3]],
+    f: (x) => x.pad(1).flip(0).repeat(2).tile([2, 1]).slice([{ start: 1, step: 2 }, { end: -1 }]),
+  },
   where: { shapes: [[4], [4]], f: (x, y) => s.where(x.greater(0), x.mul(y), y.square()) },
 };
 for (const [name, { shapes, f }] of Object.entries(smooth)) {
   test(`the gradient of ${name}, and its gradient, agree with finite differences`, () => {
     const inputs = shapes.map((shape) => placeholder(shape, "f32"));
-    const given = new Map(inputs.map((x, k) => [x.node, Array.from({ length: x.size }, (_, i) => 0.1 + 1.1 * Math.sin(2.7 * i + k + 0.3))]));
+    const given = new Map(
+      inputs.map((x, k) => [x.node, Array.from({ length: x.size }, (_, i) => 0.1 + 1.1 * Math.sin(2.7 * i + k + 0.3))]),
+    );
     const output = f(...inputs).node;
     // Constants that the op holds are on the host.
     for (const [leaf, values] of hostLeaves(output)) given.set(leaf, values);
@@ -298,7 +337,8 @@ onEachDevice("gradients at corners are those that are stated", async (device) =>
   assert.deepEqual(await at((x) => x.detach().mul(x), 3), [3]);
   // Two equal ones and what was there; one alone; none; out of range.
   const bins = tensor([0, 0, 1, 2, 7, 0], { dtype: "i32", device });
-  const largest = (x: Tensor) => tensor([3, -1, 2], { device }).scatterMax(bins, x, { axis: 0 }).mul(tensor([6, 7, 8], { device }));
+  const largest = (x: Tensor) =>
+    tensor([3, -1, 2], { device }).scatterMax(bins, x, { axis: 0 }).mul(tensor([6, 7, 8], { device }));
   const values = [3, 3, 0, 1, 9, 2];
   assertClose(await at(largest, ...values), [2, 2, 7, 0, 0, 0]);
   const compiled = s.compile((x: Tensor) => s.grad(largest(x).sum(), x));

@@ -2,13 +2,7 @@
 import assert from "node:assert/strict";
 import process from "node:process";
 import { test } from "node:test";
-import {
-  ArgumentError,
-  DecompositionError,
-  DeviceError,
-  NonFiniteLossError,
-  ShapeError,
-} from "../src/errors.ts";
+import { ArgumentError, DecompositionError, DeviceError, NonFiniteLossError, ShapeError } from "../src/errors.ts";
 import { collectGarbage, nextTurn } from "../src/host/host.ts";
 import { batches } from "../src/nn/data/data.ts";
 import * as nn from "../src/nn/nn.ts";
@@ -139,14 +133,18 @@ test("the loss and metrics of an epoch, and of evaluate, are means over rows, no
 test("a term of which a batch counts nothing is no part of its loss, in training and in evaluation", async () => {
   for (const count of [1, 3]) {
     const train = trainer(new Scale(), {
-      loss: (output, batch: DefaultBatch & { seen: Tensor }) => nn.mse(output, batch.y).plus(nn.mse(output.add(1), batch.y, { weights: batch.seen })),
+      loss: (output, batch: DefaultBatch & { seen: Tensor }) =>
+        nn.mse(output, batch.y).plus(nn.mse(output.add(1), batch.y, { weights: batch.seen })),
       optimizer: sgd({ learningRate: 0 }),
       devices: await cpus(count),
     });
     const batch = (seen: number) => ({ x: tensor([1, 2, 3]), y: tensor([0, 0, 0]), seen: tensor([seen, 0, 0]) });
     const step = await train.step(batch(0));
     assertClose([step.loss, (await train.step(batch(2))).loss], [14 / 3, 14 / 3 + 4]);
-    assertClose([(await train.evaluate(batch(0))).loss, (await train.evaluate([batch(0), batch(1)])).loss], [14 / 3, 14 / 3 + 4]);
+    assertClose([(await train.evaluate(batch(0))).loss, (await train.evaluate([batch(0), batch(1)])).loss], [
+      14 / 3,
+      14 / 3 + 4,
+    ]);
   }
 });
 
@@ -164,7 +162,9 @@ test("a penalty is a mean over rows, too, in an epoch in which it changes and ov
     const { epochs } = await train.fit(data, silent);
     assertClose([epochs[0]!.loss], [(4 * 1 + 3 * 0.25) / 7]);
     assertClose([(await train.evaluate(data)).loss], [0.0625]);
-    assertClose([(await train.evaluate({ x: tensor([1, 2, 3]), y: tensor([0, 0, 0]) }, { rowsAtOnce: 2 })).loss], [0.0625]);
+    assertClose([(await train.evaluate({ x: tensor([1, 2, 3]), y: tensor([0, 0, 0]) }, { rowsAtOnce: 2 })).loss], [
+      0.0625,
+    ]);
   }
 });
 
@@ -206,8 +206,7 @@ test("a model of several inputs and outputs", async () => {
     const model = new Two();
     const train = trainer(model, {
       forward: (m, batch: Fields) => m.forward(batch.left, batch.right),
-      loss: (output, batch) =>
-        nn.mse(output.sum, batch.target).plus(nn.mse(output.parts[1], batch.target).scale(0.1)),
+      loss: (output, batch) => nn.mse(output.sum, batch.target).plus(nn.mse(output.parts[1], batch.target).scale(0.1)),
       optimizer: sgd({ learningRate: 0.1 }),
       devices: await cpus(count),
     });
@@ -334,7 +333,10 @@ test("steps before a batch that will not do are done, recorded and told of, and 
         devices: await cpus(count),
       });
       const told: number[] = [];
-      const run = train.fit([good, good, good, bad, good] as never, { ...silent, onBatch: ({ step }) => void told.push(step) });
+      const run = train.fit([good, good, good, bad, good] as never, {
+        ...silent,
+        onBatch: ({ step }) => void told.push(step),
+      });
       await assert.rejects(run, error as typeof ShapeError);
       assert.deepEqual([told, train.history.steps.map(({ step }) => step)], [[1, 2, 3], [1, 2, 3]]);
       assertClose(await model.w.data(), [0.98 ** 3]);

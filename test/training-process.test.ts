@@ -82,7 +82,9 @@ test("the trace has tracks for devices, their links and the host, and shows grad
     const both = on(one, /./).filter((a) => on(two, /./).some((b) => overlaps(a, b)));
     assert.ok(both.length > 0, "both devices at once");
     // The gradient of the last layers is added up while the first layers' is still being computed.
-    const early = on("host", /^reduce$/).filter((reduce) => [one, two].some((d) => on(d, /_/).some((kernels) => overlaps(reduce, kernels))));
+    const early = on("host", /^reduce$/).filter((reduce) =>
+      [one, two].some((d) => on(d, /_/).some((kernels) => overlaps(reduce, kernels)))
+    );
     assert.ok(early.length > 0, "the host reduces while a device computes");
   } finally {
     await rm(folder, { recursive: true, force: true });

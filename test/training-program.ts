@@ -9,7 +9,11 @@ import { data, type Device, devices, nn, optim, random } from "../src/index.ts";
 const [manner] = process.argv.slice(2);
 const open = (virtual: number) => devices({ kind: "gpu", virtual, runtime: "dawn" });
 
-function trainer(used: readonly Device[], width: number, options: { stepTimeout?: number; deterministic?: { shards: number } }) {
+function trainer(
+  used: readonly Device[],
+  width: number,
+  options: { stepTimeout?: number; deterministic?: { shards: number } },
+) {
   random.seed(4);
   const hidden = [nn.linear(width, width), nn.tanh(), nn.linear(width, width), nn.tanh()];
   const model = nn.sequential(nn.linear(8, width), nn.tanh(), ...hidden, nn.linear(width, 8));

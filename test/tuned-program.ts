@@ -5,4 +5,6 @@ import { addTuned, emptyTable } from "../src/compiler/tuned.ts";
 
 const [name] = process.argv.slice(2);
 let table = emptyTable;
-for (let i = 0; i < 20; i++) table = await addTuned("shared", { schedules: { [`${name}${i}`]: registerTile(4) }, best: i }, table);
+for (let i = 0; i < 20; i++) {
+  table = await addTuned("shared", { schedules: { [`${name}${i}`]: registerTile(4) }, best: i }, table);
+}

@@ -14,7 +14,15 @@ import { type Engine, prepare } from "../bench/peers/peer.ts";
 import { workloads } from "../bench/workloads/index.ts";
 import { planOf, plansKept } from "../src/compiler/cache.ts";
 import { compileGraph, type CompileRequest } from "../src/compiler/compile.ts";
-import { type ContractionSchedule, defaults, gemv, isSchedule, keepsLimits, registerTile, workgroupTile } from "../src/compiler/plan/contraction-schedules.ts";
+import {
+  type ContractionSchedule,
+  defaults,
+  gemv,
+  isSchedule,
+  keepsLimits,
+  registerTile,
+  workgroupTile,
+} from "../src/compiler/plan/contraction-schedules.ts";
 import type { Plan, Target } from "../src/compiler/plan/plan.ts";
 import { addTuned, emptyTable, readTuned } from "../src/compiler/tuned.ts";
 import { candidatesFor, contractionsOf, type Measured, tuneContraction } from "../src/compiler/tuning.ts";
@@ -81,7 +89,9 @@ function scripted(times: (plan: number, repetition: number) => number) {
 test("each candidate runs once; those within 1.5 times of the fastest five times more, in turns; the least time counts", async () => {
   const [one] = contractionsOf(product(512, 512, 512));
   const first = [10, 4, 5, 12, 7, 8, 6.1, 9, 20, 30, 40, 50];
-  const { measure, log, isOpen } = scripted((plan, repetition) => plan === 2 && repetition === 3 ? 3 : first[plan] ?? 60);
+  const { measure, log, isOpen } = scripted((plan, repetition) =>
+    plan === 2 && repetition === 3 ? 3 : first[plan] ?? 60
+  );
   const { candidates, pick } = await tuneContraction(one!, gpu, measure, 0);
   assert.ok(candidates.length >= 8 && candidates.length <= 12, `${candidates.length} candidates`);
   assert.equal(pick, candidates[2]!.schedule);
@@ -103,7 +113,12 @@ test("the search ends at 85 % of the best rate that the adapter was seen to reac
 
 test("a candidate that fails is said to; if all fail, so does the tuning", async () => {
   const [one] = contractionsOf(product(512, 512, 512));
-  const { candidates, pick } = await tuneContraction(one!, gpu, scripted((plan) => plan === 0 ? NaN : 5 + plan).measure, 0);
+  const { candidates, pick } = await tuneContraction(
+    one!,
+    gpu,
+    scripted((plan) => plan === 0 ? NaN : 5 + plan).measure,
+    0,
+  );
   assert.equal(candidates[0]!.error, "no such luck");
   assert.equal(pick, candidates[1]!.schedule);
   const { measure, isOpen } = scripted(() => NaN);
@@ -113,31 +128,49 @@ test("a candidate that fails is said to; if all fail, so does the tuning", async
 
 test("candidates keep the limits of the device and begin with the default, for products of any size", () => {
   const length = fc.oneof(fc.integer({ min: 2, max: 40 }), fc.integer({ min: 2, max: 5000 }));
-  fc.assert(fc.property(length, length, length, fc.constantFrom(64, 256), fc.constantFrom("discrete" as const, "integrated" as const), (m, k, n, most, of) => {
-    const target: Target = { ...gpu, class: of, maxInvocationsPerWorkgroup: most };
-    const request = product(m, k, n);
-    for (const { problem, signature } of contractionsOf(request)) {
-      const chosen: ContractionSchedule[] = [];
-      compileGraph(request, target, ({ steps }) => steps.forEach(({ contraction }) => contraction && chosen.push(contraction.schedule)));
-      const all = candidatesFor(problem, target, chosen[0]!);
-      assert.deepEqual(all[0], chosen[0]);
-      assert.ok(all.length >= 2 && all.length <= 12, `${signature}: ${all.length}`);
-      for (const schedule of all) {
-        assert.ok(keepsLimits(schedule, target) && isSchedule(schedule));
-        // Whatever is asked for compiles, with workgroups and their memory as every device has them.
-        for (const { source } of compileGraph(request, { ...target, tuned: { [signature]: schedule } }).programs) {
-          const floats = [...source.matchAll(/var<workgroup> \w+: array<(f32|vec4<f32>), (\d+)>/g)].map(([, type, length]) => Number(length) * (type === "f32" ? 1 : 4));
-          assert.ok(4 * floats.reduce((a, b) => a + b, 0) <= 16384, `${signature}: ${JSON.stringify(schedule)}`);
-          assert.ok(Number(/@workgroup_size\((\d+)\)/.exec(source)![1]) <= most);
+  fc.assert(
+    fc.property(
+      length,
+      length,
+      length,
+      fc.constantFrom(64, 256),
+      fc.constantFrom("discrete" as const, "integrated" as const),
+      (m, k, n, most, of) => {
+        const target: Target = { ...gpu, class: of, maxInvocationsPerWorkgroup: most };
+        const request = product(m, k, n);
+        for (const { problem, signature } of contractionsOf(request)) {
+          const chosen: ContractionSchedule[] = [];
+          compileGraph(
+            request,
+            target,
+            ({ steps }) => steps.forEach(({ contraction }) => contraction && chosen.push(contraction.schedule)),
+          );
+          const all = candidatesFor(problem, target, chosen[0]!);
+          assert.deepEqual(all[0], chosen[0]);
+          assert.ok(all.length >= 2 && all.length <= 12, `${signature}: ${all.length}`);
+          for (const schedule of all) {
+            assert.ok(keepsLimits(schedule, target) && isSchedule(schedule));
+            // Whatever is asked for compiles, with workgroups and their memory as every device has them.
+            for (const { source } of compileGraph(request, { ...target, tuned: { [signature]: schedule } }).programs) {
+              const floats = [...source.matchAll(/var<workgroup> \w+: array<(f32|vec4<f32>), (\d+)>/g)].map((
+                [, type, length],
+              ) => Number(length) * (type === "f32" ? 1 : 4));
+              assert.ok(4 * floats.reduce((a, b) => a + b, 0) <= 16384, `${signature}: ${JSON.stringify(schedule)}`);
+              assert.ok(Number(/@workgroup_size\((\d+)\)/.exec(source)![1]) <= most);
+            }
+          }
         }
-      }
-    }
-  }), { numRuns: 30 });
+      },
+    ),
+    { numRuns: 30 },
+  );
 });
 
 test("the default schedules of GPUs keep the limits that every device has, and have the form of schedules", () => {
   for (const name of ["discrete", "integrated"] as const) {
-    for (const { schedule } of defaults[name]) assert.ok(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }) && isSchedule(schedule));
+    for (const { schedule } of defaults[name]) {
+      assert.ok(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }) && isSchedule(schedule));
+    }
   }
   // Workgroup memory to the last byte, and the next power of two; more invocations; blocks that are not brought evenly.
   const some: readonly (readonly [ContractionSchedule, boolean])[] = [
@@ -151,8 +184,13 @@ test("the default schedules of GPUs keep the limits that every device has, and h
     [workgroupTile([16, 16], [16, 8], 8), false],
     [workgroupTile([8, 8], [3, 3], 8), false],
   ];
-  for (const [schedule, fits] of some) assert.equal(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }), fits, JSON.stringify(schedule));
-  const others = [null, 7, {}, { ...registerTile(4), kind: "best" }, { ...registerTile(4), parts: 0 }, { ...workgroupTile([8, 8], [4, 4], 8), width: 3 }];
+  for (const [schedule, fits] of some) {
+    assert.equal(keepsLimits(schedule, { ...gpu, subgroupSize: 0 }), fits, JSON.stringify(schedule));
+  }
+  const others = [null, 7, {}, { ...registerTile(4), kind: "best" }, { ...registerTile(4), parts: 0 }, {
+    ...workgroupTile([8, 8], [4, 4], 8),
+    width: 3,
+  }];
   for (const value of others) assert.equal(isSchedule(value), false);
 });
 
@@ -212,7 +250,9 @@ test("a table is whole at any time, while several processes write it", () =>
     }
     const { schedules } = readTuned("shared");
     // Who writes last has read what was there before: of one process all entries are there.
-    assert.ok(["a", "b"].some((name) => Array.from({ length: 20 }, (_, i) => `${name}${i}`).every((key) => key in schedules)));
+    assert.ok(
+      ["a", "b"].some((name) => Array.from({ length: 20 }, (_, i) => `${name}${i}`).every((key) => key in schedules)),
+    );
     assert.deepEqual((await readdir(folder)).length, 1, "no partial file stays");
   }));
 
@@ -220,7 +260,10 @@ test("a table is whole at any time, while several processes write it", () =>
 function added(folder: string, name: string): Promise<number | null> {
   const program = fileURLToPath(new URL("tuned-program.ts", import.meta.url));
   const args = runtime === "deno" ? ["run", "-A", "--no-check", program, name] : ["--import", "tsx", program, name];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, SHARDWISE_CACHE: folder } });
+  const child = spawn(process.execPath, args, {
+    stdio: ["ignore", "inherit", "inherit"],
+    env: { ...process.env, SHARDWISE_CACHE: folder },
+  });
   return new Promise((resolve, reject) => child.on("error", reject).on("exit", resolve));
 }
 
@@ -268,18 +311,29 @@ test("a tuned schedule goes before the default one, for all lengths of its bucke
     };
     visit(x);
     const chain = { roots: [x], inputs };
-    for (const target of [gpu, { ...gpu, tuned }, { ...gpu, tuned: large }]) assert.deepEqual(planOf(chain, target), compileGraph(chain, target));
+    for (const target of [gpu, { ...gpu, tuned }, { ...gpu, tuned: large }]) {
+      assert.deepEqual(planOf(chain, target), compileGraph(chain, target));
+    }
     await plansKept();
     assert.equal((await readdir(folder)).filter((name) => name.endsWith(".plan")).length, 3);
   }));
 
 test("a split sum is computed by the schedule that was measured with it", async () => {
   const [one] = contractionsOf(product(64, 4096, 64));
-  const { candidates, entries, pick } = await tuneContraction(one!, gpu, scripted((plan) => plan === 3 ? 1 : 2).measure, 0);
+  const { candidates, entries, pick } = await tuneContraction(
+    one!,
+    gpu,
+    scripted((plan) => plan === 3 ? 1 : 2).measure,
+    0,
+  );
   assert.ok(pick.parts > 1);
   assert.equal(Object.keys(entries).length, 2);
   const chosen: ContractionSchedule[] = [];
-  const plan = compileGraph(one!.request, { ...gpu, tuned: entries }, ({ steps }) => steps.forEach(({ contraction }) => contraction && chosen.push(contraction.schedule)));
+  const plan = compileGraph(
+    one!.request,
+    { ...gpu, tuned: entries },
+    ({ steps }) => steps.forEach(({ contraction }) => contraction && chosen.push(contraction.schedule)),
+  );
   assert.equal(plan.steps.length, 2, "parts, and their sum");
   assert.deepEqual(chosen, [{ ...candidates[3]!.schedule, parts: 1 }]);
 });
@@ -308,7 +362,9 @@ test("tuning on an adapter measures, keeps and reports; it is right, known the n
     const target = withTuned({ ...device.target, class: "integrated" }, key);
     assert.ok(Object.keys(target.tuned!).length >= 2);
     for (const request of requests) {
-      const data = request.inputs.map(({ shape }, i) => Array.from({ length: shape[0]! * shape[1]! }, (_, j) => ((j * 7 + i) % 7) - 3));
+      const data = request.inputs.map(({ shape }, i) =>
+        Array.from({ length: shape[0]! * shape[1]! }, (_, j) => ((j * 7 + i) % 7) - 3)
+      );
       const [tunedResult] = await evaluate(device, request, data, target);
       const [plain] = await evaluate(device, request, data);
       assert.deepEqual(tunedResult, plain, "whole numbers, of which sums are exact in any order");
@@ -338,12 +394,21 @@ test("a function's contractions are tuned forward and backward, once for each si
     const device = nullDevice({ target: gpu });
     const x = tensor(new Float32Array(64 * 96), { shape: [64, 96], device });
     const w = tensor(new Float32Array(96 * 48), { shape: [96, 48], device });
-    const { contractions, refusal } = await tune((a: Tensor, b: Tensor) => [a.matmul(b), b.transpose().matmul(a.transpose()), a.matmul(b).relu()], x, w);
+    const { contractions, refusal } = await tune(
+      (a: Tensor, b: Tensor) => [a.matmul(b), b.transpose().matmul(a.transpose()), a.matmul(b).relu()],
+      x,
+      w,
+    );
     assert.equal(refusal, undefined);
     assert.equal(contractions.length, 2);
     // 64x96 by 96x48, relu, by 48x10: two products, of the second both gradients, of the first that by its weights.
     const last = tensor(new Float32Array(480), { shape: [48, 10], device });
-    const gradients = await tune((a: Tensor, b: Tensor, c: Tensor) => grad(a.matmul(b).relu().matmul(c).square().sum(), [b, c]), x, w, last);
+    const gradients = await tune(
+      (a: Tensor, b: Tensor, c: Tensor) => grad(a.matmul(b).relu().matmul(c).square().sum(), [b, c]),
+      x,
+      w,
+      last,
+    );
     const lengths = gradients.contractions.map(({ signature }) => signature.split(" ")[1]);
     assert.deepEqual(lengths.sort(), ["1x128x64x64", "1x64x16x64", "1x64x16x64", "1x64x64x128", "1x64x64x16"]);
     setFlags({ ...readFlags(() => undefined), noTune: true });
@@ -356,12 +421,22 @@ test("what is tuned for a function is what its plan uses, in dense layers, convo
   const device = nullDevice({ target: gpu });
   setDefaultDevice(device);
   try {
-    const of = (...shape: number[]) => tensor(new Float32Array(shape.reduce((product, n) => product * n, 1)), { shape, device });
+    const of = (...shape: number[]) =>
+      tensor(new Float32Array(shape.reduce((product, n) => product * n, 1)), { shape, device });
     const attention = nn.multiHeadAttention(32, 4);
     const functions: Readonly<Record<string, [(...args: Tensor[]) => unknown, ...Tensor[]]>> = {
-      dense: [(x, w, v) => grad(x!.matmul(w!).relu().matmul(v!).square().mean(), [w!, v!]), of(128, 784), of(784, 64), of(64, 10)],
+      dense: [
+        (x, w, v) => grad(x!.matmul(w!).relu().matmul(v!).square().mean(), [w!, v!]),
+        of(128, 784),
+        of(784, 64),
+        of(64, 10),
+      ],
       conv: [
-        (x, w, v) => grad(x!.conv2d(w!, { padding: "same" }).relu().maxPool2d({ size: 2 }).conv2d(v!, { stride: 2 }).square().mean(), [x!, w!, v!]),
+        (x, w, v) =>
+          grad(
+            x!.conv2d(w!, { padding: "same" }).relu().maxPool2d({ size: 2 }).conv2d(v!, { stride: 2 }).square().mean(),
+            [x!, w!, v!],
+          ),
         ...[of(8, 14, 14, 3), of(3, 3, 3, 32), of(3, 3, 32, 40)],
       ],
       attention: [(x) => grad(attention.forward(x!).square().mean(), [x!, ...attention.parameters()]), of(2, 24, 32)],

@@ -50,8 +50,20 @@ const promoted: { readonly [A in DType]: { readonly [B in DType]: Promote<A, B> 
   u32: { f32: "f32", f16: "f32", i32: "i32", u32: "u32", bool: "u32" },
   bool: { f32: "f32", f16: "f16", i32: "i32", u32: "u32", bool: "bool" },
 };
-const computations: { readonly [D in DType]: Computed<D> } = { f32: "f32", f16: "f32", i32: "i32", u32: "u32", bool: "i32" };
-const magnitudes: { readonly [D in DType]: Magnitude<D> } = { f32: "f32", f16: "f32", i32: "i32", u32: "u32", bool: "bool" };
+const computations: { readonly [D in DType]: Computed<D> } = {
+  f32: "f32",
+  f16: "f32",
+  i32: "i32",
+  u32: "u32",
+  bool: "i32",
+};
+const magnitudes: { readonly [D in DType]: Magnitude<D> } = {
+  f32: "f32",
+  f16: "f32",
+  i32: "i32",
+  u32: "u32",
+  bool: "bool",
+};
 
 test("the tables of types are those of the program", () => {
   for (const a of dtypeNames) {
@@ -191,8 +203,10 @@ unary("f32", {
   logSoftmax: <D extends DType>(x: Tensor<D>) => x.logSoftmax(),
   avgPool2d: <D extends DType>(x: Tensor<D>) => x.reshape([1, 2, 2, 1]).avgPool2d({ size: 2 }),
   scaledDotProductAttention: <D extends DType>(x: Tensor<D>) => x.scaledDotProductAttention(x, x),
-  "scaledDotProductAttention with a mask": <D extends DType>(x: Tensor<D>) => x.scaledDotProductAttention(x, x, { mask: all.bool }),
-  "scaledDotProductAttention online": <D extends DType>(x: Tensor<D>) => x.scaledDotProductAttention(x, x, { scores: "online" }),
+  "scaledDotProductAttention with a mask": <D extends DType>(x: Tensor<D>) =>
+    x.scaledDotProductAttention(x, x, { mask: all.bool }),
+  "scaledDotProductAttention online": <D extends DType>(x: Tensor<D>) =>
+    x.scaledDotProductAttention(x, x, { scores: "online" }),
   "scaledDotProductAttention of other weights": <D extends DType>(x: Tensor<D>) =>
     x.scaledDotProductAttention(x, x, { onWeights: (weights) => weights.cast("i32") }),
   "random.uniformLike": <D extends DType>(x: Tensor<D>) => s.random.uniformLike(x),
@@ -235,7 +249,10 @@ interface Binary {
   product: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<Product<A, B>>;
   sum: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<Sum<A, Tensor<B>>>;
   extreme: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<Extreme<A, Tensor<B>>>;
-  einsum: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<Computed<MeetAll<[Tensor<A>, Tensor<B>]>>>;
+  einsum: <A extends DType, B extends DType>(
+    x: Tensor<A>,
+    y: Tensor<B>,
+  ) => Tensor<Computed<MeetAll<[Tensor<A>, Tensor<B>]>>>;
   f32: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<"f32">;
   bool: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => Tensor<"bool">;
 }
@@ -245,7 +262,10 @@ type Agreeing = {
   [A in DType]: {
     [B in DType]: Same<
       [Promote<A, B>, Product<A, B>],
-      [MeetOperands<Tensor<A>, Tensor<B>> & MeetAll<[Tensor<A>, Tensor<B>]> & Meet<A, Tensor<B>>, Sum<A, Tensor<B>> & Extreme<A, Tensor<B>>]
+      [
+        MeetOperands<Tensor<A>, Tensor<B>> & MeetAll<[Tensor<A>, Tensor<B>]> & Meet<A, Tensor<B>>,
+        Sum<A, Tensor<B>> & Extreme<A, Tensor<B>>,
+      ]
     >;
   }[DType];
 }[DType];
@@ -259,7 +279,9 @@ function binary<R extends keyof Binary, F extends Record<string, unknown>>(
   test(`what gives ${rule} of two says so`, () => {
     for (const [name, f] of Object.entries(functions) as [string, Binary["f32"]][]) {
       for (const a of dtypeNames) {
-        for (const b of dtypeNames) assert.equal(f(all[a], all[b]).dtype, pairs[rule](a, b), `${name} of ${a} and ${b}`);
+        for (const b of dtypeNames) {
+          assert.equal(f(all[a], all[b]).dtype, pairs[rule](a, b), `${name} of ${a} and ${b}`);
+        }
       }
     }
   });
@@ -282,7 +304,8 @@ binary("product", {
   matmul: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.matmul(y),
   dot: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.dot(y),
   conv1d: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.unsqueeze(0).conv1d(y.unsqueeze(0)),
-  conv2d: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.reshape([1, 1, 2, 2]).conv2d(y.reshape([1, 1, 2, 2])),
+  conv2d: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) =>
+    x.reshape([1, 1, 2, 2]).conv2d(y.reshape([1, 1, 2, 2])),
   convTranspose2d: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) =>
     x.reshape([1, 1, 2, 2]).convTranspose2d(y.reshape([1, 1, 2, 2])),
   scatterAdd: <A extends DType, B extends DType>(x: Tensor<A>, y: Tensor<B>) => x.scatterAdd(all.i32, y, { axis: 0 }),
@@ -317,7 +340,12 @@ binary("bool", {
 });
 
 /** What is tried of a tensor of D and numbers: each of `numbers` gives one of the dtypes, and all of them are given by some. */
-function withNumbers(name: string, numbers: readonly number[], f: (x: Tensor, number: number) => Tensor, dtypes: Record<DType, Partial<Record<DType, true>>>): void {
+function withNumbers(
+  name: string,
+  numbers: readonly number[],
+  f: (x: Tensor, number: number) => Tensor,
+  dtypes: Record<DType, Partial<Record<DType, true>>>,
+): void {
   test(name, () => {
     for (const d of dtypeNames) {
       const given = new Set(numbers.map((number) => f(all[d], number).dtype));
@@ -329,35 +357,115 @@ function withNumbers(name: string, numbers: readonly number[], f: (x: Tensor, nu
 type OfNumbers<N extends number> = { readonly [D in DType]: Members<Sum<D, N>> };
 const add = (x: Tensor, number: number) => x.add(number);
 
-withNumbers("0 and 1 keep a dtype", [0, 1], add, {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true }, u32: { u32: true }, bool: { i32: true },
-} satisfies OfNumbers<0> & OfNumbers<1>);
-withNumbers("a short natural number keeps integers", [2, 999999999], add, {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true }, u32: { u32: true }, bool: { i32: true },
-} satisfies OfNumbers<2> & OfNumbers<999999999>);
-withNumbers("a short negative number keeps i32", [-1, -999999999], add, {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true }, u32: { f32: true }, bool: { i32: true },
-} satisfies OfNumbers<-1> & OfNumbers<-999999999>);
-withNumbers("a fraction makes f32", [0.5, -2.5, 1234567890.5], add, {
-  f32: { f32: true }, f16: { f32: true }, i32: { f32: true }, u32: { f32: true }, bool: { f32: true },
-} satisfies OfNumbers<0.5> & OfNumbers<-2.5> & OfNumbers<1234567890.5>);
+withNumbers(
+  "0 and 1 keep a dtype",
+  [0, 1],
+  add,
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true },
+    u32: { u32: true },
+    bool: { i32: true },
+  } satisfies OfNumbers<0> & OfNumbers<1>,
+);
+withNumbers(
+  "a short natural number keeps integers",
+  [2, 999999999],
+  add,
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true },
+    u32: { u32: true },
+    bool: { i32: true },
+  } satisfies OfNumbers<2> & OfNumbers<999999999>,
+);
+withNumbers(
+  "a short negative number keeps i32",
+  [-1, -999999999],
+  add,
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true },
+    u32: { f32: true },
+    bool: { i32: true },
+  } satisfies OfNumbers<-1> & OfNumbers<-999999999>,
+);
+withNumbers(
+  "a fraction makes f32",
+  [0.5, -2.5, 1234567890.5],
+  add,
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { f32: true },
+    u32: { f32: true },
+    bool: { f32: true },
+  } satisfies OfNumbers<0.5> & OfNumbers<-2.5> & OfNumbers<1234567890.5>,
+);
 const any = [1, 3, 0.5, -1, 1e-7, 2147483648, 4294967295, 4294967296, 1e21, NaN, -Infinity];
-withNumbers("of any number it is not known", any, add, {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true, f32: true }, u32: { u32: true, f32: true }, bool: { i32: true, f32: true },
-} satisfies OfNumbers<number> & OfNumbers<2147483648> & OfNumbers<1e21> & OfNumbers<1e-7> & OfNumbers<3 | 0.5>);
-withNumbers("the larger of integers and a number may be either", any, (x, number) => x.maximum(number), {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true, f32: true }, u32: { u32: true, f32: true }, bool: { i32: true, f32: true },
-} satisfies { readonly [D in DType]: Members<Extreme<D, number>> });
-withNumbers("a bound that integers do not hold may leave them integers", [-0.5, 0.5], (x, number) => x.clamp({ max: 1e10, min: number }), {
-  f32: { f32: true }, f16: { f32: true }, i32: { f32: true }, u32: { u32: true, f32: true }, bool: { f32: true },
-} satisfies { readonly [D in DType]: Partial<Members<Extreme<D, -0.5 | 1e10>>> });
-withNumbers("a power is that of multiplication or of floats", [2, 8, 9, -1, 0.5], (x, number) => x.pow(number), {
-  f32: { f32: true }, f16: { f32: true }, i32: { i32: true, f32: true }, u32: { u32: true, f32: true }, bool: { i32: true, f32: true },
-} satisfies { readonly [D in DType]: Members<Power<D, number>> });
-withNumbers("where keeps what holds the number", any, (x, number) => all.bool.where(number, x), {
-  f32: { f32: true }, f16: { f16: true, f32: true }, i32: { i32: true, f32: true }, u32: { u32: true, f32: true }, bool: { bool: true, i32: true, f32: true },
-} satisfies { readonly [D in DType]: Members<MeetOperands<number, Tensor<D>>> });
-
+withNumbers(
+  "of any number it is not known",
+  any,
+  add,
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true, f32: true },
+    u32: { u32: true, f32: true },
+    bool: { i32: true, f32: true },
+  } satisfies OfNumbers<number> & OfNumbers<2147483648> & OfNumbers<1e21> & OfNumbers<1e-7> & OfNumbers<3 | 0.5>,
+);
+withNumbers(
+  "the larger of integers and a number may be either",
+  any,
+  (x, number) => x.maximum(number),
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true, f32: true },
+    u32: { u32: true, f32: true },
+    bool: { i32: true, f32: true },
+  } satisfies { readonly [D in DType]: Members<Extreme<D, number>> },
+);
+withNumbers(
+  "a bound that integers do not hold may leave them integers",
+  [-0.5, 0.5],
+  (x, number) => x.clamp({ max: 1e10, min: number }),
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { f32: true },
+    u32: { u32: true, f32: true },
+    bool: { f32: true },
+  } satisfies { readonly [D in DType]: Partial<Members<Extreme<D, -0.5 | 1e10>>> },
+);
+withNumbers(
+  "a power is that of multiplication or of floats",
+  [2, 8, 9, -1, 0.5],
+  (x, number) => x.pow(number),
+  {
+    f32: { f32: true },
+    f16: { f32: true },
+    i32: { i32: true, f32: true },
+    u32: { u32: true, f32: true },
+    bool: { i32: true, f32: true },
+  } satisfies { readonly [D in DType]: Members<Power<D, number>> },
+);
+withNumbers(
+  "where keeps what holds the number",
+  any,
+  (x, number) => all.bool.where(number, x),
+  {
+    f32: { f32: true },
+    f16: { f16: true, f32: true },
+    i32: { i32: true, f32: true },
+    u32: { u32: true, f32: true },
+    bool: { bool: true, i32: true, f32: true },
+  } satisfies { readonly [D in DType]: Members<MeetOperands<number, Tensor<D>>> },
+);
 
 const { f32, f16, i32, u32, bool } = all;
 const wide: Tensor = f32;
@@ -504,19 +612,28 @@ test("gradients have the dtypes of what they are of", () => {
 
 test("compiled functions, shards and outputs of many devices have the types that functions and tensors have", async () => {
   const devices = await s.devices({ kind: "cpu", virtual: 2 });
-  const step = s.compile((x: Tensor<"i32">, scale: number) => ({ sum: x.sum(), scaled: x.mul(scale), even: x.mod(2).equal(0) }));
+  const step = s.compile((x: Tensor<"i32">, scale: number) => ({
+    sum: x.sum(),
+    scaled: x.mul(scale),
+    even: x.mod(2).equal(0),
+  }));
   const { sum, scaled, even } = await step(i32, 2.5);
   gives(sum, { i32: yes });
   gives(scaled, { i32: yes, f32: yes });
   gives(even, { bool: yes });
-  const [first] = s.parallel.scatter({ i32, many: [bool] as const }, devices) as [{ i32: Tensor<"i32">; many: [Tensor<"bool">] }];
+  const [first] = s.parallel.scatter({ i32, many: [bool] as const }, devices) as [
+    { i32: Tensor<"i32">; many: [Tensor<"bool">] },
+  ];
   gives(first.i32, { i32: yes });
   const shards = s.parallel.scatter({ i32, many: [bool] as const }, devices);
   gives(shards[0]!.many[0], { bool: yes });
   gives(s.parallel.gather(shards).i32, { i32: yes });
   gives(await s.parallel.reduce([f16, f16], { weights: [1, 2] }), { f16: yes });
   gives(await s.parallel.reduce([u32, u32], { op: "sum" }), { u32: yes });
-  const run = s.parallel.replicate((x: Tensor<"i32">) => ({ mean: s.parallel.mean(x.cast("f32")), top: x.argmax({ axis: 1 }), same: [x] as const }), devices);
+  const run = s.parallel.replicate(
+    (x: Tensor<"i32">) => ({ mean: s.parallel.mean(x.cast("f32")), top: x.argmax({ axis: 1 }), same: [x] as const }),
+    devices,
+  );
   const merged = await run(i32);
   gives(merged.mean, { f32: yes });
   gives(merged.top, { i32: yes });
@@ -546,7 +663,9 @@ test("layers, losses and what trains them say of what dtype", async () => {
   gives(nn.flatten().forward(bool), { bool: yes });
   gives(nn.maxPool2d({ size: 1 }).forward(u32.reshape([1, 2, 2, 1])), { u32: yes });
   gives(nn.avgPool2d({ size: 1 }).forward(u32.reshape([1, 2, 2, 1])), { f32: yes });
-  for (const activation of [nn.gelu(), nn.tanh(), nn.sigmoid(), nn.silu(), nn.softplus(), nn.softmax(), nn.logSoftmax()]) {
+  for (
+    const activation of [nn.gelu(), nn.tanh(), nn.sigmoid(), nn.silu(), nn.softplus(), nn.softmax(), nn.logSoftmax()]
+  ) {
     for (const d of dtypeNames) gives(activation.forward(all[d]), { f32: yes });
   }
   gives(nn.cast("f16").forward(i32), { f16: yes });
@@ -571,7 +690,15 @@ test("layers, losses and what trains them say of what dtype", async () => {
   for (const parameter of model.parameters()) gives(parameter, { f32: yes });
   for (const parameter of Object.values(model.namedParameters())) gives(parameter, { f32: yes });
   const labels = s.tensor([1], { dtype: "i32", device: cpu });
-  for (const loss of [nn.crossEntropy(h, labels), nn.mse(x, h), nn.binaryCrossEntropy(h, x), nn.loss({ sum: x.sum(), count: 2 }), nn.penalty(x.sum()).plus(nn.mse(x, x))]) {
+  for (
+    const loss of [
+      nn.crossEntropy(h, labels),
+      nn.mse(x, h),
+      nn.binaryCrossEntropy(h, x),
+      nn.loss({ sum: x.sum(), count: 2 }),
+      nn.penalty(x.sum()).plus(nn.mse(x, x)),
+    ]
+  ) {
     gives(loss.mean, { f32: yes });
     for (const term of loss.terms) gives(term.count, { f32: yes });
   }
@@ -580,7 +707,11 @@ test("layers, losses and what trains them say of what dtype", async () => {
   gives(nn.metric({ sum: x.sum(), count: s.ones([]) as Tensor }).sum, { f32: yes });
   const bound = optim.adam({ learningRate: 0.1 }).bind(model.parameters());
   for (const state of Object.values(bound.state)) gives(state, { f32: yes });
-  const trainer = nn.trainer(model, { loss: (output, batch) => nn.mse(output, batch.y), optimizer: optim.sgd({ learningRate: 0.1 }), devices: [cpu] });
+  const trainer = nn.trainer(model, {
+    loss: (output, batch) => nn.mse(output, batch.y),
+    optimizer: optim.sgd({ learningRate: 0.1 }),
+    devices: [cpu],
+  });
   gives(await trainer.predict(x), { f32: yes });
 });
 
@@ -591,7 +722,10 @@ const arrays: { readonly [D in DType]: new (...numbers: number[]) => HostArray<D
   u32: Uint32Array,
   bool: Uint8Array,
 };
-true satisfies Same<{ [D in DType]: HostArray<D> }, { f32: Float32Array; f16: Float32Array; i32: Int32Array; u32: Uint32Array; bool: Uint8Array }>;
+true satisfies Same<
+  { [D in DType]: HostArray<D> },
+  { f32: Float32Array; f16: Float32Array; i32: Int32Array; u32: Uint32Array; bool: Uint8Array }
+>;
 true satisfies Same<{ [D in DType]: Item<D> }, { f32: number; f16: number; i32: number; u32: number; bool: boolean }>;
 true satisfies Same<HostArray, Float32Array | Int32Array | Uint32Array | Uint8Array>;
 
@@ -634,8 +768,35 @@ test("programs of functions and loops of one's own run", async () => {
 });
 
 test("no method of Tensor is left out", () => {
-  const byHand = ["cast", "bitcast", "bitAnd", "bitOr", "bitXor", "bitNot", "shiftLeft", "shiftRight", "assign", "oneHot", "data", "array", "item"];
-  const otherwise = ["constructor", "realize", "dispose", "toString", "toJSON", "aliasOf", "bind", "settle", "promise", ...byHand];
-  const methods = Object.entries(Object.getOwnPropertyDescriptors(s.Tensor.prototype)).filter(([, { value }]) => typeof value === "function").map(([name]) => name);
+  const byHand = [
+    "cast",
+    "bitcast",
+    "bitAnd",
+    "bitOr",
+    "bitXor",
+    "bitNot",
+    "shiftLeft",
+    "shiftRight",
+    "assign",
+    "oneHot",
+    "data",
+    "array",
+    "item",
+  ];
+  const otherwise = [
+    "constructor",
+    "realize",
+    "dispose",
+    "toString",
+    "toJSON",
+    "aliasOf",
+    "bind",
+    "settle",
+    "promise",
+    ...byHand,
+  ];
+  const methods = Object.entries(Object.getOwnPropertyDescriptors(s.Tensor.prototype)).filter(([, { value }]) =>
+    typeof value === "function"
+  ).map(([name]) => name);
   assert.deepEqual(methods.filter((name) => !tried.has(name) && !otherwise.includes(name)), []);
 });

@@ -22,7 +22,12 @@ export interface Sample {
   readonly batchBytes: number;
   readonly gradientBytes: number;
   readonly bytesRead: number;
-  readonly phases: { readonly scatter: number; readonly wait: number; readonly reduce: number; readonly broadcast: number };
+  readonly phases: {
+    readonly scatter: number;
+    readonly wait: number;
+    readonly reduce: number;
+    readonly broadcast: number;
+  };
 }
 
 /** Infinite rates stand for terms that cost nothing that could be seen. */
@@ -164,5 +169,8 @@ function normalEquations(a: readonly (readonly number[])[]): number[] {
     }
     pivots.set(column, next++);
   }
-  return Array.from({ length: n }, (_, c) => pivots.has(c) ? matrix[pivots.get(c)!]![n]! / matrix[pivots.get(c)!]![c]! : 0);
+  return Array.from(
+    { length: n },
+    (_, c) => pivots.has(c) ? matrix[pivots.get(c)!]![n]! / matrix[pivots.get(c)!]![c]! : 0,
+  );
 }

@@ -110,7 +110,8 @@ export async function measureTogether(
     const step = quantile(intervals, 0.5);
     const of = (phase: Phase) => quantile(records.map((record) => record.phases[phase]), 0.5);
     const host = { scatter: of("scatter"), reduce: of("reduce"), broadcast: of("broadcast") };
-    const perStep = (name: keyof Counters) => turns.reduce((sum, turn) => sum + turn.counters[name], 0) / records.length;
+    const perStep = (name: keyof Counters) =>
+      turns.reduce((sum, turn) => sum + turn.counters[name], 0) / records.length;
     return {
       model: model.name,
       configuration: configuration.name,
@@ -135,7 +136,11 @@ export async function measureTogether(
  * What the machine itself lets two devices gain: two trainings of half the batch each that exchange nothing, one after the
  * other and side by side. The median over the rounds.
  */
-export async function sideBySide(model: ScalingModel, devices: readonly [Device, Device], seconds: number): Promise<number> {
+export async function sideBySide(
+  model: ScalingModel,
+  devices: readonly [Device, Device],
+  seconds: number,
+): Promise<number> {
   const half = { ...model, rows: model.rows / 2 };
   const batches = batchesOf(half, 2);
   const trainers = devices.map((device) => {
@@ -143,7 +148,8 @@ export async function sideBySide(model: ScalingModel, devices: readonly [Device,
     return { device, trainer: trainerOf(half, { name: "", devices: [device] }) };
   });
   let steps = warmUp;
-  const run = async ({ device, trainer }: (typeof trainers)[0]) => (await turnOf(trainer, [device], batches, steps)).mean;
+  const run = async ({ device, trainer }: (typeof trainers)[0]) =>
+    (await turnOf(trainer, [device], batches, steps)).mean;
   for (const each of trainers) await run(each);
   steps = Math.min(mostStepsOfTurn, Math.max(2, Math.round(turnLength / await run(trainers[0]!))));
   const gains: number[] = [];

@@ -64,7 +64,10 @@ export function batchesOf({ rows, shape }: ScalingModel, count: number): { x: da
   const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
   return Array.from({ length: count }, () => {
     const labels = Int32Array.from({ length: rows }, () => Math.floor(10 * next()));
-    const pixels = Float32Array.from({ length: rows * width }, (_, i) => 0.1 * labels[Math.floor(i / width)]! + next() - 1);
+    const pixels = Float32Array.from(
+      { length: rows * width },
+      (_, i) => 0.1 * labels[Math.floor(i / width)]! + next() - 1,
+    );
     return {
       x: { data: pixels, shape: [rows, ...shape], dtype: "f32" },
       y: { data: labels, shape: [rows], dtype: "i32" },

@@ -63,7 +63,9 @@ function counts(text: string): number[] {
 
 function positive(flag: string, text: string, most: number): number {
   const value = Number(text);
-  if (text.trim() === "" || !(value > 0 && value <= most)) throw new Error(`${flag} ${text}: need a number above 0, up to ${most}`);
+  if (text.trim() === "" || !(value > 0 && value <= most)) {
+    throw new Error(`${flag} ${text}: need a number above 0, up to ${most}`);
+  }
   return value;
 }
 

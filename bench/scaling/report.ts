@@ -5,7 +5,19 @@ import { type Measured, speedup } from "./measure.ts";
 
 /** One row a configuration; ratios are to one one-thread device and to one device with the driver's threads. */
 export function scalingTable(measured: readonly Measured[]): string {
-  const heading = ["step", "median", "quartiles", "speed", "to whole", "scatter", "reduce", "broadcast", "host's share", "read", "written"];
+  const heading = [
+    "step",
+    "median",
+    "quartiles",
+    "speed",
+    "to whole",
+    "scatter",
+    "reduce",
+    "broadcast",
+    "host's share",
+    "read",
+    "written",
+  ];
   const rows = measured.map((entry) => {
     const same = measured.filter(({ model }) => model === entry.model);
     const ratio = (base: Measured | undefined) => base === undefined ? "" : `${speedup(base, entry).toFixed(2)}x`;
@@ -31,8 +43,18 @@ export const oneAlone = "1 virtual device";
 export const whole = "whole adapter";
 
 /** Pairs of a plain step and a deterministic one. */
-export function deterministicTable(pairs: readonly { readonly plain: Measured; readonly deterministic: Measured }[]): string {
-  const heading = ["one device, batch of 128", "plain", "deterministic, K = 8", "price", "reduce", "dispatches", "read"];
+export function deterministicTable(
+  pairs: readonly { readonly plain: Measured; readonly deterministic: Measured }[],
+): string {
+  const heading = [
+    "one device, batch of 128",
+    "plain",
+    "deterministic, K = 8",
+    "price",
+    "reduce",
+    "dispatches",
+    "read",
+  ];
   return align([
     heading,
     ...pairs.map(({ plain, deterministic }) => [
@@ -65,7 +87,8 @@ export function simulationTable(model: string, simulated: readonly Simulated[]):
 
 /** The fitted model in words. */
 export function describeModel(model: StepModel): string {
-  const rate = (bytesPerMs: number) => Number.isFinite(bytesPerMs) ? `${digits(bytesPerMs / 1e6)} GB/s` : "no cost seen";
+  const rate = (bytesPerMs: number) =>
+    Number.isFinite(bytesPerMs) ? `${digits(bytesPerMs / 1e6)} GB/s` : "no cost seen";
   const speeds = Object.entries(model.speeds).map(([name, speed]) => `${digits(speed / 1e6)} GFLOP/s for ${name}`);
   return [
     "step = batch bytes / scatter + devices * per device + flops / (speed * devices at once) + bytes read / read",
@@ -86,5 +109,11 @@ function megabytes(bytes: number): string {
 }
 
 function digits(value: number): string {
-  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(1);
+  return value >= 100
+    ? value.toFixed(0)
+    : value >= 10
+    ? value.toFixed(1)
+    : value >= 0.1 || value === 0
+    ? value.toFixed(2)
+    : value.toPrecision(1);
 }

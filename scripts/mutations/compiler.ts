@@ -280,8 +280,8 @@ export const compiler: readonly Mutation[] = [
   },
   {
     file: "compiler/kernel/index-arithmetic.ts",
-    find: "return keepRange(normalize(terms, Math.floor(a.offset / factor)),",
-    put: "return keepRange(normalize(terms, Math.ceil(a.offset / factor)),",
+    find: "normalize(terms, Math.floor(a.offset / factor)),",
+    put: "normalize(terms, Math.ceil(a.offset / factor)),",
     tests: { "compiler": "index arithmetic computes what it says" },
     why: "offsets are divided upwards",
   },
@@ -323,8 +323,8 @@ export const compiler: readonly Mutation[] = [
   },
   {
     file: "compiler/render/js.ts",
-    find: `dtype === "i32" ? \`(\${text} | 0)\``,
-    put: `dtype === "i32" ? \`Math.trunc(\${text})\``,
+    find: "i32: (text) => `(${text} | 0)`",
+    put: "i32: (text) => `Math.trunc(${text})`",
     tests: { "conformance-elementwise": "on the cpu device every op" },
     why: "i32 do not wrap in the middle of a kernel",
   },

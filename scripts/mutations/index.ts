@@ -11,4 +11,13 @@ import { tensor } from "./tensor.ts";
 
 export type { Mutation } from "./mutation.ts";
 
-export const mutations: readonly Mutation[] = [...signature, ...graph, ...autograd, ...compiler, ...devices, ...tensor, ...parallel, ...nn];
+export const mutations: readonly Mutation[] = [
+  ...signature,
+  ...graph,
+  ...autograd,
+  ...compiler,
+  ...devices,
+  ...tensor,
+  ...parallel,
+  ...nn,
+];

@@ -40,8 +40,8 @@ export const tensor: readonly Mutation[] = [
   },
   {
     file: "tensor/eager/plans.ts",
-    find: "const lifted = graph.constants.map((node, i) => before.lifted[i]! || !",
-    put: "const lifted = graph.constants.map((node, i) => !",
+    find: "before.lifted[i]! || !Object.is(",
+    put: "!Object.is(",
     tests: { "realize": "the same expression on new data" },
     why: "numbers that were found to differ are compiled in again",
   },

@@ -3,7 +3,16 @@
  * of node.ts: p_ij are the weights, w_ij = p_ij (g_i · v_j - delta_i) the cotangents of the scores. The gradients of attention
  * hold no scores; what is differentiated once more holds them all: it is composed of products of [t, s].
  */
-import { attentionGradient, broadcastTo, elementwise, expand, permute, reduce, reshape, slice } from "../graph/build.ts";
+import {
+  attentionGradient,
+  broadcastTo,
+  elementwise,
+  expand,
+  permute,
+  reduce,
+  reshape,
+  slice,
+} from "../graph/build.ts";
 import type { Node, NodeOf } from "../graph/node.ts";
 import { hidden } from "../graph/ops.ts";
 import { add, exp, heed, less, mul, neg, sub, weigh, where } from "./arithmetic.ts";
@@ -23,7 +32,9 @@ function products(a: Node, b: Node, seen: Node | undefined): Node {
   const shape = [...batch, f, t, s];
   const left = broadcastTo(reshape(a, [...batch, f, t, 1]), shape);
   const right = broadcastTo(reshape(b, [...batch, f, 1, s]), shape);
-  const product = seen === undefined ? mul(left, right) : heed(broadcastTo(reshape(seen, [...batch, 1, t, s]), shape), left, right);
+  const product = seen === undefined
+    ? mul(left, right)
+    : heed(broadcastTo(reshape(seen, [...batch, 1, t, s]), shape), left, right);
   return reduce("sum", product, [batch.length]);
 }
 
@@ -67,7 +78,10 @@ function weights(q: Node, k: Node, bias: Node | undefined, norm: Node): Node {
   const seen = seenOf(bias);
   const scores = products(q, k, seen);
   // The largest score first: what is left is small.
-  const relative = sub(sub(bias === undefined ? scores : add(scores, bias), perKey(rows(norm, 0, 1), s)), perKey(rows(norm, 1, 1), s));
+  const relative = sub(
+    sub(bias === undefined ? scores : add(scores, bias), perKey(rows(norm, 0, 1), s)),
+    perKey(rows(norm, 1, 1), s),
+  );
   // Exponents of what is hidden are any number: none has a gradient.
   return seen === undefined ? exp(relative) : where(seen, exp(where(seen, relative, 0)), 0);
 }

@@ -82,14 +82,22 @@ function throughRegion(
   const isInside = (value: Node) => inside.has(value);
   // A gradient by something inside is by what was computed first: that is kept, then.
   const again = ![...inside].some((node) => wanted.has(node));
-  const own = region.results.map((result, i) => ({ ...result, again: values[i]! })).filter(({ value }) => again && isInside(value));
+  const own = region.results.map((result, i) => ({ ...result, again: values[i]! })).filter(({ value }) =>
+    again && isInside(value)
+  );
   for (const { value, g } of region.results) if (!again || !isInside(value)) accumulate(value, g);
   if (own.length === 0 || readings.length === 0) return;
   // Not beyond what the region reads, of which the rest of the walk gives the gradients: all of the graph may be behind it.
   const inputs = readings.map(({ as }) => as);
   const outputs = own.map((result) => result.again);
   const ends = new Set(inputs);
-  const through = throughOrder(toposort(outputs, (node) => !ends.has(node)), outputs, inputs, own.map(({ g }) => g), ends);
+  const through = throughOrder(
+    toposort(outputs, (node) => !ends.has(node)),
+    outputs,
+    inputs,
+    own.map(({ g }) => g),
+    ends,
+  );
   readings.forEach(({ of }, i) => accumulate(of, through[i]!));
 }
 

@@ -75,7 +75,11 @@ export function computedAgain({ number, results }: Region, flows: (node: Node) =
       now.set(node, node.op === "checkpoint" ? renumbered(node, src, inner) : withSources(node, src));
     }
   }
-  return { values: results.map(({ value }) => now.get(value) ?? value), readings: [...readings.values()].filter(({ of }) => flows(of)), inside };
+  return {
+    values: results.map(({ value }) => now.get(value) ?? value),
+    readings: [...readings.values()].filter(({ of }) => flows(of)),
+    inside,
+  };
 }
 
 /** A border of a region within the region: its copy is a region of its own. */

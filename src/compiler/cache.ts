@@ -88,7 +88,11 @@ export function structureOf(request: CompileRequest): string {
     `roots ${roots.map(numberOf)}`,
     `donate ${donate.map(({ input, output }) => `${input}>${output}`)}`,
     `common ${common ?? "-"}`,
-    ...(watch === undefined ? [] : [`watch ${watch.values.map(({ node, number, each }) => `${numberOf(node)}:${number}${each ? "+" : ""}`)} ${watch.boundary} ${watch.faults}`]),
+    ...(watch === undefined
+      ? []
+      : [`watch ${
+        watch.values.map(({ node, number, each }) => `${numberOf(node)}:${number}${each ? "+" : ""}`)
+      } ${watch.boundary} ${watch.faults}`]),
   ].join("\n");
 }
 
@@ -127,7 +131,9 @@ export function compilerSources(own: string): readonly (readonly [name: string, 
   const root = /^(.*[/\\])compiler[/\\](?:.*[/\\])?cache\.[jt]s$/.exec(own)?.[1];
   if (root === undefined) return undefined;
   return ["compiler", "graph"].flatMap((part) => {
-    const names = mayUseFolder(`${root}${part}`, { write: false }) ? syncFiles()!.readdirSync(`${root}${part}`, { recursive: true }) : undefined;
+    const names = mayUseFolder(`${root}${part}`, { write: false })
+      ? syncFiles()!.readdirSync(`${root}${part}`, { recursive: true })
+      : undefined;
     if (names === undefined) throw new Error("no permission");
     return names.filter((name) => /(?<!\.d)\.[jt]s$/.test(name)).map((name) =>
       [`${part}/${name.replaceAll("\\", "/")}`, `${root}${part}/${name}`] as const
@@ -153,7 +159,9 @@ function readPlan(path: string): Plan | undefined {
 function keep(path: string, plan: Plan): void {
   const programs = plan.programs.map((program): StoredProgram => {
     const { key, ...rest } = program;
-    return key.endsWith(rest.source) ? { ...rest, beforeSource: key.slice(0, key.length - rest.source.length) } : program;
+    return key.endsWith(rest.source)
+      ? { ...rest, beforeSource: key.slice(0, key.length - rest.source.length) }
+      : program;
   });
   const body = JSON.stringify({ ...plan, programs });
   const folder = path.slice(0, path.lastIndexOf("/"));

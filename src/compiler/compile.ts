@@ -108,19 +108,37 @@ function compiled(request: CompileRequest, target: Target, observe: ((nodes: Pla
   const inMemory = new Set([...given, ...stored]);
   const whole = new Set(stored.filter((node) => kernelOf(node) === "program").flatMap((node) => node.src));
   for (;;) {
-    const layout = layOut({ inputs: request.inputs, roots, stored, whole, donate, copied, common, watch: watch && { ...watch, parts } });
+    const layout = layOut({
+      inputs: request.inputs,
+      roots,
+      stored,
+      whole,
+      donate,
+      copied,
+      common,
+      watch: watch && { ...watch, parts },
+    });
     const chosen = new Map<KernelGroup, ContractionSchedule>();
     const lowered = ordered.map((group) => lowerGroup(group, layout, target, chosen));
     const hazards = donate.filter((pair) =>
       !copied.has(pair.output) &&
-      overwritesTooEarly(ordered, lowered, roots[pair.output]!, request.inputs[pair.input]!, layout.inputs[pair.input]!, inMemory)
+      overwritesTooEarly(
+        ordered,
+        lowered,
+        roots[pair.output]!,
+        request.inputs[pair.input]!,
+        layout.inputs[pair.input]!,
+        inMemory,
+      )
     );
     if (hazards.length === 0) {
       const plan = assemble(ordered, lowered, layout, target, common !== undefined);
       report(request.roots, roots, plan);
       observe?.({
         roots,
-        steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) => nodesOf(group, inMemory, layout, chosen.get(group))),
+        steps: ordered.filter((group, i) => hasKernel(group, lowered[i])).map((group) =>
+          nodesOf(group, inMemory, layout, chosen.get(group))
+        ),
       });
       return plan;
     }
@@ -180,7 +198,10 @@ function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
 function checkLeaves(roots: readonly Node[], given: ReadonlySet<Node>): void {
   for (const node of toposort(roots, (node) => !given.has(node))) {
     if (kernelOf(node) === "given" && !given.has(node)) {
-      throw new InternalError("compileGraph", { got: `a graph with the leaf ${node.op} #${node.id}`, need: "that leaf among the inputs" });
+      throw new InternalError("compileGraph", {
+        got: `a graph with the leaf ${node.op} #${node.id}`,
+        need: "that leaf among the inputs",
+      });
     }
   }
 }
@@ -208,7 +229,12 @@ function kernels(
 }
 
 /** In a kernel that would bind too many buffers, the inner node that takes most of them off it; undefined if all fit. */
-function widestNode(plan: Schedule, given: ReadonlySet<Node>, watched: ReadonlySet<Node>, most: number): Node | undefined {
+function widestNode(
+  plan: Schedule,
+  given: ReadonlySet<Node>,
+  watched: ReadonlySet<Node>,
+  most: number,
+): Node | undefined {
   const inMemory = new Set(plan.drafts.map((draft) => draft.root));
   for (const draft of plan.drafts) {
     if (kernelOf(draft.root) === "region") continue;
@@ -228,7 +254,10 @@ function widestNode(plan: Schedule, given: ReadonlySet<Node>, watched: ReadonlyS
       if (candidate && (best === undefined || own.size > reads.get(best)!.size)) best = node;
     }
     if (best === undefined) {
-      throw new InternalError("schedule", { got: `${draft.root.op} of ${leaves.length} buffers`, need: `at most ${maxBuffers - 1}` });
+      throw new InternalError("schedule", {
+        got: `${draft.root.op} of ${leaves.length} buffers`,
+        need: `at most ${maxBuffers - 1}`,
+      });
     }
     return best;
   }
@@ -280,7 +309,9 @@ function lowerPlain(probe: (tile: Tile) => KernelIR, domain: readonly number[], 
   const tile = chooseTile(plain, domain, target);
   const tiled = probe(tile);
   const walksRows = tile.team > 1 || tile.row > 1 || tile.reduce > 1 || tile.gemv !== undefined;
-  const shared = !walksRows && readsInParts(plain) ? sharedLoads(probe(plainBlock(domain.length)), domain, target) : undefined;
+  const shared = !walksRows && readsInParts(plain)
+    ? sharedLoads(probe(plainBlock(domain.length)), domain, target)
+    : undefined;
   if (shared === undefined) return tiled;
   const together = probe(shared);
   return loadsPerElement(together) < loadsPerElement(tiled) ? together : tiled;
@@ -326,7 +357,12 @@ function hasProgram(root: Node): root is NodeOf<StructuralOf<"program">> {
   return isKind(root, "program") && size(root.shape) > 0;
 }
 
-function nodesOf(group: KernelGroup, inMemory: ReadonlySet<Node>, layout: Layout, schedule: ContractionSchedule | undefined): StepNodes {
+function nodesOf(
+  group: KernelGroup,
+  inMemory: ReadonlySet<Node>,
+  layout: Layout,
+  schedule: ContractionSchedule | undefined,
+): StepNodes {
   const writes = group.drafts.map((draft) => draft.root);
   const isRead = (node: Node) => inMemory.has(node) && !writes.includes(node);
   const order = toposort(writes, (node) => !isRead(node));
@@ -370,15 +406,24 @@ function assemble(
     if (!overwriting.has(key)) overwriting.set(key, writtenOver(kernel, old, fresh, layout, target));
     return overwriting.get(key);
   };
-  const standsFor = shareTemporaries(layout.slots, touched, (step, old, fresh) => overwrite(step, old, fresh) !== undefined);
+  const standsFor = shareTemporaries(
+    layout.slots,
+    touched,
+    (step, old, fresh) => overwrite(step, old, fresh) !== undefined,
+  );
   kernels.forEach(({ slots }, step) => {
     const distinct = [...new Set(slots)];
-    const shared = distinct.filter((slot) => distinct.some((other) => other !== slot && standsFor[other] === standsFor[slot]));
+    const shared = distinct.filter((slot) =>
+      distinct.some((other) => other !== slot && standsFor[other] === standsFor[slot])
+    );
     if (shared.length === 0) return;
     const [a, b] = shared as [number, number];
     const changed = overwrite(step, a, b) ?? overwrite(step, b, a);
     if (changed === undefined) {
-      throw new InternalError("compileGraph", { got: `slots ${shared} in one memory`, need: "a kernel that writes over what it reads" });
+      throw new InternalError("compileGraph", {
+        got: `slots ${shared} in one memory`,
+        need: "a kernel that writes over what it reads",
+      });
     }
     kernels[step] = changed;
   });
@@ -448,10 +493,18 @@ function slotsOf(ir: KernelIR): number[] {
 }
 
 /** The kernel that writes its value of slot `fresh` over what it has read of `old`; undefined where that cannot be. */
-function writtenOver({ group, ir }: ToRender, old: number, fresh: number, layout: Layout, target: Target): ToRender | undefined {
+function writtenOver(
+  { group, ir }: ToRender,
+  old: number,
+  fresh: number,
+  layout: Layout,
+  target: Target,
+): ToRender | undefined {
   const [source, ...others] = ir.buffers.filter(({ slot }) => slot === old);
   const result = ir.buffers.filter(({ slot }) => slot === fresh);
-  if (source === undefined || others.length > 0 || result.length !== 1 || source.dtype !== result[0]!.dtype) return undefined;
+  if (source === undefined || others.length > 0 || result.length !== 1 || source.dtype !== result[0]!.dtype) {
+    return undefined;
+  }
   if (source.access !== "read" || !overwrites(ir, old, fresh)) return undefined;
   const here = (location: Location | undefined) => location?.slot === old ? { ...location, slot: fresh } : location;
   const again = lowerGroup(group, { ...layout, source: (node) => here(layout.source(node)) }, target);
@@ -463,7 +516,11 @@ function strideOfItems({ bytes, common }: SlotDraft): number {
   return common ? 0 : bytes;
 }
 
-function dispatched(root: NodeOf<StructuralOf<"program">>, layout: Layout, target: Target): { program: Program; slots: readonly number[] } {
+function dispatched(
+  root: NodeOf<StructuralOf<"program">>,
+  layout: Layout,
+  target: Target,
+): { program: Program; slots: readonly number[] } {
   const from = root.src.map((source) => layout.source(source)!);
   const [to, ...others] = layout.targets(root);
   if (from.some(({ offset }) => offset !== 0) || to === undefined || others.length > 0) {
@@ -474,14 +531,23 @@ function dispatched(root: NodeOf<StructuralOf<"program">>, layout: Layout, targe
 
 function roundsToHalf(ir: KernelIR): boolean {
   let rounds = false;
-  eachStatement(ir.body, (statement) => rounds ||= statement.kind === "let" && statement.expr.kind === "cast" && statement.expr.dtype === "f16");
+  eachStatement(
+    ir.body,
+    (statement) =>
+      rounds ||= statement.kind === "let" && statement.expr.kind === "cast" && statement.expr.dtype === "f16",
+  );
   return rounds;
 }
 
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
-function renderProgram({ group, ir, overwritten }: ToRender, layout: Layout, target: Target, strides: readonly number[] | undefined): Program {
+function renderProgram(
+  { group, ir, overwritten }: ToRender,
+  layout: Layout,
+  target: Target,
+  strides: readonly number[] | undefined,
+): Program {
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   // Every buffer at least once, whole; a part of a flat vector counts as all of it.
@@ -498,11 +564,17 @@ function renderProgram({ group, ir, overwritten }: ToRender, layout: Layout, tar
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
     maxWorkgroups: target.maxWorkgroupsPerDimension,
-    rollLoops: !(target.rollLoops ?? target.class === "software") ? "no" : group.drafts[0]!.contraction !== undefined ? "partly" : "fully",
+    rollLoops: !(target.rollLoops ?? target.class === "software")
+      ? "no"
+      : group.drafts[0]!.contraction !== undefined
+      ? "partly"
+      : "fully",
     f16: target.f16,
     guarded: target.varying !== undefined,
     strides,
   });
-  const reference = flags().validate && !ir.together ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } } : {};
+  const reference = flags().validate && !ir.together
+    ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } }
+    : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
 }

@@ -15,7 +15,9 @@ export function printPlan(plan: Plan): string {
   return plan.steps.map((step, i) => {
     if (step.kind === "copy") return `${i}: copy slot ${step.from} to ${step.to}, ${step.bytes} bytes`;
     const program = plan.programs[step.program]!;
-    const size = program.language === "wgsl" ? `${program.workgroups.join("x")} workgroups` : `${program.invocations} invocations`;
+    const size = program.language === "wgsl"
+      ? `${program.workgroups.join("x")} workgroups`
+      : `${program.invocations} invocations`;
     return `${i}: ${program.name} on slots [${step.slots}], ${size}, ${program.flops} flop, ${program.bytes} bytes`;
   }).join("\n");
 }
@@ -24,7 +26,11 @@ export function printPlan(plan: Plan): string {
 export function report(given: readonly Node[], simplified: readonly Node[], plan: Plan): void {
   const { debug, dump } = flags();
   if (debug >= 3) debugLine(3, () => printPlan(plan));
-  if (debug >= 4) for (const program of plan.programs) debugLine(4, () => `${program.name}\n${numberedSource(program.source)}`);
+  if (debug >= 4) {
+    for (const program of plan.programs) {
+      debugLine(4, () => `${program.name}\n${numberedSource(program.source)}`);
+    }
+  }
   if (debug >= 5) debugLine(5, () => `graph\n${printGraph(given)}\nsimplified\n${printGraph(simplified)}`);
   if (dump === undefined) return;
   const files = syncFiles();

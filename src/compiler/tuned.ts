@@ -70,7 +70,9 @@ function checked(value: unknown): TunedTable {
   const { schedules, best } = Object(value) as { readonly schedules?: unknown; readonly best?: unknown };
   const entries = Object.entries(Object(schedules) as Readonly<Record<string, unknown>>);
   return {
-    schedules: Object.fromEntries(entries.filter((entry): entry is [string, ContractionSchedule] => isSchedule(entry[1]))),
+    schedules: Object.fromEntries(
+      entries.filter((entry): entry is [string, ContractionSchedule] => isSchedule(entry[1])),
+    ),
     best: typeof best === "number" && best >= 0 ? best : 0,
   };
 }

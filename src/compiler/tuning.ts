@@ -89,7 +89,13 @@ export function contractionsOf(request: CompileRequest): TunedCase[] {
     const signature = signatureOf(problem);
     if (cases.has(signature)) continue;
     const { batch, m, n, k } = problem;
-    cases.set(signature, { signature, problem, request: cutOut(contraction, given), shape: node.shape, flops: 2 * batch * m * n * k });
+    cases.set(signature, {
+      signature,
+      problem,
+      request: cutOut(contraction, given),
+      shape: node.shape,
+      flops: 2 * batch * m * n * k,
+    });
   }
   return [...cases.values()];
 }
@@ -100,7 +106,9 @@ function cutOut(node: ReductionNode, given: ReadonlySet<Node>): CompileRequest {
   const cut = (operand: Node): Node => {
     const views: Node[] = [];
     let base = operand;
-    for (; isMovement(base) && !isStored(base) && base.op !== "copy" && !given.has(base); base = base.src[0]!) views.push(base);
+    for (; isMovement(base) && !isStored(base) && base.op !== "copy" && !given.has(base); base = base.src[0]!) {
+      views.push(base);
+    }
     let leaf = inputs.get(base);
     if (leaf === undefined) inputs.set(base, leaf = input(base.shape, base.dtype));
     return views.reduceRight((source, view) => withSources(view, [source]), leaf);
@@ -115,7 +123,9 @@ export function candidatesFor(problem: Problem, target: Target, first: Contracti
   const { m, n, k } = problem;
   const tiles: ContractionSchedule[] = isShort(problem) ? gemvs(problem) : workgroupTiles(target, m, n);
   const cut = (schedule: ContractionSchedule, parts: number) => ({ ...schedule, parts });
-  const parts = [1, first.parts * 2, Math.ceil(first.parts / 2), first.parts * 4].filter((count) => count === 1 || k / count >= 64);
+  const parts = [1, first.parts * 2, Math.ceil(first.parts / 2), first.parts * 4].filter((count) =>
+    count === 1 || k / count >= 64
+  );
   const all = [first, ...tiles.map((tile) => cut(tile, first.parts)), ...parts.map((count) => cut(first, count))];
   const distinct = new Map(all.map((schedule) => [JSON.stringify(schedule), schedule]));
   return [...distinct.values()].filter((schedule) => keepsLimits(schedule, target)).slice(0, mostCandidates);
@@ -123,8 +133,24 @@ export function candidatesFor(problem: Problem, target: Target, first: Contracti
 
 function gemvs(problem: Problem): ContractionSchedule[] {
   return layoutOfLong(problem) === "own"
-    ? [gemv([16, 8], 4, 1), gemv([32, 4], 4, 1), gemv([8, 16], 4, 1), gemv([64, 2], 4, 1), gemv([32, 4], 1, 1), gemv([64, 1], 1, 1), gemv([32, 8], 2, 1)]
-    : [gemv([1, 64], 1, 4), gemv([1, 32], 1, 4), gemv([1, 128], 1, 4), gemv([1, 64], 2, 4), gemv([1, 64], 4, 4), gemv([4, 32], 1, 4), gemv([2, 32], 2, 4)];
+    ? [
+      gemv([16, 8], 4, 1),
+      gemv([32, 4], 4, 1),
+      gemv([8, 16], 4, 1),
+      gemv([64, 2], 4, 1),
+      gemv([32, 4], 1, 1),
+      gemv([64, 1], 1, 1),
+      gemv([32, 8], 2, 1),
+    ]
+    : [
+      gemv([1, 64], 1, 4),
+      gemv([1, 32], 1, 4),
+      gemv([1, 128], 1, 4),
+      gemv([1, 64], 2, 4),
+      gemv([1, 64], 4, 4),
+      gemv([4, 32], 1, 4),
+      gemv([2, 32], 2, 4),
+    ];
 }
 
 /** Blocks of at most twice the length of an axis, in the order in which they are likely for a class. */
@@ -137,7 +163,12 @@ function workgroupTiles({ class: of }: Target, m: number, n: number): Contractio
     workgroupTile([8, 8], [4, 4], 8),
     workgroupTile([8, 8], [4, 4], 16),
   ];
-  const small = [workgroupTile([16, 4], [2, 4], 16), workgroupTile([4, 16], [4, 2], 16), workgroupTile([8, 8], [2, 2], 16), registerTile(4)];
+  const small = [
+    workgroupTile([16, 4], [2, 4], 16),
+    workgroupTile([4, 16], [4, 2], 16),
+    workgroupTile([8, 8], [2, 2], 16),
+    registerTile(4),
+  ];
   const ordered = of === "discrete" ? [...large, ...medium, ...small] : [...medium, ...small, ...large];
   return ordered.filter((schedule) => {
     if (schedule.kind !== "workgroupTile") return true;
@@ -158,7 +189,12 @@ interface Prepared {
  * shortest time counts. A candidate that comes near `best`, the highest rate seen on the device (10⁹ operations a
  * second), ends the search. Rejects as `measure` does when none can be run.
  */
-export async function tuneContraction(one: TunedCase, target: Target, measure: Measure, best: number): Promise<TunedResult> {
+export async function tuneContraction(
+  one: TunedCase,
+  target: Target,
+  measure: Measure,
+  best: number,
+): Promise<TunedResult> {
   const { signature, problem, shape, flops, request } = one;
   const { tuned: _, ...plain } = target;
   const first = { ...prepare(request, plain, {}).schedule, parts: defaultParts(problem, target.class) };
@@ -218,7 +254,11 @@ function prepareOrNot(...args: Parameters<typeof prepare>): Prepared | undefined
 }
 
 /** Compiles a contraction by some entries. Its parts, which have a signature of their own, are computed by the same schedule. */
-function prepare(request: CompileRequest, target: Target, entries: Readonly<Record<string, ContractionSchedule>>): Prepared {
+function prepare(
+  request: CompileRequest,
+  target: Target,
+  entries: Readonly<Record<string, ContractionSchedule>>,
+): Prepared {
   const compiled = (tuned: Readonly<Record<string, ContractionSchedule>>) => {
     const chosen: ChosenSchedule[] = [];
     const plan = compileGraph(request, { ...target, tuned }, ({ steps }) => {
@@ -229,8 +269,12 @@ function prepare(request: CompileRequest, target: Target, entries: Readonly<Reco
   const first = compiled(entries);
   const [wanted] = Object.values(entries);
   const schedule = wanted ?? first.chosen[0]?.schedule;
-  if (schedule === undefined) throw new InternalError("tune", { got: "a contraction that became none", need: "one that compiles to itself" });
-  const others = first.chosen.flatMap(({ signature }) => signature === undefined || signature in entries ? [] : [[signature, { ...schedule, parts: 1 }]]);
+  if (schedule === undefined) {
+    throw new InternalError("tune", { got: "a contraction that became none", need: "one that compiles to itself" });
+  }
+  const others = first.chosen.flatMap(({ signature }) =>
+    signature === undefined || signature in entries ? [] : [[signature, { ...schedule, parts: 1 }]]
+  );
   if (wanted === undefined || others.length === 0) return { schedule, entries, plan: first.plan };
   const all = { ...Object.fromEntries(others), ...entries };
   return { schedule, entries: all, plan: compiled(all).plan };

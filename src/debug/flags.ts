@@ -65,6 +65,11 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
       "a positive whole number of MiB",
       undefined,
     ),
-    cache: read<string | false | undefined>("CACHE", (value) => (value === "0" ? false : value), "a folder, or 0", undefined),
+    cache: read<string | false | undefined>(
+      "CACHE",
+      (value) => (value === "0" ? false : value),
+      "a folder, or 0",
+      undefined,
+    ),
   };
 }

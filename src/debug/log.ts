@@ -19,6 +19,8 @@ export function writeAsked(what: string, path: string, writing: () => void): voi
     writing();
   } catch (error) {
     unwritable.add(path);
-    stderrLine(`shardwise: no ${what}, ${path} cannot be written (${error instanceof Error ? error.message : String(error)})`);
+    stderrLine(
+      `shardwise: no ${what}, ${path} cannot be written (${error instanceof Error ? error.message : String(error)})`,
+    );
   }
 }

@@ -119,7 +119,9 @@ async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[
       const any = wanted.name !== undefined || wanted.software === true;
       if (!any) all = await dawnAdapters("hardware");
       // What was not looked for is to be told where nothing else is found.
-      if (any || ((wanted.kind === "gpu" || wanted.software === false) && !all.some(isHardware))) all = await dawnAdapters("all");
+      if (any || ((wanted.kind === "gpu" || wanted.software === false) && !all.some(isHardware))) {
+        all = await dawnAdapters("all");
+      }
     }
   } catch (error) {
     if (!(error instanceof DeviceError)) throw error;
@@ -127,7 +129,8 @@ async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[
   }
   const hardware = all.filter(isHardware);
   const software = all.filter(({ info }) => info.software);
-  const described = all.map(({ info }) => `"${info.description}"`).join(", ") || `no adapter${trouble === undefined ? "" : `, because there is ${trouble.got}`}`;
+  const described = all.map(({ info }) => `"${info.description}"`).join(", ") ||
+    `no adapter${trouble === undefined ? "" : `, because there is ${trouble.got}`}`;
   const refusal = new DeviceError("devices", {
     got: wanted.name === undefined ? described : `${described}, for the name "${wanted.name}"`,
     need: trouble !== undefined

@@ -1,8 +1,25 @@
 /** Constructors of nodes: each checks its operands and gives the node, or the operand itself where nothing would change. */
 import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.ts";
 import { type DType, requireDType, toElement } from "./dtype.ts";
-import { leaf, makeNode, type Node, type NodeOf, type ReductionNode, type StorageToken, type StructuralName, type Windows } from "./node.ts";
-import { elementwise as table, type ElementwiseName, type ElementwiseOp, isElementwise, isReduction, type ReductionName, reductions } from "./ops.ts";
+import {
+  leaf,
+  makeNode,
+  type Node,
+  type NodeOf,
+  type ReductionNode,
+  type StorageToken,
+  type StructuralName,
+  type Windows,
+} from "./node.ts";
+import {
+  elementwise as table,
+  type ElementwiseName,
+  type ElementwiseOp,
+  isElementwise,
+  isReduction,
+  type ReductionName,
+  reductions,
+} from "./ops.ts";
 import { checkShape, formatShape, sameShape, type Shape, size, withoutAxes } from "./shape.ts";
 import { bytesOf } from "./words.ts";
 
@@ -49,7 +66,10 @@ const mostNumbers = 256;
  */
 export function number(shape: Shape, value: number, dtype: DType): Node {
   const known = numbers.get(value);
-  if (known !== undefined && Object.is(known.value, value) && known.node.dtype === dtype && sameShape(known.node.shape, shape)) {
+  if (
+    known !== undefined && Object.is(known.value, value) && known.node.dtype === dtype &&
+    sameShape(known.node.shape, shape)
+  ) {
     return known.node;
   }
   if (numbers.size >= mostNumbers) numbers.clear();
@@ -72,7 +92,12 @@ export function input(shape: Shape, dtype: DType): Node {
 }
 
 /** The leaf of a storage, of which it shows all elements as `shape`. */
-export function storage(token: StorageToken, shape: Shape, dtype: DType, device: number | undefined): NodeOf<"storage"> {
+export function storage(
+  token: StorageToken,
+  shape: Shape,
+  dtype: DType,
+  device: number | undefined,
+): NodeOf<"storage"> {
   return leaf(token, shape, dtype, device);
 }
 
@@ -80,7 +105,9 @@ export function storage(token: StorageToken, shape: Shape, dtype: DType, device:
 export function cast(x: Node, dtype: DType): Node {
   if (x.dtype === dtype) return x;
   // An f16 becomes anything else by way of f32, which holds it.
-  if ((x.dtype === "f16" && dtype !== "f32") || (dtype === "f16" && x.dtype !== "f32")) return cast(cast(x, "f32"), dtype);
+  if ((x.dtype === "f16" && dtype !== "f32") || (dtype === "f16" && x.dtype !== "f32")) {
+    return cast(cast(x, "f32"), dtype);
+  }
   return makeNode("cast", [x], {}, x.shape, dtype, x.device);
 }
 
@@ -137,20 +164,36 @@ export function broadcastTo(x: Node, shape: Shape): Node {
   if (sameShape(x.shape, shape)) return x;
   const missing = shape.length - x.shape.length;
   if (missing < 0) {
-    throw new ShapeError("broadcastTo", { got: `${formatShape(x.shape)} to ${formatShape(shape)}`, need: "a rank at least as high" });
+    throw new ShapeError("broadcastTo", {
+      got: `${formatShape(x.shape)} to ${formatShape(shape)}`,
+      need: "a rank at least as high",
+    });
   }
   return expand(reshape(x, [...new Array<number>(missing).fill(1), ...x.shape]), shape);
 }
 
 /** `low[i]` and `high[i]` (at least 0) elements of `value` put before and after axis i. */
 export function pad(x: Node, low: readonly number[], high: readonly number[], value = 0): Node {
-  if (low.length !== x.shape.length || high.length !== x.shape.length || ![...low, ...high].every((n) => Number.isSafeInteger(n) && n >= 0)) {
-    throw new ShapeError("pad", { got: `low [${low}], high [${high}]`, need: `${x.shape.length} counts of at least 0 each` });
+  if (
+    low.length !== x.shape.length || high.length !== x.shape.length ||
+    ![...low, ...high].every((n) => Number.isSafeInteger(n) && n >= 0)
+  ) {
+    throw new ShapeError("pad", {
+      got: `low [${low}], high [${high}]`,
+      need: `${x.shape.length} counts of at least 0 each`,
+    });
   }
   if (low.every((n) => n === 0) && high.every((n) => n === 0)) return x;
   const shape = x.shape.map((n, axis) => n + low[axis]! + high[axis]!);
   checkShape("pad", shape);
-  return makeNode("pad", [x], { low: [...low], high: [...high], value: toElement(x.dtype, value) }, shape, x.dtype, x.device);
+  return makeNode(
+    "pad",
+    [x],
+    { low: [...low], high: [...high], value: toElement(x.dtype, value) },
+    shape,
+    x.dtype,
+    x.device,
+  );
 }
 
 /** Output index i of each axis reads source index `start + i * step`, `count` times; every index read must exist. */
@@ -167,7 +210,9 @@ export function slice(x: Node, start: readonly number[], count: readonly number[
       need: "indices that lie within every axis, steps other than 0",
     });
   }
-  if (sameShape(count, x.shape) && start.every((n) => n === 0) && step.every((n, axis) => n === 1 || x.shape[axis]! <= 1)) return x;
+  if (
+    sameShape(count, x.shape) && start.every((n) => n === 0) && step.every((n, axis) => n === 1 || x.shape[axis]! <= 1)
+  ) return x;
   // An axis that is empty reads nothing: one spelling for it.
   const first = start.map((n, axis) => count[axis] === 0 ? 0 : n);
   return makeNode("slice", [x], { start: first, step: [...step] }, count, x.dtype, x.device);
@@ -192,7 +237,9 @@ export function window(x: Node, windows: Windows): Node {
 export function unwindow(x: Node, windows: Windows): Node {
   checkWindows("unwindow", windows, x.shape.length - 1);
   const { axis, length, stride, dilation } = windows;
-  if (x.shape.at(-1) === 0) throw new ShapeError("unwindow", { got: formatShape(x.shape), need: "windows of at least one element" });
+  if (x.shape.at(-1) === 0) {
+    throw new ShapeError("unwindow", { got: formatShape(x.shape), need: "windows of at least one element" });
+  }
   const reach = (x.shape[axis]! - 1) * stride + (x.shape.at(-1)! - 1) * dilation + 1;
   if (size(x.shape) > 0 && reach > length) {
     throw new ShapeError("unwindow", {
@@ -206,7 +253,9 @@ export function unwindow(x: Node, windows: Windows): Node {
 
 function checkWindows(op: string, { axis, length, stride, dilation }: Windows, axes: number): void {
   const whole = (n: number, least: number) => Number.isSafeInteger(n) && n >= least;
-  if (whole(axis, 0) && axis < axes && whole(length, op === "window" ? 1 : 0) && whole(stride, 1) && whole(dilation, 1)) return;
+  if (
+    whole(axis, 0) && axis < axes && whole(length, op === "window" ? 1 : 0) && whole(stride, 1) && whole(dilation, 1)
+  ) return;
   throw new ShapeError(op, {
     got: `axis ${axis}, length ${length}, stride ${stride}, dilation ${dilation}`,
     need: `an axis from 0 to ${axes - 1}, and whole numbers of at least 1`,
@@ -216,7 +265,11 @@ function checkWindows(op: string, { axis, length, stride, dilation }: Windows, a
 /** Reduction over `axes` (sorted, distinct), which disappear. */
 export function reduce(op: ReductionName, x: Node, axes: readonly number[]): Node {
   requireDType(op, x.dtype, reductions[op].takes);
-  if (!axes.every((axis, i) => Number.isInteger(axis) && axis >= 0 && axis < x.shape.length && (i === 0 || axis > axes[i - 1]!))) {
+  if (
+    !axes.every((axis, i) =>
+      Number.isInteger(axis) && axis >= 0 && axis < x.shape.length && (i === 0 || axis > axes[i - 1]!)
+    )
+  ) {
     throw new ShapeError(op, { got: `axes [${axes}]`, need: `sorted, distinct axes of ${formatShape(x.shape)}` });
   }
   if (axes.length === 0) return x;
@@ -242,7 +295,14 @@ export function scatterAdd(index: Node, values: Node, axis: number, length: numb
     });
   }
   const shape = values.shape.map((n, i) => i === axis ? length : n);
-  return makeNode("scatterAdd", [index, values], { axis, length }, shape, values.dtype, deviceOf("scatterAdd", [index, values]));
+  return makeNode(
+    "scatterAdd",
+    [index, values],
+    { axis, length },
+    shape,
+    values.dtype,
+    deviceOf("scatterAdd", [index, values]),
+  );
 }
 
 /** x, or where that is larger the largest of the values[i] at i with i[axis] := index[i]. Out of range is dropped. */
@@ -258,7 +318,14 @@ export function scatterMax(x: Node, index: Node, values: Node, axis: number): No
     });
   }
   if (size(values.shape) === 0) return x;
-  return makeNode("scatterMax", [x, index, values], { axis }, x.shape, x.dtype, deviceOf("scatterMax", [x, index, values]));
+  return makeNode(
+    "scatterMax",
+    [x, index, values],
+    { axis },
+    x.shape,
+    x.dtype,
+    deviceOf("scatterMax", [x, index, values]),
+  );
 }
 
 /** What attention is of: see `attention` in structural.ts. */
@@ -284,7 +351,11 @@ export interface AttentionGradientOperands extends AttentionOperands {
 }
 
 /** Gradients of attention by its queries, or by its keys and values; see `attentionGradient` in structural.ts. f32. */
-export function attentionGradient(of: "queries" | "keys", operands: AttentionGradientOperands, diagonal?: number): Node {
+export function attentionGradient(
+  of: "queries" | "keys",
+  operands: AttentionGradientOperands,
+  diagonal?: number,
+): Node {
   const { q, k, v, norm, g, delta, bias } = operands;
   const { batch, d, e, t, s } = attentionLengths("attentionGradient", operands);
   const [row, pair] = [[...batch, 1, t], [...batch, 2, t]];
@@ -331,12 +402,20 @@ export function concat(src: readonly Node[], axis: number): Node {
   const [first] = src;
   if (first === undefined) throw new ArgumentError("concat", { got: "no tensors", need: "at least one" });
   if (!Number.isInteger(axis) || axis < 0 || axis >= first.shape.length) {
-    throw new ShapeError("concat", { got: `axis ${axis} of ${formatShape(first.shape)}`, need: "an axis that the operands have" });
+    throw new ShapeError("concat", {
+      got: `axis ${axis} of ${formatShape(first.shape)}`,
+      need: "an axis that the operands have",
+    });
   }
   for (const node of src) {
-    if (node.dtype !== first.dtype) throw new DTypeError("concat", { got: src.map((n) => n.dtype).join(", "), need: "equal dtypes" });
+    if (node.dtype !== first.dtype) {
+      throw new DTypeError("concat", { got: src.map((n) => n.dtype).join(", "), need: "equal dtypes" });
+    }
     if (node.shape.length !== first.shape.length || !node.shape.every((n, i) => i === axis || n === first.shape[i])) {
-      throw new ShapeError("concat", { got: src.map((n) => formatShape(n.shape)).join(", "), need: `equal shapes but for axis ${axis}` });
+      throw new ShapeError("concat", {
+        got: src.map((n) => formatShape(n.shape)).join(", "),
+        need: `equal shapes but for axis ${axis}`,
+      });
     }
   }
   if (src.length === 1) return first;
@@ -363,7 +442,14 @@ export function newRegion(): number {
 
 /** The same values, at the border of a region; see `checkpoint` in structural.ts. */
 export function checkpoint(x: Node, region: number, side: "in" | "out", others: readonly Node[] = []): Node {
-  return makeNode("checkpoint", [x, ...others], { region, side }, x.shape, x.dtype, deviceOf("checkpoint", [x, ...others]));
+  return makeNode(
+    "checkpoint",
+    [x, ...others],
+    { region, side },
+    x.shape,
+    x.dtype,
+    deviceOf("checkpoint", [x, ...others]),
+  );
 }
 
 /** The same values, of which what is made is computed after `others`; see `after` in structural.ts. */

@@ -61,13 +61,32 @@ function circular(f64: (x: number) => number, name: string): ElementwiseOp {
 
 /** Names of these functions: spelled out, so that the types of the public API need no inference. */
 export type FunctionName =
-  | "cbrt" | "exp" | "expm1" | "log" | "log1p" | "sin" | "cos" | "tan" | "asin" | "acos" | "atan" | "sinh" | "cosh" | "tanh"
-  | "erf" | "pow" | "atan2" | "frem";
+  | "cbrt"
+  | "exp"
+  | "expm1"
+  | "log"
+  | "log1p"
+  | "sin"
+  | "cos"
+  | "tan"
+  | "asin"
+  | "acos"
+  | "atan"
+  | "sinh"
+  | "cosh"
+  | "tanh"
+  | "erf"
+  | "pow"
+  | "atan2"
+  | "frem";
 
 export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   // 1 / ∛x from a third of the exponent, right to 3.5 %, by two steps of Newton's method without a division; then one for ∛x,
   // in which no power of it leaves the range. A subnormal, which a device may take for 0, is as many times 2^-149.
-  cbrt: own(Math.cbrt, "cbrt", `fn sw_cbrt(x: f32) -> f32 {
+  cbrt: own(
+    Math.cbrt,
+    "cbrt",
+    `fn sw_cbrt(x: f32) -> f32 {
   let size = bitcast<u32>(x) & 0x7fffffffu;
   let tiny = size < 0x00800000u;
   let a = select(bitcast<f32>(size), f32(size) * 2.0, tiny);
@@ -77,22 +96,34 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   let y = a * r * r;
   let root = (y - (y - a / (y * y)) * 0.33333334) * select(1.0, 8.8817842e-16, tiny);
   return select(bitcast<f32>(bitcast<u32>(root) | (bitcast<u32>(x) & 0x80000000u)), x, size - 1u >= 0x7f7fffffu);
-}`),
+}`,
+  ),
   exp: native(Math.exp, "exp"),
-  expm1: own(Math.expm1, "expm1", `fn sw_expm1(x: f32) -> f32 {
+  expm1: own(
+    Math.expm1,
+    "expm1",
+    `fn sw_expm1(x: f32) -> f32 {
   let small = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (0.041666668 + x * (0.0083333338 + x * 0.0013888889)))));
   return select(select(exp(x) - 1.0, small, abs(x) < 0.25), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
-}`),
+}`,
+  ),
   // -∞ at 0, and not a number where x is none or negative, whatever the driver has there.
-  log: own(Math.log, "log", `fn sw_log(x: f32) -> f32 {
+  log: own(
+    Math.log,
+    "log",
+    `fn sw_log(x: f32) -> f32 {
   var beyond = 0xff800000u;
   let bits = bitcast<u32>(x);
   let zero = (bits & 0x7fffffffu) == 0u;
   beyond |= select(0x400000u, 0u, zero);
   return select(log(x), bitcast<f32>(beyond), zero || bits > 0x7f800000u);
-}`),
+}`,
+  ),
   // Kahan's formulas: exact where 1 + x or exp(x) rounds to 1.
-  log1p: own(Math.log1p, "log1p", `fn sw_log1p(x: f32) -> f32 {
+  log1p: own(
+    Math.log1p,
+    "log1p",
+    `fn sw_log1p(x: f32) -> f32 {
   var beyond = 0xff800000u;
   let bits = bitcast<u32>(x);
   beyond |= select(0x400000u, 0u, bits == 0xbf800000u);
@@ -100,12 +131,16 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   let small = x * (1.0 + x * (-0.5 + x * (0.33333334 + x * (-0.25 + x * (0.2 - x * 0.16666667)))));
   let r = select(log(1.0 + x), small, abs(x) < 0.0625 && z == z);
   return select(r, bitcast<f32>(beyond), (bits & 0x7fffffffu) > 0x7f800000u || bits >= 0xbf800000u);
-}`),
+}`,
+  ),
   sin: circular(Math.sin, "sin"),
   cos: circular(Math.cos, "cos"),
   tan: circular(Math.tan, "tan"),
   // Cephes' asinf (Moshier): a polynomial to 0.5, beyond it π/2 - 2 asin(√((1 - |x|) / 2)).
-  asin: own(Math.asin, "asin", `fn sw_asin(x: f32) -> f32 {
+  asin: own(
+    Math.asin,
+    "asin",
+    `fn sw_asin(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let a = abs(x);
   let outer = a > 0.5;
@@ -114,20 +149,28 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
   let r = select(p, 1.5707963 - 2.0 * p, outer);
   return select(bitcast<f32>(bitcast<u32>(r) | (bits & 0x80000000u)), x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`),
+}`,
+  ),
   // The same polynomial; π/2 - asin(x) would lose what is small near 1.
-  acos: own(Math.acos, "acos", `fn sw_acos(x: f32) -> f32 {
+  acos: own(
+    Math.acos,
+    "acos",
+    `fn sw_acos(x: f32) -> f32 {
   let a = abs(x);
   let outer = a > 0.5;
   let z = select(x * x, 0.5 * (1.0 - a), outer);
   let s = select(x, sqrt(z), outer);
   let p = s + s * z * (0.16666752 + z * (0.074953003 + z * (0.045470026 + z * (0.024181311 + z * 0.0421632))));
   return select(1.5707963 - p, select(2.0 * p, 3.1415927 - 2.0 * p, x < 0.0), outer);
-}`),
+}`,
+  ),
   atan: native(Math.atan, "atan"),
   // Taylor series below 1 (relative error under 3e-8). Beyond, e^|x| / 2 as the product of √e^|x| and its half, which a smaller
   // exponent makes: neither exceeds the range before the result does.
-  sinh: own(Math.sinh, "sinh", `fn sw_sinh(x: f32) -> f32 {
+  sinh: own(
+    Math.sinh,
+    "sinh",
+    `fn sw_sinh(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let z = x * x;
   let small = x + x * z * (0.16666667 + z * (0.0083333338 + z * (0.0001984127 + z * 0.0000027557319)));
@@ -135,24 +178,36 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   let half = root * bitcast<f32>(bitcast<u32>(root) - 0x00800000u);
   let r = select(bitcast<f32>(bitcast<u32>(half - 0.25 / half) | (bits & 0x80000000u)), small, abs(x) < 1.0);
   return select(r, x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`),
-  cosh: own(Math.cosh, "cosh", `fn sw_cosh(x: f32) -> f32 {
+}`,
+  ),
+  cosh: own(
+    Math.cosh,
+    "cosh",
+    `fn sw_cosh(x: f32) -> f32 {
   let root = exp(0.5 * abs(x));
   let half = root * bitcast<f32>(bitcast<u32>(root) - 0x00800000u);
   return select(half + 0.25 / half, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
-}`),
+}`,
+  ),
   // Below 0.25 the odd Taylor polynomial (relative error under 1e-7); above, exp's argument is kept in range.
-  tanh: own(Math.tanh, "tanh", `fn sw_tanh(x: f32) -> f32 {
+  tanh: own(
+    Math.tanh,
+    "tanh",
+    `fn sw_tanh(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let z = x * x;
   let small = x * (1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488))));
   let large = 1.0 - 2.0 / (exp(2.0 * min(abs(x), 15.0)) + 1.0);
   let r = select(bitcast<f32>(bitcast<u32>(large) | (bits & 0x80000000u)), small, abs(x) < 0.25);
   return select(r, x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`),
+}`,
+  ),
   // Taylor series below 0.5; beyond, Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
   erf: {
-    ...own((x) => erf(x), "erf", `fn sw_erf(x: f32) -> f32 {
+    ...own(
+      (x) => erf(x),
+      "erf",
+      `fn sw_erf(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let a = abs(x);
   let z = x * x;
@@ -161,7 +216,8 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   let p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
   let large = bitcast<f32>(bitcast<u32>(1.0 - p * exp(-min(z, 80.0))) | (bits & 0x80000000u));
   return select(select(large, small, a < 0.5), x, (bits & 0x7fffffffu) > 0x7f800000u);
-}`),
+}`,
+    ),
     js: call("sw_erf"),
     jsHelper: `function sw_erf(x) {
   const a = Math.abs(x), z = x * x;
@@ -189,7 +245,15 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
 }`,
     heavy: true,
   },
-  atan2: { arity: 2, takes: float, gives: "same", f64: Math.atan2, js: call("Math.atan2"), wgsl: call("atan2"), heavy: true },
+  atan2: {
+    arity: 2,
+    takes: float,
+    gives: "same",
+    f64: Math.atan2,
+    js: call("Math.atan2"),
+    wgsl: call("atan2"),
+    heavy: true,
+  },
   /** The exact remainder of a / b truncated, with the sign of the dividend, as C's fmod; NaN where b is 0 or a infinite. */
   frem: {
     arity: 2,

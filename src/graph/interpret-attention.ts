@@ -5,7 +5,13 @@ import { size } from "./shape.ts";
 type Values = Float64Array;
 
 /** Element (row, column) of a matrix [rows, columns] of a batch. */
-function at(x: Values, matrix: number, [rows, columns]: readonly [number, number], row: number, column: number): number {
+function at(
+  x: Values,
+  matrix: number,
+  [rows, columns]: readonly [number, number],
+  row: number,
+  column: number,
+): number {
   return x[(matrix * rows + row) * columns + column]!;
 }
 
@@ -25,14 +31,28 @@ function formOf(node: NodeOf<"attention" | "attentionGradient">): Form {
 }
 
 /** Σ over features of column i of `a` and column j of `b`. */
-function product(a: Values, b: Values, matrix: number, features: number, [t, s]: readonly [number, number], i: number, j: number): number {
+function product(
+  a: Values,
+  b: Values,
+  matrix: number,
+  features: number,
+  [t, s]: readonly [number, number],
+  i: number,
+  j: number,
+): number {
   let sum = 0;
   for (let f = 0; f < features; f++) sum += at(a, matrix, [features, t], f, i) * at(b, matrix, [features, s], f, j);
   return sum;
 }
 
 /** Whether query i does not see key j. */
-function hides(bias: Values | undefined, matrix: number, [t, s]: readonly [number, number], i: number, j: number): boolean {
+function hides(
+  bias: Values | undefined,
+  matrix: number,
+  [t, s]: readonly [number, number],
+  i: number,
+  j: number,
+): boolean {
   return bias !== undefined && at(bias, matrix, [t, s], i, j) === -Infinity;
 }
 
@@ -43,7 +63,9 @@ export function attention(node: NodeOf<"attention">, src: readonly Values[]): Va
   for (let matrix = 0; matrix < matrices; matrix++) {
     for (let i = 0; i < t; i++) {
       const seen = Array.from({ length: s }, (_, j) => j).filter((j) => !hides(bias, matrix, [t, s], i, j));
-      const scores = seen.map((j) => product(q, k, matrix, d, [t, s], i, j) + (bias === undefined ? 0 : at(bias, matrix, [t, s], i, j)));
+      const scores = seen.map((j) =>
+        product(q, k, matrix, d, [t, s], i, j) + (bias === undefined ? 0 : at(bias, matrix, [t, s], i, j))
+      );
       const most = Math.max(...scores);
       if (most === -Infinity) continue;
       const powers = scores.map((score) => Math.exp(score - most));
@@ -68,7 +90,8 @@ export function attentionGradient(node: NodeOf<"attentionGradient">, src: readon
     for (let i = 0; i < t; i++) {
       for (let j = 0; j < s; j++) {
         if (hides(bias, matrix, [t, s], i, j)) continue;
-        const score = product(q, k, matrix, d, [t, s], i, j) + (bias === undefined ? 0 : at(bias, matrix, [t, s], i, j));
+        const score = product(q, k, matrix, d, [t, s], i, j) +
+          (bias === undefined ? 0 : at(bias, matrix, [t, s], i, j));
         const p = Math.exp(score - at(norm, matrix, [2, t], 0, i) - at(norm, matrix, [2, t], 1, i));
         const w = p * (product(g, v, matrix, e, [t, s], i, j) - at(delta, matrix, [1, t], 0, i));
         if (ofQueries) {

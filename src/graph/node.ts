@@ -131,7 +131,14 @@ export function leaf(storage: StorageToken, shape: Shape, dtype: DType, device: 
   return node;
 }
 
-function make(op: Op, src: readonly Node[], attrs: Node["attrs"], shape: Shape, dtype: DType, device: number | undefined): Node {
+function make(
+  op: Op,
+  src: readonly Node[],
+  attrs: Node["attrs"],
+  shape: Shape,
+  dtype: DType,
+  device: number | undefined,
+): Node {
   return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device }) as Node;
 }
 

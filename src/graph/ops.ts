@@ -21,9 +21,39 @@ export const hidden = -3.4028234663852886e38;
 /** Names of the elementwise ops: spelled out, so that the types of the public API need no inference. */
 export type ElementwiseName =
   | FunctionName
-  | "neg" | "abs" | "sign" | "sqrt" | "floor" | "ceil" | "trunc" | "round" | "relu" | "not" | "bitNot" | "add" | "sub" | "mul"
-  | "div" | "idiv" | "irem" | "max" | "min" | "and" | "or" | "xor" | "shl" | "shr" | "lt" | "le" | "eq" | "ne" | "where" | "heed"
-  | "weigh" | "gated" | "threefry";
+  | "neg"
+  | "abs"
+  | "sign"
+  | "sqrt"
+  | "floor"
+  | "ceil"
+  | "trunc"
+  | "round"
+  | "relu"
+  | "not"
+  | "bitNot"
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "idiv"
+  | "irem"
+  | "max"
+  | "min"
+  | "and"
+  | "or"
+  | "xor"
+  | "shl"
+  | "shr"
+  | "lt"
+  | "le"
+  | "eq"
+  | "ne"
+  | "where"
+  | "heed"
+  | "weigh"
+  | "gated"
+  | "threefry";
 
 export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   ...functions,
@@ -356,7 +386,9 @@ export const cast = {
     if (from === "f16") return `sw_float(${x})`;
     if (to === "bool") return `(${x} !== 0)`;
     if (from === "bool") return `(${x} ? 1 : 0)`;
-    if (from === "f32" && to === "i32") return `(${x} >= 2147483648 ? 2147483647 : ${x} < -2147483648 ? -2147483648 : ${x})`;
+    if (from === "f32" && to === "i32") {
+      return `(${x} >= 2147483648 ? 2147483647 : ${x} < -2147483648 ? -2147483648 : ${x})`;
+    }
     if (from === "f32" && to === "u32") return `(${x} >= 4294967296 ? 4294967295 : ${x} > 0 ? ${x} : 0)`;
     return x;
   },

@@ -127,7 +127,18 @@ export type Op = ElementwiseName | StructuralName;
  *  - region: its sources are computed into its memory. There is no kernel.
  *  - cut: none sees it. Graphs are cut there, and for one shard it is the same as its source.
  */
-export type KernelKind = "given" | "number" | "moved" | "same" | "inside" | "lookup" | "reduction" | "own" | "program" | "region" | "cut";
+export type KernelKind =
+  | "given"
+  | "number"
+  | "moved"
+  | "same"
+  | "inside"
+  | "lookup"
+  | "reduction"
+  | "own"
+  | "program"
+  | "region"
+  | "cut";
 
 export type Traits =
   | { readonly kernel: Exclude<KernelKind, "same" | "own"> }

@@ -76,7 +76,9 @@ export async function replaceFile(
 
 function requireFile(path: string, status: FileStatus): void {
   if (status.isFile()) return;
-  throw status.isDirectory() ? failure("EISDIR", `${path} is a folder`) : failure("EINVAL", `${path} is no regular file`);
+  throw status.isDirectory()
+    ? failure("EISDIR", `${path} is a folder`)
+    : failure("EINVAL", `${path} is no regular file`);
 }
 
 /** An error as the system's are. */

@@ -259,7 +259,11 @@ export function pathOfUrl(url: string): string | undefined {
 export function cacheFolder(): string | undefined {
   const home = environment(platform === "win32" ? "LOCALAPPDATA" : "HOME");
   return environment("XDG_CACHE_HOME") ??
-    (home === undefined ? undefined : platform === "win32" ? home : `${home}/${platform === "darwin" ? "Library/Caches" : ".cache"}`);
+    (home === undefined
+      ? undefined
+      : platform === "win32"
+      ? home
+      : `${home}/${platform === "darwin" ? "Library/Caches" : ".cache"}`);
 }
 
 /** Whether files in a folder can be read (and written), without asking anybody. */

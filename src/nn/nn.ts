@@ -45,7 +45,26 @@ export type { AccuracyOptions, TopKOptions } from "./losses/metrics.ts";
 export type { RowOptions } from "./losses/rows.ts";
 export { Trainer, trainer } from "./training/trainer.ts";
 export type { BatchOf } from "../parallel/split/host-batch.ts";
-export type { BatchEvent, DeterministicOptions, DeviceMemory, EventListeners, FitOptions, RowsOptions, TrainerOptions } from "./training/trainer.ts";
-export type { Batched, BatchesWithout, BatchSource, DefaultBatch, Fits, InputOf, TensorFields, TensorRecord, TensorsOf, TensorTree } from "./training/batch-types.ts";
+export type {
+  BatchEvent,
+  DeterministicOptions,
+  DeviceMemory,
+  EventListeners,
+  FitOptions,
+  RowsOptions,
+  TrainerOptions,
+} from "./training/trainer.ts";
+export type {
+  Batched,
+  BatchesWithout,
+  BatchSource,
+  DefaultBatch,
+  Fits,
+  InputOf,
+  TensorFields,
+  TensorRecord,
+  TensorsOf,
+  TensorTree,
+} from "./training/batch-types.ts";
 export type { EpochRecord, Evaluation, History, Means, StepRecord } from "./training/history.ts";
 export type { ProgressStyle } from "./training/progress.ts";

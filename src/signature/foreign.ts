@@ -11,14 +11,22 @@ export type ForeignWords = Readonly<Record<string, string>>;
  */
 export function foreignWords(owner: string, prototype: object, words: ForeignWords, index?: string): void {
   const known = new Map(Object.entries(words));
-  const end = new Proxy(Object.getPrototypeOf(prototype) as object, {
+  let last = prototype;
+  for (let next = above(last); next !== null && above(next) !== null; next = above(next)) last = next;
+  const end = new Proxy(above(last)!, {
     get(target, key, receiver) {
-      const need = typeof key !== "string" ? undefined : known.get(key) ?? (index !== undefined && /^\d+$/.test(key) ? index : undefined);
+      const need = typeof key !== "string"
+        ? undefined
+        : known.get(key) ?? (index !== undefined && /^\d+$/.test(key) ? index : undefined);
       if (need === undefined) return Reflect.get(target, key, receiver) as unknown;
       throw foreign(owner, key as string, need);
     },
   });
-  Object.setPrototypeOf(prototype, end);
+  Object.setPrototypeOf(last, end);
+}
+
+function above(prototype: object): object | null {
+  return Object.getPrototypeOf(prototype) as object | null;
 }
 
 /** The same for one plain object, which keeps its prototype: properties that are not enumerated. */

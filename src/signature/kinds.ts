@@ -53,7 +53,9 @@ export function oneOf<const T extends string>(...words: readonly T[]): Kind<T> {
 }
 
 /** What one of some kinds accepts. */
-export function either<T extends readonly Kind<unknown>[]>(...kinds: T): Kind<T[number] extends Kind<infer X> ? X : never> {
+export function either<T extends readonly Kind<unknown>[]>(
+  ...kinds: T
+): Kind<T[number] extends Kind<infer X> ? X : never> {
   return {
     need: `${kinds.slice(0, -1).map(({ need }) => need).join(", ")} or ${kinds.at(-1)!.need}`,
     accepts: (x) => kinds.some((kind) => kind.accepts(x)),
@@ -125,9 +127,14 @@ function named<O extends object>(fields: Fields<O>, needed: readonly string[] = 
       return !isEmpty || !isInstance(x);
     },
     place(values) {
-      const takes = (name: string | undefined, x: unknown) => name !== undefined && table.get(name) !== anything && table.get(name)!.accepts(x);
-      const places = values.length === 1 ? [[...needed, ...names].find((name) => takes(name, values[0]))] : names.slice(0, values.length);
-      if (values.length === 0 || values.length > names.length || !values.every((x, i) => takes(places[i], x))) return undefined;
+      const takes = (name: string | undefined, x: unknown) =>
+        name !== undefined && table.get(name) !== anything && table.get(name)!.accepts(x);
+      const places = values.length === 1
+        ? [[...needed, ...names].find((name) => takes(name, values[0]))]
+        : names.slice(0, values.length);
+      if (values.length === 0 || values.length > names.length || !values.every((x, i) => takes(places[i], x))) {
+        return undefined;
+      }
       return `{ ${values.map((x, i) => `${places[i]}: ${show(x)}`).join(", ")} }`;
     },
     refuse(name, x) {

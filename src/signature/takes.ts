@@ -2,7 +2,7 @@
  * What a public function takes, declared once and checked at every call: JavaScript passes over an argument too many, a
  * misspelt option and a wrong type, and the result would be another one than was asked for.
  */
-import { ArgumentError } from "../errors.ts";
+import { ArgumentError, InternalError } from "../errors.ts";
 import { type Kind, refusalOf } from "./kinds.ts";
 import { show } from "./show.ts";
 
@@ -30,7 +30,9 @@ export class Signature {
     const count = Math.max(args.length, kinds.length);
     for (let i = 0; i < count; i++) {
       const kind = i < kinds.length ? kinds[i]! : this.#rest;
-      if (kind === undefined || !(args[i] === undefined ? kind.optional === true : kind.accepts(args[i]))) this.refuse(args);
+      if (kind === undefined || !(args[i] === undefined ? kind.optional === true : kind.accepts(args[i]))) {
+        this.refuse(args);
+      }
     }
   }
 
@@ -52,7 +54,9 @@ export class Signature {
       for (const x of given) {
         if (x === undefined ? kind.optional === true : kind.accepts(x)) continue;
         const refusal = refusalOf(kind, names[i]!, x, true);
-        const meant = i === kinds.length - 1 ? kind.place?.(Array.from(args).slice(i).filter((one) => one !== undefined)) : undefined;
+        const meant = i === kinds.length - 1
+          ? kind.place?.(Array.from(args).slice(i).filter((one) => one !== undefined))
+          : undefined;
         const need = meant === undefined ? refusal.need : `${refusal.need}: did you mean ${meant}?`;
         throw new (refusal.error ?? ArgumentError)(op, { ...refusal, need });
       }
@@ -87,16 +91,23 @@ export function rejects(parameters: Parameters): Rejecting {
 
 /** The parameters of all methods of a class, but for `Internal` ones. */
 export type Methods<C, Internal = never> = {
-  readonly [K in keyof C as K extends string ? K extends Internal ? never : C[K] extends Method ? K : never : never]-?: C[K] extends
-    (...args: never[]) => PromiseLike<unknown> ? Rejecting : Parameters;
+  readonly [K in keyof C as K extends string ? K extends Internal ? never : C[K] extends Method ? K : never : never]-?:
+    C[K] extends (...args: never[]) => PromiseLike<unknown> ? Rejecting : Parameters;
 };
 
 type Called = (this: unknown, ...args: unknown[]) => unknown;
 
-/** Lets the methods of a class check what they are given. An error names the method, with `prefix` before it. */
-export function guard(prefix: string, prototype: object, methods: Readonly<Record<string, Parameters | Rejecting>>): void {
+/**
+ * Lets the methods of a class, inherited ones as well, check what they are given. An error names the method, with `prefix`
+ * before it.
+ */
+export function guard(
+  prefix: string,
+  prototype: object,
+  methods: Readonly<Record<string, Parameters | Rejecting>>,
+): void {
   for (const [name, declared] of Object.entries(methods)) {
-    const descriptor = Object.getOwnPropertyDescriptor(prototype, name)!;
+    const descriptor = descriptorOf(prototype, name);
     const method = descriptor.value as Called;
     const value = declared instanceof Rejecting
       ? rejecting(new Signature(prefix + name, declared.parameters), method)
@@ -104,6 +115,14 @@ export function guard(prefix: string, prototype: object, methods: Readonly<Recor
     Object.defineProperties(value, { name: { value: name }, length: { value: method.length } });
     Object.defineProperty(prototype, name, { ...descriptor, value });
   }
+}
+
+function descriptorOf(prototype: object, name: string): PropertyDescriptor {
+  for (let owner: object | null = prototype; owner !== null; owner = Object.getPrototypeOf(owner) as object | null) {
+    const descriptor = Object.getOwnPropertyDescriptor(owner, name);
+    if (descriptor !== undefined) return descriptor;
+  }
+  throw new InternalError("guard", { got: `no method ${name}`, need: "a method of the class" });
 }
 
 /** The method, after a check. Most ops have few parameters: lists of arguments are not made for those. */
@@ -132,7 +151,8 @@ function throwing(signature: Signature, method: Called): Called {
   const mayLackSecond = second.optional === true;
   return function (a, b) {
     if (
-      arguments.length > 2 || !(a === undefined ? mayLack : first.accepts(a)) || !(b === undefined ? mayLackSecond : second.accepts(b))
+      arguments.length > 2 || !(a === undefined ? mayLack : first.accepts(a)) ||
+      !(b === undefined ? mayLackSecond : second.accepts(b))
     ) signature.refuse(arguments);
     return method.call(this, a, b);
   };

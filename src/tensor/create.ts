@@ -6,7 +6,19 @@ import { type DType, dtypes, holds, type HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { checkShape, formatShape, type Shape, size } from "../graph/shape.ts";
 import { hostElements } from "../graph/words.ts";
-import { anything, boolean, either, type Fields, type Kind, listOf, number, optional, options, rest, string } from "../signature/kinds.ts";
+import {
+  anything,
+  boolean,
+  either,
+  type Fields,
+  type Kind,
+  listOf,
+  number,
+  optional,
+  options,
+  rest,
+  string,
+} from "../signature/kinds.ts";
 import { takes } from "../signature/takes.ts";
 import type { Computed, Counted, MeetAll, MeetOperands } from "./dtypes.ts";
 import { Storage } from "./eager/storage.ts";
@@ -32,7 +44,8 @@ export type TypedArray =
   | Uint32Array;
 
 /** The dtype that data have where none is asked for: of numbers and booleans, or of a typed array. */
-export type DTypeOfData<X> = X extends NestedTyped<infer T> ? DTypeOfData<T> : X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
+export type DTypeOfData<X> = X extends NestedTyped<infer T> ? DTypeOfData<T>
+  : X extends TypedArray ? X extends Float32Array | Float64Array ? "f32" : X extends Uint32Array ? "u32" : "i32"
   : X extends NestedArray<number> ? "f32"
   : X extends NestedArray<boolean> ? "bool"
   : "f32" | "bool";
@@ -52,7 +65,8 @@ export interface TensorOptions<D extends DType = DType> extends CreateOptions<D>
 }
 
 /** The numbers of `arange`. */
-export interface ArangeOptions<D extends DType = DType, Start extends number = number, Step extends number = number> extends CreateOptions<D> {
+export interface ArangeOptions<D extends DType = DType, Start extends number = number, Step extends number = number>
+  extends CreateOptions<D> {
   /** The first number. Default 0. */
   readonly start?: Start | undefined;
   /** From one number to the next; not 0. Default 1. */
@@ -83,7 +97,9 @@ export function tensor<X extends NestedArray | TypedArray | NestedTyped<TypedArr
 ): Tensor<NoInfer<D>> {
   signatures.tensor.check(arguments);
   const isTyped = (x: unknown): x is TypedArray => ArrayBuffer.isView(x);
-  const { shape, values, typed } = isTyped(data) ? { shape: [data.length], values: data, typed: data } : flattenNested("tensor", data);
+  const { shape, values, typed } = isTyped(data)
+    ? { shape: [data.length], values: data, typed: data }
+    : flattenNested("tensor", data);
   const dtype = options.dtype ?? (isTyped(typed) ? dtypeOf(typed) : dtypeOfValues(values)) as D;
   const wanted = options.shape ?? shape;
   checkShape("tensor", wanted);
@@ -131,9 +147,17 @@ const signatures = {
   full: takes("full", { shape, value: either(number, boolean), options: options<CreateOptions>(creating) }),
   zeros: takes("zeros", { shape, options: options<CreateOptions>(creating) }),
   ones: takes("ones", { shape, options: options<CreateOptions>(creating) }),
-  arange: takes("arange", { end: number, options: options<ArangeOptions>({ ...creating, start: number, step: number }) }),
+  arange: takes("arange", {
+    end: number,
+    options: options<ArangeOptions>({ ...creating, start: number, step: number }),
+  }),
   range: takes("arange", { start: number, end: number, step: optional(number) }),
-  linspace: takes("linspace", { start: number, end: number, count: number, options: options<DeviceOption>({ device }) }),
+  linspace: takes("linspace", {
+    start: number,
+    end: number,
+    count: number,
+    options: options<DeviceOption>({ device }),
+  }),
   eye: takes("eye", { rows: number, options: options<EyeOptions>({ ...creating, columns: number }) }),
   concat: takes("concat", { tensors, options: options<AxisOptions>({ axis }) }),
   stack: takes("stack", { tensors, options: options<AxisOptions>({ axis }) }),
@@ -143,7 +167,9 @@ const signatures = {
 };
 
 function deviceId(op: string, device: Device | undefined): number | undefined {
-  if (device?.isLost === true) throw new DeviceError(op, { got: `${device.name}, which was closed or lost`, need: "an open device" });
+  if (device?.isLost === true) {
+    throw new DeviceError(op, { got: `${device.name}, which was closed or lost`, need: "an open device" });
+  }
   return device?.id;
 }
 
@@ -163,7 +189,12 @@ export function full<V extends number | boolean, D extends DType = DTypeOfData<V
   return filledWith("full", value, shape, options);
 }
 
-function filledWith<D extends DType>(op: string, value: number | boolean, shape: Shape, options: CreateOptions<D>): Tensor<D> {
+function filledWith<D extends DType>(
+  op: string,
+  value: number | boolean,
+  shape: Shape,
+  options: CreateOptions<D>,
+): Tensor<D> {
   checkShape(op, shape);
   const dtype = options.dtype ?? (typeof value === "boolean" ? "bool" : "f32");
   return placed(op, build.full(shape, Number(value), dtype), options.device);
@@ -184,7 +215,9 @@ export function ones(...given: readonly unknown[]): Tensor {
 }
 
 function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]): Tensor {
-  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) return filledWith(op, value, given, {});
+  if (given.length > 0 && given.every((one): one is number => typeof one === "number")) {
+    return filledWith(op, value, given, {});
+  }
   signatures[op].check(given);
   const [shape, options = {}] = given as readonly [Shape, CreateOptions?];
   return filledWith(op, value, shape, options);
@@ -196,7 +229,12 @@ function filled(op: "zeros" | "ones", value: number, given: readonly unknown[]):
  * f32 that holds all numbers (f32 rounds them). Throws ArgumentError where a dtype of integers that is asked for does not hold
  * them.
  */
-export function arange<End extends number, Start extends number = 0, Step extends number = 1, D extends DType = Counted<End, Start, Step>>(
+export function arange<
+  End extends number,
+  Start extends number = 0,
+  Step extends number = 1,
+  D extends DType = Counted<End, Start, Step>,
+>(
   end: End,
   options?: ArangeOptions<D, Start, Step>,
 ): Tensor<NoInfer<D>>;
@@ -219,7 +257,10 @@ export function arange(...given: readonly unknown[]): Tensor {
 function counted(end: number, options?: ArangeOptions): Tensor {
   const { start = 0, step = 1 } = options ?? {};
   if (![start, end, step].every(Number.isFinite) || step === 0) {
-    throw new ArgumentError("arange", { got: `start ${start}, end ${end}, step ${step}`, need: "finite numbers, a step other than 0" });
+    throw new ArgumentError("arange", {
+      got: `start ${start}, end ${end}, step ${step}`,
+      need: "finite numbers, a step other than 0",
+    });
   }
   const count = Math.max(0, Math.ceil((end - start) / step));
   checkShape("arange", [count]);
@@ -230,7 +271,10 @@ function counted(end: number, options?: ArangeOptions): Tensor {
   if (asked === "bool") throw new DTypeError("arange", { got: "bool", need: "a dtype of numbers" });
   if (asked === "f16") return counted(end, { ...options, dtype: "f32" }).cast("f16");
   if ((asked === "i32" || asked === "u32") && !fits(asked)) {
-    throw new ArgumentError("arange", { got: `${start} to ${last} by ${step} as ${asked}`, need: `whole numbers from ${dtypes[asked].least} to ${dtypes[asked].most}` });
+    throw new ArgumentError("arange", {
+      got: `${start} to ${last} by ${step} as ${asked}`,
+      need: `whole numbers from ${dtypes[asked].least} to ${dtypes[asked].most}`,
+    });
   }
   const dtype = asked ?? (!whole ? "f32" : fits("i32") ? "i32" : fits("u32") ? "u32" : "f32");
   const steps = build.iota(count, dtype);
@@ -253,7 +297,9 @@ export function linspace(start: number, end: number, count: number, options: Dev
     throw new ArgumentError("linspace", { got: `${start} to ${end}`, need: "finite numbers" });
   }
   const data = new Float32Array(count);
-  for (let i = 0; i < count; i++) data[i] = i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1);
+  for (let i = 0; i < count; i++) {
+    data[i] = i === count - 1 && i > 0 ? end : start + (end - start) * i / Math.max(1, count - 1);
+  }
   return fromHost(data, [count], "f32", options.device);
 }
 
@@ -280,7 +326,11 @@ export function stack<T extends readonly Tensor[] | []>(tensors: T, options: Axi
 }
 
 /** A new last axis of length `classes`: 1 at the label, else 0; a label outside gives zeros. f32 by default. */
-export function oneHot<D extends DType = "f32">(labels: Tensor, classes: number, options: DTypeOptions<D> = {}): Tensor<NoInfer<D>> {
+export function oneHot<D extends DType = "f32">(
+  labels: Tensor,
+  classes: number,
+  options: DTypeOptions<D> = {},
+): Tensor<NoInfer<D>> {
   signatures.oneHot.check(arguments);
   return new Tensor(oneHotNode(labels.node, classes, options.dtype ?? "f32"));
 }
@@ -292,7 +342,11 @@ export function einsum<T extends readonly Tensor[]>(spec: string, ...tensors: T)
 }
 
 /** `a` where `condition` is true (not 0), else `b`; all broadcast. A NaN in what is not chosen does no harm. */
-export function where<A extends Operand, B extends Operand>(condition: Operand, a: A, b: B): Tensor<MeetOperands<A, B>> {
+export function where<A extends Operand, B extends Operand>(
+  condition: Operand,
+  a: A,
+  b: B,
+): Tensor<MeetOperands<A, B>> {
   signatures.where.check(arguments);
   return new Tensor(whereNode(operand(condition), operand(a), operand(b)));
 }

@@ -31,13 +31,16 @@ type NumberKind<N extends number> = number extends N ? "any" : KindOfLiteral<N>;
 
 type KindOfLiteral<N extends number> = N extends 0 | 1 ? "bit"
   : `${N}` extends `${string}e${string}` ? "any"
-  : `${N}` extends `${bigint}` ? `${N}` extends `-${infer Digits}` ? IfShort<Digits, "negative"> : IfShort<`${N}`, "natural">
+  : `${N}` extends `${bigint}`
+    ? `${N}` extends `-${infer Digits}` ? IfShort<Digits, "negative"> : IfShort<`${N}`, "natural">
   : `${N}` extends `${string}.${string}` ? "fraction"
   : "any";
 
 /** Nine digits are below 2^31. */
 type IfShort<Digits extends string, Kind> = Digits extends
-  `${infer _1}${infer _2}${infer _3}${infer _4}${infer _5}${infer _6}${infer _7}${infer _8}${infer _9}${infer _10}${string}` ? "any" : Kind;
+  `${infer _1}${infer _2}${infer _3}${infer _4}${infer _5}${infer _6}${infer _7}${infer _8}${infer _9}${infer _10}${string}`
+  ? "any"
+  : Kind;
 
 /** The dtype in which two meet: `promote`. */
 export type Promote<A extends DType, B extends DType> = Meetings[A][B];
@@ -54,11 +57,12 @@ export type MeetOperands<A, B> = A extends Typed ? Meet<A["dtype"], B>
   : "f32";
 
 /** The dtype in which all of a list of tensors meet. */
-export type MeetAll<T extends readonly Typed[]> = T extends readonly [infer First extends Typed, ...infer Rest extends readonly Typed[]]
-  ? MeetNext<First["dtype"], Rest>
+export type MeetAll<T extends readonly Typed[]> = T extends
+  readonly [infer First extends Typed, ...infer Rest extends readonly Typed[]] ? MeetNext<First["dtype"], Rest>
   : Meetings[T[number]["dtype"]][T[number]["dtype"]];
 
-type MeetNext<D extends DType, T extends readonly Typed[]> = T extends readonly [infer First extends Typed, ...infer Rest extends readonly Typed[]]
+type MeetNext<D extends DType, T extends readonly Typed[]> = T extends
+  readonly [infer First extends Typed, ...infer Rest extends readonly Typed[]]
   ? MeetNext<Meetings[D][First["dtype"]], Rest>
   : T extends readonly [] ? D
   : D | Meetings[D][MeetAll<T>];
@@ -115,7 +119,8 @@ export type Bits<D extends DType, O = boolean> = O extends Typed ? Integers[Prom
   : Integers[D];
 
 /** The dtype of `arange` where none is asked for. */
-export type Counted<End extends number, Start extends number, Step extends number> = [NumberKind<Start>] extends ["fraction"] ? "f32"
+export type Counted<End extends number, Start extends number, Step extends number> = [NumberKind<Start>] extends
+  ["fraction"] ? "f32"
   : [NumberKind<Step>] extends ["fraction"] ? "f32"
   : [NumberKind<End | Start | Step>] extends ["bit" | "natural" | "negative"] ? "i32"
   : "i32" | "u32" | "f32";

@@ -51,7 +51,10 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
    */
   constructor(given: Node, outside = false) {
     if (typeof (given as Partial<Node> | undefined)?.op !== "string") {
-      throw new ArgumentError("Tensor", { got: "new Tensor(…)", need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])" });
+      throw new ArgumentError("Tensor", {
+        got: "new Tensor(…)",
+        need: "a function that makes tensors: tensor([[1, 2], [3, 4]]), zeros([2, 3])",
+      });
     }
     const node = outside || !recordOf(given).shown ? given : build.another(given);
     this.shape = node.shape;
@@ -239,7 +242,9 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
     this.dispose();
   }
 
-  #currentVersion(): object { return (this.#alias?.base ?? this).#version ??= {}; }
+  #currentVersion(): object {
+    return (this.#alias?.base ?? this).#version ??= {};
+  }
 
   /** dtype and shape, where it is, and its values once they were read, or where the host has them. */
   toString(): string {
@@ -261,10 +266,16 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
   /** Operators of JavaScript cannot compute with tensors: they throw, where they would give NaN or compare texts. */
   [Symbol.toPrimitive](hint: string): string {
     if (hint === "string") return this.toString();
-    throw new ArgumentError("tensor", { got: "a Tensor where JavaScript needs a number (t * 2, t < 2, t + 1)", need: "a method: t.mul(2), t.less(2), t.add(1); await t.item() for the number" });
+    throw new ArgumentError("tensor", {
+      got: "a Tensor where JavaScript needs a number (t * 2, t < 2, t + 1)",
+      need: "a method: t.mul(2), t.less(2), t.add(1); await t.item() for the number",
+    });
   }
   /** Always throws: a value is read with `await`. */
   toJSON(): never {
-    throw new ArgumentError("JSON.stringify", { got: `a Tensor ${this.dtype}${formatShape(this.shape)}`, need: "its values: await t.array()" });
+    throw new ArgumentError("JSON.stringify", {
+      got: `a Tensor ${this.dtype}${formatShape(this.shape)}`,
+      need: "its values: await t.array()",
+    });
   }
 }

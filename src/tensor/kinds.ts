@@ -23,7 +23,10 @@ export const dtype: Kind<DType> = {
   error: DTypeError,
   refuse(name, x) {
     const meant = typeof x === "string" ? nearest(x, dtypeNames) : undefined;
-    return { got: `${name} ${show(x)}`, need: `one of ${dtypeNames.join(", ")}${meant === undefined ? "" : `: did you mean ${meant}?`}` };
+    return {
+      got: `${name} ${show(x)}`,
+      need: `one of ${dtypeNames.join(", ")}${meant === undefined ? "" : `: did you mean ${meant}?`}`,
+    };
   },
 };
 

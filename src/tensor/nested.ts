@@ -29,29 +29,43 @@ export function flattenNested(op: string, data: NestedArray | NestedTyped): Flat
   for (let level: unknown = data; isList(level); level = level[0]) {
     shape.push(level.length);
     // An array that has itself among its elements has no end.
-    if (shape.length > mostAxes) throw new ShapeError(op, { got: `arrays nested more than ${mostAxes} deep`, need: `at most ${mostAxes} axes` });
+    if (shape.length > mostAxes) {
+      throw new ShapeError(op, { got: `arrays nested more than ${mostAxes} deep`, need: `at most ${mostAxes} axes` });
+    }
   }
   const values: (number | boolean)[] = [];
   const visit = (part: unknown, axis: number): void => {
     if (isList(part)) {
       if (axis >= shape.length || part.length !== shape[axis]) {
         throw new ShapeError(op, {
-          got: `ragged arrays: ${axis >= shape.length ? `an array of ${part.length}` : `lengths ${shape[axis]} and ${part.length}`} at depth ${axis}`,
+          got: `ragged arrays: ${
+            axis >= shape.length ? `an array of ${part.length}` : `lengths ${shape[axis]} and ${part.length}`
+          } at depth ${axis}`,
           need: "arrays of one length on each level",
         });
       }
       if (ArrayBuffer.isView(part) && (typed ??= part).constructor !== part.constructor) {
-        throw new ArgumentError(op, { got: `${inWords(typed)} beside ${inWords(part)}`, need: "typed arrays of one type" });
+        throw new ArgumentError(op, {
+          got: `${inWords(typed)} beside ${inWords(part)}`,
+          need: "typed arrays of one type",
+        });
       }
       for (let i = 0; i < part.length; i++) visit(part[i], axis + 1);
       return;
     }
-    if (part instanceof Promise) throw new ArgumentError(op, { got: "a Promise among the values", need: "what it gives: await it" });
+    if (part instanceof Promise) {
+      throw new ArgumentError(op, { got: "a Promise among the values", need: "what it gives: await it" });
+    }
     if (axis !== shape.length) {
-      throw new ShapeError(op, { got: `ragged arrays: ${typeof part} beside an array at depth ${axis}`, need: "arrays of one depth" });
+      throw new ShapeError(op, {
+        got: `ragged arrays: ${typeof part} beside an array at depth ${axis}`,
+        need: "arrays of one depth",
+      });
     }
     if (typeof part !== "number" && typeof part !== "boolean") {
-      const need = typeof part === "object" && part !== null && "shape" in part ? "numbers; stack([a, b]) puts Tensors together" : "numbers, booleans, or nested arrays of them";
+      const need = typeof part === "object" && part !== null && "shape" in part
+        ? "numbers; stack([a, b]) puts Tensors together"
+        : "numbers, booleans, or nested arrays of them";
       throw new ArgumentError(op, { got: `${inWords(part)} at [${placeOf(values.length, shape).join(", ")}]`, need });
     }
     values.push(part);
@@ -102,7 +116,11 @@ export function show(picked: HostArray, shape: Shape, dtype: DType): string {
   const part = (axis: number): string => {
     if (axis === shape.length) {
       const value = picked[next++]!;
-      return dtype === "bool" ? String(value !== 0) : isFloat(dtype) ? String(Number(value.toPrecision(6))) : String(value);
+      return dtype === "bool"
+        ? String(value !== 0)
+        : isFloat(dtype)
+        ? String(Number(value.toPrecision(6)))
+        : String(value);
     }
     const parts = Array.from({ length: Math.min(shape[axis]!, shown) }, () => part(axis + 1));
     if (shape[axis]! > shown) parts.splice(shown / 2, 0, "…");

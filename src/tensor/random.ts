@@ -50,7 +50,10 @@ const signatures = {
   uniform: takes("random.uniform", { shape, options: options<UniformOptions>({ low: number, high: number }) }),
   normal: takes("random.normal", { shape, options: options<NormalOptions>({ mean: number, std: number }) }),
   bernoulli: takes("random.bernoulli", { shape, p }),
-  integers: takes("random.integers", { shape, options: required<IntegersOptions>(["high"], { low: number, high: number }) }),
+  integers: takes("random.integers", {
+    shape,
+    options: required<IntegersOptions>(["high"], { low: number, high: number }),
+  }),
   permutation: takes("random.permutation", { n: number }),
   uniformLike: takes("random.uniformLike", { x: tensorKind }),
   normalLike: takes("random.normalLike", { x: tensorKind }),
@@ -65,7 +68,9 @@ function check(signature: Signature, args: ArrayLike<unknown>): void {
     const lengths = other === -1 ? given : given.slice(0, other);
     throw new ArgumentError(signature.op, {
       got: `${lengths.join(", ")} as shape`,
-      need: `a shape as one list: did you mean ${signature.op}(${[`[${lengths.join(", ")}]`, ...given.slice(lengths.length).map(show)].join(", ")})?`,
+      need: `a shape as one list: did you mean ${signature.op}(${
+        [`[${lengths.join(", ")}]`, ...given.slice(lengths.length).map(show)].join(", ")
+      })?`,
     });
   }
   signature.check(args);
@@ -111,7 +116,10 @@ interface Counters {
 function countersOf(op: string, shape: Shape, like: Node | undefined): Counters {
   const rows = like === undefined ? undefined : currentFrame()?.random?.sampleIndex?.(like);
   if (size(shape) / (rows === undefined ? 1 : shape[rows.axis]!) > longestAxis) {
-    throw new ShapeError(op, { got: `${formatShape(shape)}, of ${size(shape)} elements`, need: `at most ${longestAxis} elements` });
+    throw new ShapeError(op, {
+      got: `${formatShape(shape)}, of ${size(shape)} elements`,
+      need: `at most ${longestAxis} elements`,
+    });
   }
   if (rows === undefined) return { element: positions(shape, -1), sample: build.full(shape, 0, "u32") };
   const along = build.reshape(rows.index, shape.map((n, axis) => axis === rows.axis ? n : 1));
@@ -129,7 +137,13 @@ function positions(shape: Shape, without: number): Node {
 function bitsOf(key: Key, { element, sample }: Counters, stream = 0): Node {
   const first = stream === 0 ? key.first : apply("xor", key.first, hash(0x80000000 + stream));
   const { shape } = element;
-  return build.elementwise("threefry", build.broadcastTo(first, shape), build.broadcastTo(key.second, shape), element, sample);
+  return build.elementwise(
+    "threefry",
+    build.broadcastTo(first, shape),
+    build.broadcastTo(key.second, shape),
+    element,
+    sample,
+  );
 }
 
 /** In [0, 1), in steps of 2^-24: every one of them is an f32. */
@@ -166,7 +180,10 @@ export function uniform(shape: Shape, options: UniformOptions = {}): Tensor<"f32
   check(signatures.uniform, arguments);
   const { low = 0, high = 1 } = options;
   if (!Number.isFinite(Math.fround(low)) || !Number.isFinite(Math.fround(high)) || low > high) {
-    throw new ArgumentError("random.uniform", { got: `low ${low}, high ${high}`, need: "finite f32 numbers, low <= high" });
+    throw new ArgumentError("random.uniform", {
+      got: `low ${low}, high ${high}`,
+      need: "finite f32 numbers, low <= high",
+    });
   }
   const counters = drawShape("random.uniform", shape);
   return new Tensor(scaled(uniformOf(bitsOf(drawKey(), counters)), low, high));
@@ -175,7 +192,10 @@ export function uniform(shape: Shape, options: UniformOptions = {}): Tensor<"f32
 function scaled(unit: Node, low: number, high: number): Node {
   // The first and the last f32 that may be drawn.
   const last = below(high);
-  const first = Math.min(Math.fround(low) < low ? -below(-Math.fround(low)) : Math.fround(low), low === high ? Infinity : last);
+  const first = Math.min(
+    Math.fround(low) < low ? -below(-Math.fround(low)) : Math.fround(low),
+    low === high ? Infinity : last,
+  );
   const width = Math.fround(high - low);
   const wide = width === 1 ? unit : mul(unit, width);
   const drawn = Number.isFinite(width)
@@ -207,7 +227,10 @@ export function normal(shape: Shape, options: NormalOptions = {}): Tensor<"f32">
   check(signatures.normal, arguments);
   const { mean = 0, std = 1 } = options;
   if (!Number.isFinite(mean) || !(std >= 0 && std < Infinity)) {
-    throw new ArgumentError("random.normal", { got: `mean ${mean}, std ${std}`, need: "a finite mean, and a finite std of at least 0" });
+    throw new ArgumentError("random.normal", {
+      got: `mean ${mean}, std ${std}`,
+      need: "a finite mean, and a finite std of at least 0",
+    });
   }
   const counters = drawShape("random.normal", shape);
   const drawn = normalOf(drawKey(), counters);
@@ -232,8 +255,14 @@ function requireProbability(op: string, p: number): void {
 export function integers(shape: Shape, options: IntegersOptions): Tensor<"i32"> {
   check(signatures.integers, arguments);
   const { low = 0, high } = options;
-  if (!Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) || high <= low) {
-    throw new ArgumentError("random.integers", { got: `low ${low}, high ${high}`, need: "32-bit integers, low < high" });
+  if (
+    !Number.isInteger(low) || !Number.isInteger(high) || low !== (low | 0) || high - 1 !== ((high - 1) | 0) ||
+    high <= low
+  ) {
+    throw new ArgumentError("random.integers", {
+      got: `low ${low}, high ${high}`,
+      need: "32-bit integers, low < high",
+    });
   }
   const counters = drawShape("random.integers", shape);
   const word = bitsOf(drawKey(), counters);
@@ -269,4 +298,3 @@ export function bernoulliLike(x: Tensor, p: number): Tensor<"bool"> {
   requireProbability("random.bernoulliLike", p);
   return new Tensor(less(uniformOf(bitsOf(drawKey(), countersOf("random.bernoulliLike", x.shape, x.node))), p));
 }
-

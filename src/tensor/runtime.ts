@@ -34,7 +34,9 @@ export async function bufferNow(tensor: Tensor, device: Device): Promise<DeviceB
   const leaf = valueOf(node);
   // The part of an alias was copied out: its buffer lives as long as its node.
   if (tensor.alias !== undefined) partOf.set(tensor, node);
-  if (leaf === undefined) throw new InternalError("bufferOf", { got: "a node without a value", need: "a computed one" });
+  if (leaf === undefined) {
+    throw new InternalError("bufferOf", { got: "a node without a value", need: "a computed one" });
+  }
   return await storageOf(leaf).bring(device);
 }
 
@@ -45,7 +47,9 @@ export function adopt(device: Device, buffer: DeviceBuffer, shape: Shape, dtype:
 
 function leafOfBuffer(device: Device, buffer: DeviceBuffer, shape: Shape, dtype: DType, id: number | undefined): Node {
   const bytes = bytesOf(dtype, size(shape));
-  if (buffer.bytes < bytes) throw new DeviceError("adopt", { got: `a buffer of ${buffer.bytes} bytes`, need: `${bytes} bytes` });
+  if (buffer.bytes < bytes) {
+    throw new DeviceError("adopt", { got: `a buffer of ${buffer.bytes} bytes`, need: `${bytes} bytes` });
+  }
   return leafOf(Storage.ofBuffer(device, buffer, dtype, size(shape)), shape, dtype, id);
 }
 
@@ -56,7 +60,10 @@ function leafOfBuffer(device: Device, buffer: DeviceBuffer, shape: Shape, dtype:
 export function replaceBuffer(tensor: Tensor, device: Device, buffer: DeviceBuffer): void {
   const bound = tensor.device;
   if (bound !== undefined && bound !== device) {
-    throw new DeviceError("replaceBuffer", { got: `a buffer on ${device.name}`, need: `one on ${bound.name}, where the tensor is` });
+    throw new DeviceError("replaceBuffer", {
+      got: `a buffer on ${device.name}`,
+      need: `one on ${bound.name}, where the tensor is`,
+    });
   }
   tensor.bind(leafOfBuffer(device, buffer, tensor.shape, tensor.dtype, bound?.id));
 }
@@ -82,4 +89,3 @@ export function overwritten(tensor: Tensor, device?: Device): void {
   }
   tensor.bind(leafOf(storageOf(node).overwrite(place), tensor.shape, tensor.dtype, node.device));
 }
-

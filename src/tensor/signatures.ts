@@ -1,5 +1,17 @@
 /** What the methods of Tensor take. */
-import { boolean, callable, either, type Kind, listOf, number, oneOf, optional, options, required, unplaced } from "../signature/kinds.ts";
+import {
+  boolean,
+  callable,
+  either,
+  type Kind,
+  listOf,
+  number,
+  oneOf,
+  optional,
+  options,
+  required,
+  unplaced,
+} from "../signature/kinds.ts";
 import { rejects } from "../signature/takes.ts";
 import { axes, axis, device, dtype, lengths, padding, perAxis } from "./kinds.ts";
 import type { ConvOptions, ConvTransposeOptions } from "./ops/conv.ts";
@@ -26,6 +38,9 @@ const alongAxis = options<AxisOptions>({ axis });
 const sorting = { options: options<SortOptions>({ axis, descending: boolean }) };
 const range = { start: number, end: number, step: number };
 const convolution = { stride: perAxis, padding, dilation: perAxis };
+
+/** Methods that only the engine itself calls, and those that JavaScript calls. */
+export type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSON";
 
 /** What they take, where T is Tensor, whose type holds that none of its methods is forgotten. */
 export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T | number | boolean>) {
@@ -109,7 +124,11 @@ export function signaturesOf<T extends object>(tensor: Kind<T>, operand: Kind<T 
     slice: {
       range: either(
         required<Range & { readonly axis?: number }>([], { ...range, axis }),
-        { need: "a list of ranges", accepts: (x) => Array.isArray(x) && x.every((one) => one === undefined || required<Range>([], range).accepts(one)) },
+        {
+          need: "a list of ranges",
+          accepts: (x) =>
+            Array.isArray(x) && x.every((one) => one === undefined || required<Range>([], range).accepts(one)),
+        },
       ),
     },
     at: { index: number, options: unplaced(alongAxis) },

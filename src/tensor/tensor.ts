@@ -15,7 +15,7 @@ import type { NestedArray } from "./nested.ts";
 import * as activation from "./ops/activation.ts";
 import { attend } from "./ops/attention.ts";
 import * as contract from "./ops/contract.ts";
-import { convolve, type ConvOptions, convolveTransposed, type ConvTransposeOptions } from "./ops/conv.ts";
+import { convolve, convolveTransposed, type ConvOptions, type ConvTransposeOptions } from "./ops/conv.ts";
 import * as e from "./ops/elementwise.ts";
 import * as indexing from "./ops/indexing.ts";
 import * as movement from "./ops/movement.ts";
@@ -23,9 +23,8 @@ import type * as o from "./ops/options.ts";
 import * as order from "./ops/order.ts";
 import { avgPool2d, maxPool2d, type PoolOptions } from "./ops/pool.ts";
 import * as r from "./ops/reduce.ts";
-import type { NormOptions, ReduceOptions, VarianceOptions } from "./ops/reduce.ts";
 import { windows, type WindowsOptions } from "./ops/windows.ts";
-import { signaturesOf } from "./signatures.ts";
+import { signaturesOf, type Unchecked } from "./signatures.ts";
 
 /** An operand: a number or boolean takes the tensor's dtype where that holds it, else it makes the result f32. */
 export type Operand = Tensor | number | boolean;
@@ -43,130 +42,246 @@ export type { ConvOptions, ConvTransposeOptions, NestedArray, PoolOptions, Windo
 export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
   // Elementwise. Shapes broadcast; see elementwise.ts for dtypes.
   /** The sum, element by element. */
-  add<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("add", other); }
+  add<O extends Operand>(other: O): Tensor<Sum<D, O>> {
+    return this.#with("add", other);
+  }
   /** The difference. */
-  sub<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("sub", other); }
+  sub<O extends Operand>(other: O): Tensor<Sum<D, O>> {
+    return this.#with("sub", other);
+  }
   /** The product, element by element; `matmul` is that of matrices. */
-  mul<O extends Operand>(other: O): Tensor<Sum<D, O>> { return this.#with("mul", other); }
+  mul<O extends Operand>(other: O): Tensor<Sum<D, O>> {
+    return this.#with("mul", other);
+  }
   /** The quotient; integers give f32. */
-  div(other: Operand): Tensor<"f32"> { return this.#with("div", other); }
+  div(other: Operand): Tensor<"f32"> {
+    return this.#with("div", other);
+  }
   /** The quotient rounded down; integer division by 0 gives 0. */
-  floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.floorDiv(this.node, operand(other))); }
+  floorDiv<O extends Operand>(other: O): Tensor<Sum<D, O>> {
+    return new Tensor(e.floorDiv(this.node, operand(other)));
+  }
   /** The remainder with the sign of the divisor; an integer divisor 0 gives 0. */
-  mod<O extends Operand>(other: O): Tensor<Sum<D, O>> { return new Tensor(e.mod(this.node, operand(other))); }
+  mod<O extends Operand>(other: O): Tensor<Sum<D, O>> {
+    return new Tensor(e.mod(this.node, operand(other)));
+  }
   /** This to the power of `exponent`; NaN for a negative base with a fraction. */
-  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> { return new Tensor(e.pow(this.node, operand(exponent))); }
+  pow<O extends Operand>(exponent: O): Tensor<Power<D, O>> {
+    return new Tensor(e.pow(this.node, operand(exponent)));
+  }
   /** The larger; where one is NaN, either. */
-  maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("max", other); }
+  maximum<O extends Operand>(other: O): Tensor<Extreme<D, O>> {
+    return this.#with("max", other);
+  }
   /** The smaller; where one is NaN, either. */
-  minimum<O extends Operand>(other: O): Tensor<Extreme<D, O>> { return this.#with("min", other); }
+  minimum<O extends Operand>(other: O): Tensor<Extreme<D, O>> {
+    return this.#with("min", other);
+  }
   /** The angle of the point (x, this) in radians, from -π to π. */
-  atan2(x: Operand): Tensor<"f32"> { return this.#with("atan2", x); }
+  atan2(x: Operand): Tensor<"f32"> {
+    return this.#with("atan2", x);
+  }
   /** -x. */
-  neg(): Tensor<Computed<D>> { return new Tensor(e.neg(this.node)); }
+  neg(): Tensor<Computed<D>> {
+    return new Tensor(e.neg(this.node));
+  }
   /** The magnitude. */
-  abs(): Tensor<Magnitude<D>> { return new Tensor(e.abs(this.node)); }
+  abs(): Tensor<Magnitude<D>> {
+    return new Tensor(e.abs(this.node));
+  }
   /** -1, 0 or 1; NaN of NaN. */
-  sign(): Tensor<Computed<D>> { return new Tensor(e.sign(this.node)); }
+  sign(): Tensor<Computed<D>> {
+    return new Tensor(e.sign(this.node));
+  }
   /** The square root; NaN below 0. */
-  sqrt(): Tensor<"f32"> { return this.#map("sqrt"); }
+  sqrt(): Tensor<"f32"> {
+    return this.#map("sqrt");
+  }
   /** The cube root, also of negative numbers: cbrt(-8) is -2. Its gradient at 0 is infinite. */
-  cbrt(): Tensor<"f32"> { return this.#map("cbrt"); }
+  cbrt(): Tensor<"f32"> {
+    return this.#map("cbrt");
+  }
   /** 1 / sqrt(x). */
-  rsqrt(): Tensor<"f32"> { return new Tensor(e.rsqrt(this.node)); }
+  rsqrt(): Tensor<"f32"> {
+    return new Tensor(e.rsqrt(this.node));
+  }
   /** x². */
-  square(): Tensor<Computed<D>> { return new Tensor(e.square(this.node)); }
+  square(): Tensor<Computed<D>> {
+    return new Tensor(e.square(this.node));
+  }
   /** 1 / x. */
-  reciprocal(): Tensor<"f32"> { return new Tensor(e.reciprocal(this.node)); }
+  reciprocal(): Tensor<"f32"> {
+    return new Tensor(e.reciprocal(this.node));
+  }
   /** e to the power of x. */
-  exp(): Tensor<"f32"> { return this.#map("exp"); }
+  exp(): Tensor<"f32"> {
+    return this.#map("exp");
+  }
   /** exp(x) - 1, exact near 0. */
-  expm1(): Tensor<"f32"> { return this.#map("expm1"); }
+  expm1(): Tensor<"f32"> {
+    return this.#map("expm1");
+  }
   /** The natural logarithm; NaN below 0. */
-  log(): Tensor<"f32"> { return this.#map("log"); }
+  log(): Tensor<"f32"> {
+    return this.#map("log");
+  }
   /** log(1 + x), exact near 0. */
-  log1p(): Tensor<"f32"> { return this.#map("log1p"); }
+  log1p(): Tensor<"f32"> {
+    return this.#map("log1p");
+  }
   /** The sine of radians. */
-  sin(): Tensor<"f32"> { return this.#map("sin"); }
+  sin(): Tensor<"f32"> {
+    return this.#map("sin");
+  }
   /** The cosine of radians. */
-  cos(): Tensor<"f32"> { return this.#map("cos"); }
+  cos(): Tensor<"f32"> {
+    return this.#map("cos");
+  }
   /** The tangent of radians. */
-  tan(): Tensor<"f32"> { return this.#map("tan"); }
+  tan(): Tensor<"f32"> {
+    return this.#map("tan");
+  }
   /** In radians; NaN outside [-1, 1]. */
-  asin(): Tensor<"f32"> { return this.#map("asin"); }
+  asin(): Tensor<"f32"> {
+    return this.#map("asin");
+  }
   /** In radians; NaN outside [-1, 1]. */
-  acos(): Tensor<"f32"> { return this.#map("acos"); }
+  acos(): Tensor<"f32"> {
+    return this.#map("acos");
+  }
   /** In radians. */
-  atan(): Tensor<"f32"> { return this.#map("atan"); }
+  atan(): Tensor<"f32"> {
+    return this.#map("atan");
+  }
   /** The hyperbolic sine. */
-  sinh(): Tensor<"f32"> { return this.#map("sinh"); }
+  sinh(): Tensor<"f32"> {
+    return this.#map("sinh");
+  }
   /** The hyperbolic cosine. */
-  cosh(): Tensor<"f32"> { return this.#map("cosh"); }
+  cosh(): Tensor<"f32"> {
+    return this.#map("cosh");
+  }
   /** The hyperbolic tangent. */
-  tanh(): Tensor<"f32"> { return this.#map("tanh"); }
+  tanh(): Tensor<"f32"> {
+    return this.#map("tanh");
+  }
   /** The error function. */
-  erf(): Tensor<"f32"> { return this.#map("erf"); }
+  erf(): Tensor<"f32"> {
+    return this.#map("erf");
+  }
   /** Rounded down. */
-  floor(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("floor", this.node)); }
+  floor(): Tensor<Magnitude<D>> {
+    return new Tensor(e.rounded("floor", this.node));
+  }
   /** Rounded up. */
-  ceil(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("ceil", this.node)); }
+  ceil(): Tensor<Magnitude<D>> {
+    return new Tensor(e.rounded("ceil", this.node));
+  }
   /** Rounded towards 0. */
-  trunc(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("trunc", this.node)); }
+  trunc(): Tensor<Magnitude<D>> {
+    return new Tensor(e.rounded("trunc", this.node));
+  }
   /** To the nearest whole number, halves to the even one. */
-  round(): Tensor<Magnitude<D>> { return new Tensor(e.rounded("round", this.node)); }
+  round(): Tensor<Magnitude<D>> {
+    return new Tensor(e.rounded("round", this.node));
+  }
   /** max(x, 0). */
-  relu(): Tensor<Computed<D>> { return this.#map("relu"); }
+  relu(): Tensor<Computed<D>> {
+    return this.#map("relu");
+  }
   /** x * P(Z <= x), exact by erf, or approximated with tanh. */
   gelu(options: o.GeluOptions = {}): Tensor<"f32"> {
     return new Tensor(activation.gelu(this.node, options.approximate ?? "none"));
   }
   /** 1 / (1 + exp(-x)). */
-  sigmoid(): Tensor<"f32"> { return new Tensor(activation.sigmoid(this.node)); }
+  sigmoid(): Tensor<"f32"> {
+    return new Tensor(activation.sigmoid(this.node));
+  }
   /** x * sigmoid(x), also called swish. */
-  silu(): Tensor<"f32"> { return new Tensor(activation.silu(this.node)); }
+  silu(): Tensor<"f32"> {
+    return new Tensor(activation.silu(this.node));
+  }
   /** log(1 + exp(x)). */
-  softplus(): Tensor<"f32"> { return new Tensor(activation.softplus(this.node)); }
+  softplus(): Tensor<"f32"> {
+    return new Tensor(activation.softplus(this.node));
+  }
   /** The nearest value within bounds, of which one at least is given. */
   clamp<O extends Operand = boolean>(options: o.Bounds<O> = {}): Tensor<Extreme<D, O>> {
     const bound = (x: Operand | undefined) => x === undefined ? undefined : operand(x);
     return new Tensor(e.clamp(this.node, bound(options.min), bound(options.max)));
   }
   /** Whether this is less; never beside NaN. */
-  less(other: Operand): Tensor<"bool"> { return this.#with("lt", other); }
+  less(other: Operand): Tensor<"bool"> {
+    return this.#with("lt", other);
+  }
   /** Whether this is at most as large. */
-  lessEqual(other: Operand): Tensor<"bool"> { return this.#with("le", other); }
+  lessEqual(other: Operand): Tensor<"bool"> {
+    return this.#with("le", other);
+  }
   /** Whether this is greater. */
-  greater(other: Operand): Tensor<"bool"> { return new Tensor(e.less(operand(other), this.node)); }
+  greater(other: Operand): Tensor<"bool"> {
+    return new Tensor(e.less(operand(other), this.node));
+  }
   /** Whether this is at least as large. */
-  greaterEqual(other: Operand): Tensor<"bool"> { return new Tensor(e.lessEqual(operand(other), this.node)); }
+  greaterEqual(other: Operand): Tensor<"bool"> {
+    return new Tensor(e.lessEqual(operand(other), this.node));
+  }
   /** Whether both are equal; NaN equals nothing. */
-  equal(other: Operand): Tensor<"bool"> { return this.#with("eq", other); }
+  equal(other: Operand): Tensor<"bool"> {
+    return this.#with("eq", other);
+  }
   /** Whether they differ. */
-  notEqual(other: Operand): Tensor<"bool"> { return this.#with("ne", other); }
+  notEqual(other: Operand): Tensor<"bool"> {
+    return this.#with("ne", other);
+  }
   /** Where it is NaN. */
-  isNaN(): Tensor<"bool"> { return new Tensor(e.isNaN(this.node)); }
+  isNaN(): Tensor<"bool"> {
+    return new Tensor(e.isNaN(this.node));
+  }
   /** Where it is neither NaN nor infinite. */
-  isFinite(): Tensor<"bool"> { return new Tensor(e.isFinite(this.node)); }
+  isFinite(): Tensor<"bool"> {
+    return new Tensor(e.isFinite(this.node));
+  }
   /** Of truth values: what is not 0 is true. */
-  not(): Tensor<"bool"> { return new Tensor(e.not(this.node)); }
+  not(): Tensor<"bool"> {
+    return new Tensor(e.not(this.node));
+  }
   /** Whether both are true (not 0). */
-  and(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("and", this.node, operand(other))); }
+  and(other: Operand): Tensor<"bool"> {
+    return new Tensor(e.logical("and", this.node, operand(other)));
+  }
   /** Whether one is true (not 0). */
-  or(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("or", this.node, operand(other))); }
+  or(other: Operand): Tensor<"bool"> {
+    return new Tensor(e.logical("or", this.node, operand(other)));
+  }
   /** Whether exactly one is true (not 0). */
-  xor(other: Operand): Tensor<"bool"> { return new Tensor(e.logical("xor", this.node, operand(other))); }
+  xor(other: Operand): Tensor<"bool"> {
+    return new Tensor(e.logical("xor", this.node, operand(other)));
+  }
   /** The bits set in both integers. */
-  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("and", this.node, operand(other))); }
+  bitAnd<O extends Operand>(other: O): Tensor<Bits<D, O>> {
+    return new Tensor(e.bitwise("and", this.node, operand(other)));
+  }
   /** The bits set in one of them. */
-  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("or", this.node, operand(other))); }
+  bitOr<O extends Operand>(other: O): Tensor<Bits<D, O>> {
+    return new Tensor(e.bitwise("or", this.node, operand(other)));
+  }
   /** The bits in which they differ. */
-  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("xor", this.node, operand(other))); }
+  bitXor<O extends Operand>(other: O): Tensor<Bits<D, O>> {
+    return new Tensor(e.bitwise("xor", this.node, operand(other)));
+  }
   /** All bits changed. */
-  bitNot(): Tensor<Bits<D>> { return new Tensor(e.bitNot(this.node)); }
+  bitNot(): Tensor<Bits<D>> {
+    return new Tensor(e.bitNot(this.node));
+  }
   /** Shifts are by the operand modulo 32. */
-  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shl", this.node, operand(other))); }
+  shiftLeft<O extends Operand>(other: O): Tensor<Bits<D, O>> {
+    return new Tensor(e.bitwise("shl", this.node, operand(other)));
+  }
   /** As shiftLeft; of i32 the sign stays. */
-  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> { return new Tensor(e.bitwise("shr", this.node, operand(other))); }
+  shiftRight<O extends Operand>(other: O): Tensor<Bits<D, O>> {
+    return new Tensor(e.bitwise("shr", this.node, operand(other)));
+  }
   /** `a` where this is true (not 0), else `b`. */
   where<A extends Operand, B extends Operand>(a: A, b: B): Tensor<MeetOperands<A, B>> {
     return new Tensor(e.where(this.node, operand(a), operand(b)));
@@ -175,9 +290,13 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
    * f32 to an integer truncates and saturates (NaN gives 0); integers wrap; what is not 0 is true. f16 gets the nearest half,
    * halfway cases the even one, beyond ±65504 an infinity: the same bits on every device.
    */
-  cast<E extends DType>(dtype: E): Tensor<E> { return new Tensor(build.cast(this.node, dtype)); }
+  cast<E extends DType>(dtype: E): Tensor<E> {
+    return new Tensor(build.cast(this.node, dtype));
+  }
   /** The same 32 bits as another dtype (not bool or f16). */
-  bitcast<E extends DType>(dtype: E): Tensor<E> { return new Tensor(build.bitcast(this.node, dtype)); }
+  bitcast<E extends DType>(dtype: E): Tensor<E> {
+    return new Tensor(build.bitcast(this.node, dtype));
+  }
 
   // Movement.
   /** The same elements in order; one length may be -1. */
@@ -211,19 +330,29 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
   /** The same as `broadcastTo`. */
   expand(shape: Shape): Tensor<D>;
   expand(...lengths: readonly number[]): Tensor<D>;
-  expand(...shape: readonly (number | Shape)[]): Tensor<D> { return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand")); }
+  expand(...shape: readonly (number | Shape)[]): Tensor<D> {
+    return new Tensor(movement.broadcastTo(this.node, movement.lengthsOf("expand", shape), "expand"));
+  }
   /** Without axes of length 1: all of them, or those named. */
-  squeeze(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.squeeze(this.node, axis)); }
+  squeeze(axis?: number | readonly number[]): Tensor<D> {
+    return new Tensor(movement.squeeze(this.node, axis));
+  }
   /** With a new axis of length 1 at `axis`. */
-  unsqueeze(axis: number): Tensor<D> { return new Tensor(movement.unsqueeze(this.node, axis)); }
+  unsqueeze(axis: number): Tensor<D> {
+    return new Tensor(movement.unsqueeze(this.node, axis));
+  }
   /** The other way round along all axes, or those named. */
-  flip(axis?: number | readonly number[]): Tensor<D> { return new Tensor(movement.flip(this.node, axis)); }
+  flip(axis?: number | readonly number[]): Tensor<D> {
+    return new Tensor(movement.flip(this.node, axis));
+  }
   /**
    * A range of one axis (0 by default), or a range for each of the first axes (undefined takes all). As in NumPy,
    * bounds are clamped and negative ones count from the end.
    */
   slice(range: movement.Range & { readonly axis?: number } | readonly (movement.Range | undefined)[]): Tensor<D> {
-    return new Tensor("length" in range ? movement.slice(this.node, range) : movement.sliceAxis(this.node, range.axis ?? 0, range));
+    return new Tensor(
+      "length" in range ? movement.slice(this.node, range) : movement.sliceAxis(this.node, range.axis ?? 0, range),
+    );
   }
   /** The part at one index of an axis (0 by default), which disappears. Throws ShapeError when out of range. */
   at(index: number, options: o.AxisOptions = {}): Tensor<D> {
@@ -236,8 +365,12 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
   take(indices: Tensor | readonly number[], options: o.AxisOptions = {}): Tensor<D> {
     const axis = options.axis ?? 0;
     if (indices instanceof Tensor) return new Tensor(indexing.take(this.node, indices.node, axis));
-    const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) => movement.sliceAxis(this.node, axis, { start: i, end: i + 1 }));
-    return new Tensor(rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis));
+    const rows = indexing.hostIndices("take", this.node, indices, axis).map((i) =>
+      movement.sliceAxis(this.node, axis, { start: i, end: i + 1 })
+    );
+    return new Tensor(
+      rows.length === 0 ? movement.sliceAxis(this.node, axis, { end: 0 }) : movement.concat(rows, axis),
+    );
   }
   /** out[i] = this[i with i[axis] := index[i]]; positions out of range give 0. */
   gather(index: Tensor, options: o.NamedAxisOptions): Tensor<D> {
@@ -262,7 +395,9 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
    * Sliding windows along an axis of length L: [..., L, ...] to [..., O, ..., length], the place within a window last, and
    * O = floor((L - (length - 1) * dilation - 1) / stride) + 1. Throws ShapeError where no window lies within the axis.
    */
-  windows(options: WindowsOptions): Tensor<D> { return new Tensor(windows(this.node, options)); }
+  windows(options: WindowsOptions): Tensor<D> {
+    return new Tensor(windows(this.node, options));
+  }
   /** One count for all sides, or [before, after] for each axis. */
   pad(widths: number | readonly (readonly [number, number])[], options: o.PadOptions = {}): Tensor<D> {
     return new Tensor(movement.pad(this.node, widths, options.value ?? 0));
@@ -284,33 +419,61 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
 
   // Reductions, over all axes by default; see reduce.ts for what they give over no elements.
   /** The sum; of bools how many are true. */
-  sum(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.sum(this.node, options)); }
+  sum(options: r.ReduceOptions = {}): Tensor<Computed<D>> {
+    return new Tensor(r.sum(this.node, options));
+  }
   /** The mean, f32; NaN of nothing. */
-  mean(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.mean(this.node, options)); }
+  mean(options: r.ReduceOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.mean(this.node, options));
+  }
   /** The product. */
-  prod(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("prod", this.node, options)); }
+  prod(options: r.ReduceOptions = {}): Tensor<Computed<D>> {
+    return new Tensor(r.reduce("prod", this.node, options));
+  }
   /** The largest; NaN elements may be passed over. */
-  max(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amax", this.node, options)); }
+  max(options: r.ReduceOptions = {}): Tensor<Computed<D>> {
+    return new Tensor(r.reduce("amax", this.node, options));
+  }
   /** The smallest; NaN elements may be passed over. */
-  min(options: ReduceOptions = {}): Tensor<Computed<D>> { return new Tensor(r.reduce("amin", this.node, options)); }
+  min(options: r.ReduceOptions = {}): Tensor<Computed<D>> {
+    return new Tensor(r.reduce("amin", this.node, options));
+  }
   /** The mean squared distance from the mean; `correction` (0 by default) is taken off the count. */
-  variance(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.variance(this.node, options)); }
+  variance(options: r.VarianceOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.variance(this.node, options));
+  }
   /** The square root of the variance. */
-  std(options: VarianceOptions = {}): Tensor<"f32"> { return new Tensor(r.standardDeviation(this.node, options)); }
+  std(options: r.VarianceOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.standardDeviation(this.node, options));
+  }
   /** i32 position of the first largest element, on an axis or in the flattened tensor. */
-  argmax(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amax", this.node, options)); }
+  argmax(options: o.ArgOptions = {}): Tensor<"i32"> {
+    return new Tensor(r.argExtreme("amax", this.node, options));
+  }
   /** i32 position of the first smallest element, on an axis or in the flattened tensor. */
-  argmin(options: o.ArgOptions = {}): Tensor<"i32"> { return new Tensor(r.argExtreme("amin", this.node, options)); }
+  argmin(options: o.ArgOptions = {}): Tensor<"i32"> {
+    return new Tensor(r.argExtreme("amin", this.node, options));
+  }
   /** Whether all are true (not 0). */
-  all(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.all(this.node, options)); }
+  all(options: r.ReduceOptions = {}): Tensor<"bool"> {
+    return new Tensor(r.all(this.node, options));
+  }
   /** Whether one is true (not 0). */
-  any(options: ReduceOptions = {}): Tensor<"bool"> { return new Tensor(r.any(this.node, options)); }
+  any(options: r.ReduceOptions = {}): Tensor<"bool"> {
+    return new Tensor(r.any(this.node, options));
+  }
   /** Euclidean by default. The gradient at 0 is 0. */
-  norm(options: NormOptions = {}): Tensor<"f32"> { return new Tensor(r.norm(this.node, options)); }
+  norm(options: r.NormOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.norm(this.node, options));
+  }
   /** log(sum(exp(x))), of any magnitude. */
-  logSumExp(options: ReduceOptions = {}): Tensor<"f32"> { return new Tensor(r.logSumExp(this.node, options)); }
+  logSumExp(options: r.ReduceOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.logSumExp(this.node, options));
+  }
   /** Along the last axis by default. */
-  softmax(options: o.AxisOptions = {}): Tensor<"f32"> { return new Tensor(r.softmax(this.node, options.axis ?? -1)); }
+  softmax(options: o.AxisOptions = {}): Tensor<"f32"> {
+    return new Tensor(r.softmax(this.node, options.axis ?? -1));
+  }
   /** The logarithm of softmax. Along the last axis by default. */
   logSoftmax(options: o.AxisOptions = {}): Tensor<"f32"> {
     return new Tensor(r.logSoftmax(this.node, options.axis ?? -1));
@@ -337,9 +500,13 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
    * The matrix product of the last two axes; leading axes broadcast; a vector is a row on the left, a column on the
    * right.
    */
-  matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.matmul(this.node, other.node)); }
+  matmul<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> {
+    return new Tensor(contract.matmul(this.node, other.node));
+  }
   /** The inner product of two vectors; for more axes, `matmul`. */
-  dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> { return new Tensor(contract.dot(this.node, other.node)); }
+  dot<E extends DType>(other: Tensor<E>): Tensor<Product<D, E>> {
+    return new Tensor(contract.dot(this.node, other.node));
+  }
   /** [n, length, in] by w [kernel, in / groups, out] to [n, windows, out]. Throws as conv2d. */
   conv1d<E extends DType>(w: Tensor<E>, options: ConvOptions = {}): Tensor<Product<D, E>> {
     return new Tensor(convolve("conv1d", this.node, w.node, options, 1));
@@ -360,9 +527,13 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
     return new Tensor(convolveTransposed("convTranspose2d", this.node, w.node, options, 2));
   }
   /** [n, height, width, channels] to the largest of each window. Equal largest elements share the gradient equally. */
-  maxPool2d(options: PoolOptions): Tensor<Computed<D>> { return new Tensor(maxPool2d(this.node, options)); }
+  maxPool2d(options: PoolOptions): Tensor<Computed<D>> {
+    return new Tensor(maxPool2d(this.node, options));
+  }
   /** [n, height, width, channels] to the mean of each window, of which padding is no part; f32. */
-  avgPool2d(options: PoolOptions): Tensor<"f32"> { return new Tensor(avgPool2d(this.node, options)); }
+  avgPool2d(options: PoolOptions): Tensor<"f32"> {
+    return new Tensor(avgPool2d(this.node, options));
+  }
   /**
    * softmax(q kᵀ * scale) v for queries q, this, [..., t, d], keys k [..., s, d] and values v [..., s, e]: [..., t, e]. A
    * query that sees no key gives 0; what a hidden key and its value hold, NaN too, has no effect on the query's result and
@@ -378,15 +549,23 @@ export class Tensor<out D extends DType = DType> extends TensorHandle<D> {
   // Where and when.
   /** The same values on `device`. Throws DeviceError when it is closed or lost. */
   to(device: Device): Tensor<D> {
-    if (device.isLost) throw new DeviceError("to", { got: `${device.name}, which was closed or lost`, need: "an open device" });
+    if (device.isLost) {
+      throw new DeviceError("to", { got: `${device.name}, which was closed or lost`, need: "an open device" });
+    }
     return new Tensor(build.copy(this.node, device.id));
   }
   /** The same values, through which no gradient flows. */
-  detach(): Tensor<D> { return new Tensor(build.stopGradient(this.node)); }
+  detach(): Tensor<D> {
+    return new Tensor(build.stopGradient(this.node));
+  }
   /** The same as `detach`. */
-  stopGradient(): Tensor<D> { return this.detach(); }
+  stopGradient(): Tensor<D> {
+    return this.detach();
+  }
   /** The same values, stored in order. */
-  contiguous(): Tensor<D> { return new Tensor(build.contiguous(this.node)); }
+  contiguous(): Tensor<D> {
+    return new Tensor(build.contiguous(this.node));
+  }
 
   #map<R extends DType>(op: ElementwiseName): Tensor<R> {
     return new Tensor(e.apply(op, this.node));
@@ -404,13 +583,10 @@ export const operandKind: Kind<Operand> = {
   refuse: noOperand,
 };
 
-/** Those that only the engine itself calls, and those that JavaScript calls. */
-type Unchecked = "bind" | "settle" | "promise" | "aliasOf" | "toString" | "toJSON";
 const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandKind);
 guard("", Tensor.prototype, signatures);
 foreignWords("Tensor", Tensor.prototype, foreignToTensor, indexOfTensor);
 
-/** Whether something is a Tensor. */
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }

@@ -1,5 +1,21 @@
 /** Programs in strict TypeScript, as people write them: that they compile, without a cast, is the test, and that they run. */
-import { arange, compile, concat, type DType, type Device, grad, nn, optim, random, stack, Tensor, tensor, valueAndGrad, where, zeros } from "../../src/index.ts";
+import {
+  arange,
+  compile,
+  concat,
+  type Device,
+  type DType,
+  grad,
+  nn,
+  optim,
+  random,
+  stack,
+  Tensor,
+  tensor,
+  valueAndGrad,
+  where,
+  zeros,
+} from "../../src/index.ts";
 
 /** Linear regression by hand: the loss is a number, the weights are rows of numbers. */
 export async function regression(device: Device): Promise<{ losses: number[]; weights: number[][] }> {
@@ -37,10 +53,17 @@ class Cnn extends nn.Module {
   }
 }
 
-export async function classifier(device: Device): Promise<{ first: number; last: number; accuracy: number; confusion: number[][]; wrong: boolean[] }> {
+export async function classifier(
+  device: Device,
+): Promise<{ first: number; last: number; accuracy: number; confusion: number[][]; wrong: boolean[] }> {
   random.seed(2);
   const labels = random.integers([48], { high: 3 }).to(device);
-  const images = labels.oneHot(3).reshape([48, 3, 1]).tile([1, 1, 21]).reshape([48, 63]).pad([[0, 0], [0, 1]]).reshape([48, 8, 8, 1])
+  const images = labels.oneHot(3).reshape([48, 3, 1]).tile([1, 1, 21]).reshape([48, 63]).pad([[0, 0], [0, 1]]).reshape([
+    48,
+    8,
+    8,
+    1,
+  ])
     .add(random.uniform([48, 8, 8, 1], { low: 0, high: 0.2 }));
   const model = new Cnn().to(device);
   const optimizer = optim.adam({ learningRate: 0.01 }).bind(model.parameters());
@@ -79,7 +102,9 @@ function standardized(x: Tensor<"f32" | "f16">): Tensor<"f32"> {
 }
 const outside = (x: Tensor, limit: number) => x.less(-limit).or(x.greater(limit));
 
-export async function functions(): Promise<{ doubled: number | boolean; backwards: Int32Array; many: boolean; table: Map<string, Tensor> }> {
+export async function functions(): Promise<
+  { doubled: number | boolean; backwards: Int32Array; many: boolean; table: Map<string, Tensor> }
+> {
   const ids = tensor([3, 1, 2], { dtype: "i32" });
   const doubled = twice(ids);
   const backwards = reversed(ids.mul(2).add(1));

@@ -1,5 +1,17 @@
 /** What must not compile, each with the reason. A line that did would make its `@ts-expect-error` an error. None of it is run. */
-import { arange, compile, concat, type DType, type HostArray, nn, optim, tensor, Tensor, where, zeros } from "../../src/index.ts";
+import {
+  arange,
+  compile,
+  concat,
+  type DType,
+  type HostArray,
+  nn,
+  optim,
+  Tensor,
+  tensor,
+  where,
+  zeros,
+} from "../../src/index.ts";
 
 export async function refused(wide: Tensor, dtype: DType): Promise<void> {
   const x = tensor([[1, 2], [3, 4]]);
@@ -70,8 +82,9 @@ export async function refused(wide: Tensor, dtype: DType): Promise<void> {
   const t: Tensor<"i32"> = concat([ids, x]);
   // @ts-expect-error what is chosen is f32 where one is
   const u: Tensor<"i32"> = where(mask, ids, 0.5);
+  let v = x;
   // @ts-expect-error a variable of f32 takes no mask
-  let v = x; v = mask;
+  v = mask;
   // @ts-expect-error how many there are decides the dtype of a range
   const w: Tensor<"i32"> = arange(ids.size);
 

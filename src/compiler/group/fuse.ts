@@ -10,8 +10,16 @@ import { InternalError } from "../../errors.ts";
 import { isKind, isReading, type Node, type NodeOf, type ReductionNode, toposort } from "../../graph/node.ts";
 import { elementwise, type ElementwiseOp, isElementwise } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { isFree, isMovement, isStored, kernelOf, readsMemory, type StructuralOf, type StructuralReading } from "../../graph/structural.ts";
-import { eachLeaf, type Index, type Variable, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
+import {
+  isFree,
+  isMovement,
+  isStored,
+  kernelOf,
+  readsMemory,
+  type StructuralOf,
+  type StructuralReading,
+} from "../../graph/structural.ts";
+import { eachLeaf, type Index, valueIndex, type Variable, variableIndex } from "../kernel/index-arithmetic.ts";
 import { isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
 import { sourceIndices } from "../kernel/source-indices.ts";
 
@@ -66,7 +74,7 @@ function storedNodes({ roots, given, stored, fuse }: ScheduleOptions, order: rea
   for (const node of order) {
     if (given.has(node)) continue;
     if (isStored(node)) result.add(node);
-    if (readsMemory(node)) for (const source of node.src) if (!given.has(source)) result.add(source);
+    if (readsMemory(node)) { for (const source of node.src) if (!given.has(source)) result.add(source); }
     if (!fuse && computes(node)) result.add(node);
   }
   return result;
@@ -98,7 +106,9 @@ export function schedule(options: ScheduleOptions): Schedule {
   const stored = new Set(options.stored);
   for (;;) {
     const result = schedulePass({ ...options, stored });
-    const found = result.drafts.filter(({ root, contraction }) => contraction !== undefined && !stored.has(root)).map(({ root }) => root);
+    const found = result.drafts.filter(({ root, contraction }) => contraction !== undefined && !stored.has(root)).map((
+      { root },
+    ) => root);
     if (found.length === 0) found.push(...tooDeep(options, result));
     if (found.length === 0) return result;
     for (const node of found) stored.add(node);
@@ -135,7 +145,9 @@ function schedulePass(options: ScheduleOptions): Schedule {
     else if (!list.some((known) => sameAccess(known, access))) list.push(access);
   };
   const descend = (node: Node, access: Access) => {
-    for (const { source, ...step } of sourceAccesses(node, access, freshVariables)) record(source, { ...access, ...step });
+    for (const { source, ...step } of sourceAccesses(node, access, freshVariables)) {
+      record(source, { ...access, ...step });
+    }
   };
 
   for (let i = order.length - 1; i >= 0; i--) {
@@ -151,7 +163,14 @@ function schedulePass(options: ScheduleOptions): Schedule {
       if (!readsMemory(node)) {
         descend(node, { draft, indices: variables.map(variableIndex), loop: [], operand: false });
       } else {
-        for (const source of node.src) record(source, { draft, indices: source.shape.map((n) => variableIndex({ name: "any", extent: n })), loop: variables, operand: false });
+        for (const source of node.src) {
+          record(source, {
+            draft,
+            indices: source.shape.map((n) => variableIndex({ name: "any", extent: n })),
+            loop: variables,
+            operand: false,
+          });
+        }
       }
     } else {
       for (const access of reads) descend(node, access);
@@ -161,7 +180,8 @@ function schedulePass(options: ScheduleOptions): Schedule {
 }
 
 function sameAccess(a: Access, b: Access): boolean {
-  return a.draft === b.draft && a.operand === b.operand && a.indices.every((index, axis) => index.key === b.indices[axis]!.key);
+  return a.draft === b.draft && a.operand === b.operand &&
+    a.indices.every((index, axis) => index.key === b.indices[axis]!.key);
 }
 
 /** Where a node that is computed for `access` reads its sources. */
@@ -200,7 +220,10 @@ export function sourceAccesses(
 }
 
 function notInside(node: Node): InternalError {
-  return new InternalError("schedule", { got: `${node.op} inside a kernel`, need: "an op that is computed in others' kernels" });
+  return new InternalError("schedule", {
+    got: `${node.op} inside a kernel`,
+    need: "an op that is computed in others' kernels",
+  });
 }
 
 /** What a kernel of its own reads for one element of a node. */
@@ -216,7 +239,12 @@ function ownAccesses(
   const variables = freshVariables(lengths);
   return node.src.map((source) => {
     const along = variables[lengths.indexOf(source.shape[axis]!)]!;
-    return { source, indices: indices.map((index, i) => i === axis ? variableIndex(along) : index), loop: [along], operand: false };
+    return {
+      source,
+      indices: indices.map((index, i) => i === axis ? variableIndex(along) : index),
+      loop: [along],
+      operand: false,
+    };
   });
 }
 
@@ -257,7 +285,9 @@ function computedWhereRead(
   if (first === undefined) return true;
   const several = reads.some((read) => read.draft !== first.draft);
   // An operand of a contraction is read again and again: anything but a conversion is computed once and stored.
-  if (!isConversion(node) && !isMarking(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)) return false;
+  if (
+    !isConversion(node) && !isMarking(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)
+  ) return false;
   const below = reducesBelow.get(node)!;
   if (below === "contraction" && several) return false;
   if (below !== "none" && reads.some((read) => isHostile(node, read, given, stored))) return false;
@@ -320,7 +350,9 @@ function rowVariables(reduction: ReductionNode, read: Access): Set<Variable> | u
   const outer = variablesOf(read.indices)?.variables;
   if (outer === undefined) return undefined;
   for (const variable of outer) if (!draft.variables.includes(variable)) return undefined;
-  if (draft.outer !== undefined && !(draft.outer.size === outer.size && [...outer].every((v) => draft.outer!.has(v)))) return undefined;
+  if (draft.outer !== undefined && !(draft.outer.size === outer.size && [...outer].every((v) => draft.outer!.has(v)))) {
+    return undefined;
+  }
   const rows = [...outer].reduce((n, variable) => n * variable.extent, 1);
   const source = reduction.src[0]!;
   const length = reduction.attrs.axes.reduce((n, axis) => n * source.shape[axis]!, 1);
@@ -384,12 +416,15 @@ function isHostile(node: Node, read: Access, given: ReadonlySet<Node>, stored: R
       if (!asEpilogue && rowVariables(current, { ...read, ...access }) === undefined) return true;
       continue;
     }
-    for (const { source, ...next } of sourceAccesses(current, access, () => [])) stack.push({ node: source, access: next });
+    for (const { source, ...next } of sourceAccesses(current, access, () => [])) {
+      stack.push({ node: source, access: next });
+    }
   }
   return false;
 }
 
 function isBijective(indices: readonly Index[], draft: Draft): boolean {
   const variables = variablesOf(indices)?.variables;
-  return variables !== undefined && draft.variables.every((variable) => variable.extent <= 1 || variables.has(variable));
+  return variables !== undefined &&
+    draft.variables.every((variable) => variable.extent <= 1 || variables.has(variable));
 }

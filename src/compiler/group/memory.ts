@@ -53,7 +53,12 @@ export function layOut({ inputs, roots, stored, whole: apart, donate, copied, co
     // Temporaries are rounded up, so that more of them fit each other.
     const unit = role === "temporary" ? 256 : common !== undefined && !common.has(node) ? itemBytes : 4;
     const bytes = Math.ceil(Math.max(role === "temporary" ? 0 : 4, byteLength(node)) / unit) * unit;
-    slots.push({ bytes, needs: byteLength(node), role, common: common !== undefined && role === "input" && common.has(node) });
+    slots.push({
+      bytes,
+      needs: byteLength(node),
+      role,
+      common: common !== undefined && role === "input" && common.has(node),
+    });
     return slots.length - 1;
   };
   const whole = (node: Node, index: number): Location => ({ slot: index, offset: 0, strides: strides(node.shape) });
@@ -176,7 +181,9 @@ export function shareTemporaries(
         free.delete(best);
         standsFor[index] = best;
       } else if (slots[index]!.bytes >= overwriting.fromBytes && overwritten === undefined) {
-        overwritten = begun.find((fresh) => fresh !== index && fits(index, standsFor[fresh]!) && mayOverwrite(step, index, fresh));
+        overwritten = begun.find((fresh) =>
+          fresh !== index && fits(index, standsFor[fresh]!) && mayOverwrite(step, index, fresh)
+        );
         if (overwritten !== undefined) standsFor[index] = standsFor[overwritten]!;
       }
     }

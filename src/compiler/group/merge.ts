@@ -20,7 +20,9 @@ const smallDomain = 4096;
 
 /** Axes of a draft's domain, those of length 1 left out. */
 function outerExtents(draft: Draft): number[] {
-  return draft.variables.filter((v) => v.extent > 1 && (draft.outer === undefined || draft.outer.has(v))).map((v) => v.extent);
+  return draft.variables.filter((v) => v.extent > 1 && (draft.outer === undefined || draft.outer.has(v))).map((v) =>
+    v.extent
+  );
 }
 
 function hasRows(draft: Draft): boolean {
@@ -44,7 +46,9 @@ export function mergeKernels(
   const { drafts, accesses } = schedule;
   const waited = waitedFor(schedule, given, waits);
   if (watched !== undefined) {
-    for (const { draft } of accesses.get(watched.faults) ?? []) waited.set(draft, new Set([...waited.get(draft) ?? [], ...watched.values]));
+    for (const { draft } of accesses.get(watched.faults) ?? []) {
+      waited.set(draft, new Set([...waited.get(draft) ?? [], ...watched.values]));
+    }
   }
   const draftOf = new Map<Node, Draft>(drafts.map((draft) => [draft.root, draft]));
   const reads = new Map<Draft, Set<Node>>(drafts.map((draft) => [draft, new Set<Node>()]));
@@ -55,7 +59,8 @@ export function mergeKernels(
     }
   }
   const marks = (of: KernelGroup) => watched !== undefined && of.drafts.some((draft) => watched.values.has(draft.root));
-  const asks = (of: KernelGroup) => watched !== undefined && of.drafts.some((draft) => reads.get(draft)!.has(watched.faults));
+  const asks = (of: KernelGroup) =>
+    watched !== undefined && of.drafts.some((draft) => reads.get(draft)!.has(watched.faults));
   const group = new Map<Draft, KernelGroup>(drafts.map((draft) => [draft, { drafts: [draft] }]));
   const sources = (of: KernelGroup): Set<KernelGroup> => {
     const result = new Set<KernelGroup>();
@@ -107,7 +112,9 @@ export function mergeKernels(
       const extents = outerExtents(earlier);
       if (extents.length !== domain.length || extents.some((n, axis) => n !== domain[axis])) continue;
       if (buffers([...a.drafts, ...b.drafts]) > maxBuffers) continue;
-      const serial = [...a.drafts, ...b.drafts].some((draft) => hasRows(draft) || isReduction(draft.root.op) || draft.outer !== undefined);
+      const serial = [...a.drafts, ...b.drafts].some((draft) =>
+        hasRows(draft) || isReduction(draft.root.op) || draft.outer !== undefined
+      );
       const shared = shares(computes, earlier, later, (node) => isReduction(node.op)) ||
         (shares(reads, earlier, later, () => true) && (!serial || count <= smallDomain));
       const dependent = sources(b).has(a);
@@ -125,12 +132,20 @@ export function mergeKernels(
   const ordered = inOrder([...new Set(drafts.map((draft) => group.get(draft)!))], sources);
   if (waits.size === 0) return ordered;
   // Parts of a concatenation are in its memory.
-  const kept = new Set([...roots, ...drafts.flatMap(({ root }) => kernelOf(root) === "region" ? [root, ...root.src] : [])]);
+  const kept = new Set([
+    ...roots,
+    ...drafts.flatMap(({ root }) => kernelOf(root) === "region" ? [root, ...root.src] : []),
+  ]);
   const readsOf = new Map(ordered.map((own) => [own, new Set(own.drafts.flatMap((draft) => [...reads.get(draft)!]))]));
   return leanOrder(ordered, sources, (own) => readsOf.get(own)!, kept);
 }
 
-function shares(of: ReadonlyMap<Draft, ReadonlySet<Node>>, a: Draft, b: Draft, counts: (node: Node) => boolean): boolean {
+function shares(
+  of: ReadonlyMap<Draft, ReadonlySet<Node>>,
+  a: Draft,
+  b: Draft,
+  counts: (node: Node) => boolean,
+): boolean {
   for (const node of of.get(a)!) if (counts(node) && of.get(b)!.has(node)) return true;
   return false;
 }
@@ -140,7 +155,9 @@ function readsPointwise(source: Draft, reader: Draft, accesses: ReadonlyMap<Node
   for (const access of accesses.get(source.root) ?? []) {
     if (access.draft !== reader) continue;
     const read = access.indices.map((index) => index.key);
-    const own = hasRows(source) ? reader.variables : reader.variables.filter((v) => reader.outer === undefined || reader.outer.has(v));
+    const own = hasRows(source)
+      ? reader.variables
+      : reader.variables.filter((v) => reader.outer === undefined || reader.outer.has(v));
     const expected = own.filter((v) => v.extent > 1).map((v) => variableIndex(v).key);
     const significant = read.filter((_, axis) => source.root.shape[axis]! > 1);
     if (access.loop.length > 0) return false;
@@ -151,7 +168,8 @@ function readsPointwise(source: Draft, reader: Draft, accesses: ReadonlyMap<Node
 }
 
 function sameRows(a: Draft, b: Draft): boolean {
-  const pattern = (draft: Draft) => draft.variables.filter((v) => v.extent > 1).map((v) => draft.outer === undefined || draft.outer.has(v));
+  const pattern = (draft: Draft) =>
+    draft.variables.filter((v) => v.extent > 1).map((v) => draft.outer === undefined || draft.outer.has(v));
   const [x, y] = [pattern(a), pattern(b)];
   return x.length === y.length && x.every((outer, axis) => outer === y[axis]);
 }

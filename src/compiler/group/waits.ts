@@ -37,7 +37,11 @@ export function takeWaits(roots: readonly Node[], given: ReadonlySet<Node>): { r
 }
 
 /** The values in memory that each kernel waits for, without reading them. */
-export function waitedFor({ drafts, accesses }: Schedule, given: ReadonlySet<Node>, waits: Waits): Map<Draft, Set<Node>> {
+export function waitedFor(
+  { drafts, accesses }: Schedule,
+  given: ReadonlySet<Node>,
+  waits: Waits,
+): Map<Draft, Set<Node>> {
   const draftOf = new Map<Node, Draft>(drafts.map((draft) => [draft.root, draft]));
   const result = new Map<Draft, Set<Node>>();
   for (const [node, others] of waits) {
@@ -89,7 +93,9 @@ export function leanOrder<Group extends { readonly drafts: readonly Draft[] }>(
     let least = Infinity;
     ready.forEach((group, i) => {
       const bytes = growth(group);
-      if (bytes < least || (bytes === least && position.get(group)! < position.get(ready[best]!)!)) [best, least] = [i, bytes];
+      if (bytes < least || (bytes === least && position.get(group)! < position.get(ready[best]!)!)) {
+        [best, least] = [i, bytes];
+      }
     });
     const [next] = ready.splice(best, 1) as [Group];
     result.push(next);

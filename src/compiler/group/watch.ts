@@ -37,7 +37,9 @@ export function faultOf(word: number): number | undefined {
 
 /** A value such that a kernel that stores single elements of it is there: what is watched needs one. */
 function watchable(node: Node, given: ReadonlySet<Node>): Node {
-  return isAlone(node) || given.has(node) ? makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device) : node;
+  return isAlone(node) || given.has(node)
+    ? makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device)
+    : node;
 }
 
 /** The values that kernels are to store, and what is watched of each: of a concatenation, its parts. */
@@ -62,24 +64,37 @@ export function watchedParts(watched: readonly Watched[], given: ReadonlySet<Nod
 }
 
 /** Statements that note the elements which are not finite of a value that is stored at some lanes. */
-export function markFaults(builder: KernelBuilder, node: Node, marks: readonly Marks[], lanes: readonly Lane[], values: readonly Expr[]): Statement[] {
+export function markFaults(
+  builder: KernelBuilder,
+  node: Node,
+  marks: readonly Marks[],
+  lanes: readonly Lane[],
+  values: readonly Expr[],
+): Statement[] {
   const u32 = (value: number) => builder.constant(value, "u32");
   const op = builder.op.bind(builder);
   const infinite = u32(0x7f800000);
   // Told by the bits, as a device's compiler may assume that all is finite.
   const magnitudes = values.map((value) => op("and", builder.convert("bitcast", value, "u32"), u32(0x7fffffff)));
-  const where = (condition: Expr | undefined, x: Expr) => condition === undefined ? x : op("where", condition, x, u32(0));
+  const where = (condition: Expr | undefined, x: Expr) =>
+    condition === undefined ? x : op("where", condition, x, u32(0));
   // What costs is this alone: all else is computed where a fault was found.
   const found = op("le", infinite, largest(builder, lanes.map(({ when }, i) => where(when, magnitudes[i]!))));
   return marks.flatMap(({ slot, number, each, boundary }) => {
     const buffer = builder.buffer(slot, "u32", "readWrite");
-    if (!each) return [{ kind: "mark", buffer, place: number < boundary ? 0 : 1, value: u32(most - number), when: found }];
+    if (!each) {
+      return [{ kind: "mark", buffer, place: number < boundary ? 0 : 1, value: u32(most - number), when: found }];
+    }
     const end = number + size(node.shape);
     const words = [...(number < boundary ? [0] : []), ...(end > boundary ? [1] : [])];
     return words.map((place): Statement => {
       const keys = lanes.map(({ indices, when }, i) => {
         const index = locate({ slot, offset: number, strides: strides(node.shape) }, indices);
-        const side = words.length === 1 ? undefined : place === 0 ? builder.within(index, number, boundary) : builder.within(index, boundary, end);
+        const side = words.length === 1
+          ? undefined
+          : place === 0
+          ? builder.within(index, number, boundary)
+          : builder.within(index, boundary, end);
         const key = op("sub", u32(most), builder.index(index, "u32"));
         return where(when, where(side, where(op("le", infinite, magnitudes[i]!), key)));
       });

@@ -205,7 +205,11 @@ function commonDivisor(a: Index, by: number): number {
 /** a / factor for an index whose coefficients are multiples of factor; the offset is floored. */
 function shrink(a: Index, factor: number): Index {
   const terms = a.terms.map(({ atom, coefficient }) => ({ atom, coefficient: coefficient / factor }));
-  return keepRange(normalize(terms, Math.floor(a.offset / factor)), Math.floor(a.min / factor), Math.floor(a.max / factor));
+  return keepRange(
+    normalize(terms, Math.floor(a.offset / factor)),
+    Math.floor(a.min / factor),
+    Math.floor(a.max / factor),
+  );
 }
 
 /** Floor of a / by; `a` is not negative where its value matters. */
@@ -245,7 +249,10 @@ function remainderAtom(a: Index, by: number): Index {
   if (by === 1) return zeroIndex;
   if (a.min >= 0 && a.max < by) return a;
   const [only] = a.terms;
-  if (a.terms.length === 1 && a.offset === 0 && only!.coefficient === 1 && only!.atom.kind === "mod" && only!.atom.by % by === 0) {
+  if (
+    a.terms.length === 1 && a.offset === 0 && only!.coefficient === 1 && only!.atom.kind === "mod" &&
+    only!.atom.by % by === 0
+  ) {
     return remainder(only!.atom.of, by);
   }
   return ofAtom({ kind: "mod", key: atomKey("mod", a, by), of: a, by });
@@ -312,7 +319,8 @@ export function strideInGroup(a: Index, variable: Variable, group: number): numb
       if (inner === 0) continue;
       // A group that begins at a multiple of its size lies within one period.
       const rest = atom.of.terms.filter((term) => term.atom.kind !== "variable" || term.atom.variable !== variable);
-      const aligned = inner === 1 && atom.kind !== "min" && atom.by % group === 0 && isMultiple({ ...atom.of, terms: rest }, group);
+      const aligned = inner === 1 && atom.kind !== "min" && atom.by % group === 0 &&
+        isMultiple({ ...atom.of, terms: rest }, group);
       if (!aligned) return undefined;
       if (atom.kind === "mod") stride += coefficient;
     }
@@ -324,6 +332,7 @@ export function strideInGroup(a: Index, variable: Variable, group: number): numb
 export function isMultiple(a: Index, factor: number): boolean {
   return a.offset % factor === 0 && a.terms.every(({ atom, coefficient }) => {
     if (coefficient % factor === 0) return true;
-    return atom.kind === "min" && (coefficient * atom.limit) % factor === 0 && isMultiple(scale(atom.of, coefficient), factor);
+    return atom.kind === "min" && (coefficient * atom.limit) % factor === 0 &&
+      isMultiple(scale(atom.of, coefficient), factor);
   });
 }

@@ -58,7 +58,12 @@ export type Statement =
    * What the invocations of a workgroup have in each accumulator becomes their combination, in a fixed tree; by way of
    * `array`, which has room for all. Of `columns` numbered side by side, each is combined with those of its own column.
    */
-  | { readonly kind: "combine"; readonly accumulators: readonly Accumulator[]; readonly columns: number; readonly array: number }
+  | {
+    readonly kind: "combine";
+    readonly accumulators: readonly Accumulator[];
+    readonly columns: number;
+    readonly array: number;
+  }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
   /** What the buffer holds becomes the value, or its combination with the value as in the reduction `accumulate`. */
@@ -71,7 +76,13 @@ export type Statement =
     readonly accumulate: ReductionName | undefined;
   }
   /** A u32 of the buffer becomes the value where that is larger, whichever invocations do so at once. Seldom, so by atomics. */
-  | { readonly kind: "mark"; readonly buffer: number; readonly place: number; readonly value: Expr; readonly when: Expr };
+  | {
+    readonly kind: "mark";
+    readonly buffer: number;
+    readonly place: number;
+    readonly value: Expr;
+    readonly when: Expr;
+  };
 
 export interface Scope {
   readonly depth: number;
@@ -152,7 +163,12 @@ export class KernelBuilder {
   }
 
   constant(value: number, dtype: DType): Expr {
-    return this.#make(`c${dtype}${Object.is(value, -0) ? "-0" : value}`, this.root, { kind: "constant", value, dtype }, false);
+    return this.#make(
+      `c${dtype}${Object.is(value, -0) ? "-0" : value}`,
+      this.root,
+      { kind: "constant", value, dtype },
+      false,
+    );
   }
 
   index(index: Index, dtype: DType): Expr {
@@ -190,7 +206,13 @@ export class KernelBuilder {
   }
 
   within(index: Index, low: number, high: number): Expr {
-    return this.#make(`w(${index.key},${low},${high})`, this.scopeOfIndex(index), { kind: "within", index, low, high, dtype: "bool" });
+    return this.#make(`w(${index.key},${low},${high})`, this.scopeOfIndex(index), {
+      kind: "within",
+      index,
+      low,
+      high,
+      dtype: "bool",
+    });
   }
 
   broadcast(arg: Expr, lane: number): Expr {
@@ -203,7 +225,12 @@ export class KernelBuilder {
   }
 
   sharedLoad(array: number, index: Index): Expr {
-    return this.#make(`s${array}[${index.key}]`, this.scopeOfIndex(index), { kind: "shared", array, index, dtype: this.shared[array]!.dtype });
+    return this.#make(`s${array}[${index.key}]`, this.scopeOfIndex(index), {
+      kind: "shared",
+      array,
+      index,
+      dtype: this.shared[array]!.dtype,
+    });
   }
 
   /** Names an i32 expression so that an index may contain it. */
@@ -221,7 +248,11 @@ export class KernelBuilder {
 
   /** The value of an accumulator after its loop, read in `scope`, which holds that loop; or as it is where it is spelled. */
   result(accumulator: Accumulator, scope: Scope): Expr {
-    return this.#make(`${accumulator.name}@${scope.depth}`, scope, { kind: "accumulator", accumulator, dtype: accumulator.dtype }, false);
+    return this.#make(`${accumulator.name}@${scope.depth}`, scope, {
+      kind: "accumulator",
+      accumulator,
+      dtype: accumulator.dtype,
+    }, false);
   }
 
   combine(op: ReductionName, a: Expr, b: Expr): Expr {
@@ -250,7 +281,11 @@ export function deeper(a: Scope, b: Scope | undefined): Scope {
 }
 
 /** Calls `visit` for every statement, inner ones too, with how many times it runs per invocation and its scope. */
-export function eachStatement(scope: Scope, visit: (statement: Statement, times: number, scope: Scope) => void, times = 1): void {
+export function eachStatement(
+  scope: Scope,
+  visit: (statement: Statement, times: number, scope: Scope) => void,
+  times = 1,
+): void {
   for (const statement of scope.statements) {
     visit(statement, times, scope);
     if (statement.kind === "loop") eachStatement(statement.body, visit, times * statement.variable.extent);

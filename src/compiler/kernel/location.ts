@@ -27,5 +27,8 @@ export interface Memory {
 }
 
 export function locate(location: Location, indices: readonly Index[]): Index {
-  return indices.reduce((sum, index, axis) => add(sum, scale(index, location.strides[axis]!)), constantIndex(location.offset));
+  return indices.reduce(
+    (sum, index, axis) => add(sum, scale(index, location.strides[axis]!)),
+    constantIndex(location.offset),
+  );
 }

@@ -2,7 +2,19 @@ import { InternalError } from "../../errors.ts";
 import { isKind, type Node, type NodeOf } from "../../graph/node.ts";
 import { strides } from "../../graph/shape.ts";
 import { isMovement, type StructuralOf } from "../../graph/structural.ts";
-import { add, addConstant, constantIndex, divide, flatten, type Index, remainder, scale, unflatten, within, zeroIndex } from "./index-arithmetic.ts";
+import {
+  add,
+  addConstant,
+  constantIndex,
+  divide,
+  flatten,
+  type Index,
+  remainder,
+  scale,
+  unflatten,
+  within,
+  zeroIndex,
+} from "./index-arithmetic.ts";
 
 /** `low <= index < high` must hold, or the padding value is meant. */
 export interface Bound {
@@ -18,7 +30,10 @@ interface Place {
 }
 
 const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices: readonly Index[]) => Place } = {
-  reshape: (node, indices) => ({ indices: unflatten(flatten(indices, strides(node.shape)), node.src[0]!.shape), bounds: [] }),
+  reshape: (node, indices) => ({
+    indices: unflatten(flatten(indices, strides(node.shape)), node.src[0]!.shape),
+    bounds: [],
+  }),
   permute: (node, indices) => {
     const result = new Array<Index>(indices.length);
     node.attrs.axes.forEach((axis, i) => result[axis] = indices[i]!);
@@ -63,13 +78,18 @@ const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices
 /** The source's indices for an element of a movement, and what must hold for it to come from the source. */
 export function sourceIndices(node: Node, indices: readonly Index[]): Place {
   // Each entry of the table takes the node of its own op, which is the one it is looked up with.
-  if (isKind(node, "moved")) return (places[node.op] as (node: Node, indices: readonly Index[]) => Place)(node, indices);
+  if (isKind(node, "moved")) {
+    return (places[node.op] as (node: Node, indices: readonly Index[]) => Place)(node, indices);
+  }
   if (isKind(node, "same")) return { indices, bounds: [] };
   throw new InternalError("sourceIndices", { got: node.op, need: "an op that only moves elements" });
 }
 
 /** What views and conversions show at some indices: the value behind them, and where of it. */
-export function shownAt(node: Node, indices: readonly Index[]): { readonly node: Node; readonly indices: readonly Index[] } {
+export function shownAt(
+  node: Node,
+  indices: readonly Index[],
+): { readonly node: Node; readonly indices: readonly Index[] } {
   let [x, at] = [node, indices];
   for (; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (isMovement(x)) at = sourceIndices(x, at).indices;
   return { node: x, indices: at };

@@ -18,12 +18,30 @@ export function argsortProgram({ src: [keys], shape }: NodeOf<"argsort">, target
   const costs = { flops: rows * length * stages * (stages + 1) / 2, bytes: 8 * rows * length };
   if (target.language === "js") {
     const source = jsSource(length, dtype);
-    return { key: `${rows}|${dtype}|${source}`, name, language: "js", source, bindings, workgroups: [1, 1, 1], invocations: rows, ...costs };
+    return {
+      key: `${rows}|${dtype}|${source}`,
+      name,
+      language: "js",
+      source,
+      bindings,
+      workgroups: [1, 1, 1],
+      invocations: rows,
+      ...costs,
+    };
   }
   const x = Math.min(rows, target.maxWorkgroupsPerDimension);
   const y = Math.ceil(rows / x);
   const source = wgslSource(rows, length, dtype, Math.min(256, target.maxInvocationsPerWorkgroup), x);
-  return { key: `${x},${y}|${source}`, name, language: "wgsl", source, bindings, workgroups: [x, y, 1], invocations: rows, ...costs };
+  return {
+    key: `${x},${y}|${source}`,
+    name,
+    language: "wgsl",
+    source,
+    bindings,
+    workgroups: [x, y, 1],
+    invocations: rows,
+    ...costs,
+  };
 }
 
 /** Maps a key to a u32 of the same order; NaN to the largest. -0 and 0 are equal, as they compare. */

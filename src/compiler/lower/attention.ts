@@ -113,8 +113,10 @@ class AttentionKernel {
     const blocks = length / this.#breadth;
     this.#firstColumn = scale(variableIndex(parallel("i", blocks)), this.#breadth);
     this.#lane = parallel(by === "workgroup" ? "local" : "lane", lanes);
-    this.#columns = Array.from({ length: columns }, (_, j) =>
-      addConstant(add(this.#firstColumn, scale(variableIndex(this.#lane), columns)), j));
+    this.#columns = Array.from(
+      { length: columns },
+      (_, j) => addConstant(add(this.#firstColumn, scale(variableIndex(this.#lane), columns)), j),
+    );
     const groups = size(q.shape.slice(0, -2)) * blocks;
     const subgroups = groups % 4 === 0 && groups >= 32 ? 4 : 1;
     this.#workgroup = by === "each" ? undefined : by === "workgroup" ? lanes : lanes * subgroups;
@@ -166,13 +168,24 @@ class AttentionKernel {
     const factors: Expr[] = [];
     const powers = this.#columns.map((_, j) => {
       const before = builder.result(most[j]!, body);
-      const now = scores[j]!.reduce((a, b) => builder.op("max", a, b), builder.op("max", before, builder.constant(lowest, "f32")));
+      const now = scores[j]!.reduce(
+        (a, b) => builder.op("max", a, b),
+        builder.op("max", before, builder.constant(lowest, "f32")),
+      );
       // What was summed so far was relative to the largest score so far.
       const factor = builder.op("exp", builder.op("sub", before, now));
       const column = scores[j]!.map((score) => builder.op("exp", builder.op("sub", score, now)));
-      const total = builder.op("add", builder.op("mul", builder.result(totals[j]!, body), factor), pairwise(builder, column));
+      const total = builder.op(
+        "add",
+        builder.op("mul", builder.result(totals[j]!, body), factor),
+        pairwise(builder, column),
+      );
       factors.push(factor);
-      body.statements.push({ kind: "assign", accumulator: totals[j]!, value: total }, { kind: "assign", accumulator: most[j]!, value: now });
+      body.statements.push({ kind: "assign", accumulator: totals[j]!, value: total }, {
+        kind: "assign",
+        accumulator: most[j]!,
+        value: now,
+      });
       return column;
     });
     this.#accumulate(v, 0, powers, hidden, factors);
@@ -251,11 +264,20 @@ class AttentionKernel {
   /** The elements of the rows of a block, without workgroup memory. */
   #rowValues(x: Node, feature: Index): readonly Expr[] {
     const { by, rows } = this.#block;
-    const own = Array.from({ length: rows }, (_, i) =>
-      this.#at(feature, this.#row(by === "subgroup" ? addConstant(scale(variableIndex(this.#lane), rows), i) : constantIndex(i))));
+    const own = Array.from(
+      { length: rows },
+      (_, i) =>
+        this.#at(
+          feature,
+          this.#row(by === "subgroup" ? addConstant(scale(variableIndex(this.#lane), rows), i) : constantIndex(i)),
+        ),
+    );
     const loaded = this.#values(x, own);
     if (by !== "subgroup") return loaded;
-    return Array.from({ length: this.#height }, (_, i) => this.#builder.broadcast(loaded[i % rows]!, Math.floor(i / rows)));
+    return Array.from(
+      { length: this.#height },
+      (_, i) => this.#builder.broadcast(loaded[i % rows]!, Math.floor(i / rows)),
+    );
   }
 
   /** Walks the features of the rows' operand `x`, in the block that the walk is at. */
@@ -286,14 +308,18 @@ class AttentionKernel {
       const rows = Array.from({ length: width }, (_, j) => this.#row(addConstant(remainder(element, height), j)));
       const loaded = this.#values(x, rows.map((row) => this.#at(within(position, 0, count - 1), row)));
       const inside = even ? undefined : builder.within(position, 0, count);
-      const values = loaded.map((value) => inside === undefined ? value : builder.op("where", inside, value, builder.constant(0, "f32")));
+      const values = loaded.map((value) =>
+        inside === undefined ? value : builder.op("where", inside, value, builder.constant(0, "f32"))
+      );
       slices.statements.push({ kind: "stage", array, index: element, values });
     }
     const variable = builder.variable("f", depth);
     const scope = builder.openLoop(slices, variable);
     const position = add(first, variableIndex(variable));
-    const rows = Array.from({ length: height }, (_, i) =>
-      builder.sharedLoad(array, addConstant(scale(variableIndex(variable), height), i)));
+    const rows = Array.from(
+      { length: height },
+      (_, i) => builder.sharedLoad(array, addConstant(scale(variableIndex(variable), height), i)),
+    );
     const inside = even ? undefined : builder.within(position, 0, count);
     step({ scope, feature: within(position, 0, count - 1), inside, rows });
     slices.statements.push({ kind: "barrier" }, { kind: "loop", variable, body: scope }, { kind: "barrier" });
@@ -304,7 +330,8 @@ class AttentionKernel {
   #scores(x: Node, y: Node, bias: Node | undefined): { scores: Expr[][]; hidden: Expr[][] | undefined } {
     const builder = this.#builder;
     const sums: Accumulator[][] = this.#columns.map(() =>
-      Array.from({ length: this.#height }, () => builder.accumulator("sum", "f32", this.#body)));
+      Array.from({ length: this.#height }, () => builder.accumulator("sum", "f32", this.#body))
+    );
     this.#overFeatures(x, ({ scope, feature, rows }) => {
       const columns = this.#columnValues(y, feature);
       rows.forEach((row, i) =>
@@ -318,16 +345,26 @@ class AttentionKernel {
     const lanes = Array.from({ length: this.#height }, (_, i) =>
       this.#columns.map((column): Lane => {
         const row = this.#row(constantIndex(i));
-        return { indices: [...this.#batch, ...this.#columnsAreQueries ? [column, row] : [row, column]], when: undefined };
+        return {
+          indices: [...this.#batch, ...this.#columnsAreQueries ? [column, row] : [row, column]],
+          when: undefined,
+        };
       })).flat();
     const biases = this.#values(bias, lanes);
     const count = this.#columns.length;
     const biasOf = (i: number, j: number) => biases[i * count + j]!;
-    const hidden = products.map((column, j) => column.map((_, i) => builder.op("lt", biasOf(i, j), builder.constant(lowest, "f32"))));
+    const hidden = products.map((column, j) =>
+      column.map((_, i) => builder.op("lt", biasOf(i, j), builder.constant(lowest, "f32")))
+    );
     // Of what is hidden, no matter whether the product is a number.
     const scores = products.map((column, j) =>
       column.map((product, i) =>
-        builder.op("where", hidden[j]![i]!, builder.constant(-Infinity, "f32"), builder.op("add", product, biasOf(i, j)))
+        builder.op(
+          "where",
+          hidden[j]![i]!,
+          builder.constant(-Infinity, "f32"),
+          builder.op("add", product, biasOf(i, j)),
+        )
       )
     );
     return { scores, hidden };
@@ -348,7 +385,9 @@ class AttentionKernel {
     const op = hidden === undefined ? "mul" : "gated";
     // The mark is in the weight itself, so that no other value lives on through the features.
     const mark = builder.constant(hiddenWeight, "f32");
-    const marked = hidden === undefined ? weights : weights.map((column, j) => column.map((w, i) => builder.op("where", hidden[j]![i]!, mark, w)));
+    const marked = hidden === undefined
+      ? weights
+      : weights.map((column, j) => column.map((w, i) => builder.op("where", hidden[j]![i]!, mark, w)));
     this.#overFeatures(x, ({ scope, feature, inside, rows }) => {
       const place = addConstant(feature, start);
       const before = this.#stored(scope, place);
@@ -385,10 +424,18 @@ class AttentionKernel {
   /** A feature of the result as it stands. */
   #stored(scope: Scope, feature: Index): readonly Expr[] {
     const target = this.#targets[0]!;
-    return this.#columns.map((column) => this.#builder.loadNow(this.#buffer(target), this.#place(target, feature, column), scope));
+    return this.#columns.map((column) =>
+      this.#builder.loadNow(this.#buffer(target), this.#place(target, feature, column), scope)
+    );
   }
 
-  #store(scope: Scope, feature: Index, values: readonly Expr[], when: Expr | undefined, target: Location = this.#targets[0]!): void {
+  #store(
+    scope: Scope,
+    feature: Index,
+    values: readonly Expr[],
+    when: Expr | undefined,
+    target: Location = this.#targets[0]!,
+  ): void {
     const buffer = this.#buffer(target);
     this.#columns.forEach((column, j) =>
       scope.statements.push({

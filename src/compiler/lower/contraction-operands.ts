@@ -5,7 +5,11 @@ import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.
 import { shownAt, sourceIndices } from "../kernel/source-indices.ts";
 
 /** The product of a contraction, and its indices at an element of the contraction and at the term `along` of its sum. */
-export function productAt(node: ReductionNode, element: readonly Index[], along: readonly Index[]): { product: Node; indices: readonly Index[] } {
+export function productAt(
+  node: ReductionNode,
+  element: readonly Index[],
+  along: readonly Index[],
+): { product: Node; indices: readonly Index[] } {
   let product = node.src[0]!;
   let kept = 0;
   let indices: readonly Index[] = product.shape.map((_, axis) => {

@@ -5,7 +5,19 @@
 import type { Node, ReductionNode } from "../../graph/node.ts";
 import { reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within } from "../kernel/index-arithmetic.ts";
+import {
+  add,
+  addConstant,
+  atMost,
+  divide,
+  type Index,
+  remainder,
+  scale,
+  unflatten,
+  type Variable,
+  variableIndex,
+  within,
+} from "../kernel/index-arithmetic.ts";
 import type { Expr, KernelBuilder, Lane } from "../kernel/ir.ts";
 import type { ShortBlock } from "../tile/tile.ts";
 

@@ -82,7 +82,9 @@ function commonLoops(a: Access, b: Access): readonly Variable[] {
 /** An index and its guard, with the loops of its own, that is, not in `common`, named by their order and number of passes. */
 function pattern({ index, when, loops }: Access, common: readonly Variable[]): string {
   const names = new Map<Variable, string>();
-  for (const loop of loops) if (loop.extent > 1 && !common.includes(loop)) names.set(loop, `#${names.size}:${loop.extent}`);
+  for (const loop of loops) {
+    if (loop.extent > 1 && !common.includes(loop)) names.set(loop, `#${names.size}:${loop.extent}`);
+  }
   return `${spell(index, names)} ${when === undefined ? "" : spellGuard(when, names)}`;
 }
 
@@ -128,7 +130,11 @@ function rangeOf({ index, when, loops }: Access, common: readonly Variable[]): R
     else if (atom.kind === "variable" && coefficient > 0) steps.push({ by: coefficient, passes: atom.variable.extent });
     else return undefined;
   }
-  return { place: spell({ ...index, terms: rest, offset: 0 }), steps: steps.sort((a, b) => a.by - b.by), offset: index.offset };
+  return {
+    place: spell({ ...index, terms: rest, offset: 0 }),
+    steps: steps.sort((a, b) => a.by - b.by),
+    offset: index.offset,
+  };
 }
 
 /** Whether `store`, with those of `others` that differ from it by an offset, leaves no gap where `load` runs. */

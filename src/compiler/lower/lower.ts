@@ -24,7 +24,15 @@ import {
   within,
   zeroIndex,
 } from "../kernel/index-arithmetic.ts";
-import { deeper, type Expr, KernelBuilder, type KernelIR, type Lane, type Scope, type Statement } from "../kernel/ir.ts";
+import {
+  deeper,
+  type Expr,
+  KernelBuilder,
+  type KernelIR,
+  type Lane,
+  type Scope,
+  type Statement,
+} from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
 import { isContraction } from "../kernel/patterns.ts";
 import { sourceIndices } from "../kernel/source-indices.ts";
@@ -107,12 +115,15 @@ class Lowering {
     if (team > 1) this.#team = this.#builder.variable("local", team);
     if (staged !== undefined) this.#staged = stagedDomain(this.#builder, walked, staged, and, this.#varying);
     if (gemv !== undefined) this.#gemv = gemvDomain(this.#builder, walked, gemv, and);
-    const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ?? (subgroup !== undefined
-      ? this.#subgroupDomain(walked, subgroup)
-      : axes !== undefined
-      ? this.#tiledDomain(walked, axes)
-      : this.#flatDomain(walked));
-    const lanes = factors === undefined ? ofWalked : ofWalked.map((lane) => ({ ...lane, indices: joined(lane.indices, factors) }));
+    const { parallel, lanes: ofWalked } = this.#staged ?? this.#gemv ??
+      (subgroup !== undefined
+        ? this.#subgroupDomain(walked, subgroup)
+        : axes !== undefined
+        ? this.#tiledDomain(walked, axes)
+        : this.#flatDomain(walked));
+    const lanes = factors === undefined
+      ? ofWalked
+      : ofWalked.map((lane) => ({ ...lane, indices: joined(lane.indices, factors) }));
     for (const draft of this.#group.drafts) this.#value(draft, lanes);
     // After all loads: a value may be written over what another one is computed from.
     const { root } = this.#builder;
@@ -134,7 +145,10 @@ class Lowering {
    * The lanes that an invocation of an outer product computes, row by row; behind them, the elements whose row operand it
    * loads for its subgroup, which are computed no further.
    */
-  #subgroupDomain(domain: readonly number[], { runs, m, n, rows, columns, lanes }: OuterProduct): { parallel: Variable[]; lanes: Lane[] } {
+  #subgroupDomain(
+    domain: readonly number[],
+    { runs, m, n, rows, columns, lanes }: OuterProduct,
+  ): { parallel: Variable[]; lanes: Lane[] } {
     const builder = this.#builder;
     const parallel: Variable[] = [];
     const extents = runs.map((run) => size(run.map((axis) => domain[axis]!)));
@@ -154,8 +168,11 @@ class Lowering {
       return base === start ? undefined : builder.within(add(index, scale(start, -1)), 0, extents[axis]!);
     };
     const at = (row: Index, column: Index) =>
-      bases.map(({ base }, axis) => within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, extents[axis]! - 1));
-    const apart = (indices: readonly Index[]) => indices.flatMap((index, i) => unflatten(index, runs[i]!.map((axis) => domain[axis]!)));
+      bases.map(({ base }, axis) =>
+        within(axis === m ? add(base, row) : axis === n ? add(base, column) : base, 0, extents[axis]! - 1)
+      );
+    const apart = (indices: readonly Index[]) =>
+      indices.flatMap((index, i) => unflatten(index, runs[i]!.map((axis) => domain[axis]!)));
     const ownColumn = (j: number) => addConstant(scale(variableIndex(lane), columns), j);
     const result: Lane[] = [];
     // Columns that are all there or none share a guard, so that they are stored as a vector.
@@ -168,7 +185,10 @@ class Lowering {
       }
     }
     for (let i = 0; i < rows; i++) {
-      result.push({ indices: apart(at(addConstant(scale(variableIndex(lane), rows), i), ownColumn(0))), when: undefined });
+      result.push({
+        indices: apart(at(addConstant(scale(variableIndex(lane), rows), i), ownColumn(0))),
+        when: undefined,
+      });
     }
     return { parallel, lanes: result };
   }
@@ -188,7 +208,9 @@ class Lowering {
       this.#walk = { variable: step, body: builder.openLoop(builder.root, step) };
       const position = add(scale(add(scale(at, walk), variableIndex(step)), walkers), variableIndex(local));
       const varies = domain.some((extent) => this.#varying.includes(extent));
-      if (count % (walk * walkers) !== 0 || varies) this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
+      if (count % (walk * walkers) !== 0 || varies) {
+        this.#walk.body.statements.push({ kind: "stop", index: position, limit: count });
+      }
       at = within(position, 0, count - 1);
     }
     const base = scale(at, factor);
@@ -203,7 +225,12 @@ class Lowering {
    * A loop over `steps` steps, which the invocations of a team take in turn. `step` is the one that an invocation is at,
    * `inside` whether there is such a step.
    */
-  #loop(prefix: string, steps: number, parent: Scope, shared: boolean): { variable: Variable; body: Scope; step: Index; inside: Expr | undefined } {
+  #loop(
+    prefix: string,
+    steps: number,
+    parent: Scope,
+    shared: boolean,
+  ): { variable: Variable; body: Scope; step: Index; inside: Expr | undefined } {
     const builder = this.#builder;
     const team = shared ? this.#team : undefined;
     const variable = builder.variable(prefix, team === undefined ? steps : Math.ceil(steps / team.extent));
@@ -242,7 +269,10 @@ class Lowering {
     if (row.length === 0) {
       // All of a team have the same value.
       const first = this.#team && this.#builder.within(variableIndex(this.#team), 0, 1);
-      const lanes = domain.map((lane) => ({ when: this.#and(lane.when, first), indices: this.#place(root, outer, lane.indices, row, []) }));
+      const lanes = domain.map((lane) => ({
+        when: this.#and(lane.when, first),
+        indices: this.#place(root, outer, lane.indices, row, []),
+      }));
       this.#store(root, lanes, this.#stores);
       return;
     }
@@ -252,14 +282,23 @@ class Lowering {
     const lanes = domain.flatMap((lane) =>
       Array.from({ length: factor }, (_, i) => {
         const position = addConstant(scale(step, factor), i);
-        return { when: this.#and(lane.when, inside), indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)) };
+        return {
+          when: this.#and(lane.when, inside),
+          indices: this.#place(root, outer, lane.indices, row, unflatten(position, extents)),
+        };
       })
     );
     this.#store(root, lanes, body.statements);
     this.#builder.root.statements.push({ kind: "loop", variable, body });
   }
 
-  #place(root: Node, outer: readonly number[], at: readonly Index[], row: readonly number[], along: readonly Index[]): Index[] {
+  #place(
+    root: Node,
+    outer: readonly number[],
+    at: readonly Index[],
+    row: readonly number[],
+    along: readonly Index[],
+  ): Index[] {
     const indices = root.shape.map(() => zeroIndex);
     outer.forEach((axis, i) => indices[axis] = at[i]!);
     row.forEach((axis, i) => indices[axis] = along[i]!);
@@ -277,7 +316,9 @@ class Lowering {
       });
     }
     const marks = this.#memory.marks(root);
-    if (marks.length > 0) statements.push(...markFaults(this.#builder, root, marks, stored, values.slice(0, stored.length)));
+    if (marks.length > 0) {
+      statements.push(...markFaults(this.#builder, root, marks, stored, values.slice(0, stored.length)));
+    }
   }
 
   /** Lanes at the end that an invocation only loads operands for. */
@@ -340,12 +381,17 @@ class Lowering {
         return lanes.map((lane) => builder.index(lane.indices[0]!, node.dtype));
       case "cast":
       case "bitcast":
-        return this.#lanes(node.src[0]!, lanes).map((value) => builder.convert(node.op as "cast" | "bitcast", value, node.dtype));
+        return this.#lanes(node.src[0]!, lanes).map((value) =>
+          builder.convert(node.op as "cast" | "bitcast", value, node.dtype)
+        );
       case "gather":
         return this.#gather(node.src[0]!, node.src[1]!, node.attrs.axis, lanes);
       default:
         if (isMovement(node)) return this.#movement(node, lanes);
-        throw new InternalError("lower", { got: `${node.op} inside a kernel`, need: "an op that can be computed there" });
+        throw new InternalError("lower", {
+          got: `${node.op} inside a kernel`,
+          need: "an op that can be computed there",
+        });
     }
   }
 
@@ -423,7 +469,12 @@ class Lowering {
       const innermost = level === runs.length - 1;
       const extents = axes.map((axis) => source.shape[axis]!);
       const steps = size(extents) / (innermost ? factor : 1);
-      const { variable, body, step: at, inside } = this.#loop("k", steps, loops[level - 1]?.body ?? parent, together && innermost);
+      const { variable, body, step: at, inside } = this.#loop(
+        "k",
+        steps,
+        loops[level - 1]?.body ?? parent,
+        together && innermost,
+      );
       loops.push({ variable, body, inside });
       axes.forEach((axis, i) =>
         along.set(axis, (step) => unflatten(innermost ? addConstant(scale(at, factor), step) : at, extents)[i]!)
@@ -432,7 +483,9 @@ class Lowering {
     // Independent partial results shorten the chain of dependent additions; a contraction has enough lanes.
     const partials = contraction ? 1 : factor;
     const identity = reductions[node.op].identity(node.dtype);
-    const accumulators = computed.map(() => Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent)));
+    const accumulators = computed.map(() =>
+      Array.from({ length: partials }, () => builder.accumulator(node.op, node.dtype, parent))
+    );
     const { body, inside } = loops[loops.length - 1]!;
     const steps: Lane[] = [];
     for (let step = 0; step < factor; step++) {
@@ -442,22 +495,31 @@ class Lowering {
         steps.push({ indices, when: this.#and(lane.when, inside) });
       }
     }
-    const products = subgroup === undefined ? this.#lanes(source, steps).entries() : this.#outerProduct(source, steps, factor, subgroup);
+    const products = subgroup === undefined
+      ? this.#lanes(source, steps).entries()
+      : this.#outerProduct(source, steps, factor, subgroup);
     for (const [i, value] of products) {
       const accumulator = accumulators[i % computed.length]![Math.floor(i / computed.length) % partials]!;
-      const term = inside === undefined ? value : builder.op("where", inside, value, builder.constant(identity, node.dtype));
+      const term = inside === undefined
+        ? value
+        : builder.op("where", inside, value, builder.constant(identity, node.dtype));
       body.statements.push({ kind: "update", accumulator, value: term });
     }
     for (let level = loops.length - 1; level >= 0; level--) {
       const { variable, body } = loops[level]!;
       (loops[level - 1]?.body ?? parent).statements.push({ kind: "loop", variable, body });
     }
-    if (loops.some((loop) => loop.variable.extent === 0)) return lanes.map(() => builder.constant(identity, node.dtype));
+    if (loops.some((loop) => loop.variable.extent === 0)) {
+      return lanes.map(() => builder.constant(identity, node.dtype));
+    }
     const results = accumulators.map((parts) => {
       let level = parts.map((part) => builder.result(part, parent));
       while (level.length > 1) {
-        level = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
-          2 * i + 1 < level.length ? builder.combine(node.op, level[2 * i]!, level[2 * i + 1]!) : level[2 * i]!);
+        level = Array.from(
+          { length: Math.ceil(level.length / 2) },
+          (_, i) =>
+            2 * i + 1 < level.length ? builder.combine(node.op, level[2 * i]!, level[2 * i + 1]!) : level[2 * i]!,
+        );
       }
       return together ? this.#combined(node, level[0]!) : level[0]!;
     });
@@ -474,12 +536,17 @@ class Lowering {
       const along = unflatten(constantIndex(term), extents);
       return lanes.map((lane): Lane => {
         let kept = 0;
-        return { indices: source.shape.map((_, axis) => along[axes.indexOf(axis)] ?? lane.indices[kept++]!), when: lane.when };
+        return {
+          indices: source.shape.map((_, axis) => along[axes.indexOf(axis)] ?? lane.indices[kept++]!),
+          when: lane.when,
+        };
       });
     });
     const values = this.#lanes(source, steps.flat());
     const identity = builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
-    return lanes.map((_, i) => steps.reduce((sum, _, term) => builder.combine(node.op, sum, values[term * lanes.length + i]!), identity));
+    return lanes.map((_, i) =>
+      steps.reduce((sum, _, term) => builder.combine(node.op, sum, values[term * lanes.length + i]!), identity)
+    );
   }
 
   /** What the invocations of a team have, combined. */
@@ -487,7 +554,12 @@ class Lowering {
     const builder = this.#builder;
     const array = this.#sharedFor(node.dtype, this.#tile.team);
     const accumulator = builder.accumulator(node.op, node.dtype, builder.root);
-    builder.root.statements.push({ kind: "update", accumulator, value: own }, { kind: "combine", accumulators: [accumulator], columns: 1, array });
+    builder.root.statements.push({ kind: "update", accumulator, value: own }, {
+      kind: "combine",
+      accumulators: [accumulator],
+      columns: 1,
+      array,
+    });
     return builder.result(accumulator, builder.root);
   }
 
@@ -502,15 +574,27 @@ class Lowering {
   #stagedSums(node: ReductionNode, lanes: readonly Lane[], domain: StagedDomain): readonly Expr[] {
     const builder = this.#builder;
     const empty = node.src[0]!.shape.includes(0);
-    const sums = empty ? [] : stagedSums(builder, node, lanes, domain, this.#tile.staged!, (operand, at) => this.#lanes(operand, at));
+    const sums = empty
+      ? []
+      : stagedSums(builder, node, lanes, domain, this.#tile.staged!, (operand, at) => this.#lanes(operand, at));
     return lanes.map((_, i) => sums[i] ?? builder.constant(0, node.dtype));
   }
 
   #gemvResults(node: ReductionNode, lanes: readonly Lane[], domain: GemvDomain): readonly Expr[] {
     const builder = this.#builder;
-    if (node.src[0]!.shape.includes(0)) return lanes.map(() => builder.constant(reductions[node.op].identity(node.dtype), node.dtype));
+    if (node.src[0]!.shape.includes(0)) {
+      return lanes.map(() => builder.constant(reductions[node.op].identity(node.dtype), node.dtype));
+    }
     const values = (source: Node, at: readonly Lane[]) => this.#lanes(source, at);
-    return gemvResults(builder, node, lanes, domain, this.#tile.gemv!, values, (length) => this.#sharedFor(node.dtype, length));
+    return gemvResults(
+      builder,
+      node,
+      lanes,
+      domain,
+      this.#tile.gemv!,
+      values,
+      (length) => this.#sharedFor(node.dtype, length),
+    );
   }
 
   /**
@@ -518,7 +602,12 @@ class Lowering {
    * broadcast to all. `steps` is as #subgroupDomain made it, for each of `factor` terms of the sum. Row by row, so that few
    * values are alive at once, and all terms of an element together, so that its sum is fetched and put back once.
    */
-  *#outerProduct(product: Node, steps: readonly Lane[], factor: number, { rows, columns }: OuterProduct): Generator<[number, Expr]> {
+  *#outerProduct(
+    product: Node,
+    steps: readonly Lane[],
+    factor: number,
+    { rows, columns }: OuterProduct,
+  ): Generator<[number, Expr]> {
     const [left, right] = product.src as [Node, Node];
     // The first row is that of all lanes, its columns are a lane's own.
     const leftIsRow = !dependsOn(left, steps[0]!.indices, this.#subgroupLane!);
@@ -527,7 +616,10 @@ class Lowering {
     const count = stride - rows;
     const terms = Array.from({ length: factor }, (_, term) => {
       const own = steps.slice(term * stride, (term + 1) * stride);
-      return { own: this.#lanes(rowOperand, own.slice(count)), column: this.#lanes(columnOperand, own.slice(0, columns)) };
+      return {
+        own: this.#lanes(rowOperand, own.slice(count)),
+        column: this.#lanes(columnOperand, own.slice(0, columns)),
+      };
     });
     for (let row = 0; row < count / columns; row++) {
       for (const [term, { own, column }] of terms.entries()) {

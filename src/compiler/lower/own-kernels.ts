@@ -67,17 +67,35 @@ function scatterKernel(
   const start = onto === undefined ? builder.constant(0, node.dtype) : valuesOf(onto, [begun])[0]!;
   for (const target of targets) {
     const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-    cleared.statements.push({ kind: "store", buffer, index: locate(target, begun.indices), value: start, when: undefined, accumulate: undefined });
+    cleared.statements.push({
+      kind: "store",
+      buffer,
+      index: locate(target, begun.indices),
+      value: start,
+      when: undefined,
+      accumulate: undefined,
+    });
   }
   builder.root.statements.push({ kind: "loop", variable: clear, body: cleared });
   const lane: Lane = { indices: put(variableIndex(walk)), when: undefined };
   const position = valuesOf(index, [lane])[0]!;
   const value = valuesOf(values, [lane])[0]!;
-  const inside = builder.op("and", builder.op("le", builder.constant(0, "i32"), position), builder.op("lt", position, builder.constant(length, "i32")));
+  const inside = builder.op(
+    "and",
+    builder.op("le", builder.constant(0, "i32"), position),
+    builder.op("lt", position, builder.constant(length, "i32")),
+  );
   const destination = put(valueIndex(builder.nameValue(position), length));
   for (const target of targets) {
     const buffer = builder.buffer(target.slot, node.dtype, "readWrite");
-    body.statements.push({ kind: "store", buffer, index: locate(target, destination), value, when: inside, accumulate: as });
+    body.statements.push({
+      kind: "store",
+      buffer,
+      index: locate(target, destination),
+      value,
+      when: inside,
+      accumulate: as,
+    });
   }
   builder.root.statements.push({ kind: "loop", variable: walk, body });
   return builder.finish(name("scatter"), [variable]);

@@ -1,5 +1,5 @@
 /** The programs of ops that have one of their own: source that is written out, of what is in memory. */
-import type { NodeOf, Node } from "../../graph/node.ts";
+import type { Node, NodeOf } from "../../graph/node.ts";
 import type { StructuralOf } from "../../graph/structural.ts";
 import type { Program, Target } from "../plan/plan.ts";
 import { argsortProgram } from "./argsort.ts";

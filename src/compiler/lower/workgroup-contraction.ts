@@ -5,7 +5,20 @@
 import { type Node, type ReductionNode } from "../../graph/node.ts";
 import type { ElementwiseName } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { add, addConstant, atMost, divide, type Index, remainder, scale, unflatten, type Variable, variableIndex, within, zeroIndex } from "../kernel/index-arithmetic.ts";
+import {
+  add,
+  addConstant,
+  atMost,
+  divide,
+  type Index,
+  remainder,
+  scale,
+  unflatten,
+  type Variable,
+  variableIndex,
+  within,
+  zeroIndex,
+} from "../kernel/index-arithmetic.ts";
 import { type Expr, type KernelBuilder, type Lane, type Statement } from "../kernel/ir.ts";
 import type { Staged } from "../tile/tile.ts";
 import { dependsOn, productAt } from "./contraction-operands.ts";
@@ -25,7 +38,14 @@ interface BroughtLane extends Brought {
 }
 
 /** The elements that an invocation brings of a slice of `length` by `depth`, `width` neighbours at a time. */
-function brought(local: Variable, invocations: number, length: number, depth: number, adjacent: boolean, width: number): Brought[] {
+function brought(
+  local: Variable,
+  invocations: number,
+  length: number,
+  depth: number,
+  adjacent: boolean,
+  width: number,
+): Brought[] {
   const [fast, slow] = adjacent ? [length, depth] : [depth, length];
   const groups = length * depth / width;
   return Array.from({ length: groups / invocations }, (_, i) => {
@@ -116,9 +136,16 @@ export function stagedDomain(
       return { ...element, lane };
     });
   };
-  const groupOf = (operand: 0 | 1, axis: number) => adjacent[operand] && extents[axis]! % widths[operand] === 0 ? widths[operand] : 1;
-  const ofRows = withLanes(brought(local, invocations, height, depth, adjacent[0], widths[0]), (along) => at(along, undefined, groupOf(0, m)));
-  const ofColumns = withLanes(brought(local, invocations, breadth, depth, adjacent[1], widths[1]), (along) => at(undefined, along, groupOf(1, n)));
+  const groupOf = (operand: 0 | 1, axis: number) =>
+    adjacent[operand] && extents[axis]! % widths[operand] === 0 ? widths[operand] : 1;
+  const ofRows = withLanes(
+    brought(local, invocations, height, depth, adjacent[0], widths[0]),
+    (along) => at(along, undefined, groupOf(0, m)),
+  );
+  const ofColumns = withLanes(
+    brought(local, invocations, breadth, depth, adjacent[1], widths[1]),
+    (along) => at(undefined, along, groupOf(1, n)),
+  );
   const column = { variable: builder.variable("column", breadth), lane: lanes.length };
   lanes.push({ indices: at(zeroIndex, variableIndex(column.variable)), when: undefined });
   return { parallel, lanes, rows: ofRows, columns: ofColumns, column, loadedOnly: lanes.length - rows * columns, part };
@@ -161,7 +188,13 @@ export function stagedSums(
   const operands = leftIsColumn ? [right, left] as const : [left, right] as const;
 
   const staging: Statement[] = [];
-  const bring = (operand: Node, of: readonly ReturnType<typeof at>[], places: readonly Brought[], length: number, byVectors: boolean) => {
+  const bring = (
+    operand: Node,
+    of: readonly ReturnType<typeof at>[],
+    places: readonly Brought[],
+    length: number,
+    byVectors: boolean,
+  ) => {
     // Two invocations must not store to one vector: WGSL lets a store of an element rewrite the others.
     const array = builder.sharedArray(node.dtype, length * depth, byVectors);
     const elements = values(operand, of.map(({ lane }) => lane)).map((element, i) => {
@@ -180,17 +213,28 @@ export function stagedSums(
   const rowArray = bring(operands[0], rowLanes, domain.rows, height, vectors[0]!);
   const columnArray = bring(operands[1], columnLanes, domain.columns, breadth, vectors[1]!);
 
-  const accumulators = Array.from({ length: rows * columns }, () => builder.accumulator(node.op, node.dtype, builder.root));
+  const accumulators = Array.from(
+    { length: rows * columns },
+    () => builder.accumulator(node.op, node.dtype, builder.root),
+  );
   const inArray = (length: number, part: Index, count: number, i: number) =>
     addConstant(add(scale(variableIndex(step), length), scale(part, count)), i);
-  const ofRows = Array.from({ length: rows }, (_, i) => builder.sharedLoad(rowArray, inArray(height, domain.part[0], rows, i)));
-  const ofColumns = Array.from({ length: columns }, (_, j) => builder.sharedLoad(columnArray, inArray(breadth, domain.part[1], columns, j)));
+  const ofRows = Array.from(
+    { length: rows },
+    (_, i) => builder.sharedLoad(rowArray, inArray(height, domain.part[0], rows, i)),
+  );
+  const ofColumns = Array.from(
+    { length: columns },
+    (_, j) => builder.sharedLoad(columnArray, inArray(breadth, domain.part[1], columns, j)),
+  );
   accumulators.forEach((accumulator, lane) => {
     const [row, column] = [ofRows[Math.floor(lane / columns)]!, ofColumns[lane % columns]!];
     const value = builder.op(product.op as ElementwiseName, ...leftIsColumn ? [column, row] : [row, column]);
     steps.statements.push({ kind: "update", accumulator, value });
   });
-  slices.statements.push(...staging, { kind: "barrier" }, { kind: "loop", variable: step, body: steps }, { kind: "barrier" });
+  slices.statements.push(...staging, { kind: "barrier" }, { kind: "loop", variable: step, body: steps }, {
+    kind: "barrier",
+  });
   builder.root.statements.push({ kind: "loop", variable: slice, body: slices });
   return accumulators.map((accumulator) => builder.result(accumulator, builder.root));
 }

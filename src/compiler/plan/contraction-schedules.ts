@@ -97,8 +97,11 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
       const { threads: [m, n], depth, width } = schedule;
       const block = blockOf(schedule);
       // All invocations bring equally many elements of each operand.
-      const even = block.every((length) => length % width === 0 && depth % width === 0 && (length * depth) % (width * m * n) === 0);
-      return even && schedule.elements[1] > 1 && schedule.elements[0] * schedule.elements[1] <= mostElements && m * n <= limits.maxInvocationsPerWorkgroup && 4 * depth * (block[0] + block[1]) <= workgroupBytes;
+      const even = block.every((length) =>
+        length % width === 0 && depth % width === 0 && (length * depth) % (width * m * n) === 0
+      );
+      return even && schedule.elements[1] > 1 && schedule.elements[0] * schedule.elements[1] <= mostElements &&
+        m * n <= limits.maxInvocationsPerWorkgroup && 4 * depth * (block[0] + block[1]) <= workgroupBytes;
     }
     case "gemv": {
       const { threads: [long, k], elements } = schedule;
@@ -137,13 +140,24 @@ export interface Default {
   readonly when?: (problem: Problem) => boolean;
 }
 
-const outer = (rows: number, depth: number): ContractionSchedule => ({ kind: "subgroupOuter", elements: [rows, 4], subgroups: 4, depth, parts: 1 });
+const outer = (rows: number, depth: number): ContractionSchedule => ({
+  kind: "subgroupOuter",
+  elements: [rows, 4],
+  subgroups: 4,
+  depth,
+  parts: 1,
+});
 
 export function registerTile(edge: number): ContractionSchedule {
   return { kind: "registerTile", elements: [edge, edge], parts: 1 };
 }
 
-export function workgroupTile(threads: readonly [number, number], elements: readonly [number, number], depth: number, width: 1 | 4 = 4): WorkgroupTile {
+export function workgroupTile(
+  threads: readonly [number, number],
+  elements: readonly [number, number],
+  depth: number,
+  width: 1 | 4 = 4,
+): WorkgroupTile {
   return { kind: "workgroupTile", threads, elements, depth, width, parts: 1 };
 }
 
@@ -223,7 +237,10 @@ export function defaultParts(problem: Problem, of: DeviceClass): number {
   const { m, n, k } = problem;
   // The smallest workgroupTile, and a workgroup of a gemv.
   const block = !isShort(problem) ? 1024 : Math.min(m, n) * (layoutOfLong(problem) === "own" ? 64 : 1);
-  return Math.max(1, Math.min(Math.ceil(rule.blocks / Math.ceil(results(problem) / block)), Math.floor(k / rule.leastTerms)));
+  return Math.max(
+    1,
+    Math.min(Math.ceil(rule.blocks / Math.ceil(results(problem) / block)), Math.floor(k / rule.leastTerms)),
+  );
 }
 
 /** A number as its bucket: the power of two that is not below it. */
@@ -247,7 +264,9 @@ export function describeSchedule(schedule: ContractionSchedule): string {
     case "subgroupOuter":
       return `${kind} ${block} a lane, ${schedule.subgroups} subgroups, ${schedule.depth} deep${cut}`;
     case "workgroupTile":
-      return `${kind} ${schedule.threads.join("x")} threads of ${block}, ${schedule.depth} deep, by ${schedule.width}${cut}`;
+      return `${kind} ${
+        schedule.threads.join("x")
+      } threads of ${block}, ${schedule.depth} deep, by ${schedule.width}${cut}`;
     case "gemv":
       return `${kind} ${schedule.threads.join("x")} threads of ${elements[1]}, ${schedule.depth} deep${cut}`;
   }

@@ -41,17 +41,29 @@ function ofWholeBlocks(node: NodeOf<"attention" | "attentionGradient">, given: R
     const [norm, g, delta, bias] = node.src.slice(3) as [Node, Node, Node, Node?];
     const row = (x: Node) => lengthened(x, more(t), given);
     const operands = { q, k, v, norm: row(norm), g: operand(g), delta: row(delta) };
-    result = attentionGradient(node.attrs.of, { ...operands, bias: biasOf(bias, node.shape.slice(0, -2), t, s, more) }, diagonal);
+    result = attentionGradient(
+      node.attrs.of,
+      { ...operands, bias: biasOf(bias, node.shape.slice(0, -2), t, s, more) },
+      diagonal,
+    );
   }
   if (sameShape(result.shape, node.shape)) return result;
   return slice(result, node.shape.map(() => 0), node.shape, node.shape.map(() => 1));
 }
 
 /** The bias for more queries and keys: nobody sees those keys, and of those queries nothing is kept. */
-function biasOf(bias: Node | undefined, batch: Shape, t: number, s: number, more: (n: number) => number): Node | undefined {
+function biasOf(
+  bias: Node | undefined,
+  batch: Shape,
+  t: number,
+  s: number,
+  more: (n: number) => number,
+): Node | undefined {
   if (bias === undefined && more(s) === 0) return undefined;
   const known = bias ?? full([...batch, t + more(t), s], 0, "f32");
-  const high = known.shape.map((n, axis) => axis === known.shape.length - 2 ? t + more(t) - n : axis < batch.length ? 0 : more(s));
+  const high = known.shape.map((n, axis) =>
+    axis === known.shape.length - 2 ? t + more(t) - n : axis < batch.length ? 0 : more(s)
+  );
   return pad(known, known.shape.map(() => 0), high, -Infinity);
 }
 

@@ -50,7 +50,9 @@ function unmarked(operand: Node, inMemory: (node: Node) => boolean): Node {
   const above: Node[] = [];
   let x = operand;
   for (; isMovement(x) && !inMemory(x); x = x.src[0]!) above.push(x);
-  return isMarking(x) && !inMemory(x) ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1]!) : operand;
+  return isMarking(x) && !inMemory(x)
+    ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1]!)
+    : operand;
 }
 
 function operandOf(operand: Node, inMemory: (node: Node) => boolean): Operand | undefined {
@@ -61,7 +63,8 @@ function operandOf(operand: Node, inMemory: (node: Node) => boolean): Operand | 
   return {
     changes: shape.map((length, axis) => length > 1 && rows.some(({ coefficients }) => coefficients[axis] !== 0)),
     fast: shape.findIndex((length, axis) =>
-      length > 1 && rows.every(({ coefficients }, of) => base.shape[of] === 1 || coefficients[axis] === (of === last ? 1 : 0))
+      length > 1 &&
+      rows.every(({ coefficients }, of) => base.shape[of] === 1 || coefficients[axis] === (of === last ? 1 : 0))
     ),
   };
 }

@@ -45,7 +45,9 @@ function halvesBesides(order: readonly Node[], given: ReadonlySet<Node>): Set<No
       const record = computing(node);
       if (!isMovement(node) && !record?.exact) continue;
       const values = record?.conditional ? node.src.slice(1) : node.src;
-      if (values.every((source) => halves.has(source)) && (node.op !== "pad" || isHalf(node.attrs.value))) halves.add(node);
+      if (values.every((source) => halves.has(source)) && (node.op !== "pad" || isHalf(node.attrs.value))) {
+        halves.add(node);
+      }
     }
   }
   return narrowed;

@@ -80,6 +80,10 @@ function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target:
     return permute(reshape(x, shape), [axis, ...shape.keys()].filter((a, i) => i === 0 || a !== axis));
   };
   const [left, right] = product.src as [Node, Node];
-  const partial = reduce("sum", elementwise(product.op as ElementwiseName, cut(left), cut(right)), axes.map((a) => a + 1));
+  const partial = reduce(
+    "sum",
+    elementwise(product.op as ElementwiseName, cut(left), cut(right)),
+    axes.map((a) => a + 1),
+  );
   return reduce("sum", partial, [0]);
 }

@@ -47,11 +47,15 @@ function withStoredOperands(node: ReductionNode, given: ReadonlySet<Node>): Node
 function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | undefined {
   const above: Node[] = [];
   let x = operand;
-  const moves = (node: Node) => isMovement(node) && (node.op !== "pad" || toElement("f16", node.attrs.value) === node.attrs.value);
+  const moves = (node: Node) =>
+    isMovement(node) && (node.op !== "pad" || toElement("f16", node.attrs.value) === node.attrs.value);
   for (; moves(x) && !given.has(x); x = x.src[0]!) above.push(x);
   const [half] = x.src;
   if (x.op !== "cast" || half?.dtype !== "f16" || given.has(x)) return undefined;
-  return above.reduceRight((source, view) => makeNode(view.op, [source], view.attrs, view.shape, "f16", view.device), half);
+  return above.reduceRight(
+    (source, view) => makeNode(view.op, [source], view.attrs, view.shape, "f16", view.device),
+    half,
+  );
 }
 
 /** The operand with its outermost padding stored, if there is any. */

@@ -96,13 +96,19 @@ class JsRenderer extends Renderer {
         const element = `b${expr.buffer}[${this.index(expr.index)}]`;
         const value = expr.dtype === "bool" ? `(${element} !== 0)` : element;
         // Outside the array there is nothing to read, and V8 would give up on the loop.
-        return expr.when === undefined ? value : `(${this.text(expr.when)} ? ${value} : ${expr.dtype === "bool" ? "false" : "0"})`;
+        return expr.when === undefined
+          ? value
+          : `(${this.text(expr.when)} ? ${value} : ${expr.dtype === "bool" ? "false" : "0"})`;
       }
       case "cast": {
         const [arg] = expr.args;
         const helper = cast.jsHelper(arg.dtype, expr.dtype);
         if (helper !== undefined) this.#helpers.add(helper);
-        return rounded(cast.js(this.text(arg), arg.dtype, expr.dtype), expr.dtype, arg.dtype === "bool" || helper !== undefined);
+        return rounded(
+          cast.js(this.text(arg), arg.dtype, expr.dtype),
+          expr.dtype,
+          arg.dtype === "bool" || helper !== undefined,
+        );
       }
       case "bitcast": {
         const [arg] = expr.args;
@@ -126,7 +132,14 @@ function refuseShared(): never {
   throw new InternalError("renderJs", { got: "invocations that work together", need: "a kernel for the cpu device" });
 }
 
+/** How a result of JavaScript's numbers becomes one of a dtype. */
+const rounding: Readonly<Partial<Record<DType, (text: string) => string>>> = {
+  f32: (text) => `Math.fround(${text})`,
+  i32: (text) => `(${text} | 0)`,
+  u32: (text) => `(${text} >>> 0)`,
+};
+
 function rounded(text: string, dtype: DType, isExact = false): string {
   if (isExact) return text;
-  return dtype === "f32" ? `Math.fround(${text})` : dtype === "i32" ? `(${text} | 0)` : dtype === "u32" ? `(${text} >>> 0)` : text;
+  return rounding[dtype]?.(text) ?? text;
 }

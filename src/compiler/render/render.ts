@@ -87,14 +87,18 @@ export abstract class Renderer {
         break;
       }
       case "update":
-        this.emit(`${statement.accumulator.name} = ${this.combined(statement.accumulator, this.text(statement.value))};`);
+        this.emit(
+          `${statement.accumulator.name} = ${this.combined(statement.accumulator, this.text(statement.value))};`,
+        );
         break;
       case "assign":
         this.emit(`${statement.accumulator.name} = ${this.text(statement.value)};`);
         break;
       case "loop": {
         const { name, extent } = statement.variable;
-        const head = `for (${this.declare.changing} ${name} = ${this.integer(0)}; ${name} < ${this.loopBound(extent)}; ${name}++) {`;
+        const head = `for (${this.declare.changing} ${name} = ${this.integer(0)}; ${name} < ${
+          this.loopBound(extent)
+        }; ${name}++) {`;
         this.emit(extent === 1 ? "{" : head);
         const before = this.#indent;
         this.#indent += "  ";
@@ -116,13 +120,21 @@ export abstract class Renderer {
         this.barrier();
         break;
       case "mark":
-        this.emit(`if (${this.text(statement.when)}) { ${this.mark(statement.buffer, statement.place, this.text(statement.value))} }`);
+        this.emit(
+          `if (${this.text(statement.when)}) { ${
+            this.mark(statement.buffer, statement.place, this.text(statement.value))
+          } }`,
+        );
         break;
       case "store": {
         const index = this.index(statement.index);
         const { dtype } = this.ir.buffers[statement.buffer]!;
         const value = this.stored(statement.value, dtype);
-        const line = this.store(statement.buffer, index, this.#accumulated(statement.accumulate, this.element(statement.buffer, index), value, dtype));
+        const line = this.store(
+          statement.buffer,
+          index,
+          this.#accumulated(statement.accumulate, this.element(statement.buffer, index), value, dtype),
+        );
         this.emit(statement.when === undefined ? line : `if (${this.text(statement.when)}) { ${line} }`);
         break;
       }
@@ -157,7 +169,10 @@ export abstract class Renderer {
       case "within": {
         const { index, low, high } = expr;
         const at = this.signed(this.index(index));
-        const tests = [...(index.min < low ? [`${at} >= ${this.literal(low, "i32")}`] : []), ...(index.max >= high ? [`${at} < ${this.literal(high, "i32")}`] : [])];
+        const tests = [
+          ...(index.min < low ? [`${at} >= ${this.literal(low, "i32")}`] : []),
+          ...(index.max >= high ? [`${at} < ${this.literal(high, "i32")}`] : []),
+        ];
         return tests.length === 0 ? "true" : `(${tests.join(" && ")})`;
       }
       default:

@@ -36,7 +36,12 @@ function numbersIn(source: string): Literal[] {
   const found: Literal[] = [];
   for (let match = pattern.exec(source); match !== null; match = pattern.exec(source)) {
     const [, float, ofFloat, integer, ofInteger] = match;
-    found.push({ start: match.index, end: pattern.lastIndex, suffix: (ofFloat ?? ofInteger) as Suffix, text: (float ?? integer)! });
+    found.push({
+      start: match.index,
+      end: pattern.lastIndex,
+      suffix: (ofFloat ?? ofInteger) as Suffix,
+      text: (float ?? integer)!,
+    });
   }
   return found;
 }
@@ -77,7 +82,9 @@ export function spellGeneric(source: string, lifted: Lifted, binding: number): s
   const body = parts.join("");
   const head = body.indexOf("@compute");
   const start = body.indexOf("{\n", body.indexOf(entry)) + 2;
-  const declaration = `@group(0) @binding(${binding}) var<uniform> numbers: array<vec4<u32>, ${Math.ceil(suffixes.size / 4)}>;\n`;
+  const declaration = `@group(0) @binding(${binding}) var<uniform> numbers: array<vec4<u32>, ${
+    Math.ceil(suffixes.size / 4)
+  }>;\n`;
   return `${body.slice(0, head)}${declaration}${body.slice(head, start)}${values.join("\n")}\n${body.slice(start)}`;
 }
 

@@ -17,7 +17,7 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
   };
   eachStatement(ir.body, (statement, _times, scope) => {
     if (statement.kind === "update" || statement.kind === "assign") need(statement.value, scope);
-    if (statement.kind === "stage") for (const value of statement.values) need(value, scope);
+    if (statement.kind === "stage") { for (const value of statement.values) need(value, scope); }
     if (statement.kind === "stop" || statement.kind === "stage") needValues(statement.index, ir, need, scope);
     if (statement.kind === "mark") {
       need(statement.value, scope);
@@ -31,17 +31,28 @@ export function countUses(ir: KernelIR): Map<Expr, number> {
   });
   while (unvisited.length > 0) {
     const expr = unvisited.pop()!;
-    if (expr.kind === "op" || expr.kind === "cast" || expr.kind === "bitcast" || expr.kind === "broadcast") for (const arg of expr.args) need(arg, expr.scope);
+    if (expr.kind === "op" || expr.kind === "cast" || expr.kind === "bitcast" || expr.kind === "broadcast") {
+      for (const arg of expr.args) {
+        need(arg, expr.scope);
+      }
+    }
     if (expr.kind === "load") need(expr.when, expr.scope);
-    if (expr.kind === "load" || expr.kind === "index" || expr.kind === "within" || expr.kind === "shared") needValues(expr.index, ir, need, expr.scope);
+    if (expr.kind === "load" || expr.kind === "index" || expr.kind === "within" || expr.kind === "shared") {
+      needValues(expr.index, ir, need, expr.scope);
+    }
   }
   return uses;
 }
 
-function needValues(index: Index, ir: KernelIR, need: (expr: Expr | undefined, from: Scope) => void, from: Scope): void {
+function needValues(
+  index: Index,
+  ir: KernelIR,
+  need: (expr: Expr | undefined, from: Scope) => void,
+  from: Scope,
+): void {
   for (const { atom } of index.terms) {
     // A value is spelled by its name, so it must have one: two uses keep it from being spelled in place.
-    if (atom.kind === "value") for (let i = 0; i < 2; i++) need(ir.values.get(atom.name), from);
+    if (atom.kind === "value") { for (let i = 0; i < 2; i++) need(ir.values.get(atom.name), from); }
     else if (atom.kind !== "variable") needValues(atom.of, ir, need, from);
   }
 }
@@ -89,7 +100,10 @@ export function vectorBuffers(ir: KernelIR, uses: ReadonlyMap<Expr, number>): Se
 }
 
 /** Four stores that fill one vector, under one guard, follow each other in the scope; the last one writes them. */
-export function vectorStores(statements: readonly Statement[], vectors: ReadonlySet<number>): Map<Statement, readonly (Statement & { kind: "store" })[]> {
+export function vectorStores(
+  statements: readonly Statement[],
+  vectors: ReadonlySet<number>,
+): Map<Statement, readonly (Statement & { kind: "store" })[]> {
   const pending = new Map<string, (Statement & { kind: "store" })[]>();
   const result = new Map<Statement, readonly (Statement & { kind: "store" })[]>();
   for (const statement of statements) {

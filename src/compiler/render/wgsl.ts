@@ -32,7 +32,10 @@ export interface WgslOptions {
 }
 
 /** Renders a kernel. Invocations that do not fill one dimension of workgroups go on in the second. */
-export function renderWgsl(ir: KernelIR, { workgroupSize, maxWorkgroups, rollLoops, f16, guarded = false, strides }: WgslOptions): WgslModule {
+export function renderWgsl(
+  ir: KernelIR,
+  { workgroupSize, maxWorkgroups, rollLoops, f16, guarded = false, strides }: WgslOptions,
+): WgslModule {
   const renderer = new WgslRenderer(ir, { rollLoops, half: halfStorage[f16], guarded, strides });
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const perGroup = ir.workgroupSize ?? workgroupSize;
@@ -65,7 +68,10 @@ class WgslRenderer extends Renderer {
 
   constructor(
     ir: KernelIR,
-    { rollLoops, half, guarded, strides = [] }: Pick<WgslOptions, "rollLoops" | "strides"> & { readonly half: HalfStorage; readonly guarded: boolean },
+    { rollLoops, half, guarded, strides = [] }: Pick<WgslOptions, "rollLoops" | "strides"> & {
+      readonly half: HalfStorage;
+      readonly guarded: boolean;
+    },
   ) {
     super(ir);
     this.#rollLoops = rollLoops;
@@ -85,7 +91,10 @@ class WgslRenderer extends Renderer {
       // end depends on them may contain barriers.
       const place = parallel[parallel.length - 1]!;
       if (place.extent !== workgroupSize) {
-        throw new InternalError("renderWgsl", { got: `${place.extent} places in a workgroup of ${workgroupSize}`, need: "equal numbers" });
+        throw new InternalError("renderWgsl", {
+          got: `${place.extent} places in a workgroup of ${workgroupSize}`,
+          need: "equal numbers",
+        });
       }
       this.emit(y > 1 ? `let id = group.x + group.y * ${x}u;` : "let id = group.x;");
       // Only whole workgroups may leave before a barrier.
@@ -110,7 +119,9 @@ class WgslRenderer extends Renderer {
     this.scope(this.ir.body);
     const bindings = this.ir.buffers.map((buffer, i) => {
       const type = this.#elementType(i);
-      return `@group(0) @binding(${i}) var<storage, ${buffer.access === "read" ? "read" : "read_write"}> b${i}: array<${type}>;`;
+      return `@group(0) @binding(${i}) var<storage, ${
+        buffer.access === "read" ? "read" : "read_write"
+      }> b${i}: array<${type}>;`;
     });
     return [
       ...(this.#subgroups ? ["enable subgroups;"] : []),
@@ -156,7 +167,9 @@ class WgslRenderer extends Renderer {
 
   protected override store(buffer: number, index: string, value: string): string {
     const { dtype } = this.ir.buffers[buffer]!;
-    return dtype === "f16" ? this.#half.store(`b${buffer}`, this.#ofItem(buffer, index), value) : super.store(buffer, index, value);
+    return dtype === "f16"
+      ? this.#half.store(`b${buffer}`, this.#ofItem(buffer, index), value)
+      : super.store(buffer, index, value);
   }
 
   // Index arithmetic is u32, modulo 2^32: exact wherever the index is in range.
@@ -184,7 +197,9 @@ class WgslRenderer extends Renderer {
   protected override loopBound(extent: number): string {
     if (this.#rollLoops === "no" || extent <= 4 || extent > 32) return `${extent}u`;
     // Bounds that the driver cannot know: arrays are never empty. No product is beyond 2^32.
-    return this.#rollLoops === "partly" ? `min(${extent}u, min(arrayLength(&b0), 32u) * ${extent}u)` : `${extent}u * min(1u, arrayLength(&b0))`;
+    return this.#rollLoops === "partly"
+      ? `min(${extent}u, min(arrayLength(&b0), 32u) * ${extent}u)`
+      : `${extent}u * min(1u, arrayLength(&b0))`;
   }
 
   protected override combined({ name, dtype, op }: Accumulator, value: string): string {
@@ -206,14 +221,17 @@ class WgslRenderer extends Renderer {
     const { buffer, index, when } = statement;
     const { dtype } = this.ir.buffers[buffer]!;
     const values = group.map((store) => this.stored(store.value, dtype));
-    const vector = dtype === "f16" ? this.#half.toVector(values) : `vec4<${dtypes[dtype].storage}>(${values.join(", ")})`;
+    const vector = dtype === "f16"
+      ? this.#half.toVector(values)
+      : `vec4<${dtypes[dtype].storage}>(${values.join(", ")})`;
     const line = `${this.element(buffer, this.index(vectorElement(index)!.vector))} = ${vector};`;
     this.emit(when === undefined ? line : `if (${this.text(when)}) { ${line} }`);
   }
 
   protected override bind(expr: Expr): void {
     // A vector is loaded where its first element is bound.
-    const vector = (expr.kind === "shared" && this.ir.shared[expr.array]!.vectors) || (expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool");
+    const vector = (expr.kind === "shared" && this.ir.shared[expr.array]!.vectors) ||
+      (expr.kind === "load" && this.#vectors.has(expr.buffer) && expr.dtype !== "bool");
     if (!vector) super.bind(expr);
     else if (this.uses.has(expr)) this.text(expr);
   }
@@ -224,14 +242,23 @@ class WgslRenderer extends Renderer {
         return expr.dtype === "u32" ? `(${this.index(expr.index)})` : `${expr.dtype}(${this.index(expr.index)})`;
       case "load": {
         if (this.#vectors.has(expr.buffer)) {
-          const { vector, element } = this.#loadVector(`b${expr.buffer}`, (at) => this.element(expr.buffer, at), expr.index, expr.scope);
+          const { vector, element } = this.#loadVector(
+            `b${expr.buffer}`,
+            (at) => this.element(expr.buffer, at),
+            expr.index,
+            expr.scope,
+          );
           if (expr.dtype === "f16") return this.#half.ofVector(vector, element);
           const text = `${vector}.${"xyzw"[element]}`;
           return expr.dtype === "bool" ? `(${text} != 0u)` : text;
         }
         const index = this.index(expr.index);
         if (expr.dtype === "f16") {
-          return this.#half.load(`b${expr.buffer}`, this.#ofItem(expr.buffer, index), this.ir.buffers[expr.buffer]!.access === "readWrite");
+          return this.#half.load(
+            `b${expr.buffer}`,
+            this.#ofItem(expr.buffer, index),
+            this.ir.buffers[expr.buffer]!.access === "readWrite",
+          );
         }
         const text = this.element(expr.buffer, index);
         return expr.dtype === "bool" ? `(${text} != 0u)` : text;
@@ -252,7 +279,12 @@ class WgslRenderer extends Renderer {
         return bitcast.wgsl(this.text(expr.args[0]), expr.args[0].dtype, expr.dtype);
       case "shared": {
         if (!this.ir.shared[expr.array]!.vectors) return `s${expr.array}[${this.index(expr.index)}]`;
-        const { vector, element } = this.#loadVector(`s${expr.array}`, (at) => `s${expr.array}[${at}]`, expr.index, expr.scope);
+        const { vector, element } = this.#loadVector(
+          `s${expr.array}`,
+          (at) => `s${expr.array}[${at}]`,
+          expr.index,
+          expr.scope,
+        );
         return `${vector}.${"xyzw"[element]}`;
       }
       case "broadcast":
@@ -284,7 +316,12 @@ class WgslRenderer extends Renderer {
   }
 
   /** The vector that holds an element of an array of vectors, loaded once for all four, and the element's place in it. */
-  #loadVector(array: string, at: (index: string) => string, index: Index, scope: Scope): { vector: string; element: number } {
+  #loadVector(
+    array: string,
+    at: (index: string) => string,
+    index: Index,
+    scope: Scope,
+  ): { vector: string; element: number } {
     const { vector, element } = vectorElement(index)!;
     const key = `${array}:${vector.key}`;
     let known = this.#loaded.get(key);
@@ -299,7 +336,9 @@ class WgslRenderer extends Renderer {
   protected override stage(array: number, index: Index, values: readonly string[]): void {
     const { dtype, vectors } = this.ir.shared[array]!;
     if (!vectors) this.emit(`s${array}[${this.index(index)}] = ${values[0]};`);
-    else this.emit(`s${array}[${this.index(divide(index, 4))}] = vec4<${dtypes[dtype].storage}>(${values.join(", ")});`);
+    else {this.emit(
+        `s${array}[${this.index(divide(index, 4))}] = vec4<${dtypes[dtype].storage}>(${values.join(", ")});`,
+      );}
   }
 
   protected override combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void {
@@ -319,11 +358,17 @@ class WgslRenderer extends Renderer {
       // Spelled once: with many accumulators the text would be long.
       const value = this.combined({ ...first, name: `${s}[at]` }, `${s}[at + half]`);
       this.emit(`for (var half = ${invocations / 2}u; half >= ${columns}u; half /= 2u) {`);
-      this.emit(`  if (local < half) { for (var at = local; at < ${invocations * accumulators.length}u; at += ${invocations}u) { ${s}[at] = ${value}; } }`);
+      this.emit(
+        `  if (local < half) { for (var at = local; at < ${
+          invocations * accumulators.length
+        }u; at += ${invocations}u) { ${s}[at] = ${value}; } }`,
+      );
       this.barrier();
       this.emit("}");
     }
-    accumulators.forEach(({ name }, i) => this.emit(`${name} = ${place(i, columns === 1 ? "0u" : `local % ${columns}u`)};`));
+    accumulators.forEach(({ name }, i) =>
+      this.emit(`${name} = ${place(i, columns === 1 ? "0u" : `local % ${columns}u`)};`)
+    );
     this.barrier(); // The array is used again.
   }
 

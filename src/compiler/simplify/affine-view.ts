@@ -90,7 +90,10 @@ export function moveOf(node: Node, look: Look): AffineMove | undefined {
   if (windows !== undefined) {
     const { axis, stride, dilation } = windows.attrs;
     const both = shape.map((_, j) => j === axis ? stride : j === last ? dilation : 0);
-    return { shape, rows: windows.src[0]!.shape.map((_, i) => i === axis ? { offset: 0, coefficients: both } : own(i)) };
+    return {
+      shape,
+      rows: windows.src[0]!.shape.map((_, i) => i === axis ? { offset: 0, coefficients: both } : own(i)),
+    };
   }
   const unwindowed = look(node, "unwindow");
   if (unwindowed?.attrs.stride === 1) {
@@ -122,7 +125,8 @@ export function viewOf(x: Node, look: Look): AffineView {
     const source = view.base.src[0]!;
     // What is beyond an axis is 0; below, it must be beyond as well.
     const lost = view.rows.some((row, axis) =>
-      !isWithin(row, view.shape, view.base.shape[axis]!) && !isBeyond(move.rows, source.shape, axis, view.base.shape[axis]!)
+      !isWithin(row, view.shape, view.base.shape[axis]!) &&
+      !isBeyond(move.rows, source.shape, axis, view.base.shape[axis]!)
     );
     if (lost) return view;
     const outer: AffineMove = { shape: view.shape, rows: view.rows };
@@ -145,7 +149,10 @@ export function moved(view: AffineView, move: AffineMove): { view: AffineView; z
   const zeroOutside = view.shape.every((length, axis) =>
     isWithin(move.rows[axis]!, move.shape, length) || isBeyond(view.rows, view.base.shape, axis, length)
   );
-  return { view: { base: view.base, shape: move.shape, rows: view.rows.map((row) => substitute(row, move)) }, zeroOutside };
+  return {
+    view: { base: view.base, shape: move.shape, rows: view.rows.map((row) => substitute(row, move)) },
+    zeroOutside,
+  };
 }
 
 /** A view as nodes; undefined where an index of the view stands in two rows. */
@@ -175,7 +182,9 @@ export function written(view: AffineView, graph: Rewriting): Node | undefined {
   });
   const flips = axes.map((j) => j >= 0 && rows.some((row) => row.coefficients[j]! < 0));
   if (flips.includes(true)) {
-    x = graph.simple(slice(x, x.shape.map((n, i) => flips[i] ? n - 1 : 0), x.shape, flips.map((flip) => flip ? -1 : 1)));
+    x = graph.simple(
+      slice(x, x.shape.map((n, i) => flips[i] ? n - 1 : 0), x.shape, flips.map((flip) => flip ? -1 : 1)),
+    );
   }
   const order = [...axes.keys()].sort((a, b) => axes[a]! - axes[b]!);
   x = graph.simple(permute(x, order));

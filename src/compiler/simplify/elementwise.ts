@@ -6,9 +6,9 @@ import {
   bitcast as bitcastOp,
   cast as castOp,
   elementwise as table,
-  hidden,
   type ElementwiseName,
   type ElementwiseOp,
+  hidden,
   isElementwise,
 } from "../../graph/ops.ts";
 import { constantLike, type Rewriting } from "./rewriting.ts";
@@ -236,7 +236,9 @@ function whereRule(node: Node, graph: Rewriting): Node | undefined {
 function gatedProduct(node: Node, graph: Rewriting): Node {
   const [seen, w, x] = node.src as readonly [Node, Node, Node];
   const known = graph.constantOf(seen);
-  if (known !== undefined) return known !== 0 ? graph.simple(elementwise("mul", w, x)) : full(node.shape, 0, node.dtype);
+  if (known !== undefined) {
+    return known !== 0 ? graph.simple(elementwise("mul", w, x)) : full(node.shape, 0, node.dtype);
+  }
   // Axes along which both only repeat stay outermost.
   const [test, weight] = [seen, w].map((source) => graph.look(source, "expand")?.src[0] ?? source) as [Node, Node];
   const shape = test.shape.map((n, axis) => Math.max(n, weight.shape[axis]!));
@@ -262,7 +264,8 @@ function castRule(node: Node, graph: Rewriting): Node | undefined {
   // What f32 holds of an f16 comes back as it was.
   if (from === "f16" && to === "f16") return source;
   // 0 and 1 pass through every dtype; integers wrap, and into f32 round, but are never 0 for it.
-  const skips = (from === "bool" && to !== "f16") || integers(from, middle, to) || (to === "bool" && middle !== "bool" && integers(from));
+  const skips = (from === "bool" && to !== "f16") || integers(from, middle, to) ||
+    (to === "bool" && middle !== "bool" && integers(from));
   return skips ? graph.simple(cast(source, to)) : undefined;
 }
 

@@ -7,7 +7,16 @@
  */
 import { InternalError } from "../../errors.ts";
 import { full, withSources } from "../../graph/build.ts";
-import { makeFor, makeNode, mergingEqual, type Node, type NodeOf, type Op, type StructuralName, toposort } from "../../graph/node.ts";
+import {
+  makeFor,
+  makeNode,
+  mergingEqual,
+  type Node,
+  type NodeOf,
+  type Op,
+  type StructuralName,
+  toposort,
+} from "../../graph/node.ts";
 import { isElementwise, isReduction } from "../../graph/ops.ts";
 import { formatShape, sameShape, type Shape, size } from "../../graph/shape.ts";
 import { elementwiseRule } from "./elementwise.ts";

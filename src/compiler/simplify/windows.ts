@@ -42,7 +42,9 @@ function intoSum(node: Node, graph: Rewriting, readers: Readers, made: WeakSet<N
   }
   const reduced = graph.look(sum, "sum");
   const factors = reduced && graph.operands(reduced.src[0]!, "mul");
-  if (reduced === undefined || factors === undefined || readers.of(sum) !== 1 || readers.of(reduced.src[0]!) !== 1) return undefined;
+  if (reduced === undefined || factors === undefined || readers.of(sum) !== 1 || readers.of(reduced.src[0]!) !== 1) {
+    return undefined;
+  }
   const { axes } = reduced.attrs;
   const product = reduced.src[0]!.shape;
   const kept = [...product.keys()].filter((axis) => !axes.includes(axis));
@@ -81,7 +83,10 @@ function widened({ shape, rows }: AffineMove, more: readonly number[]): AffineMo
     shape: [...shape, ...more],
     rows: [
       ...rows.map(({ offset, coefficients }) => ({ offset, coefficients: [...coefficients, ...zeros] })),
-      ...more.map((_, i) => ({ offset: 0, coefficients: [...shape.map(() => 0), ...more.map((_, j) => i === j ? 1 : 0)] })),
+      ...more.map((_, i) => ({
+        offset: 0,
+        coefficients: [...shape.map(() => 0), ...more.map((_, j) => i === j ? 1 : 0)],
+      })),
     ],
   };
 }

@@ -71,7 +71,10 @@ export function contractionTile(
   const contraction = contractionOf(ir, factors?.flat() ?? domain, terms, node.dtype);
   const known = target.tuned && problemOf(node, inMemory);
   const tuned = known && target.tuned?.[signatureOf(known)];
-  const choices: readonly Default[] = [...(tuned === undefined ? [] : [{ schedule: tuned }]), ...defaults[target.class]];
+  const choices: readonly Default[] = [
+    ...(tuned === undefined ? [] : [{ schedule: tuned }]),
+    ...defaults[target.class],
+  ];
   for (const { schedule, leastBlocks, when } of choices) {
     if (when?.(contraction.problem) === false || !keepsLimits(schedule, target)) continue;
     const fitted = fit(schedule, contraction, target, leastBlocks !== undefined);
@@ -79,7 +82,10 @@ export function contractionTile(
     return { tile: { ...fitted.tile, factors }, schedule };
   }
   const { domain: walked } = contraction;
-  return { tile: { ...plainBlock(walked.length), factors }, schedule: { kind: "registerTile", elements: [1, 1], parts: 1 } };
+  return {
+    tile: { ...plainBlock(walked.length), factors },
+    schedule: { kind: "registerTile", elements: [1, 1], parts: 1 },
+  };
 }
 
 /**
@@ -114,12 +120,18 @@ function factorsOf(ir: KernelIR, domain: readonly number[]): number[][] | undefi
   return factors.some((lengths) => lengths.length > 1) ? factors : undefined;
 }
 
-function contractionOf(ir: KernelIR, domain: readonly number[], terms: readonly number[], dtype: Problem["dtype"]): Contraction {
+function contractionOf(
+  ir: KernelIR,
+  domain: readonly number[],
+  terms: readonly number[],
+  dtype: Problem["dtype"],
+): Contraction {
   const { loads, stores } = references(ir);
   const inner = loads.filter((load) => load.loop !== undefined);
   const axes = ir.parallel;
   const depends = (load: Reference, variable: Variable) => strideOf(load.index, variable) !== 0;
-  const storeStride = (variable: Variable) => Math.min(...stores.map((store) => Math.abs(strideOf(store.index, variable) ?? Infinity)));
+  const storeStride = (variable: Variable) =>
+    Math.min(...stores.map((store) => Math.abs(strideOf(store.index, variable) ?? Infinity)));
   let pair: { m: number; n: number; score: number } | undefined;
   for (let m = 0; m < axes.length; m++) {
     for (let n = 0; n < axes.length; n++) {
@@ -137,7 +149,9 @@ function contractionOf(ir: KernelIR, domain: readonly number[], terms: readonly 
   const long = pair?.n ?? (neighbours >= 0 ? neighbours : longest);
   const layoutAlong = (axis: number): OperandLayout => {
     if (inner.some((load) => strideOf(load.index, axes[axis]!) === 1)) return "own";
-    return inner.some((load) => depends(load, axes[axis]!) && (strideOf(load.index, load.loop!) ?? 1) === 1) ? "k" : "neither";
+    return inner.some((load) => depends(load, axes[axis]!) && (strideOf(load.index, load.loop!) ?? 1) === 1)
+      ? "k"
+      : "neither";
   };
   const m = pair === undefined ? 1 : lengthOf(rowRun(inner, axes, pair.m, pair.n), domain);
   const n = domain[long]!;
@@ -154,7 +168,12 @@ function contractionOf(ir: KernelIR, domain: readonly number[], terms: readonly 
 }
 
 /** A tile by a schedule; undefined where the schedule is for other contractions. `whole`: only where an axis holds a block. */
-function fit(schedule: ContractionSchedule, contraction: Contraction, target: Target, whole: boolean): Fitted | undefined {
+function fit(
+  schedule: ContractionSchedule,
+  contraction: Contraction,
+  target: Target,
+  whole: boolean,
+): Fitted | undefined {
   switch (schedule.kind) {
     case "registerTile":
       return registerTile(schedule, contraction, target.varying ?? []);
@@ -168,8 +187,13 @@ function fit(schedule: ContractionSchedule, contraction: Contraction, target: Ta
 }
 
 /** The two axes along which the operands are reused, so many elements each. */
-function registerTile({ elements }: ContractionSchedule, { domain, pair }: Contraction, varying: readonly number[]): Fitted {
-  const inBlock = (extent: number, most: number) => varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
+function registerTile(
+  { elements }: ContractionSchedule,
+  { domain, pair }: Contraction,
+  varying: readonly number[],
+): Fitted {
+  const inBlock = (extent: number, most: number) =>
+    varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
   const factors = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
@@ -198,17 +222,22 @@ function outerProduct(
   const block = { m: place(m), n: place(n) };
   if (extents[block.m]! < lanes * rows || extents[block.n]! < lanes * columns) return undefined;
   const blocks = extents.reduce(
-    (count, extent, i) => count * Math.ceil(extent / (i === block.m ? lanes * rows : i === block.n ? lanes * columns : 1)),
+    (count, extent, i) =>
+      count * Math.ceil(extent / (i === block.m ? lanes * rows : i === block.n ? lanes * columns : 1)),
     1,
   );
   const subgroups = blocks % schedule.subgroups === 0 && blocks >= 32 ? schedule.subgroups : 1;
-  return { tile: { ...plainTile, reduce: schedule.depth, subgroup: { runs, ...block, rows, columns, lanes, subgroups } }, blocks };
+  return {
+    tile: { ...plainTile, reduce: schedule.depth, subgroup: { runs, ...block, rows, columns, lanes, subgroups } },
+    blocks,
+  };
 }
 
 /** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
 function rowRun(inner: readonly Reference[], axes: readonly Variable[], m: number, n: number): number[] {
   const columns = inner.filter((load) => strideOf(load.index, axes[n]!) !== 0);
-  const isRow = (axis: number) => axis !== n && axis >= 0 && axis < axes.length && columns.every((load) => strideOf(load.index, axes[axis]!) === 0);
+  const isRow = (axis: number) =>
+    axis !== n && axis >= 0 && axis < axes.length && columns.every((load) => strideOf(load.index, axes[axis]!) === 0);
   let [first, last] = [m, m];
   while (isRow(first - 1)) first--;
   while (isRow(last + 1)) last++;
@@ -220,9 +249,18 @@ function lengthOf(run: readonly number[], domain: readonly number[]): number {
 }
 
 /** The axes of a domain with some of them walked as one: the runs, their lengths, and the number of the one with an axis. */
-function runsWith(run: readonly number[], domain: readonly number[]): { runs: Runs; extents: number[]; place: (axis: number) => number } {
-  const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) => axis === run[0] ? run : [axis]);
-  return { runs, extents: runs.map((own) => lengthOf(own, domain)), place: (axis) => runs.findIndex((own) => own.includes(axis)) };
+function runsWith(
+  run: readonly number[],
+  domain: readonly number[],
+): { runs: Runs; extents: number[]; place: (axis: number) => number } {
+  const runs = [...domain.keys()].filter((axis) => axis === run[0] || !run.includes(axis)).map((axis) =>
+    axis === run[0] ? run : [axis]
+  );
+  return {
+    runs,
+    extents: runs.map((own) => lengthOf(own, domain)),
+    place: (axis) => runs.findIndex((own) => own.includes(axis)),
+  };
 }
 
 function staged(
@@ -247,7 +285,8 @@ function staged(
   const last = run[run.length - 1]!;
   const along = [adjacent(last, n), adjacent(n, m)] as const;
   // Neighbours that straddle two vectors are brought one by one, so that neighbouring invocations still load neighbours.
-  const widthOf = (adjacent: boolean, axis: number) => (adjacent ? domain[axis]! : lastTerms) % schedule.width === 0 ? schedule.width : 1;
+  const widthOf = (adjacent: boolean, axis: number) =>
+    (adjacent ? domain[axis]! : lastTerms) % schedule.width === 0 ? schedule.width : 1;
   const tile: Tile = {
     ...plainTile,
     staged: {
@@ -264,11 +303,15 @@ function staged(
   return { tile, blocks };
 }
 
-function shortBlock(schedule: Gemv, { problem, domain, axes, inner, pair, long, lastTerms }: Contraction): Fitted | undefined {
+function shortBlock(
+  schedule: Gemv,
+  { problem, domain, axes, inner, pair, long, lastTerms }: Contraction,
+): Fitted | undefined {
   if (!isShort(problem)) return undefined;
   const all = pair === undefined ? [long] : rowRun(inner, axes, pair.m, pair.n);
   // A long run goes on with the axis along which it has neighbours.
-  const apart = pair !== undefined && problem.m >= problem.n && problem.rows === "own" && all[all.length - 1] !== pair.m;
+  const apart = pair !== undefined && problem.m >= problem.n && problem.rows === "own" &&
+    all[all.length - 1] !== pair.m;
   const { runs, extents, place } = runsWith(apart ? [pair.m] : all, domain);
   const rows = pair === undefined ? -1 : place(pair.m);
   const [short, of] = problem.m < problem.n || rows < 0 ? [rows, place(long)] : [place(long), rows];
@@ -282,7 +325,10 @@ function shortBlock(schedule: Gemv, { problem, domain, axes, inner, pair, long, 
   // Invocations that would have nothing to do along one axis work along the other.
   const walkers = Math.min(invocations / Math.min(schedule.threads[0], needed), powerFor(Math.ceil(problem.k / depth)));
   const threads = [Math.min(invocations / walkers, needed), walkers] as const;
-  const blocks = extents.reduce((count, extent, i) => count * (i === of ? Math.ceil(extent / (threads[0] * columns)) : i === short ? 1 : extent), 1);
+  const blocks = extents.reduce(
+    (count, extent, i) => count * (i === of ? Math.ceil(extent / (threads[0] * columns)) : i === short ? 1 : extent),
+    1,
+  );
   return { tile: { ...plainTile, gemv: { runs, short, long: of, threads, columns, depth } }, blocks };
 }
 

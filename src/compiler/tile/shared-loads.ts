@@ -23,9 +23,16 @@ export function readsInParts(ir: KernelIR): boolean {
 }
 
 /** The block of elements that share loads in a kernel that was lowered with plainBlock; undefined if there is none. */
-export function sharedLoads(ir: KernelIR, domain: readonly number[], target: Pick<Target, "language" | "class">): Tile | undefined {
+export function sharedLoads(
+  ir: KernelIR,
+  domain: readonly number[],
+  target: Pick<Target, "language" | "class">,
+): Tile | undefined {
   const runs = new Map<Variable, number>();
-  eachLoad(ir, (index) => eachQuotient(index, (variable, by) => runs.set(variable, Math.max(by, runs.get(variable) ?? 1))));
+  eachLoad(
+    ir,
+    (index) => eachQuotient(index, (variable, by) => runs.set(variable, Math.max(by, runs.get(variable) ?? 1))),
+  );
   const axes = ir.parallel.map((variable, axis) => {
     const run = runs.get(variable) ?? 1;
     return run <= longestRun && domain[axis]! % run === 0 ? run : 1;
@@ -50,14 +57,21 @@ export function loadsPerElement(ir: KernelIR): number {
   });
   eachLoad(ir, (index, buffer, times) => {
     const element = ((index.offset % 4) + 4) % 4;
-    loads.set(`${buffer}:${index.terms.map(({ atom, coefficient }) => `${coefficient}*${atom.key}`).join("+")}+${index.offset - element}`, times);
+    loads.set(
+      `${buffer}:${index.terms.map(({ atom, coefficient }) => `${coefficient}*${atom.key}`).join("+")}+${
+        index.offset - element
+      }`,
+      times,
+    );
   });
   return [...loads.values()].reduce((a, b) => a + b, 0) / stores;
 }
 
 function eachLoad(ir: KernelIR, visit: (index: Index, buffer: number, times: number) => void): void {
   eachStatement(ir.body, (statement, times) => {
-    if (statement.kind === "let" && statement.expr.kind === "load") visit(statement.expr.index, statement.expr.buffer, times);
+    if (statement.kind === "let" && statement.expr.kind === "load") {
+      visit(statement.expr.index, statement.expr.buffer, times);
+    }
   });
 }
 
@@ -66,7 +80,9 @@ function eachQuotient({ terms }: Index, visit: (variable: Variable, by: number) 
   for (const { atom } of terms) {
     if (atom.kind === "variable" || atom.kind === "value") continue;
     const [only] = atom.of.terms;
-    if (atom.kind === "div" && atom.of.terms.length === 1 && only!.coefficient === 1 && only!.atom.kind === "variable") visit(only!.atom.variable, atom.by);
+    if (
+      atom.kind === "div" && atom.of.terms.length === 1 && only!.coefficient === 1 && only!.atom.kind === "variable"
+    ) visit(only!.atom.variable, atom.by);
     else eachQuotient(atom.of, visit);
   }
 }

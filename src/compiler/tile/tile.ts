@@ -1,7 +1,7 @@
 /** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
 import { size } from "../../graph/shape.ts";
 import { type Index, strideInGroup, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
-import { type Expr, eachStatement, type KernelIR, type Scope } from "../kernel/ir.ts";
+import { eachStatement, type Expr, type KernelIR, type Scope } from "../kernel/ir.ts";
 import type { AttentionBlock } from "../plan/attention-block.ts";
 import type { Target } from "../plan/plan.ts";
 
@@ -147,8 +147,13 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
     if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
-    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)) ? width : 1;
-    if (isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations && longest >= leastWalked) {
+    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2))
+      ? width
+      : 1;
+    if (
+      isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations &&
+      longest >= leastWalked
+    ) {
       return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
     }
     return {
@@ -181,7 +186,14 @@ const leastWalked = 32;
 function columnBlock(domain: readonly number[], columns: number, terms: number): ShortBlock {
   const needed = powerFor(size(domain) / columns);
   const walkers = Math.min(128 / Math.min(16, needed), powerFor(terms));
-  return { runs: [[...domain.keys()]], short: -1, long: 0, threads: [Math.min(16, needed), walkers], columns, depth: 1 };
+  return {
+    runs: [[...domain.keys()]],
+    short: -1,
+    long: 0,
+    threads: [Math.min(16, needed), walkers],
+    columns,
+    depth: 1,
+  };
 }
 
 export function isGpu({ class: of }: Pick<Target, "class">): boolean {
@@ -205,7 +217,10 @@ export function countOperations(ir: KernelIR): number {
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   const isArithmetic = (expr: Expr) => expr.kind === "op" && expr.op !== "where" && expr.dtype !== "bool";
   eachStatement(ir.body, (statement, times) => {
-    if (statement.kind === "update" || statement.kind === "assign" || (statement.kind === "let" && isArithmetic(statement.expr))) operations += times;
+    if (
+      statement.kind === "update" || statement.kind === "assign" ||
+      (statement.kind === "let" && isArithmetic(statement.expr))
+    ) operations += times;
   });
   return operations * invocations;
 }

@@ -8,7 +8,15 @@ import { asWords, type Words } from "../../graph/words.ts";
 import { nextTurn } from "../../host/host.ts";
 import { guard } from "../../signature/takes.ts";
 import { describe } from "../device/describe.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "../device/device.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceInfo,
+  DeviceLoss,
+  DeviceStats,
+  Executable,
+  OutputRead,
+} from "../device/device.ts";
 import { ofUsers } from "../device/kinds.ts";
 import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
@@ -200,7 +208,8 @@ export class CpuDevice implements Device {
     for (const step of plan.steps) {
       if (step.kind === "copy") {
         for (let item = 0; item < items; item++) {
-          const at = (slot: number) => item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
+          const at = (slot: number) =>
+            item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
           const from = required(slots, step.from).memory.bytes.subarray(at(step.from), at(step.from) + step.bytes);
           required(slots, step.to).memory.bytes.set(from, at(step.to));
         }

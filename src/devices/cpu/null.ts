@@ -1,6 +1,14 @@
 import type { Plan, Target } from "../../compiler/plan/plan.ts";
 import { DeviceError } from "../../errors.ts";
-import type { Device, DeviceBuffer, DeviceInfo, DeviceLoss, DeviceStats, Executable, OutputRead } from "../device/device.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceInfo,
+  DeviceLoss,
+  DeviceStats,
+  Executable,
+  OutputRead,
+} from "../device/device.ts";
 import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
 import { claimIdentity, forget, type Identity, register } from "../device/registry.ts";

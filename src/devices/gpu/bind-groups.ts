@@ -65,7 +65,10 @@ export class BindGroups {
       label: program.name,
       layout,
       entries: [
-        ...blocks.map(({ memory, bytes }, binding) => ({ binding, resource: { buffer: memory, size: Math.min(bytes, largestBinding) } })),
+        ...blocks.map(({ memory, bytes }, binding) => ({
+          binding,
+          resource: { buffer: memory, size: Math.min(bytes, largestBinding) },
+        })),
         ...numbers === undefined ? [] : [{ binding: blocks.length, resource: { buffer: numbers } }],
       ],
     });

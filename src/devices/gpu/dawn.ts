@@ -55,7 +55,9 @@ const listed = new Map<Wanted, Promise<Adapter[]>>();
  */
 export async function dawnAdapters(wanted: Wanted): Promise<Adapter[]> {
   // Where it cannot be told, or not be done, all are listed at once.
-  if (wanted === "hardware" && (mayHaveGpus() === undefined || !mayUseEnvironment(driversDisabled))) return dawnAdapters("all");
+  if (wanted === "hardware" && (mayHaveGpus() === undefined || !mayUseEnvironment(driversDisabled))) {
+    return dawnAdapters("all");
+  }
   const listing = listed.get(wanted) ?? listAdapters(wanted);
   listed.set(wanted, listing);
   const adapters = await listing.catch((error: unknown) => {
@@ -121,7 +123,10 @@ function libraryPath(): string | undefined {
 
 async function loadDawn(): Promise<DawnModule> {
   if (!mayLoadLibrary(undefined) && !mayLoadLibrary(libraryPath())) {
-    throw new DeviceError("devices", { got: "no permission to load the npm package webgpu", need: "deno run --allow-ffi" });
+    throw new DeviceError("devices", {
+      got: "no permission to load the npm package webgpu",
+      need: "deno run --allow-ffi",
+    });
   }
   try {
     return await import("webgpu") as DawnModule;
@@ -216,7 +221,9 @@ function displayControllers(): string[] {
   const folder = "/sys/bus/pci/devices";
   if (fs === undefined || platform !== "linux") return [];
   try {
-    return (namesIn(folder) ?? []).filter((address) => fs.readFileSync(`${folder}/${address}/class`, "utf8").startsWith("0x03"));
+    return (namesIn(folder) ?? []).filter((address) =>
+      fs.readFileSync(`${folder}/${address}/class`, "utf8").startsWith("0x03")
+    );
   } catch {
     return []; // No PCI bus to look at.
   }

@@ -61,12 +61,14 @@ export class DispatchTimer {
     if (this.#programs.length > 0) return;
     recorder.flush();
     const submitted = performance.now();
-    timesUnderWay(this.#lifetime.whileThere("profile", this.#native.device.queue.onSubmittedWorkDone()).then(() => {
-      const end = performance.now();
-      const start = Math.max(submitted, this.#ended);
-      this.#ended = end;
-      kernelRan({ device: this.#owner, program, start, milliseconds: end - start });
-    }, () => {})); // Rejects when the device ends.
+    timesUnderWay(
+      this.#lifetime.whileThere("profile", this.#native.device.queue.onSubmittedWorkDone()).then(() => {
+        const end = performance.now();
+        const start = Math.max(submitted, this.#ended);
+        this.#ended = end;
+        kernelRan({ device: this.#owner, program, start, milliseconds: end - start });
+      }, () => {}),
+    ); // Rejects when the device ends.
   }
 
   /** Ends a run: its times are reported when it is done. */
@@ -82,16 +84,18 @@ export class DispatchTimer {
     encoder.copyBufferToBuffer(resolved, 0, staging, 0, size);
     recorder.flush();
     const submitted = performance.now();
-    timesUnderWay(this.#lifetime.whileThere("profile", staging.mapAsync(mapForReading)).then(() => {
-      const times = [...new BigUint64Array(staging.getMappedRange())].map((nanoseconds) => Number(nanoseconds) / 1e6);
-      this.#ahead = Math.max(this.#ahead, submitted - times[0]!);
-      programs.forEach((program, index) => {
-        const begin = times[2 * index]!;
-        const milliseconds = Math.max(0, times[2 * index + 1]! - begin);
-        kernelRan({ device: this.#owner, program, start: begin + this.#ahead, milliseconds });
-      });
-      staging.destroy();
-      resolved.destroy();
-    }, () => {})); // Rejects when the device ends.
+    timesUnderWay(
+      this.#lifetime.whileThere("profile", staging.mapAsync(mapForReading)).then(() => {
+        const times = [...new BigUint64Array(staging.getMappedRange())].map((nanoseconds) => Number(nanoseconds) / 1e6);
+        this.#ahead = Math.max(this.#ahead, submitted - times[0]!);
+        programs.forEach((program, index) => {
+          const begin = times[2 * index]!;
+          const milliseconds = Math.max(0, times[2 * index + 1]! - begin);
+          kernelRan({ device: this.#owner, program, start: begin + this.#ahead, milliseconds });
+        });
+        staging.destroy();
+        resolved.destroy();
+      }, () => {}),
+    ); // Rejects when the device ends.
   }
 }

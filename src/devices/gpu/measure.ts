@@ -21,7 +21,7 @@ export async function measurePlan(device: Device, plan: Plan): Promise<Measured>
   const buffers = new Map<number, DeviceBuffer>();
   const release = () => {
     for (const executable of executables) executable.release();
-    if (!device.isLost) for (const buffer of buffers.values()) device.free(buffer);
+    if (!device.isLost) { for (const buffer of buffers.values()) device.free(buffer); }
   };
   try {
     for (const slot of [...plan.inputs, ...plan.outputs]) {
@@ -49,7 +49,10 @@ export async function measurePlan(device: Device, plan: Plan): Promise<Measured>
           stop();
         }
         if (!(end > begin)) {
-          throw new DeviceError("tune", { got: `no time of ${plan.programs.length} kernels, run ${times} times`, need: "a clock of the device that tells it" });
+          throw new DeviceError("tune", {
+            got: `no time of ${plan.programs.length} kernels, run ${times} times`,
+            need: "a clock of the device that tells it",
+          });
         }
         return (end - begin) / times;
       };

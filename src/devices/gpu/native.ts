@@ -16,7 +16,10 @@ export class Native {
   /** Throws DeviceLostError when the device has ended. */
   get device(): GPUDevice {
     if (this.#device !== undefined) return this.#device;
-    throw new DeviceLostError("device", { got: `${this.#name}, which has ended`, need: "an open device: call devices() again" });
+    throw new DeviceLostError("device", {
+      got: `${this.#name}, which has ended`,
+      need: "an open device: call devices() again",
+    });
   }
 
   /** Ends the device. */

@@ -74,7 +74,11 @@ export class Pipelines {
   }
 
   #uniform(label: string, values: Uint32Array<ArrayBuffer>): GPUBuffer {
-    const buffer = this.#native.device.createBuffer({ label, size: values.byteLength, usage: usage.uniform | usage.copyDestination });
+    const buffer = this.#native.device.createBuffer({
+      label,
+      size: values.byteLength,
+      usage: usage.uniform | usage.copyDestination,
+    });
     this.#native.device.queue.writeBuffer(buffer, 0, values);
     return buffer;
   }
@@ -120,7 +124,11 @@ export class Pipelines {
     if (layout === undefined) {
       const group = this.#native.device.createBindGroupLayout({
         label: kinds,
-        entries: [...kinds].map((kind, binding) => ({ binding, visibility: computeStage, buffer: { type: bufferTypes[kind as Kind] } })),
+        entries: [...kinds].map((kind, binding) => ({
+          binding,
+          visibility: computeStage,
+          buffer: { type: bufferTypes[kind as Kind] },
+        })),
       });
       const pipeline = this.#native.device.createPipelineLayout({ label: kinds, bindGroupLayouts: [group] });
       this.#layouts.set(kinds, layout = { group, pipeline });

@@ -161,7 +161,11 @@ export class Validator {
     try {
       const run = this.#reference(program, reference.source);
       for (let item = 0; item < items; item++) {
-        run(buffers.map((buffer, binding) => partOfItem(buffer, program.strides?.[binding], item)), 0, reference.invocations);
+        run(
+          buffers.map((buffer, binding) => partOfItem(buffer, program.strides?.[binding], item)),
+          0,
+          reference.invocations,
+        );
       }
     } catch (cause) {
       this.parts.lifetime.fail(
@@ -179,7 +183,12 @@ export class Validator {
       const need = buffers[binding];
       const dtype = program.bindings[binding]?.dtype;
       if (snapshot === undefined || need === undefined || dtype === undefined) continue;
-      const difference = firstDifference(asWords(dtype, contentOf(content, snapshot)), need, dtype, reference.roundsToHalf);
+      const difference = firstDifference(
+        asWords(dtype, contentOf(content, snapshot)),
+        need,
+        dtype,
+        reference.roundsToHalf,
+      );
       if (difference === undefined) continue;
       this.#differing++;
       this.parts.lifetime.fail(
@@ -219,7 +228,12 @@ export class ValidatedRun {
    * Records a dispatch of `program` by calling `record`, between copies of its buffers. All of a block is compared,
    * not only what the plan uses, so that stores beyond the end are found.
    */
-  dispatch(program: Program, bound: readonly (Block<GPUBuffer> | undefined)[], items: number, record: () => void): void {
+  dispatch(
+    program: Program,
+    bound: readonly (Block<GPUBuffer> | undefined)[],
+    items: number,
+    record: () => void,
+  ): void {
     const blocks = bound.filter((block) => block !== undefined);
     if (blocks.length < bound.length) return record(); // Which refuses it.
     const written = program.bindings.flatMap(({ access }, binding) => {

@@ -143,7 +143,8 @@ export class WebGpuDevice implements Device {
       usable: (memory) => !this.#failed.has(memory),
     }, { budget, largest });
     this.#staging = new MemoryPool<GPUBuffer>(this.name, {
-      create: (size) => native.device.createBuffer({ label: "staging", size, usage: usage.mapRead | usage.copyDestination }),
+      create: (size) =>
+        native.device.createBuffer({ label: "staging", size, usage: usage.mapRead | usage.copyDestination }),
       destroy: (memory) => memory.destroy(),
     }, { budget: Infinity, largest });
     this.#scratch = new Scratch(this.#pool);
@@ -241,7 +242,9 @@ export class WebGpuDevice implements Device {
         let from = 0;
         for (const i of wanted) {
           const { into } = reads[i]!;
-          new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(new Uint8Array(mapped, from, into.byteLength));
+          new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(
+            new Uint8Array(mapped, from, into.byteLength),
+          );
           from += into.byteLength;
         }
       });
@@ -277,7 +280,10 @@ export class WebGpuDevice implements Device {
     requireItems("load", plan, items, Infinity);
     const before = this.#pipelines.compiled;
     markSubmission(); // Compiling waits too; the first moments of it are worth polling for.
-    const outcomes = await this.#lifetime.whileThere("load", Promise.allSettled(this.#pipelines.load(plan.programs, family)));
+    const outcomes = await this.#lifetime.whileThere(
+      "load",
+      Promise.allSettled(this.#pipelines.load(plan.programs, family)),
+    );
     const programs = outcomes.map((outcome) => {
       if (outcome.status === "rejected") throw outcome.reason;
       return outcome.value;
@@ -423,7 +429,8 @@ export class WebGpuDevice implements Device {
   ): void {
     if (step.kind === "copy") {
       for (let item = 0; item < items; item++) {
-        const at = (slot: number) => item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
+        const at = (slot: number) =>
+          item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
         this.#copy(slots[step.from], at(step.from), slots[step.to], at(step.to), step.bytes);
       }
       run?.changed(slots[step.to]);

@@ -14,7 +14,10 @@ export function slotBytes(plan: Plan, slot: number, items: number): number | und
 /** Throws ArgumentError unless an executable can be run for so many items. */
 export function requireItems(op: string, plan: Plan, items: number, most: number): void {
   if (Number.isInteger(items) && items >= 1 && items <= (plan.items === true ? most : 1)) return;
-  throw new ArgumentError(op, { got: `${items} items`, need: plan.items === true ? `1 to ${most}` : "1: the plan is not for items" });
+  throw new ArgumentError(op, {
+    got: `${items} items`,
+    need: plan.items === true ? `1 to ${most}` : "1: the plan is not for items",
+  });
 }
 
 /** What a kernel in JavaScript is given of a buffer for an item; `stride` is in bytes, and 0 or absent for what is common. */

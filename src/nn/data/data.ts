@@ -235,7 +235,9 @@ function fromLists(name: string, lists: NestedList | readonly HostData[]): HostT
     flat = flat.flat();
   });
   const kind = typeof flat[0];
-  const isLegal = kind === "boolean" ? (value: unknown) => typeof value === "boolean" : (value: unknown) => typeof value === "number";
+  const isLegal = kind === "boolean"
+    ? (value: unknown) => typeof value === "boolean"
+    : (value: unknown) => typeof value === "number";
   const wrong = flat.findIndex((value) => !isLegal(value));
   if (wrong >= 0) {
     const at = strides(shape).map((step, axis) => Math.floor(wrong / step) % shape[axis]!);
@@ -251,7 +253,9 @@ function fromLists(name: string, lists: NestedList | readonly HostData[]): HostT
 /** Rows as typed arrays: one array of that type. */
 function ofRows(name: string, rows: readonly HostData[]): HostTensor {
   const [first] = rows as readonly [HostData];
-  const odd = rows.findIndex((row) => !isHostData(row) || row.constructor !== first.constructor || row.length !== first.length);
+  const odd = rows.findIndex((row) =>
+    !isHostData(row) || row.constructor !== first.constructor || row.length !== first.length
+  );
   if (odd >= 0) {
     const row = rows[odd]!;
     throw new ShapeError("data.batches", {

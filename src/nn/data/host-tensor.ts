@@ -65,7 +65,9 @@ export function hostTensor(values: HostData, options: HostTensorOptions = {}): H
 export function sliceRows(host: HostTensor, begin: number, end: number): HostTensor {
   signatures.sliceRows.check(arguments);
   const [rows] = host.shape;
-  if (rows === undefined || !Number.isInteger(begin) || !Number.isInteger(end) || begin < 0 || begin > end || end > rows) {
+  if (
+    rows === undefined || !Number.isInteger(begin) || !Number.isInteger(end) || begin < 0 || begin > end || end > rows
+  ) {
     const need = rows === undefined ? "an axis of rows" : `0 <= begin <= end <= ${rows}`;
     throw new ShapeError("data.sliceRows", { got: `rows ${begin} to ${end} of ${formatShape(host.shape)}`, need });
   }
@@ -100,7 +102,10 @@ export function elements(host: HostTensor, into?: HostArray): HostArray {
   const { data, dtype, scale } = host;
   const ArrayOfKind = dtypes[dtype].array;
   if (into !== undefined && !(into instanceof ArrayOfKind)) {
-    throw new DTypeError("data.elements", { got: `${(into as HostData).constructor.name} for ${dtype}`, need: ArrayOfKind.name });
+    throw new DTypeError("data.elements", {
+      got: `${(into as HostData).constructor.name} for ${dtype}`,
+      need: ArrayOfKind.name,
+    });
   }
   if (into !== undefined && into.length !== data.length) {
     throw new ShapeError("data.elements", { got: `${into.length} elements`, need: String(data.length) });

@@ -94,9 +94,11 @@ export async function save(path: string, what: Savable, options: SaveOptions = {
   const content = pieces(what, options);
   const before = saves.get(place);
   const replaced = Promise.all([content, before])
-    .then(([content]) => replaceFile(place, content, { durable: true }).catch((error: unknown) => {
-      throw asFileError(op, path, error);
-    }));
+    .then(([content]) =>
+      replaceFile(place, content, { durable: true }).catch((error: unknown) => {
+        throw asFileError(op, path, error);
+      })
+    );
   // Also after one that failed early, the next waits for those before it.
   const done = Promise.allSettled([before, replaced]);
   saves.set(place, done);

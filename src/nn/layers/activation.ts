@@ -39,7 +39,10 @@ export class Activation<out G extends Gives = Gives> extends Module {
     this.#takes.check(arguments);
     const y: unknown = this.apply(x);
     if (isTensor(y)) return y as Tensor<GivenOf<G, D>>;
-    throw new ArgumentError(`nn.${this.name}`, { got: `a function that returns ${show(y)}`, need: "one that returns a Tensor" });
+    throw new ArgumentError(`nn.${this.name}`, {
+      got: `a function that returns ${show(y)}`,
+      need: "one that returns a Tensor",
+    });
   }
 }
 

@@ -32,7 +32,12 @@ const signatures = {
   multiHeadAttention: takes(op, {
     features: number,
     heads: number,
-    options: options<MultiHeadAttentionOptions>({ causal: boolean, dropout: number, bias: boolean, scores: oneOf("stored", "online") }),
+    options: options<MultiHeadAttentionOptions>({
+      causal: boolean,
+      dropout: number,
+      bias: boolean,
+      scores: oneOf("stored", "online"),
+    }),
   }),
   forward: takes(op, { x: tensorKind, options: options<AttendOptions>({ context: tensorKind, mask: tensorKind }) }),
 };
@@ -95,7 +100,11 @@ export class MultiHeadAttention extends Module {
       this.#apart(this.value.forward(context)),
       {
         causal: this.causal,
-        ...(drops ? { onWeights: (weights: Tensor) => this.drop.forward(weights) } : this.scores === undefined ? {} : { scores: this.scores }),
+        ...(drops
+          ? { onWeights: (weights: Tensor) => this.drop.forward(weights) }
+          : this.scores === undefined
+          ? {}
+          : { scores: this.scores }),
         ...(mask === undefined ? {} : { mask }),
       },
     );
@@ -117,7 +126,11 @@ function swapped(x: Tensor): Tensor {
  * Attention of so many heads over so many features. Throws ArgumentError for numbers that make no sense, and for heads
  * that do not divide the features.
  */
-export function multiHeadAttention(features: number, heads: number, options: MultiHeadAttentionOptions = {}): MultiHeadAttention {
+export function multiHeadAttention(
+  features: number,
+  heads: number,
+  options: MultiHeadAttentionOptions = {},
+): MultiHeadAttention {
   signatures.multiHeadAttention.check(arguments);
   return new MultiHeadAttention(features, heads, options);
 }

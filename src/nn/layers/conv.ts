@@ -62,7 +62,10 @@ export class Conv2d extends Module {
     requireLength(op, "groups", groups);
     for (const length of lengths) requireLength(op, "kernel", length);
     if (inputs % groups !== 0 || outputs % groups !== 0) {
-      throw new ArgumentError(op, { got: `groups ${groups}`, need: `a divisor of in (${inputs}) and of out (${outputs})` });
+      throw new ArgumentError(op, {
+        got: `groups ${groups}`,
+        need: `a divisor of in (${inputs}) and of out (${outputs})`,
+      });
     }
     const fan = { in: size(lengths) * (inputs / groups), out: size(lengths) * (outputs / groups) };
     this.inputs = inputs;

@@ -16,7 +16,11 @@ export interface EmbeddingOptions {
 
 const op = "nn.embedding";
 const signatures = {
-  embedding: takes(op, { entries: number, features: number, options: options<EmbeddingOptions>({ init: initializer }) }),
+  embedding: takes(op, {
+    entries: number,
+    features: number,
+    options: options<EmbeddingOptions>({ init: initializer }),
+  }),
   forward: takes(op, { indices: tensorKind }),
 };
 

@@ -64,7 +64,10 @@ function checked(name: string, fan: Kind<Fan | undefined>, make: Initializer): I
  * Uniform within ±sqrt(6 / (in + out)). Glorot and Bengio, Understanding the difficulty of training deep feedforward
  * neural networks (2010).
  */
-export const glorotUniform: Initializer = byFan("glorotUniform", (shape, fan) => symmetric(shape, Math.sqrt(6 / (fan.in + fan.out))));
+export const glorotUniform: Initializer = byFan(
+  "glorotUniform",
+  (shape, fan) => symmetric(shape, Math.sqrt(6 / (fan.in + fan.out))),
+);
 
 /** Normal of variance 2 / (in + out). Glorot and Bengio (2010). */
 export const glorotNormal: Initializer = byFan("glorotNormal", (shape, fan) => gaussian(shape, 2 / (fan.in + fan.out)));

@@ -4,7 +4,10 @@ import { show } from "../../signature/show.ts";
 import { type Tensor, tensorKind } from "../../tensor/tensor.ts";
 import type { Initializer } from "./init.ts";
 
-export const initializer: Kind<Initializer> = { ...callable, need: "an initializer, a function of shape and fan, such as nn.init.zeros" };
+export const initializer: Kind<Initializer> = {
+  ...callable,
+  need: "an initializer, a function of shape and fan, such as nn.init.zeros",
+};
 
 export const tensors: Kind<readonly Tensor[]> = listOf(tensorKind, "a list of Tensors");
 

@@ -18,7 +18,11 @@ export interface LinearOptions {
 
 const op = "nn.linear";
 const signatures = {
-  linear: takes(op, { inputs: number, outputs: number, options: options<LinearOptions>({ bias: boolean, init: initializer }) }),
+  linear: takes(op, {
+    inputs: number,
+    outputs: number,
+    options: options<LinearOptions>({ bias: boolean, init: initializer }),
+  }),
   forward: takes(op, { x: tensorKind }),
 };
 

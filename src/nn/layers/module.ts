@@ -51,7 +51,10 @@ export abstract class Module {
 
   /** The distinct parameters by path, as in `layers.0.weight`; a tied weight under its first path. */
   namedParameters(): Record<string, Tensor<"f32">> {
-    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor))) as Record<string, Tensor<"f32">>;
+    return Object.fromEntries(walk(this).tensors.filter(([, tensor]) => isParameter(tensor))) as Record<
+      string,
+      Tensor<"f32">
+    >;
   }
 
   /** The distinct buffers, in the order of the fields. */
@@ -197,7 +200,10 @@ export const moduleKind: Kind<Module> = {
   refuse(name, x) {
     if (typeof x !== "function") return { got: `${show(x)} as ${name}`, need: "a module" };
     const make = x.prototype instanceof Module ? `new ${x.name}(…)` : x.name === "" ? undefined : `${x.name}(…)`;
-    return { got: `${show(x)} as ${name}`, need: `a module: ${make === undefined ? "" : `${make}, or `}nn.lambda(f) for a function of a Tensor` };
+    return {
+      got: `${show(x)} as ${name}`,
+      need: `a module: ${make === undefined ? "" : `${make}, or `}nn.lambda(f) for a function of a Tensor`,
+    };
   },
 };
 
@@ -264,7 +270,9 @@ function refuseHidden({ path, value: holder }: Place, seen: Set<object>): void {
     const value = stack.pop();
     if (typeof value !== "object" || value === null || seen.has(value) || ArrayBuffer.isView(value)) continue;
     seen.add(value);
-    const hidden = value instanceof Module ? show(value) : isTensor(value) && isParameter(value)
+    const hidden = value instanceof Module
+      ? show(value)
+      : isTensor(value) && isParameter(value)
       ? "a parameter"
       : isTensor(value) && isBuffer(value)
       ? "a buffer"
@@ -272,11 +280,16 @@ function refuseHidden({ path, value: holder }: Place, seen: Set<object>): void {
     if (hidden !== undefined) {
       throw new ArgumentError("Module", {
         got: `${show(holder)} at ${path} with ${hidden} in it`,
-        need: "modules, parameters and buffers in fields, arrays, plain objects, or modules of your own (extends nn.Module)",
+        need:
+          "modules, parameters and buffers in fields, arrays, plain objects, or modules of your own (extends nn.Module)",
       });
     }
     if (isTensor(value)) continue;
-    const parts = value instanceof Map ? [...value.keys(), ...value.values()] : value instanceof Set ? value : Object.values(value);
+    const parts = value instanceof Map
+      ? [...value.keys(), ...value.values()]
+      : value instanceof Set
+      ? value
+      : Object.values(value);
     for (const part of parts) stack.push(part);
   }
 }

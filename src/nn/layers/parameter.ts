@@ -30,7 +30,10 @@ const signatures = {
 export function parameter(value: Tensor): Tensor<"f32"> {
   signatures.parameter.check(arguments);
   if (value.dtype !== "f32") {
-    throw new DTypeError("nn.parameter", { got: value.dtype, need: "f32, in which weights are kept: cast them where they are used" });
+    throw new DTypeError("nn.parameter", {
+      got: value.dtype,
+      need: "f32, in which weights are kept: cast them where they are used",
+    });
   }
   return mark(ownLeaf(value) as Tensor<"f32">, "parameter");
 }
@@ -41,7 +44,9 @@ export function parameter(value: Tensor): Tensor<"f32"> {
  */
 export function initialized(op: string, init: Initializer, shape: Shape, fan: Fan): Tensor<"f32"> {
   const value: unknown = init(shape, fan);
-  if (!isTensor(value)) throw new ArgumentError(op, { got: `an init that returns ${show(value)}`, need: "one that returns a Tensor" });
+  if (!isTensor(value)) {
+    throw new ArgumentError(op, { got: `an init that returns ${show(value)}`, need: "one that returns a Tensor" });
+  }
   if (sameShape(value.shape, shape)) return parameter(value);
   throw new ShapeError(op, { got: `an init that returns ${formatShape(value.shape)}`, need: formatShape(shape) });
 }

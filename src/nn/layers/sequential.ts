@@ -27,7 +27,9 @@ type NextOf<L extends Layer, D extends DType> = L extends Activation<infer G> ? 
   : ReturnType<L["forward"]>["dtype"];
 
 /** Those that are given one by one, or as the one list. */
-type LayersOf<L extends readonly unknown[]> = L extends readonly Layer[] ? L : L extends readonly [infer List extends readonly Layer[]] ? List : readonly Layer[];
+type LayersOf<L extends readonly unknown[]> = L extends readonly Layer[] ? L
+  : L extends readonly [infer List extends readonly Layer[]] ? List
+  : readonly Layer[];
 
 /** Layers applied one after the other, which give a tensor of D. */
 export class Sequential<out D extends DType = DType> extends Module {
@@ -47,13 +49,18 @@ export class Sequential<out D extends DType = DType> extends Module {
     return this.layers.reduce((value, layer, i) => {
       const next: unknown = layer.forward(value);
       if (next !== undefined) return next as Tensor;
-      throw new ArgumentError(op, { got: `undefined from layer ${i}, ${show(layer)}`, need: "a forward that returns a Tensor" });
+      throw new ArgumentError(op, {
+        got: `undefined from layer ${i}, ${show(layer)}`,
+        need: "a forward that returns a Tensor",
+      });
     }, x) as Tensor<D>;
   }
 }
 
 /** A chain of layers, given one by one or as a list; of none, the identity. A layer that stands twice has one set of weights. */
-export function sequential<L extends readonly (Layer | readonly Layer[] | readonly [])[]>(...layers: L): Sequential<ChainOf<LayersOf<L>>> {
+export function sequential<L extends readonly (Layer | readonly Layer[] | readonly [])[]>(
+  ...layers: L
+): Sequential<ChainOf<LayersOf<L>>> {
   const [first] = layers;
   if (layers.length === 1 && Array.isArray(first)) return new Sequential(first as readonly Layer[]);
   signatures.layers.check(layers);

@@ -145,7 +145,10 @@ const ratio = { sum: tensorKind, count: tensorKind };
 const given = { ratio: required<GivenRatio>(["sum", "count"], { sum: tensorKind, count: either(tensorKind, number) }) };
 const signatures = {
   Loss: takes("nn.Loss", {
-    terms: listOf(required<LossTerm>(["sum", "count", "weight"], { ...ratio, weight: number }), "a list of { sum, count, weight }"),
+    terms: listOf(
+      required<LossTerm>(["sum", "count", "weight"], { ...ratio, weight: number }),
+      "a list of { sum, count, weight }",
+    ),
     penalty: optional(tensorKind),
   }),
   Metric: takes("nn.Metric", { ratio: required<Ratio>(["sum", "count"], ratio) }),

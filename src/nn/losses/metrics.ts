@@ -26,7 +26,10 @@ export function accuracy(logits: Tensor, labels: Tensor, options: AccuracyOption
   const op = "nn.accuracy";
   signatures.accuracy.check(arguments);
   if (logits.shape.at(-1) === 1) {
-    throw new ShapeError(op, { got: `logits ${formatShape(logits.shape)}`, need: "a logit for each class; nn.binaryAccuracy for one logit of yes and no" });
+    throw new ShapeError(op, {
+      got: `logits ${formatShape(logits.shape)}`,
+      need: "a logit for each class; nn.binaryAccuracy for one logit of yes and no",
+    });
   }
   const target = readLabels(op, logits, labels, options.ignore);
   const counted = target.kind === "classes" ? target.counted : undefined;
@@ -96,7 +99,11 @@ export function lossMetric(loss: Loss): Metric {
 const byRows = options<RowOptions>({ weights: tensorKind });
 const ofClasses = { ignore: number, weights: tensorKind };
 const signatures = {
-  accuracy: takes("nn.accuracy", { logits: tensorKind, labels: tensorKind, options: options<AccuracyOptions>(ofClasses) }),
+  accuracy: takes("nn.accuracy", {
+    logits: tensorKind,
+    labels: tensorKind,
+    options: options<AccuracyOptions>(ofClasses),
+  }),
   topKAccuracy: takes("nn.topKAccuracy", {
     logits: tensorKind,
     labels: tensorKind,

@@ -36,7 +36,9 @@ export function rowsOf(op: string, shape: Shape, weights: Tensor | undefined, co
   const given = weights === undefined ? undefined : spread(op, weights, shape);
   const own = given === undefined || counted === undefined ? given : where(counted, given, 0);
   const kept = own?.notEqual(0) ?? counted;
-  if (kept === undefined) return { keep: (x) => x, mean: (values) => ({ sum: values.sum(), count: full([], size(shape)) }) };
+  if (kept === undefined) {
+    return { keep: (x) => x, mean: (values) => ({ sum: values.sum(), count: full([], size(shape)) }) };
+  }
   const factors = own ?? kept.cast("f32");
   return {
     keep: (x) => where(alongRows(kept, x.rank), x, 0),
@@ -73,7 +75,10 @@ export type Labels =
  */
 export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: number | undefined): Labels {
   if (!isFloat(logits.dtype) && isFloat(labels.dtype)) {
-    throw new DTypeError(op, { got: `logits of ${logits.dtype} and labels of ${labels.dtype}`, need: "the logits first, the labels second" });
+    throw new DTypeError(op, {
+      got: `logits of ${logits.dtype} and labels of ${labels.dtype}`,
+      need: "the logits first, the labels second",
+    });
   }
   requireFloat(op, "logits", logits);
   const leading = logits.shape.slice(0, -1);
@@ -94,7 +99,10 @@ export function readLabels(op: string, logits: Tensor, labels: Tensor, ignore: n
     });
   }
   if (!integer) {
-    throw new DTypeError(op, { got: `labels of ${labels.dtype}`, need: 'integers: an Int32Array in the data, or labels.cast("i32")' });
+    throw new DTypeError(op, {
+      got: `labels of ${labels.dtype}`,
+      need: 'integers: an Int32Array in the data, or labels.cast("i32")',
+    });
   }
   if (ignore !== undefined && !Number.isInteger(ignore)) {
     throw new ArgumentError(op, { got: `ignore ${ignore}`, need: "an integer label" });
@@ -120,7 +128,8 @@ export function requireLogits(op: string, logits: Tensor): void {
   if (by === undefined) return;
   throw new ArgumentError(op, {
     got: `the result of a ${by} as logits`,
-    need: `what the ${by} was taken of: ${op} has one in it; leave it out of the model, and take output.${by}() where probabilities are wanted`,
+    need:
+      `what the ${by} was taken of: ${op} has one in it; leave it out of the model, and take output.${by}() where probabilities are wanted`,
   });
 }
 

@@ -13,7 +13,9 @@ export interface AdamOptions extends MomentOptions {
   readonly weightDecay?: number | undefined;
 }
 
-const signature = takes("optim.adam", { options: options<AdamOptions>({ learningRate: learningRateKind, ...moments, weightDecay: number }) });
+const signature = takes("optim.adam", {
+  options: options<AdamOptions>({ learningRate: learningRateKind, ...moments, weightDecay: number }),
+});
 
 /**
  * m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g²;

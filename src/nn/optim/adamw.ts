@@ -10,7 +10,9 @@ export interface AdamWOptions extends Omit<AdamOptions, "weightDecay"> {
   readonly weightDecay?: number | undefined;
 }
 
-const signature = takes("optim.adamw", { options: options<AdamWOptions>({ learningRate, ...moments, weightDecay: number }) });
+const signature = takes("optim.adamw", {
+  options: options<AdamWOptions>({ learningRate, ...moments, weightDecay: number }),
+});
 
 /**
  * Adam with decoupled weight decay: p = p (1 - learningRate weightDecay), then Adam's update.

@@ -24,4 +24,8 @@ export const tensorTree: Kind<readonly Tensor[] | Readonly<Record<string, Tensor
   },
 };
 
-export const moments: { readonly [K in keyof MomentOptions]-?: Kind<number> } = { beta1: number, beta2: number, epsilon: number };
+export const moments: { readonly [K in keyof MomentOptions]-?: Kind<number> } = {
+  beta1: number,
+  beta2: number,
+  epsilon: number,
+};

@@ -13,7 +13,9 @@ export interface NadamOptions extends MomentOptions {
   readonly scheduleDecay?: number | undefined;
 }
 
-const signature = takes("optim.nadam", { options: options<NadamOptions>({ learningRate: learningRateKind, ...moments, scheduleDecay: number }) });
+const signature = takes("optim.nadam", {
+  options: options<NadamOptions>({ learningRate: learningRateKind, ...moments, scheduleDecay: number }),
+});
 
 /**
  * Adam with Nesterov momentum, as in Keras 2.

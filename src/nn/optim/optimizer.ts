@@ -74,7 +74,8 @@ export function optimizer(rule: UpdateRule): Optimizer {
   return made;
 }
 
-const bound = "an optimizer that knows its parameters: const opt = optimizer.bind(model.parameters()); opt.step(gradients)";
+const bound =
+  "an optimizer that knows its parameters: const opt = optimizer.bind(model.parameters()); opt.step(gradients)";
 
 /** What a rule makes of the state. */
 function updated(rule: UpdateRule, input: UpdateInput): UpdateResult {
@@ -82,9 +83,14 @@ function updated(rule: UpdateRule, input: UpdateInput): UpdateResult {
   const result: unknown = rule.update(input);
   const of = (from: unknown, name: string, path: string, like: Tensor) => {
     const value = (from as Readonly<Record<string, unknown>> | null | undefined)?.[name];
-    if (!isTensor(value)) throw new ArgumentError(op, { got: `an update that returns ${show(value)} as ${path}`, need: "a Tensor" });
+    if (!isTensor(value)) {
+      throw new ArgumentError(op, { got: `an update that returns ${show(value)} as ${path}`, need: "a Tensor" });
+    }
     if (sameShape(value.shape, like.shape)) return;
-    throw new ShapeError(op, { got: `an update that returns ${path} ${formatShape(value.shape)}`, need: formatShape(like.shape) });
+    throw new ShapeError(op, {
+      got: `an update that returns ${path} ${formatShape(value.shape)}`,
+      need: formatShape(like.shape),
+    });
   };
   of(result, "parameter", "parameter", input.parameter);
   const { slots, scalars } = result as UpdateResult;

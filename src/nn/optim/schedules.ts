@@ -133,7 +133,10 @@ export function isSchedule(rate: unknown): rate is Schedule {
 }
 
 function schedule(name: string, host: (step: number) => number, graph: (step: Tensor) => Tensor): Schedule {
-  const [onHost, inGraph] = [number, tensorKind].map((step: Kind<unknown>) => takes(`optim.${name}`, { step })) as [Signature, Signature];
+  const [onHost, inGraph] = [number, tensorKind].map((step: Kind<unknown>) => takes(`optim.${name}`, { step })) as [
+    Signature,
+    Signature,
+  ];
   // What else comes is passed over, as in steps.map(schedule).
   const followed: Schedule["graph"] = (step) => {
     inGraph.check([step]);
@@ -151,10 +154,17 @@ const after: Kind<number | Schedule> = {
 };
 const line = { from: number, to: number, steps: number };
 const signatures = {
-  linearSchedule: takes("optim.linearSchedule", { options: required<LinearScheduleOptions>(["from", "to", "steps"], line) }),
+  linearSchedule: takes("optim.linearSchedule", {
+    options: required<LinearScheduleOptions>(["from", "to", "steps"], line),
+  }),
   cosineSchedule: takes("optim.cosineSchedule", { options: required<CosineScheduleOptions>(["from", "steps"], line) }),
   exponentialSchedule: takes("optim.exponentialSchedule", {
-    options: required<ExponentialScheduleOptions>(["from", "factor", "steps"], { from: number, factor: number, steps: number, staircase: boolean }),
+    options: required<ExponentialScheduleOptions>(["from", "factor", "steps"], {
+      from: number,
+      factor: number,
+      steps: number,
+      staircase: boolean,
+    }),
   }),
   warmup: takes("optim.warmup", { options: required<WarmupOptions>(["steps", "after"], { steps: number, after }) }),
   constantSchedule: takes("optim.constantSchedule", { value: number }),

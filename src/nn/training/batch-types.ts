@@ -59,7 +59,11 @@ export interface BatchesWithout<Names> {
 export type Fits<G, W> = unknown extends G ? unknown
   : [G] extends [W] ? unknown
   : BatchesWithout<
-    { [K in keyof W]-?: K extends keyof G ? [G[K]] extends [W[K]] ? never : K : { readonly [P in K]?: W[P] } extends Pick<W, K> ? never : K }[
+    {
+      [K in keyof W]-?: K extends keyof G ? [G[K]] extends [W[K]] ? never : K
+        : { readonly [P in K]?: W[P] } extends Pick<W, K> ? never
+        : K;
+    }[
       keyof W
     ]
   >;

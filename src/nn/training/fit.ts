@@ -75,9 +75,7 @@ export async function trainEpoch(parts: EpochParts): Promise<Omit<EpochRecord, "
     totals.add(outcome.scores, outcome.rows);
     done++;
     const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
-    const secondsLeft = source.rows === undefined
-      ? undefined
-      : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
+    const secondsLeft = source.rows === undefined ? undefined : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
     const place = { epoch, epochs, batch: done, batches: source.length, rowsPerSecond, secondsLeft };
     view.update({ ...place, loss: lossOf(totals.scores), metrics: meansOf(totals.scores) });
     if (untold !== undefined) return;
@@ -123,7 +121,12 @@ export async function* batchesOf(
 
 /** Throws for a source that has given no batch, which would look like a perfect loss: ArgumentError, StateError after epochs that had some. */
 export function refuseEmpty(op: string, epoch = 1): never {
-  if (epoch === 1) throw new ArgumentError(op, { got: "a source of no batches", need: "one that is not empty, nor used up by an earlier loop" });
+  if (epoch === 1) {
+    throw new ArgumentError(op, {
+      got: "a source of no batches",
+      need: "one that is not empty, nor used up by an earlier loop",
+    });
+  }
   throw new StateError(op, {
     got: `a source that gave batches in epoch 1 and none in epoch ${epoch}, as a generator does`,
     need: "one that can be gone through again: data.batches, a list, or { [Symbol.asyncIterator]: () => generator() }",
@@ -143,8 +146,6 @@ export function describeEpoch(
   const speed = `${rows} rows in ${formatSeconds(seconds)}, ${
     Math.round(rowsPerSecond).toLocaleString("en-US")
   } rows/s`;
-  const checked = validation === undefined
-    ? ""
-    : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
+  const checked = validation === undefined ? "" : `  validation: ${formatMeans(validation.loss, validation.metrics)}`;
   return `epoch ${epoch}/${epochs}  ${formatMeans(loss, metrics)}  (${speed})${checked}`;
 }

@@ -23,7 +23,8 @@ export function refuseForeignModules(): void {
   for (const [mode, on] of currentFrame()?.consulted ?? []) {
     if (!on || !(mode instanceof Mode)) continue;
     throw new ArgumentError(op, {
-      got: `${mode.owner}, in training mode, which is not found in the model: it is in a #private field, say, or a closure`,
+      got:
+        `${mode.owner}, in training mode, which is not found in the model: it is in a #private field, say, or a closure`,
       need: `it in ${places}; eval() of it, for a module that is not to train`,
     });
   }
@@ -35,7 +36,9 @@ export function refuseForeignModules(): void {
  */
 export function refusePlainFields(model: Module): void {
   for (const [tensor] of currentFrame()?.captures ?? []) {
-    if (!isTensor(tensor) || !isFloat(tensor.dtype) || isParameter(tensor) || isBuffer(tensor) || flats.has(tensor)) continue;
+    if (!isTensor(tensor) || !isFloat(tensor.dtype) || isParameter(tensor) || isBuffer(tensor) || flats.has(tensor)) {
+      continue;
+    }
     for (const module of model.modules()) {
       const field = Object.entries(module).find(([, value]) => value === tensor);
       if (field === undefined) continue;
@@ -64,12 +67,17 @@ export function foreignParameters(own: readonly Tensor[]): ReadonlyMap<Node, Ten
 export function refuseUntrained(loss: Loss, foreign: ReadonlyMap<Node, Tensor>): void {
   if (foreign.size === 0) return;
   const roots = [...loss.terms.map(({ sum }) => sum.node), ...loss.penalty === undefined ? [] : [loss.penalty.node]];
-  for (const node of toposort(roots, (node) => isFloat(node.dtype) && node.op !== "stopGradient" && !foreign.has(node))) {
+  for (
+    const node of toposort(roots, (node) => isFloat(node.dtype) && node.op !== "stopGradient" && !foreign.has(node))
+  ) {
     const tensor = foreign.get(node);
     if (tensor === undefined) continue;
-    const what = flats.has(tensor) ? "a parameter of another trainer or optimizer" : `a parameter ${formatShape(tensor.shape)}`;
+    const what = flats.has(tensor)
+      ? "a parameter of another trainer or optimizer"
+      : `a parameter ${formatShape(tensor.shape)}`;
     throw new ArgumentError(op, {
-      got: `${what} that the forward pass uses and that is not found in the model: it is in a #private field, say, or a closure`,
+      got:
+        `${what} that the forward pass uses and that is not found in the model: it is in a #private field, say, or a closure`,
       need: `it in ${places}, or freeze() of its module, where it is not to be trained`,
     });
   }

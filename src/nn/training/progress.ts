@@ -30,9 +30,7 @@ export interface Progress {
 
 export async function progress(style: ProgressStyle = "auto"): Promise<Progress> {
   if (style === "none") return { update: () => {}, end: () => {}, stop: () => {} };
-  return style === "bar" || (style === "auto" && stderrIsTerminal())
-    ? await progressBar()
-    : progressLines(stderrLine);
+  return style === "bar" || (style === "auto" && stderrIsTerminal()) ? await progressBar() : progressLines(stderrLine);
 }
 
 /** Milliseconds from one line to the next within an epoch. */

@@ -73,10 +73,15 @@ export interface RowsOptions {
 
 const optimizer: Kind<Optimizer> = {
   need: "an optimizer, such as optim.adam()",
-  accepts: (x) => typeof x === "object" && x !== null && typeof (x as Optimizer).update === "function" && "learningRate" in x,
+  accepts: (x) =>
+    typeof x === "object" && x !== null && typeof (x as Optimizer).update === "function" && "learningRate" in x,
   refuse(name, x) {
     const isBound = typeof (x as { readonly step?: unknown } | null)?.step === "function";
-    const need = typeof x === "function" && x.name !== "" ? `: did you mean optim.${x.name}(…)?` : isBound ? ", not bound to parameters" : "";
+    const need = typeof x === "function" && x.name !== ""
+      ? `: did you mean optim.${x.name}(…)?`
+      : isBound
+      ? ", not bound to parameters"
+      : "";
     return { got: `${name} ${show(x)}`, need: `an optimizer, such as optim.adam()${need}` };
   },
 };
@@ -87,7 +92,9 @@ const signal: Kind<AbortSignal> = {
 };
 
 const ofTensors: ReadonlyMap<unknown, string> = new Map<unknown, string>(
-  Object.entries({ ...losses, ...metrics }).filter(([, value]) => typeof value === "function").map(([name, value]) => [value, name]),
+  Object.entries({ ...losses, ...metrics }).filter(([, value]) => typeof value === "function").map((
+    [name, value],
+  ) => [value, name]),
 );
 
 /** A function of the output and the batch: those of nn take tensors. */
@@ -95,7 +102,10 @@ const ofBatch: Kind<never> = {
   need: "a function (output, batch) => …",
   accepts: (x) => typeof x === "function" && !ofTensors.has(x),
   refuse(name, x) {
-    const of = ofTensors.get(x) ?? (typeof x === "string" ? [...ofTensors.values()].find((one) => one === nearest(x, [...ofTensors.values()])) : undefined);
+    const of = ofTensors.get(x) ??
+      (typeof x === "string"
+        ? [...ofTensors.values()].find((one) => one === nearest(x, [...ofTensors.values()]))
+        : undefined);
     const meant = of === undefined ? "" : `: (output, batch) => nn.${of}(output, batch.y)`;
     return { got: `${show(x)} as ${name}`, need: `a function of the output and the batch${meant}` };
   },
@@ -111,7 +121,11 @@ const source: Kind<never> = {
   need: "batches to iterate over, as of data.batches",
   accepts: isSource,
   refuse(name, x) {
-    const single = isTensor(x) ? ": data.batches({ x, y }, { batchSize: 32 })" : isRecord(x) ? ": for a single batch a list of it, [batch]" : "";
+    const single = isTensor(x)
+      ? ": data.batches({ x, y }, { batchSize: 32 })"
+      : isRecord(x)
+      ? ": for a single batch a list of it, [batch]"
+      : "";
     return { got: `${show(x)} as ${name}`, need: `batches to iterate over, as of data.batches${single}` };
   },
 };

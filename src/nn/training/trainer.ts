@@ -21,7 +21,7 @@ import { refusePromise } from "../../tensor/transform/trace.ts";
 import type { Module } from "../layers/module.ts";
 import { checkCounts, Loss, Metric } from "../losses/loss.ts";
 import { learningRateAt } from "../optim/rule.ts";
-import type { Batched, DefaultBatch, Fits, InputOf, TensorRecord, TensorFields } from "./batch-types.ts";
+import type { Batched, DefaultBatch, Fits, InputOf, TensorFields, TensorRecord } from "./batch-types.ts";
 import { batchesOf, describeEpoch, type FitOptions, recordOf, refuseEmpty, trainEpoch } from "./fit.ts";
 import type {
   DeviceEvent,
@@ -37,7 +37,7 @@ import { progress } from "./progress.ts";
 import { isSource, requireBatches, type RowsOptions, signatures, type TrainerOptions } from "./trainer-options.ts";
 
 export type { BatchOf } from "../../parallel/split/host-batch.ts";
-export type { BatchSource, DefaultBatch, TensorRecord, TensorFields, TensorTree } from "./batch-types.ts";
+export type { BatchSource, DefaultBatch, TensorFields, TensorRecord, TensorTree } from "./batch-types.ts";
 export type { BatchEvent, FitOptions } from "./fit.ts";
 export type { DeterministicOptions, RowsOptions, TrainerOptions } from "./trainer-options.ts";
 
@@ -96,7 +96,10 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
     signatures["nn.trainer"].check(arguments);
     if (options.devices !== undefined) requireDistinct("nn.trainer", options.devices);
     if (options.forward === undefined && typeof (model as Partial<Module>).forward !== "function") {
-      throw new ArgumentError("nn.trainer", { got: `${show(model)} without forward`, need: "a method forward(x) of the model, or the option forward" });
+      throw new ArgumentError("nn.trainer", {
+        got: `${show(model)} without forward`,
+        need: "a method forward(x) of the model, or the option forward",
+      });
     }
     model.modules(); // Refuses parts of the model that have no name.
     this.model = model;
@@ -213,7 +216,10 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
     }
     if (validation !== undefined) requireBatches("fit", validation);
     if (this.#fitting) {
-      throw new StateError("fit", { got: "a second fit of a trainer while one runs", need: "await the first, or another trainer" });
+      throw new StateError("fit", {
+        got: "a second fit of a trainer while one runs",
+        need: "await the first, or another trainer",
+      });
     }
     this.#fitting = true;
     try {
@@ -268,7 +274,10 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
    * A loss that is NaN is given as it is, but for one that a label outside the classes makes so: then this rejects with
    * NonFiniteLossError.
    */
-  async evaluate<G = InputOf<B>>(data: InputOf<B> | (Batched<G> & Fits<G, InputOf<B>>), options: RowsOptions = {}): Promise<EvaluationRecord> {
+  async evaluate<G = InputOf<B>>(
+    data: InputOf<B> | (Batched<G> & Fits<G, InputOf<B>>),
+    options: RowsOptions = {},
+  ): Promise<EvaluationRecord> {
     this.#check("evaluate", arguments);
     return this.#told(await this.#evaluate("evaluate", data, rowsAtOnceOf("evaluate", options)));
   }
@@ -282,7 +291,9 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
         const totals = new ScoreTotals();
         let batches = 0;
         for await (const batch of batchesOf(op, source, (coming) => turn.wait(coming, () => held.toHost()))) {
-          const { scores, rows } = await executor.beside(() => evaluation.run(batch as Batch | GivenBatch, { rowsAtOnce, held }));
+          const { scores, rows } = await executor.beside(() =>
+            evaluation.run(batch as Batch | GivenBatch, { rowsAtOnce, held })
+          );
           totals.add(scores, rows);
           batches++;
         }
@@ -307,9 +318,13 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
     const given: unknown = data;
     const batch = new GivenBatch("predict", (isTensor(given) || isHostTensor(given) ? { x: given } : given) as Batch);
     const { executor, inference } = await this.#start("predict");
-    return this.#told(await executor.between(async () => {
-      return await inference.run(batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), { rowsAtOnce }) as Merged<O>;
-    }));
+    return this.#told(
+      await executor.between(async () => {
+        return await inference.run(batch, ({ values, shape, dtype }) => tensor(values, { shape, dtype }), {
+          rowsAtOnce,
+        }) as Merged<O>;
+      }),
+    );
   }
 
   /**
@@ -463,7 +478,9 @@ function requireOutput<O>(output: O): O {
 function notDecomposable(what: string, value: unknown, example: string): DecompositionError {
   return new DecompositionError("nn.trainer", {
     got: `${what} that is ${isTensor(value) ? `a tensor ${value.dtype}[${value.shape.join(", ")}]` : show(value)}`,
-    need: `the sum over rows and the count it is divided by, so that shards add up: ${example}${isTensor(value) ? " itself, without .mean" : ""}`,
+    need: `the sum over rows and the count it is divided by, so that shards add up: ${example}${
+      isTensor(value) ? " itself, without .mean" : ""
+    }`,
   });
 }
 

@@ -70,7 +70,10 @@ export function allGather<D extends DType>(x: Tensor<D>, options: AllGatherOptio
   const { axis = 0 } = options;
   const at = axis < 0 ? axis + x.rank : axis;
   if (!Number.isInteger(axis) || at < 0 || at >= x.rank) {
-    throw new ShapeError("parallel.allGather", { got: `axis ${axis} of ${formatShape(x.shape)}`, need: "an axis of x" });
+    throw new ShapeError("parallel.allGather", {
+      got: `axis ${axis} of ${formatShape(x.shape)}`,
+      need: "an axis of x",
+    });
   }
   const shard = currentFrame()?.shard;
   if (shard === undefined) return x;

@@ -15,7 +15,10 @@ export interface GatherOptions extends AxisOptions {
   readonly device?: Device | undefined;
 }
 
-const signature = takes("parallel.gather", { shards: trees, options: options<GatherOptions>({ ...alongAxis, device }) });
+const signature = takes("parallel.gather", {
+  shards: trees,
+  options: options<GatherOptions>({ ...alongAxis, device }),
+});
 
 /**
  * Joins shards along their batch axis, in order: the inverse of `scatter` with the same options. Of what is
@@ -62,9 +65,7 @@ function checkParts(op: string, path: string, parts: readonly Tensor[], axis: nu
     shape.length === first!.shape.length && shape.every((n, i) => i === axis || n === first!.shape[i])
   );
   const shown = () =>
-    `${path === "" ? "" : `${path} `}${
-      parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")
-    }`;
+    `${path === "" ? "" : `${path} `}${parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")}`;
   if (!fits) throw new ShapeError(op, { got: shown(), need: `shapes that are equal but for axis ${axis}` });
   if (parts.some((part) => part.dtype !== first!.dtype)) {
     throw new DTypeError(op, { got: shown(), need: "one dtype" });

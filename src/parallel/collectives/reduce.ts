@@ -26,7 +26,10 @@ export type ReduceOptions =
 
 const signature = takes("parallel.reduce", {
   shards: trees,
-  options: required<{ op?: ReduceOptions["op"]; weights?: ReduceOptions["weights"] }>([], { op: oneOf("mean", "sum"), weights: listOf(number, "a number for each shard") }),
+  options: required<{ op?: ReduceOptions["op"]; weights?: ReduceOptions["weights"] }>([], {
+    op: oneOf("mean", "sum"),
+    weights: listOf(number, "a number for each shard"),
+  }),
 });
 
 /**
@@ -68,9 +71,7 @@ async function reduceLeaf(
 ): Promise<Tensor> {
   const { shape, dtype } = parts[0]!;
   const shown = () =>
-    `${path === "" ? "" : `${path} `}${
-      parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")
-    }`;
+    `${path === "" ? "" : `${path} `}${parts.map((part) => `${part.dtype}${formatShape(part.shape)}`).join(", ")}`;
   if (!parts.every((part) => sameShape(part.shape, shape))) {
     throw new ShapeError(op, { got: shown(), need: "equal shapes" });
   }

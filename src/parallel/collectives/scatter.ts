@@ -70,9 +70,7 @@ export function scatter<T extends Tree>(
   return devices.map((device, i) => {
     const leaves = flat.leaves.map((leaf, j) => {
       const axis = axes[j];
-      const part = axis === undefined
-        ? leaf
-        : leaf.slice({ axis, start: offsets[i]!, end: offsets[i]! + sizes[i]! });
+      const part = axis === undefined ? leaf : leaf.slice({ axis, start: offsets[i]!, end: offsets[i]! + sizes[i]! });
       return part.to(device);
     });
     return flat.rebuild(leaves) as TensorsOf<T>;
@@ -103,11 +101,9 @@ function batchLength(op: string, flat: FlatTree, axes: readonly (number | undefi
   const lengths = flat.leaves.flatMap((leaf, i) => axes[i] === undefined ? [] : [leaf.shape[axes[i]]!]);
   if (new Set(lengths).size > 1) {
     throw new ShapeError(op, {
-      got: flat.leaves.map((leaf, i) =>
-        `${flat.paths[i] === "" ? "" : `${flat.paths[i]} `}${formatShape(leaf.shape)}`
-      ).join(", "),
-      need:
-        "one length of the batch axis, as nothing is dropped; name leaves that are not batched in { replicated }",
+      got: flat.leaves.map((leaf, i) => `${flat.paths[i] === "" ? "" : `${flat.paths[i]} `}${formatShape(leaf.shape)}`)
+        .join(", "),
+      need: "one length of the batch axis, as nothing is dropped; name leaves that are not batched in { replicated }",
     });
   }
   return lengths[0] ?? 0;

@@ -56,8 +56,7 @@ export class BatchAxis {
         given === undefined && (top.node.op !== top.twin.op || top.node.src.length !== top.twin.src.length)
       ) {
         throw new DecompositionError(top.node.op, {
-          got:
-            `a ${top.node.op} for ${this.#rows} rows where there is a ${top.twin.op} for ${this.#twinRows}`,
+          got: `a ${top.node.op} for ${this.#rows} rows where there is a ${top.twin.op} for ${this.#twinRows}`,
           need: "the same computation for any number of rows",
         });
       }

@@ -13,7 +13,11 @@ export function countsAny(counts: readonly Tensor[]): Tensor {
  * The gradient for each parameter, of which groups that count nothing are left out, and the penalty where no group counts
  * anything.
  */
-export function meanGradient(groups: readonly Ratio[], penalty: Tensor | undefined, parameters: readonly Tensor[]): Tensor[] {
+export function meanGradient(
+  groups: readonly Ratio[],
+  penalty: Tensor | undefined,
+  parameters: readonly Tensor[],
+): Tensor[] {
   const terms: Tensor[][] = groups.map(({ sum, count }) => grad(sum, parameters).map((part) => quotient(part, count)));
   if (penalty !== undefined) {
     const any = countsAny(groups.map(({ count }) => count));

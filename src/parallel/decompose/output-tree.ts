@@ -32,7 +32,12 @@ export function outputTree(op: string, output: unknown): OutputTree {
     return leaves.push(leaf) - 1;
   };
   const collect = (x: unknown, path: string, depth = 0): Rebuild => {
-    if (depth > deepest) throw new ArgumentError(op, { got: `an output nested more than ${deepest} deep, or that contains itself`, need: "another one" });
+    if (depth > deepest) {
+      throw new ArgumentError(op, {
+        got: `an output nested more than ${deepest} deep, or that contains itself`,
+        need: "another one",
+      });
+    }
     if (isTensor(x)) {
       const index = add(path, x);
       return (outputs, make) => make(outputs[index]!);

@@ -99,8 +99,7 @@ function checkProgram(op: string, judgement: Judgement<Scored>): Checked {
       : `is ${spread.what}`;
     throw new DecompositionError(op, {
       got: `${what} that ${got}`,
-      need:
-        "a sum over rows and the count it is divided by: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
+      need: "a sum over rows and the count it is divided by: nn.loss({ sum: x.sum(), count: rows }), not x.mean(); " +
         "nn.penalty for what depends on parameters only",
     });
   };
@@ -122,8 +121,7 @@ function checkProgram(op: string, judgement: Judgement<Scored>): Checked {
     if (spread.kind === "replicated") continue;
     throw new DecompositionError(op, {
       got: `${tensor.dtype}${formatShape(tensor.shape)} that is assigned what depends on rows of the batch`,
-      need:
-        "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
+      need: "a value that is the same for every shard; a statistic of the whole batch needs a collective, allReduce",
     });
   }
   const layout = { groups: groupsOf(loss).length, metrics: Object.keys(metrics) };

@@ -51,9 +51,7 @@ export function traceShard<R>(
   total: number = rows,
 ): ShardTrace<R> {
   const inputs: ShardInputs = {
-    fields: fields.leaves.map((leaf) =>
-      placeholder(isBatched(leaf) ? [rows, ...leaf.shape.slice(1)] : [], leaf.dtype)
-    ),
+    fields: fields.leaves.map((leaf) => placeholder(isBatched(leaf) ? [rows, ...leaf.shape.slice(1)] : [], leaf.dtype)),
     control: placeholder([control.length], "u32"),
   };
   const spreads = new Map<Node, Spread>();
@@ -155,7 +153,9 @@ export function judgeShards<R>(
     } catch (error) {
       if (!(error instanceof ShardwiseError) || error instanceof DecompositionError) throw error;
       throw new DecompositionError(op, {
-        got: `a function that works for the ${fields.rows} rows of ${describeFields(fields)} and fails for another number, ${rows}: ${error.message}`,
+        got: `a function that works for the ${fields.rows} rows of ${
+          describeFields(fields)
+        } and fails for another number, ${rows}: ${error.message}`,
         need:
           "a function of any number of rows (the first axis), as the batch is cut: what belongs to rows must be in the batch, reshape takes -1 for them, and one sample alone is x.unsqueeze(0)",
         cause: error,

@@ -83,14 +83,11 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     const [x] = at.src;
     return x!.kind === "batched" ? reshaped(at, x!) : x!;
   },
-  permute: ({ node, src: [x] }) =>
-    x!.kind === "batched" ? { ...x!, axis: node.attrs.axes.indexOf(x!.axis) } : x!,
+  permute: ({ node, src: [x] }) => x!.kind === "batched" ? { ...x!, axis: node.attrs.axes.indexOf(x!.axis) } : x!,
   expand: (at) => {
     const { node, twin, rows, src: [x] } = at;
     const from = node.src[0]!;
-    const grown = node.shape.flatMap((n, axis) =>
-      n !== twin.shape[axis] && from.shape[axis] === 1 ? [axis] : []
-    );
+    const grown = node.shape.flatMap((n, axis) => n !== twin.shape[axis] && from.shape[axis] === 1 ? [axis] : []);
     if (grown.length === 0 || x!.kind === "shard") return x!;
     if (x!.kind === "batched" || grown.length > 1) {
       return mixes(at, "rows that are paired with all rows of the batch");
@@ -124,9 +121,7 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     if (step[axis] !== 1 || count === 0 || start[axis]! % block !== 0 || count % block !== 0) {
       return mixes(
         at,
-        `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${
-          node.src[0]!.shape[axis]
-        }`,
+        `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${node.src[0]!.shape[axis]}`,
       );
     }
     const sliced = batched(axis, { outer: count / block, inner });
@@ -227,14 +222,17 @@ function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): 
   if (src.some((x) => x.kind === "partial")) return nonlinear(at);
   const rank = node.shape.length;
   const queries = (x: Spread, i: number) =>
-    x.kind === "batched" && ((kinds[i] === "queries" && x.axis === rank - 1) || (kinds[i] === "scores" && x.axis === rank - 2));
+    x.kind === "batched" &&
+    ((kinds[i] === "queries" && x.axis === rank - 1) || (kinds[i] === "scores" && x.axis === rank - 2));
   if (src.some((x, i) => x.kind === "batched" && x.axis >= rank - 2 && !queries(x, i))) {
     return mixes(at, "rows of the batch that are keys, values or features of an attention");
   }
   const first = src.find(queries);
   if (first === undefined) return joined(at, src);
   const alike = src.every((x, i) => kinds[i] === "keys" ? x.kind === "replicated" : queries(x, i));
-  return alike ? { ...first, axis: rank - 1 } as Batched : mixes(at, "rows of the batch that are queries beside others that are not");
+  return alike
+    ? { ...first, axis: rank - 1 } as Batched
+    : mixes(at, "rows of the batch that are queries beside others that are not");
 }
 
 function elementwiseRule(at: Site): Spread {
@@ -258,9 +256,7 @@ function elementwiseRule(at: Site): Spread {
     case "dividend":
       return src[0]!.kind === "partial" && src[1]!.kind === "replicated" ? partial : nonlinear(at);
     case "chosen":
-      return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i))
-        ? partial
-        : nonlinear(at);
+      return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i)) ? partial : nonlinear(at);
   }
 }
 
@@ -295,9 +291,7 @@ function unlessJoined(at: Site): Spread {
   if (other === undefined || shard.kind !== "shard") return { kind: "shard", what: (shard as { what: string }).what };
   return mixes(
     at,
-    `${
-      other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"
-    } with ${shard.what}`,
+    `${other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"} with ${shard.what}`,
   );
 }
 
@@ -329,9 +323,7 @@ function reshaped(at: Site, x: Batched): Spread {
   if (best !== undefined) return best;
   return mixes(
     at,
-    `a reshape of ${formatShape(from)} to ${
-      formatShape(node.shape)
-    } that cuts through the rows of axis ${x.axis}`,
+    `a reshape of ${formatShape(from)} to ${formatShape(node.shape)} that cuts through the rows of axis ${x.axis}`,
   );
 }
 

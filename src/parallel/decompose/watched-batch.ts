@@ -37,7 +37,9 @@ export class WatchedBatch {
       });
       const has = new Map(missing.map(({ path, there }) => [path, `${path} has ${there.join(", ") || "nothing"}`]));
       throw new ArgumentError(op, {
-        got: `a function that reads ${missing.map(nameOf).join(" and ")} where ${[...has.values()].join(" and ")}, and fails: ${(cause as Error).message}`,
+        got: `a function that reads ${missing.map(nameOf).join(" and ")} where ${
+          [...has.values()].join(" and ")
+        }, and fails: ${(cause as Error).message}`,
         need: `a batch that has what is read of it${hints.length === 0 ? "" : `: did you mean ${hints[0]}?`}`,
         cause,
       });
@@ -46,12 +48,16 @@ export class WatchedBatch {
 
   #watch(part: unknown, path: string): unknown {
     if (typeof part !== "object" || part === null || isTensor(part)) return part;
-    const entries = Object.entries(part).map(([name, inner]) => [name, this.#watch(inner, nameOf({ path, name }))] as const);
+    const entries = Object.entries(part).map(([name, inner]) =>
+      [name, this.#watch(inner, nameOf({ path, name }))] as const
+    );
     const copy: object = Array.isArray(part) ? entries.map(([, inner]) => inner) : Object.fromEntries(entries);
     const there = entries.map(([name]) => name);
     return new Proxy(copy, {
       get: (target, key, receiver) => {
-        if (typeof key === "string" && !(key in target)) this.#missing.set(nameOf({ path, name: key }), { path, name: key, there });
+        if (typeof key === "string" && !(key in target)) {
+          this.#missing.set(nameOf({ path, name: key }), { path, name: key, there });
+        }
         return Reflect.get(target, key, receiver) as unknown;
       },
     });

@@ -32,7 +32,10 @@ export class Evaluation {
   }
 
   /** The scores of all rows of a batch. Rejects with NonFiniteLossError for a loss that is NaN because of a label. */
-  async run(batch: Batch | GivenBatch, options: RunOptions = {}): Promise<{ readonly scores: Scores; readonly rows: number }> {
+  async run(
+    batch: Batch | GivenBatch,
+    options: RunOptions = {},
+  ): Promise<{ readonly scores: Scores; readonly rows: number }> {
     const given = GivenBatch.of(this.#op, batch);
     const { value: layout, fields } = this.#layouts.of(given.fields);
     const outputs = await this.#inference.run(given, ({ values }: HostOutput) => values, options) as {
@@ -41,8 +44,14 @@ export class Evaluation {
     };
     const scores: Scores = { ...readScores(layout, outputs.scores), penalty: outputs.penalty[0] ?? 0 };
     if (!isFiniteLoss(scores)) {
-      const reason = wrongLabel(await given.onHost(fields), this.#program, { seed: this.#seed, step: 0, learningRate: 0 });
-      if (reason !== undefined) throw new NonFiniteLossError(this.#op, { ...reason, got: `a loss of ${lossOf(scores)}, with ${reason.got}` });
+      const reason = wrongLabel(await given.onHost(fields), this.#program, {
+        seed: this.#seed,
+        step: 0,
+        learningRate: 0,
+      });
+      if (reason !== undefined) {
+        throw new NonFiniteLossError(this.#op, { ...reason, got: `a loss of ${lossOf(scores)}, with ${reason.got}` });
+      }
     }
     return { scores, rows: given.fields.rows };
   }

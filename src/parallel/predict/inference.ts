@@ -160,7 +160,8 @@ export class Inference {
           got: `an output ${tree.paths[i]} that ${
             spread.kind === "shard" ? `is ${spread.what}` : "has rows in several blocks of one axis"
           }`,
-          need: "values of each row, parallel.mean(x) for a mean over rows, a sum over rows, or parallel.allReduce for more",
+          need:
+            "values of each row, parallel.mean(x) for a mean over rows, a sum over rows, or parallel.allReduce for more",
         });
       }
       return {

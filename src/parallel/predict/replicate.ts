@@ -18,7 +18,9 @@ import { Inference, requireRowsAtOnce } from "./inference.ts";
 export type Output = Tensor | RowMean | readonly Output[] | { readonly [name: string]: Output };
 
 /** The outputs of the whole batch: declared means have become tensors. */
-export type Merged<O> = O extends Tensor<infer D> ? Tensor<D> : O extends RowMean ? Tensor<"f32"> : { readonly [K in keyof O]: Merged<O[K]> };
+export type Merged<O> = O extends Tensor<infer D> ? Tensor<D>
+  : O extends RowMean ? Tensor<"f32">
+  : { readonly [K in keyof O]: Merged<O[K]> };
 
 /** How a function is run on several devices. */
 export interface ReplicateOptions {

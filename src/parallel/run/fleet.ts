@@ -91,7 +91,10 @@ export class Fleet {
     requireDistinct(op, devices);
     // Timers take longer times for none.
     if (stepTimeout !== undefined && !(stepTimeout > 0 && stepTimeout < 2 ** 31)) {
-      throw new ArgumentError(op, { got: `stepTimeout ${stepTimeout}`, need: "milliseconds, more than 0 and less than 2^31" });
+      throw new ArgumentError(op, {
+        got: `stepTimeout ${stepTimeout}`,
+        need: "milliseconds, more than 0 and less than 2^31",
+      });
     }
     this.#op = op;
     this.#options = options;
@@ -162,7 +165,9 @@ export class Fleet {
     together: (device: Device, jobs: readonly J[]) => readonly (readonly J[])[] = (_, jobs) => jobs.map((job) => [job]),
   ): Promise<void> {
     // A device that was lost since the jobs were placed is left out already.
-    let todo = placed.map((job, i) => this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! });
+    let todo = placed.map((job, i) =>
+      this.#devices.includes(job.device) ? job : { ...job, device: this.#devices[i % this.#devices.length]! }
+    );
     const failures: { readonly failure: Failure; readonly jobs: number }[] = [];
     let last: string | undefined;
     let delivered = false;

@@ -37,7 +37,11 @@ export interface Reason {
  * The first label outside the classes on which the loss of a batch depends, found on the host; undefined where there is none, or
  * where labels depend on what is on a device only.
  */
-export function wrongLabel(fields: HostFields, program: Program, numbers: Omit<StepNumbers, "offset">): Reason | undefined {
+export function wrongLabel(
+  fields: HostFields,
+  program: Program,
+  numbers: Omit<StepNumbers, "offset">,
+): Reason | undefined {
   if (fields.rows === 0) return undefined;
   try {
     const traced = traceShard(fields, fields.rows, program);
@@ -79,7 +83,9 @@ function wrongIn({ op, labels: { shape }, classes }: LabelRange, labels: Values,
   const label = labels[first]!;
   const others = labels.reduce((count, other) => isWrong(other) ? count + 1 : count, -1);
   return {
-    got: `label ${label} ${placeOf(first, shape, rows)}${others === 0 ? "" : ` and ${others} more`} for the ${classes} classes of ${op}`,
+    got: `label ${label} ${placeOf(first, shape, rows)}${
+      others === 0 ? "" : ` and ${others} more`
+    } for the ${classes} classes of ${op}`,
     need: needOf(label, classes, labels.reduce((least, one) => Math.min(least, one), Infinity)),
   };
 }

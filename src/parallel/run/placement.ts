@@ -56,7 +56,9 @@ export class Placement {
   /** In deterministic mode, throws DeviceError for devices whose arithmetic may differ. */
   requireAlike(one: Device, other: Device): void {
     if (this.#options.deterministic === undefined) return;
-    const [a, b] = [one, other].map(({ kind, info, target }) => JSON.stringify([kind, info, { ...target, tuned: undefined }]));
+    const [a, b] = [one, other].map(({ kind, info, target }) =>
+      JSON.stringify([kind, info, { ...target, tuned: undefined }])
+    );
     if (a === b) return;
     throw new DeviceError(this.#op, {
       got: `${one.name} (${one.info.description}) and ${other.name} (${other.info.description}) in deterministic mode`,
@@ -95,9 +97,10 @@ export class Placement {
 
 function shardsOf(sizes: readonly number[], deviceOf: (i: number) => Device): Placed<Shard>[] {
   const offsets = shardOffsets(sizes);
-  return sizes.flatMap((rows, i) =>
-    rows === 0 ? [] : [{ device: deviceOf(i), rows, offset: offsets[i]! }]
-  ).map(({ device, rows, offset }, index) => ({ device, job: { index, rows, offset } }));
+  return sizes.flatMap((rows, i) => rows === 0 ? [] : [{ device: deviceOf(i), rows, offset: offsets[i]! }]).map((
+    { device, rows, offset },
+    index,
+  ) => ({ device, job: { index, rows, offset } }));
 }
 
 function requireCount(op: string, name: string, count: number): void {

@@ -187,7 +187,9 @@ export class ShardRuns {
           if (origin.index < this.#fields.leaves.length) {
             writeFields(device, buffer!, this.#fields.leaves[origin.index]!, group, stride);
           } else {
-            group.forEach(({ offset }, item) => writeControl(device, buffer!, { ...this.#numbers, offset }, item * stride));
+            group.forEach(({ offset }, item) =>
+              writeControl(device, buffer!, { ...this.#numbers, offset }, item * stride)
+            );
           }
           return buffer;
         case "captured":
@@ -228,7 +230,8 @@ export function runsTogether(
     const last = groups[groups.length - 1];
     const [first] = last ?? [];
     const { plan } = planOf(shard);
-    const follows = last !== undefined && planOf(first!).plan === plan && shard.index === last[last.length - 1]!.index + 1;
+    const follows = last !== undefined && planOf(first!).plan === plan &&
+      shard.index === last[last.length - 1]!.index + 1;
     if (follows && last.length < plan.most(device, shards.length)) last.push(shard);
     else groups.push([shard]);
   }

@@ -110,7 +110,10 @@ export class SharedPlan {
     const parts = plan.slots.filter(({ common }) => common !== true).map(({ bytes }) => bytes);
     const largest = Math.max(4, ...parts);
     const all = parts.reduce((sum, bytes) => sum + bytes, 4);
-    return Math.max(1, Math.min(wanted, Math.floor(device.target.maxBindingBytes / largest), Math.floor(mostBytes / all)));
+    return Math.max(
+      1,
+      Math.min(wanted, Math.floor(device.target.maxBindingBytes / largest), Math.floor(mostBytes / all)),
+    );
   }
 
   /** Gives back what the plan holds on every device. */
@@ -137,11 +140,14 @@ export class SharedPlan {
     const executable = await device.load(plan, items, this.#family?.family);
     const own = this.request.inputs.flatMap((node, i) => this.#written.has(i) ? [{ node, i }] : []);
     try {
-      const buffers = allocAll(device, own.map(({ node, i }) => {
-        const slot = plan.slots[plan.inputs[i]!];
-        const count = plan.items === true && slot?.common !== true ? items : 1;
-        return count * (slot?.bytes ?? Math.max(4, byteLength(node)));
-      }));
+      const buffers = allocAll(
+        device,
+        own.map(({ node, i }) => {
+          const slot = plan.slots[plan.inputs[i]!];
+          const count = plan.items === true && slot?.common !== true ? items : 1;
+          return count * (slot?.bytes ?? Math.max(4, byteLength(node)));
+        }),
+      );
       const written = this.request.inputs.map((_, i) => buffers[own.findIndex((entry) => entry.i === i)]);
       return { executable, written };
     } catch (error) {

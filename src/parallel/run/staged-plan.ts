@@ -30,7 +30,12 @@ interface StagedOptions {
 export class StagedPlan {
   readonly stages: readonly PlannedStage[];
 
-  constructor(roots: readonly Node[], own: readonly Node[], captured: readonly Node[], { common, family }: StagedOptions = {}) {
+  constructor(
+    roots: readonly Node[],
+    own: readonly Node[],
+    captured: readonly Node[],
+    { common, family }: StagedOptions = {},
+  ) {
     const origins = new Map<Node, Origin>();
     own.forEach((node, index) => origins.set(node, { kind: "own", index }));
     captured.forEach((node, index) => origins.set(node, { kind: "captured", index }));

@@ -19,7 +19,10 @@ export class Turns {
   readonly #arrivals = new Set<() => void>();
 
   /** Runs `body` when all that was asked for before is done; it has the turn until `until` resolves, by default its end. */
-  take<R>(body: (turn: Turn) => Promise<R>, until: (result: R) => Promise<unknown> = () => Promise.resolve()): Promise<R> {
+  take<R>(
+    body: (turn: Turn) => Promise<R>,
+    until: (result: R) => Promise<unknown> = () => Promise.resolve(),
+  ): Promise<R> {
     this.#waiting++;
     for (const arrived of this.#arrivals) arrived();
     let give = () => {};

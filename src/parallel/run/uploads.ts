@@ -55,16 +55,29 @@ export function areUneven(shards: readonly Shard[]): boolean {
 }
 
 /** Writes a shard's rows of one field of a batch. */
-export function writeField(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shard: Pick<Shard, "offset" | "rows">, at = 0): void {
+export function writeField(
+  device: Device,
+  buffer: DeviceBuffer,
+  leaf: HostTensor,
+  shard: Pick<Shard, "offset" | "rows">,
+  at = 0,
+): void {
   const rows = rowsForUpload(leaf, isBatched(leaf) ? shard.offset : 0, shard.rows);
   if (rows.byteLength > 0) device.write(buffer, rows, at);
 }
 
 /** Writes one field of neighbouring shards of as many rows each: their parts are `stride` bytes apart. */
-export function writeFields(device: Device, buffer: DeviceBuffer, leaf: HostTensor, shards: readonly Shard[], stride: number): void {
+export function writeFields(
+  device: Device,
+  buffer: DeviceBuffer,
+  leaf: HostTensor,
+  shards: readonly Shard[],
+  stride: number,
+): void {
   const [first] = shards;
   const { offset, rows } = first!;
-  const together = !isBatched(leaf) || shards.length === 1 || stride === dtypes[leaf.dtype].bytes * rows * size(leaf.shape.slice(1));
+  const together = !isBatched(leaf) || shards.length === 1 ||
+    stride === dtypes[leaf.dtype].bytes * rows * size(leaf.shape.slice(1));
   if (together) return writeField(device, buffer, leaf, { offset, rows: rows * shards.length });
   shards.forEach((shard, item) => writeField(device, buffer, leaf, shard, item * stride));
 }

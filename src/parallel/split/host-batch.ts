@@ -69,7 +69,8 @@ export function isHostTensor(x: unknown): x is HostTensor {
 
 /** Whether it is a typed array of what an element may be: of no 64-bit integers. */
 export function isHostData(x: unknown): x is HostData {
-  return ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigInt64Array) && !(x instanceof BigUint64Array);
+  return ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigInt64Array) &&
+    !(x instanceof BigUint64Array);
 }
 
 /** Whether a leaf has a row for each sample: all but scalars do. */
@@ -110,7 +111,10 @@ function collect(
   depth = 0,
 ): Structure {
   if (depth > deepest) {
-    throw new ArgumentError(op, { got: `a batch nested more than ${deepest} deep, or that contains itself`, need: "another one" });
+    throw new ArgumentError(op, {
+      got: `a batch nested more than ${deepest} deep, or that contains itself`,
+      need: "another one",
+    });
   }
   if (isTensor(x) || isHostTensor(x)) {
     const index = leaves.length;
@@ -119,7 +123,10 @@ function collect(
     return { text: "*", rebuild: (others) => others[index] };
   }
   if (Array.isArray(x)) {
-    const parts = Array.from(x as readonly Batch[], (part, i) => collect(op, part, `${path}[${i}]`, paths, leaves, depth + 1));
+    const parts = Array.from(
+      x as readonly Batch[],
+      (part, i) => collect(op, part, `${path}[${i}]`, paths, leaves, depth + 1),
+    );
     return {
       text: `[${parts.map((part) => part.text)}]`,
       rebuild: (others) => parts.map((part) => part.rebuild(others)),

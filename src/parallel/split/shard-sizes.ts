@@ -47,7 +47,10 @@ export function shardOffsets(sizes: readonly number[]): number[] {
 
 function evenly(n: number, parts: number): number[] {
   if (!Number.isInteger(parts) || parts < 1 || parts > mostShards) {
-    throw new ArgumentError("parallel.shardSizes", { got: `${parts} parts`, need: `an integer from 1 to ${mostShards}` });
+    throw new ArgumentError("parallel.shardSizes", {
+      got: `${parts} parts`,
+      need: `an integer from 1 to ${mostShards}`,
+    });
   }
   const least = Math.floor(n / parts);
   const larger = n % parts;
@@ -56,7 +59,10 @@ function evenly(n: number, parts: number): number[] {
 
 function byCapacity(n: number, capacities: readonly number[]): number[] {
   if (capacities.length > mostShards) {
-    throw new ArgumentError("parallel.shardSizes", { got: `${capacities.length} capacities`, need: `1 to ${mostShards}` });
+    throw new ArgumentError("parallel.shardSizes", {
+      got: `${capacities.length} capacities`,
+      need: `1 to ${mostShards}`,
+    });
   }
   const most = Math.max(...capacities);
   if (capacities.length === 0 || !capacities.every((c) => Number.isFinite(c) && c >= 0) || most === 0) {

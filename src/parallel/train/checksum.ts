@@ -1,17 +1,7 @@
 /** Checksums of device memory, to see whether replicas hold the same bits. */
 import { compileGraph } from "../../compiler/compile.ts";
 import type { Device, DeviceBuffer, Executable } from "../../devices/device/device.ts";
-import {
-  bitcast,
-  concat,
-  constant,
-  elementwise,
-  full,
-  input,
-  iota,
-  reduce,
-  reshape,
-} from "../../graph/build.ts";
+import { bitcast, concat, constant, elementwise, full, input, iota, reduce, reshape } from "../../graph/build.ts";
 import type { Node } from "../../graph/node.ts";
 
 /** Two 32-bit words of one vector; equal for equal bits, and different whenever a single element differs. */

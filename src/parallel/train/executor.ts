@@ -135,7 +135,12 @@ export class Executor {
       onEvent: (event) => options.onEvent?.(event),
     });
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
-    this.#judge = new Judge(op, this.replicas, options.names, (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }));
+    this.#judge = new Judge(
+      op,
+      this.replicas,
+      options.names,
+      (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }),
+    );
     this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({
@@ -352,7 +357,10 @@ export class Executor {
   /** A batch without rows. */
   #onNone(step: Step): Begun {
     const scores = new Array<number>(scoreLength(step.layout)).fill(0);
-    return { next: Promise.resolve(), outcome: this.#last.then(() => this.#outcome(step, this.#counted(step, this.#judge.judge(step, scores)))) };
+    return {
+      next: Promise.resolve(),
+      outcome: this.#last.then(() => this.#outcome(step, this.#counted(step, this.#judge.judge(step, scores)))),
+    };
   }
 
   /**

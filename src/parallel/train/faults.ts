@@ -7,7 +7,9 @@ import { infinityBits } from "./vectors.ts";
 
 /** The first parameter, by its position, that a state's faults are of; undefined where there are none. */
 export function faultyParameter(replicas: Replicas, faults: Uint32Array): number | undefined {
-  const found = [...faults].map(faultOf).filter((element) => element !== undefined).map((element) => replicas.parameterAt(element));
+  const found = [...faults].map(faultOf).filter((element) => element !== undefined).map((element) =>
+    replicas.parameterAt(element)
+  );
   return found.length === 0 ? undefined : Math.min(...found);
 }
 
@@ -46,7 +48,13 @@ export class GradientCheck {
   }
 }
 
-function isFiniteWithin({ sums, ...bucket }: BucketSums, start: number, end: number, counts: readonly number[], penalty: boolean): boolean {
+function isFiniteWithin(
+  { sums, ...bucket }: BucketSums,
+  start: number,
+  end: number,
+  counts: readonly number[],
+  penalty: boolean,
+): boolean {
   const length = bucket.end - bucket.start;
   for (let i = start - bucket.start; i < end - bucket.start; i++) {
     let gradient = 0;
@@ -64,11 +72,16 @@ function valueOf(bits: number): number {
 }
 
 /** What a step is refused with whose gradient of `parameter` is not finite, although its loss is. */
-export function gradientError(op: string, parameter: string, at: { readonly step: number; readonly loss: number }): NonFiniteGradientError {
+export function gradientError(
+  op: string,
+  parameter: string,
+  at: { readonly step: number; readonly loss: number },
+): NonFiniteGradientError {
   return new NonFiniteGradientError(op, {
     parameter,
     got: `a gradient of parameter ${parameter} that is not finite at step ${at.step}, where the loss is ${at.loss}`,
-    need: "a finite gradient (the weights and the optimizer's state are those of before the step): look for a function " +
+    need:
+      "a finite gradient (the weights and the optimizer's state are those of before the step): look for a function " +
       "whose derivative is infinite or NaN there, and for NaN in inputs whose rows do not count",
   });
 }

@@ -38,7 +38,10 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
   }
   const ofGroups = groups.map(({ group, bound: { loaded: [only] } }) => {
     const { executable } = only!;
-    return { shards: group.length, strides: executable.plan.outputs.map((_, output) => outputStride(executable, output)) };
+    return {
+      shards: group.length,
+      strides: executable.plan.outputs.map((_, output) => outputStride(executable, output)),
+    };
   });
   const summed = { groups: step.layout.groups, penalty: step.penalty };
   const fold = await plans.fold(ofGroups, buckets, summed).plan.on(device);
@@ -62,7 +65,11 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
       const outputs = groups.flatMap(({ group, bound, parameters }, i) => {
         const { strides } = ofGroups[i]!;
         const own = hold(strides.map((bytes) => group.length * bytes));
-        const wanted = group.map(({ index }, item): OutputRead => ({ output: 0, into: scores[index]!, offset: item * strides[0]! }));
+        const wanted = group.map(({ index }, item): OutputRead => ({
+          output: 0,
+          into: scores[index]!,
+          offset: item * strides[0]!,
+        }));
         // They may lie elsewhere now than when all was prepared.
         const captured = bound.captured.map((buffer, capture) => capture === parameters ? state.parameters : buffer);
         reads.push(...runs.finish(device, group, { ...bound, captured }, own, wanted));

@@ -21,7 +21,12 @@ export class Judge {
   #failure: NonFiniteLossError | undefined;
 
   /** `names` are those of the parameters, for messages; `reason` says why a loss is not finite, where that is known. */
-  constructor(op: string, replicas: Replicas, names: readonly string[] | undefined, reason: (step: Step) => Reason | undefined) {
+  constructor(
+    op: string,
+    replicas: Replicas,
+    names: readonly string[] | undefined,
+    reason: (step: Step) => Reason | undefined,
+  ) {
     this.#op = op;
     this.#replicas = replicas;
     this.#names = names;

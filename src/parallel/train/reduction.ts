@@ -33,7 +33,11 @@ export class LandingMemory {
   #known: { readonly key: string; readonly vectors: Vectors; readonly landings: readonly Landing[] } | undefined;
 
   /** Memory for at least so many shards. */
-  for(step: Step, shards: number, buckets: readonly Bucket[]): { readonly vectors: Vectors; readonly landings: readonly Landing[] } {
+  for(
+    step: Step,
+    shards: number,
+    buckets: readonly Bucket[],
+  ): { readonly vectors: Vectors; readonly landings: readonly Landing[] } {
     const { groups } = step.layout;
     const key = [scoreLength(step.layout), groups, step.penalty, ...buckets.map(({ end }) => end)].join();
     const known = this.#known;
@@ -101,7 +105,7 @@ export class Reduction {
    * again. A shard of a loss that is a penalty alone has no gradients of its own: `withSums` is false.
    */
   missing(index: number, withSums: boolean): ShardRead[] {
-    if (!withSums) for (const shards of this.#arrived) shards.add(index);
+    if (!withSums) { for (const shards of this.#arrived) shards.add(index); }
     const { scores, buckets } = this.#landings[index]!;
     return [scores, ...withSums ? buckets : []].map((into, output) => ({ index, output, into })).filter(({ output }) =>
       !(output === 0 ? this.#scored : this.#arrived[output - 1]!).has(index)

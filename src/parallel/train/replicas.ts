@@ -213,8 +213,9 @@ export class Replicas {
     if (device === first && heir !== undefined && this.#flat !== undefined) {
       const replica = this.#replicas.get(heir)!;
       // What the user assigned meanwhile is newer than any replica.
-      if (this.#flat.node.op === "storage" && this.#flat.node === this.#written) storageOf(this.#flat.node).adopt(heir, replica.copy!);
-      else if (!heir.isLost) heir.free(replica.copy!);
+      if (this.#flat.node.op === "storage" && this.#flat.node === this.#written) {
+        storageOf(this.#flat.node).adopt(heir, replica.copy!);
+      } else if (!heir.isLost) heir.free(replica.copy!);
       const owned = this.#owned.get(heir)!;
       owned.splice(owned.indexOf(replica.copy!), 1);
       replica.copy = undefined;
@@ -307,9 +308,7 @@ export class Replicas {
     const right = most.split(",");
     const differ = shown.flatMap((all, i) => {
       const wrong = parts.filter((_, part) => all[part] !== right[part]);
-      return wrong.length === 0
-        ? []
-        : [`replica ${i} (${devices[i]!.name}) in its ${wrong.join(" and ")}`];
+      return wrong.length === 0 ? [] : [`replica ${i} (${devices[i]!.name}) in its ${wrong.join(" and ")}`];
     });
     throw new ReplicaMismatchError(this.#op, {
       got: `after step ${step}, other bits than most in ${differ.join(", ")}`,

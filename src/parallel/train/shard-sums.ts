@@ -40,7 +40,10 @@ export function sumOfFew(parts: readonly ArrayLike<number>[], n: number): Float3
 export function sumOfTensors(parts: readonly Tensor[]): Tensor {
   const sums = parts.map((part) => part.node);
   const [{ shape }] = sums as [Tensor["node"]];
-  const [least, zero] = [smallestNormal, 0].map((value) => full(shape, value, "f32")) as [Tensor["node"], Tensor["node"]];
+  const [least, zero] = [smallestNormal, 0].map((value) => full(shape, value, "f32")) as [
+    Tensor["node"],
+    Tensor["node"],
+  ];
   const flushed = (x: Tensor["node"]) => elementwise("where", elementwise("lt", elementwise("abs", x), least), zero, x);
   eachPair(parts.length, (left, right) => {
     sums[left] = flushed(elementwise("add", flushed(sums[left]!), flushed(sums[right]!)));

@@ -78,11 +78,23 @@ export class ShardedSteps {
     const shards = placed.map(({ job }) => job);
     await shardPlans.settle(shards);
     const { buckets } = shardPlans;
-    const reduction = new Reduction({ step, shards: shards.length, buckets, memory: this.#memory, fleet, replicas, updates, clock, judge });
+    const reduction = new Reduction({
+      step,
+      shards: shards.length,
+      buckets,
+      memory: this.#memory,
+      fleet,
+      replicas,
+      updates,
+      clock,
+      judge,
+    });
     const work = new Work(fleet.devices);
     const assigned = await this.#compute(step, placed, shardPlans, reduction, work, clock);
     for (const { device, rows, milliseconds } of work.spans()) placement.measured(device, rows, milliseconds);
-    const copied = reduction.updating ? await this.#finish(step, reduction, { updates, assigned, refuse, copy, clock }) : undefined;
+    const copied = reduction.updating
+      ? await this.#finish(step, reduction, { updates, assigned, refuse, copy, clock })
+      : undefined;
     return { rows: work.rows, phases: clock.phases(), copied: copied?.done };
   }
 
@@ -110,7 +122,10 @@ export class ShardedSteps {
       // What the model assigns to, such as running statistics, is the first shard's.
       const own = group[0]!.index === 0 ? bound.assigned.map(({ tensor }) => tensor) : [];
       const wanted = group.flatMap(({ index }, item) =>
-        reduction.missing(index, bound.lengths.length > 1).map((read) => ({ ...read, offset: item * strides[read.output]! }))
+        reduction.missing(index, bound.lengths.length > 1).map((read) => ({
+          ...read,
+          offset: item * strides[read.output]!,
+        }))
       );
       fleet.enter(device, "compute");
       const reads = clock.time("scatter", () => {
@@ -126,7 +141,9 @@ export class ShardedSteps {
       });
       if (own.length > 0) assigned = own;
       // All of them, so that nothing comes late when others do the work of a device that failed.
-      const settled = await Promise.allSettled(reads.map((done, i) => done.then(() => wanted[i] && reduction.arrived(wanted[i]))));
+      const settled = await Promise.allSettled(
+        reads.map((done, i) => done.then(() => wanted[i] && reduction.arrived(wanted[i]))),
+      );
       freeAll(device, outputs);
       for (const read of settled) if (read.status === "rejected") throw read.reason;
       work.add(device, group.reduce((sum, shard) => sum + shard.rows, 0), start);
@@ -135,7 +152,11 @@ export class ShardedSteps {
   }
 
   /** Updates all replicas, or refuses the gradient; gives when the host has its copy, if it is to have one. */
-  async #finish(step: Step, reduction: Reduction, { updates, assigned, refuse, copy, clock }: Finish): Promise<{ readonly done: Promise<void> | undefined }> {
+  async #finish(
+    step: Step,
+    reduction: Reduction,
+    { updates, assigned, refuse, copy, clock }: Finish,
+  ): Promise<{ readonly done: Promise<void> | undefined }> {
     const { fleet, replicas, statistics, ready } = this.#options;
     const faulty = reduction.faulty();
     if (faulty !== undefined) refuse(faulty);
@@ -209,6 +230,10 @@ class Work {
 
   /** The devices that have computed something, with the time from the first beginning to the last end. */
   spans(): { readonly device: Device; readonly rows: number; readonly milliseconds: number }[] {
-    return [...this.#spans].map(([device, { start, end }]) => ({ device, rows: this.rows.get(device)!, milliseconds: end - start }));
+    return [...this.#spans].map(([device, { start, end }]) => ({
+      device,
+      rows: this.rows.get(device)!,
+      milliseconds: end - start,
+    }));
   }
 }

@@ -77,7 +77,13 @@ export class TrainingPlans {
   readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>({ most: 16 });
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
-  constructor(program: Program, rule: UpdateRule, replicas: Replicas, family: PlanFamily, clipNorm: number | undefined) {
+  constructor(
+    program: Program,
+    rule: UpdateRule,
+    replicas: Replicas,
+    family: PlanFamily,
+    clipNorm: number | undefined,
+  ) {
     this.#shards = new PlanCache({ family });
     this.#wholes = new PlanCache({ family });
     this.#clipNorm = clipNorm;
@@ -133,7 +139,10 @@ export class TrainingPlans {
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
       const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
-      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), { common, family });
+      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), {
+        common,
+        family,
+      });
       return { plan, lengths: traced.result.map((x) => x.size), ...after };
     }, { rows, uneven });
   }
@@ -174,14 +183,21 @@ export class TrainingPlans {
         ...written.map((tensor) => ({ tensor, placeholder: input(tensor.shape, tensor.dtype) })),
       ];
       const after = this.#effects(traced, captures, next.apply);
-      const state = [...inPlace({ slots, scalars, faults, parameters: flat }).slice(0, -1).map((x) => x.node), parameters.placeholder];
+      const state = [
+        ...inPlace({ slots, scalars, faults, parameters: flat }).slice(0, -1).map((x) => x.node),
+        parameters.placeholder,
+      ];
       const roots = [...inPlace(next), scores].map((x) => x.node);
-      const plan = new SharedPlan({
-        roots: [...roots, ...after.nodes],
-        inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
-        donate: state.map((_, i) => ({ input: own.length + i, output: i })),
-        watch: this.#watch(gradients, own.length + slots.length + 1),
-      }, own.map((_, i) => i), family);
+      const plan = new SharedPlan(
+        {
+          roots: [...roots, ...after.nodes],
+          inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
+          donate: state.map((_, i) => ({ input: own.length + i, output: i })),
+          watch: this.#watch(gradients, own.length + slots.length + 1),
+        },
+        own.map((_, i) => i),
+        family,
+      );
       return { plan, scoreBytes: byteLength(scores.node), ...after };
     }, { rows: fields.rows });
   }
@@ -206,7 +222,9 @@ export class TrainingPlans {
       const traced = trace(() => {
         const row = (i: number) => sums.slice({ axis: 0, start: i, end: i + 1 }).reshape([length]);
         const counts = countsOf(totals, groups);
-        const gradient = gradientOfSums(Array.from({ length: groups + (penalty ? 1 : 0) }, (_, i) => row(i)), counts, [length]);
+        const gradient = gradientOfSums(Array.from({ length: groups + (penalty ? 1 : 0) }, (_, i) => row(i)), counts, [
+          length,
+        ]);
         const guard = { finite: totals.isFinite().all(), counted: countsAny(counts) };
         const rate = controlScalar({ fields: [], control: controls }, control.learningRate);
         return updated(this.#rule, state, gradient, rate, { clipNorm: this.#clipNorm, guard });
@@ -226,7 +244,11 @@ export class TrainingPlans {
    * them, and the faults of the gradient that they make, in place. The kernel that stores the sums sees all that makes an
    * element of the gradient, so that it can be watched without being stored.
    */
-  fold(runs: readonly ShardOutputs[], buckets: readonly Bucket[], { groups, penalty }: Summed): { readonly plan: SharedPlan } {
+  fold(
+    runs: readonly ShardOutputs[],
+    buckets: readonly Bucket[],
+    { groups, penalty }: Summed,
+  ): { readonly plan: SharedPlan } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
     return this.#folds.get(key, () => {
       const inputs = runs.map(({ shards, strides }) => strides.map((bytes) => placeholder([shards, bytes / 4], "f32")));
@@ -234,16 +256,22 @@ export class TrainingPlans {
         // Of each shard, in order, `count` elements of an output from `start` on.
         const parts = (output: number, start: number, count: number, first = false) =>
           runs.slice(0, first ? 1 : undefined).flatMap(({ shards }, run) =>
-            Array.from({ length: first ? 1 : shards }, (_, shard) =>
-              inputs[run]![output]!.slice({ axis: 0, start: shard, end: shard + 1 })
-                .slice({ axis: 1, start, end: start + count }).reshape([count]))
+            Array.from(
+              { length: first ? 1 : shards },
+              (_, shard) =>
+                inputs[run]![output]!.slice({ axis: 0, start: shard, end: shard + 1 })
+                  .slice({ axis: 1, start, end: start + count }).reshape([count]),
+            )
           );
         const totals = sumOfTensors(parts(0, 0, totalsLength(groups)));
-        const rows = Array.from({ length: groups + (penalty ? 1 : 0) }, (_, row) =>
-          inBucketOrder(buckets).map((bucket) => {
-            const size = bucket.end - bucket.start;
-            return sumOfTensors(parts(buckets.indexOf(bucket) + 1, row * size, size, row === groups));
-          }));
+        const rows = Array.from(
+          { length: groups + (penalty ? 1 : 0) },
+          (_, row) =>
+            inBucketOrder(buckets).map((bucket) => {
+              const size = bucket.end - bucket.start;
+              return sumOfTensors(parts(buckets.indexOf(bucket) + 1, row * size, size, row === groups));
+            }),
+        );
         const counts = countsOf(totals, groups);
         const watched = rows[0]!.map((_, bucket) => watchedSum(rows.map((row) => row[bucket]!), counts));
         return { watched, outputs: [concat([watched, ...rows.slice(1)].flat(), { axis: 0 }), totals] };
@@ -294,7 +322,9 @@ export class TrainingPlans {
       captures: captures.map(({ tensor }) => ({ tensor })),
       nodes: entries.map(([tensor, node]) => {
         const old = captures.find((capture) => capture.tensor === tensor);
-        return apply === undefined || old === undefined ? node : elementwise("where", broadcastTo(apply.node, node.shape), node, old.placeholder);
+        return apply === undefined || old === undefined
+          ? node
+          : elementwise("where", broadcastTo(apply.node, node.shape), node, old.placeholder);
       }),
       assigned: entries.map(([tensor, node]) => ({ tensor, bytes: Math.max(4, byteLength(node)) })),
     };

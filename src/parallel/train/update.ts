@@ -84,7 +84,9 @@ export function updated(
   });
   const slots = rule.slots.map((name) => result.slots[name]!);
   const scalars = [updates.add(1), ...names.map((name) => result.scalars[name]!)];
-  const faulty = [0, 1].map((word) => state.faults.slice({ axis: 0, start: word, end: word + 1 }).reshape([]).notEqual(0));
+  const faulty = [0, 1].map((word) =>
+    state.faults.slice({ axis: 0, start: word, end: word + 1 }).reshape([]).notEqual(0)
+  );
   const finite = guard.finite.and(faulty[0]!.or(faulty[1]!).not());
   const stillHealthy = where(finite, healthy, 0);
   const apply = stillHealthy.notEqual(0).and(guard.counted);

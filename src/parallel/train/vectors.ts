@@ -112,7 +112,17 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
   const larger = [0xfd, ...leb(0xb9)];
   /** Local 4 and itself with its 32-bit parts in another order: what is larger. */
   const fold = (order: readonly number[]) => {
-    return [...get(4), ...get(4), ...get(4), 0xfd, 0x0d, ...order.flatMap((part) => [0, 1, 2, 3].map((byte) => 4 * part + byte)), ...larger, 0x21, 4];
+    return [
+      ...get(4),
+      ...get(4),
+      ...get(4),
+      0xfd,
+      0x0d,
+      ...order.flatMap((part) => [0, 1, 2, 3].map((byte) => 4 * part + byte)),
+      ...larger,
+      0x21,
+      4,
+    ];
   };
   const least = [0x43, ...new Uint8Array(Float32Array.of(smallestNormal).buffer), ...splat];
   // x and not |x| < least, by way of local 3.

@@ -74,7 +74,9 @@ class Backlog {
 
   /** A tensor is used: if a loop goes on assigning to it, this is its next turn. */
   using(handle: Pending): void {
-    if (this.#assigned.length > 0 && this.#looping.has(handle) && this.#waiting.has(handle)) this.#cut(this.takeAssigned());
+    if (this.#assigned.length > 0 && this.#looping.has(handle) && this.#waiting.has(handle)) {
+      this.#cut(this.takeAssigned());
+    }
   }
 
   /** A tensor was assigned a value that is not computed yet. */
@@ -171,7 +173,10 @@ function loopOf(nodes: readonly Node[]): Loop | undefined {
   const first = Math.max(0, nodes.length - 2 * length);
   const reads = nodes.slice(first).map((node, i) => {
     const isOther = (x: Node) => x !== node && position.has(x);
-    return toposort([node], (x) => !isOther(x) && valueOf(x) === undefined).filter(isOther).map((x) => ({ by: first + i, of: position.get(x)! }));
+    return toposort([node], (x) => !isOther(x) && valueOf(x) === undefined).filter(isOther).map((x) => ({
+      by: first + i,
+      of: position.get(x)!,
+    }));
   }).flat();
   let best: { readonly end: number; readonly carried: readonly number[] } | undefined;
   for (let end = nodes.length - 2 * length + 1; end <= nodes.length - length; end++) {
@@ -179,7 +184,10 @@ function loopOf(nodes: readonly Node[]): Loop | undefined {
     // As a chunk ends, its last turn is the newest.
     if (best === undefined || carried.length <= best.carried.length) best = { end, carried };
   }
-  return { rest: (best!.end + 2 * length - nodes.length) % length, carried: best!.carried.filter((back) => back <= best!.end) };
+  return {
+    rest: (best!.end + 2 * length - nodes.length) % length,
+    carried: best!.carried.filter((back) => back <= best!.end),
+  };
 }
 
 /** After how many nodes the last half of a list repeats itself, op by op; undefined where it does not. */

@@ -8,7 +8,7 @@ import { withSources } from "../../graph/build.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
-import { dueOf, isDue, type Leaf, knownRecord, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
+import { dueOf, isDue, knownRecord, type Leaf, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
 import { shortage } from "./storage.ts";
 
 /**
@@ -23,7 +23,13 @@ export const historyLimits = { nodes: 5000, bytes: 256 * 2 ** 20 };
  */
 export function remember(leaf: Leaf, origin: Node): void {
   const flows = origin.op !== "stopGradient" && isFloat(origin.dtype) && origin.src.length > 0;
-  recordOf(leaf).history = { origin: flows ? origin : undefined, originId: origin.id, nodes: -1, bytes: 0, lost: undefined };
+  recordOf(leaf).history = {
+    origin: flows ? origin : undefined,
+    originId: origin.id,
+    nodes: -1,
+    bytes: 0,
+    lost: undefined,
+  };
 }
 
 /**
@@ -78,7 +84,9 @@ export function free(leaf: Leaf): void {
 function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
   const origin = originOf(leaf);
   // What is due is still to be computed from it.
-  if (origin === undefined || isDue(leaf) || !origin.src.includes(source) || origin.src.some(leadsToTensor)) return false;
+  if (origin === undefined || isDue(leaf) || !origin.src.includes(source) || origin.src.some(leadsToTensor)) {
+    return false;
+  }
   const record = recordOf(leaf);
   record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
   const { handles, consumed, leaf: value } = recordOf(origin);
@@ -280,7 +288,8 @@ function refuseLost(op: string, node: Node, wanted: readonly Node[]): void {
   const wasLost = (goal: Node) => isLost(goal) || isLost(valueOf(goal)) || isLost(originOf(goal));
   if (!wanted.some((goal) => wasLost(goal) || wasLost(viewed(goal)))) return;
   throw new GradientError(op, {
-    got: `a way to an input through the history of a computed tensor, which was dropped beyond ${historyLimits.nodes} nodes ` +
+    got:
+      `a way to an input through the history of a computed tensor, which was dropped beyond ${historyLimits.nodes} nodes ` +
       `or ${historyLimits.bytes} bytes`,
     need: "a shorter way; or x.detach() or x.assign(value) on what shall count as a constant",
   });

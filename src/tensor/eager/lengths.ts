@@ -21,8 +21,10 @@ export interface FamilyOptions {
 /** Undefined for shapes that differ in more than lengths, or not at all. */
 export function differing(own: readonly Shape[], others: readonly Shape[]): Lengths | undefined {
   if (own.length !== others.length || own.some((shape, i) => shape.length !== others[i]!.length)) return undefined;
-  const lengths = (of: readonly Shape[], from: readonly Shape[]) =>
-    [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
+  const lengths = (
+    of: readonly Shape[],
+    from: readonly Shape[],
+  ) => [...new Set(of.flatMap((shape, i) => shape.filter((length, axis) => length !== from[i]![axis])))];
   const found = { own: lengths(own, others), others: lengths(others, own) };
   return found.own.length > 0 ? found : undefined;
 }

@@ -58,7 +58,9 @@ export async function loadGraph(
     entry = entryFor(device, roots, graph, graph.constants.map(() => false));
   } else if (!fits(entry, graph)) {
     const before = entry;
-    const lifted = graph.constants.map((node, i) => before.lifted[i]! || !Object.is(node.attrs.value, before.values[i]));
+    const lifted = graph.constants.map((node, i) =>
+      before.lifted[i]! || !Object.is(node.attrs.value, before.values[i])
+    );
     entry = entryFor(device, roots, graph, lifted);
     await before.executable.then((executable) => executable.release(), () => undefined);
   }
@@ -147,7 +149,12 @@ function canonical(roots: readonly Node[], order: readonly Node[], isGiven: (nod
 }
 
 /** The plan of the graph, made again of placeholders in place of what is given: what is kept of it holds no data. */
-async function load(device: Device, roots: readonly Node[], graph: Canonical, lifted: readonly boolean[]): Promise<Executable> {
+async function load(
+  device: Device,
+  roots: readonly Node[],
+  graph: Canonical,
+  lifted: readonly boolean[],
+): Promise<Executable> {
   const now = new Map<Node, Node>();
   const inputs = graph.given.map((node) => {
     const placeholder = input(node.shape, node.dtype);

@@ -10,8 +10,20 @@ import { size } from "../../graph/shape.ts";
 import { isMovement, isStored } from "../../graph/structural.ts";
 import { nextTurn } from "../../host/host.ts";
 import { remember } from "./history.ts";
-import { loadedGraph, type LoadedGraph, loadGraph, numberBuffers } from "./plans.ts";
-import { type Chunk, type Due, dueOf, isDue, type Leaf, knownRecord, pendingOrder, recordOf, requireConcrete, storageOf, valueOf } from "./record.ts";
+import { type LoadedGraph, loadedGraph, loadGraph, numberBuffers } from "./plans.ts";
+import {
+  type Chunk,
+  type Due,
+  dueOf,
+  isDue,
+  knownRecord,
+  type Leaf,
+  pendingOrder,
+  recordOf,
+  requireConcrete,
+  storageOf,
+  valueOf,
+} from "./record.ts";
 import { allocate, allocateAtOnce, Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
@@ -305,7 +317,8 @@ function launch(
 function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readonly Node[] {
   const kept = new Set<Node>();
   const roots = new Set(wanted);
-  const isOld = (node: Node) => node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
+  const isOld = (node: Node) =>
+    node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
   for (const node of order) {
     if (isOld(node) || isGiven(node)) continue;
     for (const source of node.src) {
@@ -334,7 +347,8 @@ function worthKeeping(node: Node): boolean {
 /** The host copy of a node's value, once `compute` or `locate` knows it. */
 export function readNode(node: Node): Promise<HostArray> {
   const found = locate(node);
-  if (found === undefined) throw new DeviceError("read", { got: "a tensor whose data was freed", need: "a tensor that is in use" });
+  if (found === undefined) {
+    throw new DeviceError("read", { got: "a tensor whose data was freed", need: "a tensor that is in use" });
+  }
   return found.storage.read(found.offset, size(node.shape));
 }
-

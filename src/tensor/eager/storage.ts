@@ -173,7 +173,10 @@ export class Storage implements StorageToken {
     const memory = this.#content("overwrite");
     const buffer = memory.buffers.get(device);
     if (buffer === undefined || memory.owners !== 1) {
-      throw new InternalError("overwrite", { got: `a storage of ${memory.owners} owners`, need: `one owner, and a buffer on ${device.name}` });
+      throw new InternalError("overwrite", {
+        got: `a storage of ${memory.owners} owners`,
+        need: `one owner, and a buffer on ${device.name}`,
+      });
     }
     memory.buffers.delete(device);
     this.free();
@@ -201,7 +204,10 @@ export class Storage implements StorageToken {
 
   #content(op: string): Memory {
     if (this.#memory === undefined) {
-      throw new InternalError(op, { got: `storage ${this.id}, which was freed or overwritten`, need: "data that exists" });
+      throw new InternalError(op, {
+        got: `storage ${this.id}, which was freed or overwritten`,
+        need: "data that exists",
+      });
     }
     return this.#memory;
   }

@@ -10,7 +10,7 @@ import { anything, callable, rest } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
 import { refuseInTrace } from "../eager/frame.ts";
 import { CompiledTrace, placeOf } from "../transform/compile.ts";
-import { type FlatTree, flattenTree } from "../transform/tree.ts";
+import { flattenTree, type FlatTree } from "../transform/tree.ts";
 
 /** An op that a kernel computes. */
 export interface ExplainedOp {
@@ -105,12 +105,18 @@ export async function explain<Arguments extends unknown[]>(
   refuseInTrace("explain");
   const flat = flattenTree("explain", args, { statics: true });
   const origins = new Origins();
-  const traced = origins.ofCalls(() => new CompiledTrace(flat, (placeholders) => fn(...rebuilt<Arguments>(flat, placeholders))));
+  const traced = origins.ofCalls(() =>
+    new CompiledTrace(flat, (placeholders) => fn(...rebuilt<Arguments>(flat, placeholders)))
+  );
   const { device } = await placeOf([...flat.leaves, ...traced.captured]);
   let nodes: PlanNodes | undefined;
   const plan = origins.ofRewrites(() => compileGraph(traced.request, device.target, (found) => nodes = found));
   const dispatches = plan.steps.flatMap((step) => step.kind === "dispatch" ? plan.programs[step.program]! : []);
-  return new Explanation(device.name, explained(traced, nodes!, dispatches, origins), plan.steps.length - dispatches.length);
+  return new Explanation(
+    device.name,
+    explained(traced, nodes!, dispatches, origins),
+    plan.steps.length - dispatches.length,
+  );
 }
 
 function rebuilt<Arguments>(flat: FlatTree, leaves: readonly unknown[]): Arguments {
@@ -130,11 +136,15 @@ class Origins {
 
   /** What `body` gives, which calls ops, or differentiates. */
   ofCalls<T>(body: () => T): T {
-    return withDeepStacks(() => this.#watch(body, (node, { node: of, backward }) => {
-      const origin = of && this.#known.get(of);
-      const found = origin === undefined ? { call: new Error(), backward } : { call: origin.call, backward: backward || origin.backward };
-      this.#known.set(node, found);
-    }));
+    return withDeepStacks(() =>
+      this.#watch(body, (node, { node: of, backward }) => {
+        const origin = of && this.#known.get(of);
+        const found = origin === undefined
+          ? { call: new Error(), backward }
+          : { call: origin.call, backward: backward || origin.backward };
+        this.#known.set(node, found);
+      })
+    );
   }
 
   /** What `body` gives, which rewrites a graph. */
@@ -162,7 +172,12 @@ class Origins {
   }
 }
 
-function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs: readonly Program[], origins: Origins): ExplainedKernel[] {
+function explained(
+  traced: CompiledTrace,
+  { roots, steps }: PlanNodes,
+  programs: readonly Program[],
+  origins: Origins,
+): ExplainedKernel[] {
   const names = new Map<Node, string>();
   roots.forEach((root, i) => {
     if (!names.has(root)) names.set(root, traced.rootName(i));
@@ -185,11 +200,23 @@ function explained(traced: CompiledTrace, { roots, steps }: PlanNodes, programs:
       dtype: node.dtype,
       ...origins.lineOf(node),
     }));
-    return { name, shape: writes.at(-1)!.shape, ops, reads: reads.map(buffer), writes: writes.map(buffer), flops, bytes };
+    return {
+      name,
+      shape: writes.at(-1)!.shape,
+      ops,
+      reads: reads.map(buffer),
+      writes: writes.map(buffer),
+      flops,
+      bytes,
+    };
   });
 }
 
-function listing({ name, shape, ops, reads, writes, flops, bytes }: ExplainedKernel, index: number, folder: string): string[] {
+function listing(
+  { name, shape, ops, reads, writes, flops, bytes }: ExplainedKernel,
+  index: number,
+  folder: string,
+): string[] {
   const spelled = (buffers: readonly ExplainedBuffer[]) =>
     buffers.map((buffer) => `${buffer.name} ${buffer.dtype}${formatShape(buffer.shape)}`).join(", ") || "nothing";
   const byLine = new Map<string, string[]>();

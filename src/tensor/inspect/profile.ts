@@ -1,7 +1,13 @@
 /** Where the time of a function of tensors goes: kernels by name, with what they reach of the device. */
 import { recordTrace, traceSpan } from "../../debug/trace.ts";
 import type { Device, DeviceStats } from "../../devices/device/device.ts";
-import { type KernelClock, type KernelTime, listenToKernels, perSecond, timesReported } from "../../devices/device/profile.ts";
+import {
+  type KernelClock,
+  type KernelTime,
+  listenToKernels,
+  perSecond,
+  timesReported,
+} from "../../devices/device/profile.ts";
 import { openDevices } from "../../devices/device/registry.ts";
 import { ArgumentError } from "../../errors.ts";
 import { callable, number, oneOf, options } from "../../signature/kinds.ts";
@@ -83,7 +89,14 @@ export class Profile implements Work {
   /** @internal */
   constructor(
     times: readonly KernelTime[],
-    run: { repeat: number; milliseconds: number; work: Work; compiled: number; devices: readonly Device[]; trace: string },
+    run: {
+      repeat: number;
+      milliseconds: number;
+      work: Work;
+      compiled: number;
+      devices: readonly Device[];
+      trace: string;
+    },
   ) {
     this.kernels = byName(times);
     this.repeat = run.repeat;
@@ -109,7 +122,9 @@ export class Profile implements Work {
       gigabytes.toFixed(2),
       `${(100 * share).toFixed(1)}%`,
     ]);
-    const runs = this.repeat === 1 ? "one run" : `${this.repeat} runs, ${(this.milliseconds / this.repeat).toFixed(3)} ms each`;
+    const runs = this.repeat === 1
+      ? "one run"
+      : `${this.repeat} runs, ${(this.milliseconds / this.repeat).toFixed(3)} ms each`;
     return [
       ...aligned([["kernel", "count", "total ms", "mean ms", "GFLOP/s", "GB/s", "share"], ...lines]),
       `${this.milliseconds.toFixed(3)} ms (${runs}), of which kernels ${this.kernelMilliseconds.toFixed(3)} ms`,

@@ -1,6 +1,10 @@
 /** Finds the fastest schedules of what a function of tensors multiplies, and keeps them for later programs. */
 import type { CompileRequest } from "../../compiler/compile.ts";
-import { type DeviceClass, type ContractionSchedule, describeSchedule } from "../../compiler/plan/contraction-schedules.ts";
+import {
+  type ContractionSchedule,
+  describeSchedule,
+  type DeviceClass,
+} from "../../compiler/plan/contraction-schedules.ts";
 import { type Candidate, contractionsOf, tuneContraction, type TunedResult } from "../../compiler/tuning.ts";
 import { flags } from "../../debug/flags.ts";
 import type { Device } from "../../devices/device/device.ts";
@@ -79,7 +83,10 @@ const signature = takes("tune", { fn: callable, args: rest(anything) });
  * made of it; it is traced, and what it assigns is not assigned.
  * Rejects as a call of the compiled function does: with TraceError when `fn` reads a value or is asynchronous.
  */
-export async function tune<Arguments extends unknown[]>(fn: (...args: Arguments) => unknown, ...args: Arguments): Promise<Tuning> {
+export async function tune<Arguments extends unknown[]>(
+  fn: (...args: Arguments) => unknown,
+  ...args: Arguments
+): Promise<Tuning> {
   signature.check(arguments);
   const { device, request } = await requestOf(fn, args);
   return await tuneOn(device, [request]);
@@ -98,12 +105,20 @@ export async function requestOf<Arguments extends unknown[]>(
 }
 
 /** Tunes the contractions of graphs for a device. */
-export function tuneOn(device: Device, requests: readonly CompileRequest[], options: TuneOptions = {}): Promise<Tuning> {
+export function tuneOn(
+  device: Device,
+  requests: readonly CompileRequest[],
+  options: TuneOptions = {},
+): Promise<Tuning> {
   const name = `${device.name} (${device.info.description})`;
   const { tuned: _, ...own } = device.target;
-  const target = options.class === undefined ? own : { ...own, class: options.class, rollLoops: own.class === "software" };
+  const target = options.class === undefined
+    ? own
+    : { ...own, class: options.class, rollLoops: own.class === "software" };
   if (target.class === "software" || target.class === "js") {
-    return Promise.resolve(new Tuning(name, [], `${name} is not tuned: its schedules are measured and come with the library`));
+    return Promise.resolve(
+      new Tuning(name, [], `${name} is not tuned: its schedules are measured and come with the library`),
+    );
   }
   if (flags().noTune) return Promise.resolve(new Tuning(name, [], "SHARDWISE_NOTUNE=1: nothing is tuned"));
   return exclusively(async () => {
@@ -118,7 +133,10 @@ export function tuneOn(device: Device, requests: readonly CompileRequest[], opti
         continue;
       }
       const result = await tuneContraction(one, target, (plan) => measurePlan(device, plan), best);
-      await learn(key, { schedules: { ...added(result, schedules) }, best: Math.max(...result.candidates.map(({ gflops }) => gflops)) });
+      await learn(key, {
+        schedules: { ...added(result, schedules) },
+        best: Math.max(...result.candidates.map(({ gflops }) => gflops)),
+      });
       contractions.push({
         signature: one.signature,
         pick: result.candidates.findIndex(({ schedule }) => schedule === result.pick),
@@ -130,11 +148,16 @@ export function tuneOn(device: Device, requests: readonly CompileRequest[], opti
 }
 
 /** What a result adds to a table: of its parts, only what was not tuned by itself. */
-function added({ signature, entries }: TunedResult, known: Readonly<Record<string, ContractionSchedule>>): Record<string, ContractionSchedule> {
+function added(
+  { signature, entries }: TunedResult,
+  known: Readonly<Record<string, ContractionSchedule>>,
+): Record<string, ContractionSchedule> {
   return Object.fromEntries(Object.entries(entries).filter(([of]) => of === signature || known[of] === undefined));
 }
 
-function reported({ schedule, milliseconds = NaN, gflops = NaN, error }: Pick<Candidate, "schedule"> & Partial<Candidate>): TunedCandidate {
+function reported(
+  { schedule, milliseconds = NaN, gflops = NaN, error }: Pick<Candidate, "schedule"> & Partial<Candidate>,
+): TunedCandidate {
   return { schedule: describeSchedule(schedule), milliseconds, gflops, ...(error === undefined ? {} : { error }) };
 }
 
@@ -147,7 +170,9 @@ function listing({ signature, pick, candidates }: TunedContraction): string[] {
     ...candidates.map(({ schedule, milliseconds, gflops, error }, i) => {
       const mark = i === pick ? "*" : " ";
       if (error !== undefined) return `${mark} ${schedule.padEnd(width)}  failed: ${error.split("\n")[0]}`;
-      return `${mark} ${schedule.padEnd(width)}  ${milliseconds.toFixed(4).padStart(10)} ms  ${gflops.toFixed(2).padStart(9)} GFLOP/s`;
+      return `${mark} ${schedule.padEnd(width)}  ${milliseconds.toFixed(4).padStart(10)} ms  ${
+        gflops.toFixed(2).padStart(9)
+      } GFLOP/s`;
     }),
   ];
 }

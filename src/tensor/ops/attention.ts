@@ -36,7 +36,11 @@ function scoresOf(q: Node, k: Node, { mask, scale }: MaskOptions): { factor: num
 }
 
 /** Which keys are seen by the bool mask and by lateness, and what is added to scores. */
-function maskOf({ mask, causal = false }: MaskOptions, t: number, s: number): { seen: Node | undefined; bias: Node | undefined } {
+function maskOf(
+  { mask, causal = false }: MaskOptions,
+  t: number,
+  s: number,
+): { seen: Node | undefined; bias: Node | undefined } {
   const early = causal ? notLater(t, s) : undefined;
   if (mask === undefined) return { seen: early, bias: undefined };
   if (mask.dtype !== "bool") return { seen: early, bias: build.cast(mask, "f32") };
@@ -60,7 +64,13 @@ function seenIn(seen: Node | undefined, bias: Node | undefined): Node | undefine
  * [..., t, s] are in memory, and `onWeights` may change those of what is seen before they are applied. Throws ShapeError where
  * shapes do not fit.
  */
-function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights: (weights: Node) => Node = (weights) => weights): Node {
+function attendStored(
+  q: Node,
+  k: Node,
+  v: Node,
+  options: MaskOptions,
+  onWeights: (weights: Node) => Node = (weights) => weights,
+): Node {
   const { factor, shape } = scoresOf(q, k, options);
   const { seen: known, bias } = maskOf(options, shape.at(-2)!, shape.at(-1)!);
   const seen = seenIn(known, bias);
@@ -72,7 +82,10 @@ function attendStored(q: Node, k: Node, v: Node, options: MaskOptions, onWeights
   const weights = build.cast(onWeights(seenSoftmax(scores, seen)), "f32");
   if (seen === undefined) return matmul(weights, v);
   if (weights.shape.length < 2 || weights.shape.at(-2) !== shape.at(-2) || weights.shape.at(-1) !== shape.at(-1)) {
-    throw new ShapeError("scaledDotProductAttention", { got: `weights ${formatShape(weights.shape)}`, need: `those of ${formatShape(shape)}` });
+    throw new ShapeError("scaledDotProductAttention", {
+      got: `weights ${formatShape(weights.shape)}`,
+      need: `those of ${formatShape(shape)}`,
+    });
   }
   return contract("weigh", seen, where(seen, weights, 0), v);
 }
@@ -95,14 +108,34 @@ function seenSoftmax(scores: Node, seen: Node | undefined): Node {
  * is of use where they are seen, and of a for "weigh", which adds nothing where they are not.
  */
 function contract(op: "heed" | "weigh", seen: Node, a: Node, b: Node): Node {
-  const batch = broadcastShapes("scaledDotProductAttention", a.shape.slice(0, -2), b.shape.slice(0, -2), seen.shape.slice(0, -2));
+  const batch = broadcastShapes(
+    "scaledDotProductAttention",
+    a.shape.slice(0, -2),
+    b.shape.slice(0, -2),
+    seen.shape.slice(0, -2),
+  );
   if (a.shape.at(-1) !== b.shape.at(-2)) {
-    throw new ShapeError("scaledDotProductAttention", { got: `values ${formatShape(b.shape)}`, need: `[..., ${a.shape.at(-1)}, features]` });
+    throw new ShapeError("scaledDotProductAttention", {
+      got: `values ${formatShape(b.shape)}`,
+      need: `[..., ${a.shape.at(-1)}, features]`,
+    });
   }
   const shape = [...batch, a.shape.at(-2)!, a.shape.at(-1)!, b.shape.at(-1)!];
   const spread = (x: Node, axis: number) => build.broadcastTo(unsqueeze(x, axis), shape);
-  const whole = build.broadcastTo(seen, broadcastShapes("scaledDotProductAttention", seen.shape, op === "heed" ? [shape.at(-3)!, shape.at(-1)!] : shape.slice(-3, -1)));
-  const product = build.elementwise(op, spread(whole, op === "heed" ? -2 : -1), spread(build.cast(a, "f32"), -1), spread(build.cast(b, "f32"), -3));
+  const whole = build.broadcastTo(
+    seen,
+    broadcastShapes(
+      "scaledDotProductAttention",
+      seen.shape,
+      op === "heed" ? [shape.at(-3)!, shape.at(-1)!] : shape.slice(-3, -1),
+    ),
+  );
+  const product = build.elementwise(
+    op,
+    spread(whole, op === "heed" ? -2 : -1),
+    spread(build.cast(a, "f32"), -1),
+    spread(build.cast(b, "f32"), -3),
+  );
   return build.reduce("sum", product, [shape.length - 2]);
 }
 
@@ -113,14 +146,18 @@ export function attendOnline(q: Node, k: Node, v: Node, options: MaskOptions): N
   const { factor, shape } = scoresOf(q, k, options);
   const [t, s] = shape.slice(-2) as [number, number];
   if (v.shape.length < 2 || v.shape.at(-2) !== s) {
-    throw new ShapeError("scaledDotProductAttention", { got: `values ${formatShape(v.shape)}`, need: `[..., ${s}, features]` });
+    throw new ShapeError("scaledDotProductAttention", {
+      got: `values ${formatShape(v.shape)}`,
+      need: `[..., ${s}, features]`,
+    });
   }
   const batch = broadcastShapes("scaledDotProductAttention", shape.slice(0, -2), v.shape.slice(0, -2));
   const e = v.shape.at(-1)!;
   if (size([...batch, t, e]) === 0 || s === 0 || q.shape.at(-1) === 0) return attendStored(q, k, v, options);
   const { seen, bias } = maskOf(options, t, s);
   const added = seen === undefined ? bias : where(seen, bias ?? 0, -Infinity);
-  const featuresFirst = (x: Node) => build.broadcastTo(transpose(build.cast(x, "f32"), undefined), [...batch, x.shape.at(-1)!, x.shape.at(-2)!]);
+  const featuresFirst = (x: Node) =>
+    build.broadcastTo(transpose(build.cast(x, "f32"), undefined), [...batch, x.shape.at(-1)!, x.shape.at(-2)!]);
   const both = build.attention({
     q: featuresFirst(mul(build.cast(q, "f32"), factor)),
     k: featuresFirst(k),
@@ -152,6 +189,7 @@ export function attend(q: Node, k: Node, v: Node, options: AttentionOptionsOf<No
       need: "one of them: weights that are to be looked at are stored",
     });
   }
-  const online = onWeights === undefined && (scores ?? (isLong(q, k, v, rest.causal === true) ? "online" : "stored")) === "online";
+  const online = onWeights === undefined &&
+    (scores ?? (isLong(q, k, v, rest.causal === true) ? "online" : "stored")) === "online";
   return online ? attendOnline(q, k, v, rest) : attendStored(q, k, v, rest, onWeights);
 }

@@ -18,7 +18,9 @@ export function matmul(a: Node, b: Node): Node {
       got: `${formatShape(a.shape)} @ ${formatShape(b.shape)}`,
       need: a.shape.length === 0 || b.shape.length === 0
         ? "at least one axis each"
-        : `last axis of left (${a.shape.at(-1)}) = ${b.shape.length === 1 ? "the axis" : "second-to-last"} of right (${inner})`,
+        : `last axis of left (${a.shape.at(-1)}) = ${
+          b.shape.length === 1 ? "the axis" : "second-to-last"
+        } of right (${inner})`,
     });
   }
   const dtype = computed(promote(a.dtype, b.dtype));
@@ -72,9 +74,15 @@ function keptAfter(rest: readonly Labelled[], output: string): string {
   return output + rest.map((operand) => operand.labels).join("");
 }
 
-function readSpec(spec: string, nodes: readonly Node[]): { operands: Labelled[]; output: string; lengths: Map<string, number> } {
+function readSpec(
+  spec: string,
+  nodes: readonly Node[],
+): { operands: Labelled[]; output: string; lengths: Map<string, number> } {
   const fail = (need: string): never => {
-    throw new ArgumentError("einsum", { got: `"${spec}" with ${nodes.map((n) => formatShape(n.shape)).join(", ")}`, need });
+    throw new ArgumentError("einsum", {
+      got: `"${spec}" with ${nodes.map((n) => formatShape(n.shape)).join(", ")}`,
+      need,
+    });
   };
   const [left, right, more] = spec.replaceAll(" ", "").split("->");
   const terms = left!.split(",");
@@ -97,7 +105,9 @@ function readSpec(spec: string, nodes: readonly Node[]): { operands: Labelled[];
     [...labels].forEach((label, axis) => {
       const length = node.shape[axis]!;
       const known = lengths.get(label) ?? 1;
-      if (known !== 1 && length !== 1 && known !== length) fail(`one length for "${label}", not ${known} and ${length}`);
+      if (known !== 1 && length !== 1 && known !== length) {
+        fail(`one length for "${label}", not ${known} and ${length}`);
+      }
       lengths.set(label, known === 1 ? length : known);
     });
     return { node, labels };
@@ -110,7 +120,11 @@ function readSpec(spec: string, nodes: readonly Node[]): { operands: Labelled[];
   }
   const dtype = nodes.reduce((common, node) => promote(common, node.dtype), nodes[0]!.dtype);
   const number = computed(dtype);
-  return { operands: operands.map(({ node, labels }) => ({ node: build.cast(node, number), labels })), output, lengths };
+  return {
+    operands: operands.map(({ node, labels }) => ({ node: build.cast(node, number), labels })),
+    output,
+    lengths,
+  };
 }
 
 /** A letter that names several axes names one: the sum over the others of what lies on the diagonal. */
@@ -129,7 +143,10 @@ function diagonal({ node, labels }: Labelled): Labelled {
 
 function sumOut({ node, labels }: Labelled, kept: string): Labelled {
   const gone = [...labels].map((label, axis) => kept.includes(label) ? -1 : axis).filter((axis) => axis >= 0);
-  return { node: build.reduce("sum", node, gone), labels: [...labels].filter((label) => kept.includes(label)).join("") };
+  return {
+    node: build.reduce("sum", node, gone),
+    labels: [...labels].filter((label) => kept.includes(label)).join(""),
+  };
 }
 
 /** The product of two operands, summed over the letters that are not kept. */
@@ -137,7 +154,10 @@ function product(a: Labelled, b: Labelled, kept: string, lengths: ReadonlyMap<st
   const labels = [...new Set(a.labels + b.labels)].join("");
   const shape = [...labels].map((label) => lengths.get(label)!);
   const aligned = ({ node, labels: own }: Labelled) => {
-    const ordered = permute(node, [...labels].filter((label) => own.includes(label)).map((label) => own.indexOf(label)));
+    const ordered = permute(
+      node,
+      [...labels].filter((label) => own.includes(label)).map((label) => own.indexOf(label)),
+    );
     let axis = 0;
     const spaced = build.reshape(ordered, [...labels].map((label) => own.includes(label) ? ordered.shape[axis++]! : 1));
     return build.broadcastTo(spaced, shape);

@@ -7,7 +7,7 @@ import * as build from "../../graph/build.ts";
 import { computed, promote } from "../../graph/dtype.ts";
 import type { Node } from "../../graph/node.ts";
 import { formatShape, type Shape } from "../../graph/shape.ts";
-import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding } from "./windows.ts";
+import { padAxes, type Padding, paddingOf, type PerAxis, perAxis, slideAll, type Sliding } from "./windows.ts";
 
 /** How a convolution goes over its input. */
 export interface ConvOptions {
@@ -37,7 +37,9 @@ export function convolve(op: string, x: Node, w: Node, options: ConvOptions, axe
   if (w.shape[axes] !== channels / groups || outputs % groups !== 0) {
     throw new ShapeError(op, {
       got: `x ${formatShape(x.shape)}, w ${formatShape(w.shape)}, groups ${groups}`,
-      need: `w of shape [...kernel, ${channels / groups}, a multiple of ${groups}]: x's channels, over the groups, and outputs`,
+      need: `w of shape [...kernel, ${
+        channels / groups
+      }, a multiple of ${groups}]: x's channels, over the groups, and outputs`,
     });
   }
   const kernel = w.shape.slice(0, axes);
@@ -54,7 +56,11 @@ export function convolve(op: string, x: Node, w: Node, options: ConvOptions, axe
   const lead = 1 + axes + parts.length;
   const left = build.permute(windows, [...range(0, lead), ...range(lead + 1, axes), lead]);
   const split = build.reshape(weight, [...kernel, inner, ...parts, outer]);
-  const right = build.permute(split, [...range(axes + 1, parts.length), ...range(0, axes + 1), axes + 1 + parts.length]);
+  const right = build.permute(split, [
+    ...range(axes + 1, parts.length),
+    ...range(0, axes + 1),
+    axes + 1 + parts.length,
+  ]);
   const shape = [n, ...counts, ...parts, ...kernel, inner, outer];
   const product = build.elementwise(
     "mul",

@@ -26,7 +26,11 @@ export function flatten(x: Node, start = 0, end = -1): Node {
   const first = resolveAxis("flatten", start, x.shape.length);
   const last = resolveAxis("flatten", end, x.shape.length);
   if (first > last) throw new ShapeError("flatten", { got: `start ${start}, end ${end}`, need: "start <= end" });
-  return build.reshape(x, [...x.shape.slice(0, first), size(x.shape.slice(first, last + 1)), ...x.shape.slice(last + 1)]);
+  return build.reshape(x, [
+    ...x.shape.slice(0, first),
+    size(x.shape.slice(first, last + 1)),
+    ...x.shape.slice(last + 1),
+  ]);
 }
 
 /** Output axis i is source axis `axes[i]`, which may be negative. */
@@ -40,7 +44,10 @@ export function lengthsOf(op: string, given: readonly (number | Shape)[]): Shape
   if (given.length === 1 && typeof first === "object") return first;
   const lengths = given.filter((one) => typeof one === "number");
   if (lengths.length === given.length && given.length > 0) return lengths;
-  throw new ArgumentError(op, { got: given.length === 0 ? "no lengths" : `lists among ${given.length} arguments`, need: "one list of numbers, or numbers" });
+  throw new ArgumentError(op, {
+    got: given.length === 0 ? "no lengths" : `lists among ${given.length} arguments`,
+    need: "one list of numbers, or numbers",
+  });
 }
 
 /** Axes in the order of a list, or two that change places: by default the last two (a vector stays as it is). */
@@ -53,7 +60,10 @@ export function transpose(x: Node, ...given: readonly (number | readonly number[
     return build.permute(x, x.shape.map((_, axis) => axis < rank - 2 ? axis : 2 * rank - 3 - axis));
   }
   if (typeof axes !== "number" || typeof other !== "number" || given.length > 2) {
-    throw new ArgumentError("transpose", { got: `${given.length} arguments`, need: "a list of all axes, or two axes to change places" });
+    throw new ArgumentError("transpose", {
+      got: `${given.length} arguments`,
+      need: "a list of all axes, or two axes to change places",
+    });
   }
   const [a, b] = [resolveAxis("transpose", axes, rank), resolveAxis("transpose", other, rank)];
   return build.permute(x, x.shape.map((_, axis) => axis === a ? b : axis === b ? a : axis));
@@ -178,7 +188,10 @@ export function split(x: Node, parts: number | readonly number[], axis: number):
   const i = resolveAxis("split", axis, x.shape.length);
   const length = x.shape[i]!;
   if (typeof parts === "number" && !(Number.isInteger(parts) && parts > 0 && parts <= mostParts)) {
-    throw new ArgumentError("split", { got: `${parts} parts`, need: `a whole number from 1 to ${mostParts}, or a list of lengths` });
+    throw new ArgumentError("split", {
+      got: `${parts} parts`,
+      need: `a whole number from 1 to ${mostParts}, or a list of lengths`,
+    });
   }
   const lengths = typeof parts === "number"
     ? Array.from({ length: parts }, (_, k) => Math.floor(length / parts) + (k < length % parts ? 1 : 0))
@@ -186,7 +199,10 @@ export function split(x: Node, parts: number | readonly number[], axis: number):
   for (const n of lengths) checkShape("split", [n]);
   const total = lengths.reduce((sum, n) => sum + n, 0);
   if (total !== length) {
-    throw new ShapeError("split", { got: `lengths [${lengths}], in all ${total}`, need: `${length}, the length of axis ${i}` });
+    throw new ShapeError("split", {
+      got: `lengths [${lengths}], in all ${total}`,
+      need: `${length}, the length of axis ${i}`,
+    });
   }
   let start = 0;
   return lengths.map((n) => sliceAxis(x, i, { start, end: start += n }));

@@ -6,7 +6,16 @@ import type { Node } from "../../graph/node.ts";
 import { reductions } from "../../graph/ops.ts";
 import { formatShape } from "../../graph/shape.ts";
 import { add, apply, div, mul, sub } from "./elementwise.ts";
-import { type Padding, paddingOf, padAxes, perAxis, type PerAxis, slideAll, type Sliding, type Width } from "./windows.ts";
+import {
+  padAxes,
+  type Padding,
+  paddingOf,
+  type PerAxis,
+  perAxis,
+  slideAll,
+  type Sliding,
+  type Width,
+} from "./windows.ts";
 
 /** The windows that are pooled. */
 export interface PoolOptions {
@@ -58,7 +67,10 @@ function pooling(op: string, x: Node, { size, stride = size, padding = 0 }: Pool
   const slidings = lengths.map((length, i) => ({ length, stride: strides[i]!, dilation: 1 }));
   const widths = paddingOf(op, padding, x.shape.slice(1, 3), slidings);
   if (widths.some(({ before, after }, i) => Math.max(before, after) >= lengths[i]!)) {
-    throw new ArgumentError(op, { got: `padding [${padding}], size [${size}]`, need: "less padding than a window has elements" });
+    throw new ArgumentError(op, {
+      got: `padding [${padding}], size [${size}]`,
+      need: "less padding than a window has elements",
+    });
   }
   return { slidings, widths };
 }

@@ -15,7 +15,9 @@ export function probabilitiesOf(node: Node): "softmax" | "sigmoid" | undefined {
   for (;;) {
     const by = made.get(x);
     if (by !== undefined) return by;
-    if (x.op !== "reshape" && x.op !== "cast" && x.op !== "permute" && x.op !== "slice" && x.op !== "stopGradient") return undefined;
+    if (x.op !== "reshape" && x.op !== "cast" && x.op !== "permute" && x.op !== "slice" && x.op !== "stopGradient") {
+      return undefined;
+    }
     x = x.src[0]!;
   }
 }

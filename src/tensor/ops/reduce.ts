@@ -123,7 +123,9 @@ export function argExtreme(
   }
   const axis = resolveAxis(name, options.axis, x.shape.length);
   const length = x.shape[axis]!;
-  if (length === 0) throw new ShapeError(name, { got: formatShape(x.shape), need: `at least one element on axis ${axis}` });
+  if (length === 0) {
+    throw new ShapeError(name, { got: formatShape(x.shape), need: `at least one element on axis ${axis}` });
+  }
   const values = build.cast(x, computed(x.dtype));
   const extreme = reduce(op, values, { axis, keepDims: true });
   const positions = build.reshape(build.iota(length), x.shape.map((_, i) => i === axis ? length : 1));

@@ -61,7 +61,12 @@ export function slide(op: string, x: Node, axis: number, sliding: Sliding): Node
   }
   if (length === 1 && stride === 1) return unsqueeze(x, -1);
   if (length !== stride || dilation !== 1) return build.window(x, { axis, length, stride, dilation });
-  const cut = build.slice(x, x.shape.map(() => 0), x.shape.map((n, i) => i === axis ? count * length : n), x.shape.map(() => 1));
+  const cut = build.slice(
+    x,
+    x.shape.map(() => 0),
+    x.shape.map((n, i) => i === axis ? count * length : n),
+    x.shape.map(() => 1),
+  );
   const apart = build.reshape(cut, [...x.shape.slice(0, axis), count, length, ...x.shape.slice(axis + 1)]);
   return moveAxis(apart, axis + 1, x.shape.length);
 }
@@ -75,7 +80,10 @@ export function slideAll(op: string, x: Node, first: number, slidings: readonly 
 export function perAxis(op: string, name: string, value: PerAxis, count: number, least: number): number[] {
   const list = typeof value === "number" ? new Array<number>(count).fill(value) : [...value];
   if (list.length !== count) {
-    throw new ArgumentError(op, { got: `${name} [${list}]`, need: count === 1 ? "a number" : `a number, or ${count} of them` });
+    throw new ArgumentError(op, {
+      got: `${name} [${list}]`,
+      need: count === 1 ? "a number" : `a number, or ${count} of them`,
+    });
   }
   for (const n of list) requireWhole(op, name, n, least);
   return list;
@@ -91,7 +99,10 @@ export function paddingOf(
   if (padding === "valid") return lengths.map(() => ({ before: 0, after: 0 }));
   if (padding !== "same") {
     if (typeof padding === "string") {
-      throw new ArgumentError(op, { got: `padding "${String(padding)}"`, need: '"same", "valid", a number, or one for each axis' });
+      throw new ArgumentError(op, {
+        got: `padding "${String(padding)}"`,
+        need: '"same", "valid", a number, or one for each axis',
+      });
     }
     return perAxis(op, "padding", padding, lengths.length, 0).map((n) => ({ before: n, after: n }));
   }

@@ -21,7 +21,7 @@ import { allocate, Storage } from "../eager/storage.ts";
 import { mayOverwrite } from "../runtime.ts";
 import { Tensor } from "../tensor.ts";
 import { placeholder, refusePromise, trace } from "./trace.ts";
-import { type FlatTree, flattenTree } from "./tree.ts";
+import { flattenTree, type FlatTree } from "./tree.ts";
 
 /** Signatures that one compiled function keeps. */
 const mostSignatures = 256;
@@ -62,7 +62,10 @@ export function compile<Arguments extends unknown[], Result>(
     if (compiled === undefined) {
       const shapes = leaves.map((node) => node.shape);
       const others = first && { request: first.request, lengths: differing(shapes, first.shapes) };
-      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), { family, others });
+      compiled = new CompiledTrace(flat, (placeholders) => fn(...flat.rebuild(placeholders) as Arguments), {
+        family,
+        others,
+      });
       first ??= { request: compiled.request, shapes };
       for (const [oldest, trace] of traces) {
         if (traces.size < mostSignatures) break;
@@ -187,20 +190,26 @@ export class CompiledTrace {
       return path === "" || path.startsWith("[") ? `result${path}` : `result.${path}`;
     }
     const { target } = this.#assignments.find(({ source }) => isRoot(source))!;
-    return `new ${this.inputName(typeof target === "number" ? target : this.#argumentCount + this.captured.indexOf(target))}`;
+    return `new ${
+      this.inputName(typeof target === "number" ? target : this.#argumentCount + this.captured.indexOf(target))
+    }`;
   }
 
   #donationsOf(): Donation[] {
     // An input that goes out as it is must not be written over.
-    const passed = new Set([...this.#results, ...this.#assignments.map(({ source }) => source)]
-      .filter((source) => source.kind === "input").map((source) => source.index));
+    const passed = new Set(
+      [...this.#results, ...this.#assignments.map(({ source }) => source)]
+        .filter((source) => source.kind === "input").map((source) => source.index),
+    );
     const donated = new Set<number>();
     const donations: Donation[] = [];
     for (const { target: tensor, source } of this.#assignments) {
       if (typeof tensor === "number") continue;
       const capture = this.captured.indexOf(tensor);
       const input = this.#argumentCount + capture;
-      if (capture === -1 || source.kind !== "root" || passed.has(input) || donated.has(source.index) || tensor.size === 0) continue;
+      if (
+        capture === -1 || source.kind !== "root" || passed.has(input) || donated.has(source.index) || tensor.size === 0
+      ) continue;
       donated.add(source.index);
       donations.push({ input, output: source.index, tensor });
     }
@@ -237,11 +246,14 @@ export class CompiledTrace {
         if (!donated.has(i)) fresh.push(outputs[i] = await allocate(device, byteLength(this.#roots[i]!)));
       }
       // Whoever needs an old value may have come while this waited: nothing waits between the last look and the run.
-      const mayStand = ({ input, tensor }: Donation) => valueOf(tensor.node) === passed[input] && mayOverwrite(tensor, device);
+      const mayStand = ({ input, tensor }: Donation) =>
+        valueOf(tensor.node) === passed[input] && mayOverwrite(tensor, device);
       for (let needed: readonly Donation[] = this.#donations; needed.length > 0;) {
         needed = this.#donations.filter((donation) => outputs[donation.output] === undefined && !mayStand(donation));
         for (const { input, output } of needed) {
-          fresh.push(inputs[input] = outputs[output] = await copyOf(device, inputs[input]!, byteLength(this.#inputs[input]!)));
+          fresh.push(
+            inputs[input] = outputs[output] = await copyOf(device, inputs[input]!, byteLength(this.#inputs[input]!)),
+          );
         }
       }
       for (const { input, output, tensor } of this.#donations) {
@@ -271,7 +283,9 @@ export class CompiledTrace {
     };
     const results = this.#results.map((source) => new Tensor(pick(source), true));
     const assigned = this.#assignments.map(({ source }) => pick(source));
-    this.#assignments.forEach(({ target }, i) => (typeof target === "number" ? own[target]! : target).bind(assigned[i]!));
+    this.#assignments.forEach(({ target }, i) =>
+      (typeof target === "number" ? own[target]! : target).bind(assigned[i]!)
+    );
     return this.#result.rebuild(results);
   };
 
@@ -279,7 +293,11 @@ export class CompiledTrace {
     const known = this.#loaded.get(device);
     if (known !== undefined) return known;
     const loading = (async (): Promise<Loaded> => {
-      const executable = await device.load(planInFamily(this.request, device.target, this.#shapes), 1, this.#shapes.family);
+      const executable = await device.load(
+        planInFamily(this.request, device.target, this.#shapes),
+        1,
+        this.#shapes.family,
+      );
       return { executable, key: this.#usesRandom ? device.alloc(8) : undefined };
     })();
     this.#loaded.set(device, loading);
@@ -317,7 +335,10 @@ function refuseStrangers(roots: readonly Node[], inputs: ReadonlyMap<Node, numbe
       });
     }
     if (node.op === "copy") {
-      throw new TraceError("compile", { got: "a move to another device", need: "tensors moved before the call, with x.to(device)" });
+      throw new TraceError("compile", {
+        got: "a move to another device",
+        need: "tensors moved before the call, with x.to(device)",
+      });
     }
   }
 }

@@ -11,9 +11,12 @@ import { takes } from "../../signature/takes.ts";
 import { unroll } from "../eager/history.ts";
 import { tree } from "../kinds.ts";
 import { isTensor, Tensor } from "../tensor.ts";
-import { type FlatTree, flattenTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
+import { flattenTree, type FlatTree, type TensorsOf, type Tree, type TreeOf } from "./tree.ts";
 
-const loss: Kind<Tensor> = { accepts: isTensor, need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)" };
+const loss: Kind<Tensor> = {
+  accepts: isTensor,
+  need: "a Tensor, a scalar (of a Loss, its mean; of a function, what valueAndGrad(fn) gives)",
+};
 const signatures = {
   grad: takes("grad", { loss, inputs: tree }),
   valueAndGrad: takes("valueAndGrad", { fn: callable }),
@@ -61,7 +64,12 @@ export function valueAndGrad<T extends Tree, Rest extends unknown[], V extends T
   return (inputs, ...rest) => {
     const flat = flattenTree("valueAndGrad", inputs);
     const value = fn(inputs, ...rest);
-    if (!isTensor(value)) throw new ArgumentError("valueAndGrad", { got: `${show(value)} as what the function gives`, need: "a Tensor (of a Loss, its mean)" });
+    if (!isTensor(value)) {
+      throw new ArgumentError("valueAndGrad", {
+        got: `${show(value)} as what the function gives`,
+        need: "a Tensor (of a Loss, its mean)",
+      });
+    }
     return [value, gradientTree("valueAndGrad", value, flat) as TensorsOf<T>];
   };
 }
@@ -113,7 +121,8 @@ export function jvp(fn: (primals: unknown) => unknown, primals: unknown, tangent
 /** The nodes of a tree that has a tensor like each of `leaves`. */
 function matching(op: string, what: string, tree: unknown, leaves: readonly Tensor[]): Node[] {
   const flat = flattenTree(op, tree);
-  const fits = flat.leaves.length === leaves.length && flat.leaves.every((leaf, i) => sameShape(leaf.shape, leaves[i]!.shape));
+  const fits = flat.leaves.length === leaves.length &&
+    flat.leaves.every((leaf, i) => sameShape(leaf.shape, leaves[i]!.shape));
   if (!fits) {
     throw new ShapeError(op, {
       got: `${what}s of shapes ${flat.leaves.map((x) => formatShape(x.shape)).join(", ") || "none"}`,

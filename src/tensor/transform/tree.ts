@@ -53,7 +53,11 @@ export interface FlattenTreeOptions {
 export const deepest = 256;
 
 const signatures = {
-  flattenTree: takes("flattenTree", { op: string, tree: optional(anything), options: options<FlattenTreeOptions>({ statics: boolean }) }),
+  flattenTree: takes("flattenTree", {
+    op: string,
+    tree: optional(anything),
+    options: options<FlattenTreeOptions>({ statics: boolean }),
+  }),
   mapTree: takes("mapTree", { tree: anything, f: callable }),
 };
 
@@ -68,7 +72,12 @@ export function flattenTree(op: string, tree: unknown, options: FlattenTreeOptio
   const paths: string[] = [];
   const parts: Part[] = [];
   const visit = (part: unknown, path: string, depth: number): void => {
-    if (depth > deepest) throw new ArgumentError(op, { got: `a tree nested more than ${deepest} deep, or that contains itself`, need: "another one" });
+    if (depth > deepest) {
+      throw new ArgumentError(op, {
+        got: `a tree nested more than ${deepest} deep, or that contains itself`,
+        need: "another one",
+      });
+    }
     if (isTensor(part)) {
       leaves.push(part);
       paths.push(path);
@@ -98,7 +107,10 @@ export function flattenTree(op: string, tree: unknown, options: FlattenTreeOptio
 
 function rebuild(op: string, parts: readonly Part[], values: readonly unknown[], count: number): unknown {
   if (!Array.isArray(values) || values.length !== count) {
-    throw new ArgumentError(op, { got: Array.isArray(values) ? `${values.length} leaves` : `${show(values)} as leaves`, need: `a list of ${count}` });
+    throw new ArgumentError(op, {
+      got: Array.isArray(values) ? `${values.length} leaves` : `${show(values)} as leaves`,
+      need: `a list of ${count}`,
+    });
   }
   let [nextPart, nextValue] = [0, 0];
   const make = (): unknown => {
@@ -165,4 +177,3 @@ export function mapTree<T extends Tree, R>(tree: T, f: (leaf: Tensor, path: stri
   const flat = flattenTree("mapTree", tree);
   return flat.rebuild(flat.leaves.map((leaf, i) => f(leaf, flat.paths[i]!))) as TreeOf<T, R>;
 }
-
