@@ -587,6 +587,7 @@ const signatures: Methods<Tensor, Unchecked> = signaturesOf(tensorKind, operandK
 guard("", Tensor.prototype, signatures);
 foreignWords("Tensor", Tensor.prototype, foreignToTensor, indexOfTensor);
 
+/** Whether something is a Tensor. */
 export function isTensor(x: unknown): x is Tensor {
   return x instanceof Tensor;
 }
