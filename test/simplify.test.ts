@@ -184,6 +184,19 @@ test("a reduction of a reduction is one, unless the inner one is needed anyway",
   assert.deepEqual(simplify([shared, inner], new Set([z])), [shared, inner]);
 });
 
+test("products that are the same in all windows do not go beyond them", () => {
+  const [left, right] = [b.input([3, 4], "f32"), b.input([4, 5], "f32")];
+  const wide = (node: Node, shape: readonly number[]) => b.expand(b.reshape(node, shape), [3, 4, 5]);
+  const product = b.reduce("sum", e("mul", wide(left, [3, 4, 1]), wide(right, [1, 4, 5])), [1]);
+  const windows = b.expand(b.reshape(product, [3, 1, 5, 1]), [3, 6, 5, 3]);
+  const root = b.reduce("sum", b.unwindow(windows, { axis: 1, length: 8, stride: 1, dilation: 1 }), [3]);
+  const values = new Map(
+    [left, right].map((node, seed) => [node, Array.from({ length: 20 - 8 * (1 - seed) }, (_, k) => k - 5)]),
+  );
+  const [simplest] = simplify([root], new Set(values.keys()));
+  assert.deepEqual(interpret([simplest!], values), interpret([root], values));
+});
+
 test("casts", () => {
   same(simple(b.cast(b.cast(p, "f32"), "bool")), p);
   same(simple(b.cast(b.cast(i, "u32"), "i32")), i);

@@ -105,7 +105,7 @@ export const compiler: readonly Mutation[] = [
     file: "compiler/simplify/windows.ts",
     find: "if (!both.some(({ zeroOutside }) => zeroOutside)) return undefined;",
     put: "",
-    tests: { "conv": "convTranspose2d" },
+    tests: { "simplify": "products that are the same in all windows" },
     why: "windows are summed over what lies beyond them",
   },
   {

@@ -35,9 +35,9 @@ export function faultOf(word: number): number | undefined {
   return word === 0 ? undefined : most - word;
 }
 
-/** A value such that a kernel that stores single elements of it is there: what is watched needs one. */
+/** A value such that a kernel that stores single elements of it, or of each of its parts, is there: what is watched needs one. */
 function watchable(node: Node, given: ReadonlySet<Node>): Node {
-  return isAlone(node) || given.has(node)
+  return given.has(node) || (isAlone(node) && kernelOf(node) !== "region")
     ? makeNode("contiguous", [node], {}, node.shape, node.dtype, node.device)
     : node;
 }
