@@ -21,7 +21,7 @@ import {
 } from "../../graph/structural.ts";
 import { eachLeaf, type Index, valueIndex, type Variable, variableIndex } from "../kernel/index-arithmetic.ts";
 import { isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
-import { sourceIndices } from "../kernel/source-indices.ts";
+import { sourceIndices, termIndices } from "../kernel/source-indices.ts";
 
 /** A kernel under construction: the root's axes as variables; `outer` are those that row reductions were hoisted to. */
 export interface Draft {
@@ -194,13 +194,9 @@ export function sourceAccesses(
   if (isKind(node, "reduction")) {
     const source = node.src[0]!;
     const { axes } = node.attrs;
-    const loopVariables = freshVariables(axes.map((axis) => source.shape[axis]!));
-    let kept = 0;
-    const inner = source.shape.map((_, axis) => {
-      const position = axes.indexOf(axis);
-      return position >= 0 ? variableIndex(loopVariables[position]!) : indices[kept++]!;
-    });
-    return [{ source, indices: inner, loop: loopVariables, operand: isContraction(node) }];
+    const along = freshVariables(axes.map((axis) => source.shape[axis]!));
+    const term = termIndices(node, indices, along.map(variableIndex));
+    return [{ source, indices: term, loop: along, operand: isContraction(node) }];
   }
   if (isKind(node, "lookup")) {
     const [x, index] = node.src as readonly [Node, Node];

@@ -12,7 +12,8 @@ import { leanOrder, waitedFor, type Waits } from "./waits.ts";
 
 /** A kernel: one or more values computed over a common outer domain. */
 export interface KernelGroup {
-  readonly drafts: Draft[];
+  /** In the order of their roots. */
+  readonly drafts: [Draft, ...Draft[]];
 }
 
 /** Domains so small that a dispatch costs more than running two kernels one after the other. */

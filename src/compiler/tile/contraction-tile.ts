@@ -178,11 +178,11 @@ function fit(
     case "registerTile":
       return registerTile(schedule, contraction, target.varying ?? []);
     case "subgroupOuter":
-      return outerProduct(schedule, contraction, target.subgroupSize);
+      return subgroupTile(schedule, contraction, target.subgroupSize);
     case "workgroupTile":
-      return staged(schedule, contraction, whole);
+      return stagedTile(schedule, contraction, whole);
     case "gemv":
-      return shortBlock(schedule, contraction);
+      return gemvTile(schedule, contraction);
   }
 }
 
@@ -194,22 +194,25 @@ function registerTile(
 ): Fitted {
   const inBlock = (extent: number, most: number) =>
     varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
-  const factors = domain.map(() => 1);
+  const block = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
-    factors[last] = inBlock(domain[last]!, width);
+    block[last] = inBlock(domain[last]!, width);
   } else {
-    factors[pair.m] = inBlock(domain[pair.m]!, elements[0]);
-    factors[pair.n] = inBlock(domain[pair.n]!, elements[1]);
+    block[pair.m] = inBlock(domain[pair.m]!, elements[0]);
+    block[pair.n] = inBlock(domain[pair.n]!, elements[1]);
   }
-  return { tile: { ...plainTile, axes: factors }, blocks: size(domain) / (elements[0] * elements[1]) };
+  return {
+    tile: { ...plainTile, walk: { kind: "blocks", block } },
+    blocks: size(domain) / (elements[0] * elements[1]),
+  };
 }
 
 /**
  * The fastest way to multiply on an adapter that runs on the CPU: no workgroup memory, few loads, all arithmetic on named
  * values. Needs a block of rows and columns at least.
  */
-function outerProduct(
+function subgroupTile(
   schedule: ContractionSchedule & { readonly kind: "subgroupOuter" },
   { domain, axes, inner, pair, problem }: Contraction,
   lanes: number,
@@ -228,7 +231,11 @@ function outerProduct(
   );
   const subgroups = blocks % schedule.subgroups === 0 && blocks >= 32 ? schedule.subgroups : 1;
   return {
-    tile: { ...plainTile, reduce: schedule.depth, subgroup: { runs, ...block, rows, columns, lanes, subgroups } },
+    tile: {
+      ...plainTile,
+      walk: { kind: "subgroup", runs, ...block, rows, columns, lanes, subgroups },
+      reduce: schedule.depth,
+    },
     blocks,
   };
 }
@@ -263,7 +270,7 @@ function runsWith(
   };
 }
 
-function staged(
+function stagedTile(
   schedule: WorkgroupTile,
   { domain, axes, inner, pair, lastTerms }: Contraction,
   whole: boolean,
@@ -289,7 +296,8 @@ function staged(
     (adjacent ? domain[axis]! : lastTerms) % schedule.width === 0 ? schedule.width : 1;
   const tile: Tile = {
     ...plainTile,
-    staged: {
+    walk: {
+      kind: "staged",
       runs,
       ...block,
       threads: schedule.threads,
@@ -303,7 +311,7 @@ function staged(
   return { tile, blocks };
 }
 
-function shortBlock(
+function gemvTile(
   schedule: Gemv,
   { problem, domain, axes, inner, pair, long, lastTerms }: Contraction,
 ): Fitted | undefined {
@@ -329,7 +337,7 @@ function shortBlock(
     (count, extent, i) => count * (i === of ? Math.ceil(extent / (threads[0] * columns)) : i === short ? 1 : extent),
     1,
   );
-  return { tile: { ...plainTile, gemv: { runs, short, long: of, threads, columns, depth } }, blocks };
+  return { tile: { ...plainTile, walk: { kind: "gemv", runs, short, long: of, threads, columns, depth } }, blocks };
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */
