@@ -167,7 +167,7 @@ export const compiler: readonly Mutation[] = [
   },
   {
     file: "compiler/group/merge.ts",
-    find: "if ((marks(a) && asks(b)) || (asks(a) && marks(b))) continue;",
+    find: "if ((marks(a) && asks(b)) || (asks(a) && marks(b))) return false;",
     put: "",
     tests: { "non-finite": "what is watched is noted by" },
     why: "a kernel asks for faults that it is still noting",

@@ -2,7 +2,7 @@
 import { isKind, type Node, type NodeOf } from "../../graph/node.ts";
 import { size } from "../../graph/shape.ts";
 import type { StructuralOf } from "../../graph/structural.ts";
-import type { Draft } from "../group/fuse.ts";
+import { type Draft, splitAxes } from "../group/draft.ts";
 import { kernelName } from "../group/kernel-name.ts";
 import type { KernelGroup } from "../group/merge.ts";
 import { markFaults } from "../group/watch.ts";
@@ -50,16 +50,6 @@ function lowerOwn(
     name: (kind) => kernelName(group, kind),
     block,
   });
-}
-
-/** The axes of a draft's domain that invocations walk in parallel, and those that one walks serially. */
-function splitAxes(draft: Draft): { outer: number[]; row: number[] } {
-  const outer: number[] = [];
-  const row: number[] = [];
-  draft.variables.forEach((variable, axis) => {
-    if (variable.extent !== 1) (draft.outer === undefined || draft.outer.has(variable) ? outer : row).push(axis);
-  });
-  return { outer, row };
 }
 
 /** A kernel that is being lowered. */

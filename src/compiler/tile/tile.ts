@@ -1,7 +1,8 @@
 /** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
 import { size } from "../../graph/shape.ts";
-import { type Index, strideInGroup, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
-import { eachStatement, type Expr, type KernelIR, type Scope } from "../kernel/ir.ts";
+import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
+import { strideInGroup, strideOf } from "../kernel/index-arithmetic.ts";
+import { eachStatement, type Expr, type KernelIR } from "../kernel/ir.ts";
 import type { AttentionBlock } from "../plan/attention-block.ts";
 import type { Target } from "../plan/plan.ts";
 
@@ -116,38 +117,17 @@ export function plainBlock(rank: number): Tile {
   return { ...plainTile, walk: { kind: "blocks", block: new Array<number>(rank).fill(1) } };
 }
 
-export interface Reference {
-  readonly index: Index;
-  /** The innermost loop around it. */
-  readonly loop: Variable | undefined;
-}
-
-/** What a kernel loads and stores. */
-export function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
-  const loads: Reference[] = [];
-  const stores: Reference[] = [];
-  const walk = (scope: Scope, loop: Variable | undefined) => {
-    for (const statement of scope.statements) {
-      if (statement.kind === "let" && statement.expr.kind === "load") loads.push({ index: statement.expr.index, loop });
-      else if (statement.kind === "store") stores.push({ index: statement.index, loop });
-      else if (statement.kind === "loop") walk(statement.body, statement.variable);
-    }
-  };
-  walk(ir.body, undefined);
-  return { loads, stores };
-}
-
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;
 
 /** Chooses the tile of a kernel without contractions that was lowered with plainTile. */
 export function chooseTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
-  const { loads, stores } = references(probe);
+  const { loads, stores } = accessesOf(probe);
   const [counter] = probe.parallel;
   const count = size(domain);
-  const rowStores = stores.filter((store) => store.loop !== undefined);
-  const loopLoads = loads.filter((load) => load.loop !== undefined);
-  const along = (reference: Reference) => strideOf(reference.index, reference.loop!);
+  const rowStores = inLoops(stores);
+  const loopLoads = inLoops(loads);
+  const along = ({ index, loop }: LoopAccess) => strideOf(index, loop);
   const vector = target.language === "wgsl" ? width : 1;
   const reduceContiguous = loopLoads.length > 0 && loopLoads.every((load) => [0, 1].includes(along(load) ?? 2)) &&
     loopLoads.some((load) => along(load) === 1);
@@ -155,7 +135,7 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
     stores.every((store) => strideOf(store.index, counter!) === 1);
   if (loopLoads.length > 0 || rowStores.length > 0) {
     const rowsContiguous = rowStores.length > 0 && rowStores.every((store) => along(store) === 1);
-    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
+    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
     if (team > 1) {
       return {
