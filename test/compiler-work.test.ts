@@ -3,7 +3,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { compileGraph } from "../src/compiler/compile.ts";
-import type { Draft } from "../src/compiler/group/fuse.ts";
+import type { Draft } from "../src/compiler/group/draft.ts";
 import { leanOrder } from "../src/compiler/group/waits.ts";
 import * as g from "../src/graph/build.ts";
 import type { Node } from "../src/graph/node.ts";

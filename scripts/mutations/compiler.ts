@@ -167,7 +167,7 @@ export const compiler: readonly Mutation[] = [
   },
   {
     file: "compiler/group/merge.ts",
-    find: "if ((marks(a) && asks(b)) || (asks(a) && marks(b))) continue;",
+    find: "if ((marks(a) && asks(b)) || (asks(a) && marks(b))) return false;",
     put: "",
     tests: { "non-finite": "what is watched is noted by" },
     why: "a kernel asks for faults that it is still noting",
@@ -195,8 +195,8 @@ export const compiler: readonly Mutation[] = [
   },
   {
     file: "compiler/tile/tile.ts",
-    find: "blocks >= fewestBlocks",
-    put: "blocks >= Infinity",
+    find: "pieces >= fewestPieces",
+    put: "pieces >= Infinity",
     tests: { "generic": "so are those that are walked in blocks" },
     why: "a software adapter gets an invocation for each element",
   },
@@ -238,14 +238,14 @@ export const compiler: readonly Mutation[] = [
     why: "a value is written over what a later load still needs",
   },
   {
-    file: "compiler/lower/lower.ts",
-    find: "count % (walk * walkers) !== 0 || varies",
-    put: "count % (walk * walkers) !== 0",
+    file: "compiler/lower/plain-domains.ts",
+    find: "count % (steps * pieceWalkers) !== 0 || varies",
+    put: "count % (steps * pieceWalkers) !== 0",
     tests: { "generic": "so are those that are walked in blocks" },
     why: "a length that varies has no guard where a block divides it at first",
   },
   {
-    file: "compiler/lower/lower.ts",
+    file: "compiler/lower/values.ts",
     find: `builder.op("le", builder.constant(0, "i32"), position),
         builder.op("lt", position, builder.constant(length, "i32")),
       );
@@ -258,7 +258,7 @@ export const compiler: readonly Mutation[] = [
     why: "an index one beyond the end is read",
   },
   {
-    file: "compiler/lower/lower.ts",
+    file: "compiler/lower/values.ts",
     find: `return entry.inside === undefined ? value : builder.op("where", entry.inside, value, filler());`,
     put: "return value;",
     tests: { "conformance-structural": ": what it gives" },

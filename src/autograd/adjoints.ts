@@ -77,7 +77,7 @@ export function joinDisjoint(terms: readonly Node[]): readonly Node[] {
     );
     if (parts.length < 2 || !disjoint) others.push(...parts.map((part) => part.node));
     else {others.push(
-        joined(parts.map(({ node, start }) => ({ start, values: node.src[0]! })), axis, parts[0]!.node.shape),
+        laidOut(parts.map(({ node, start }) => ({ start, values: node.src[0]! })), axis, parts[0]!.node.shape),
       );}
   }
   return others;
@@ -89,7 +89,7 @@ function onlyPaddedAxis(node: NodeOf<"pad">): number | undefined {
 }
 
 /** Values laid along an axis in order, with zeros between and around them. */
-function joined(parts: readonly { start: number; values: Node }[], axis: number, shape: Shape): Node {
+function laidOut(parts: readonly { start: number; values: Node }[], axis: number, shape: Shape): Node {
   const pieces: Node[] = [];
   let at = 0;
   const zerosTo = (end: number) => {

@@ -308,7 +308,7 @@ function lowerPlain(probe: (tile: Tile) => KernelIR, domain: readonly number[], 
   const plain = probe(plainTile);
   const tile = chooseTile(plain, domain, target);
   const tiled = probe(tile);
-  const walksRows = tile.team > 1 || tile.row > 1 || tile.reduce > 1 || tile.gemv !== undefined;
+  const walksRows = tile.row > 1 || tile.reduce > 1 || tile.walk.kind === "team" || tile.walk.kind === "gemv";
   const shared = !walksRows && readsInParts(plain)
     ? sharedLoads(probe(plainBlock(domain.length)), domain, target)
     : undefined;

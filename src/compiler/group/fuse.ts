@@ -21,19 +21,11 @@ import {
 } from "../../graph/structural.ts";
 import { eachLeaf, type Index, valueIndex, type Variable, variableIndex } from "../kernel/index-arithmetic.ts";
 import { isContraction, isMarking, isProduct } from "../kernel/patterns.ts";
-import { sourceIndices } from "../kernel/source-indices.ts";
-
-/** A kernel under construction: the root's axes as variables; `outer` are those that row reductions were hoisted to. */
-export interface Draft {
-  readonly id: number;
-  readonly root: Node;
-  readonly variables: readonly Variable[];
-  outer: ReadonlySet<Variable> | undefined;
-  contraction: ReductionNode | undefined;
-}
+import { sourceIndices, termIndices } from "../kernel/source-indices.ts";
+import type { Draft } from "./draft.ts";
 
 /** One way in which a kernel reads a node. */
-export interface Access {
+export interface Read {
   readonly draft: Draft;
   readonly indices: readonly Index[];
   /** The variables of the reduction in whose body the read is. */
@@ -45,7 +37,8 @@ export interface Access {
 export interface Schedule {
   /** In the order of their roots' creation: sources first. */
   readonly drafts: readonly Draft[];
-  readonly accesses: ReadonlyMap<Node, readonly Access[]>;
+  /** How kernels read each node, whether it is in memory or computed there. */
+  readonly reads: ReadonlyMap<Node, readonly Read[]>;
 }
 
 /** A row kernel walks a row serially: rows longer than this, or fewer than `minRows` of them, are not worth it. */
@@ -115,46 +108,56 @@ export function schedule(options: ScheduleOptions): Schedule {
   }
 }
 
-function schedulePass(options: ScheduleOptions): Schedule {
-  const { given, roots } = options;
-  const order = toposort(roots, (node) => !given.has(node));
-  const stored = storedNodes(options, order);
-  // Whether a reduction (a contraction) would be computed along with a node.
-  const reducesBelow = new Map<Node, "none" | "row" | "contraction">();
+/** Whether a reduction, or even a contraction, would be computed along with a node. */
+type Reduces = "none" | "row" | "contraction";
+
+function reducedBelow(
+  order: readonly Node[],
+  given: ReadonlySet<Node>,
+  stored: ReadonlySet<Node>,
+): Map<Node, Reduces> {
+  const result = new Map<Node, Reduces>();
   for (const node of order) {
-    let below: "none" | "row" | "contraction" = "none";
+    let below: Reduces = "none";
     if (!given.has(node)) {
       for (const source of stored.has(node) && kernelOf(node) !== "reduction" ? [] : node.src) {
-        const kind = stored.has(source) ? "none" : reducesBelow.get(source)!;
+        const kind = stored.has(source) ? "none" : result.get(source) ?? "none";
         if (kind === "contraction" || below === "none") below = kind;
       }
       if (isContraction(node)) below = "contraction";
       else if (kernelOf(node) === "reduction" && below === "none") below = "row";
     }
-    reducesBelow.set(node, below);
+    result.set(node, below);
   }
+  return result;
+}
 
+function schedulePass(options: ScheduleOptions): Schedule {
+  const { given, roots } = options;
+  const order = toposort(roots, (node) => !given.has(node));
+  const stored = storedNodes(options, order);
+  const below = reducedBelow(order, given, stored);
   let variableCount = 0;
   const freshVariables = (extents: readonly number[]) =>
     extents.map((extent): Variable => ({ name: `s${variableCount++}`, extent }));
-  const accesses = new Map<Node, Access[]>();
+  const reads = new Map<Node, Read[]>();
   const drafts: Draft[] = [];
-  const record = (node: Node, access: Access) => {
-    const list = accesses.get(node);
-    if (list === undefined) accesses.set(node, [access]);
-    else if (!list.some((known) => sameAccess(known, access))) list.push(access);
+  const record = (node: Node, read: Read) => {
+    const list = reads.get(node);
+    if (list === undefined) reads.set(node, [read]);
+    else if (!list.some((known) => sameRead(known, read))) list.push(read);
   };
-  const descend = (node: Node, access: Access) => {
-    for (const { source, ...step } of sourceAccesses(node, access, freshVariables)) {
-      record(source, { ...access, ...step });
+  const descend = (node: Node, read: Read) => {
+    for (const { source, ...step } of sourceReads(node, read, freshVariables)) {
+      record(source, { ...read, ...step });
     }
   };
 
   for (let i = order.length - 1; i >= 0; i--) {
     const node = order[i]!;
     if (given.has(node)) continue;
-    const reads = accesses.get(node) ?? [];
-    if (stored.has(node) || !computedWhereRead(node, reads, reducesBelow, given, stored)) {
+    const own = reads.get(node) ?? [];
+    if (stored.has(node) || !computedWhereRead(node, own, below, given, stored)) {
       stored.add(node);
       const variables = freshVariables(node.shape);
       const draft: Draft = { id: i, root: node, variables, outer: undefined, contraction: undefined };
@@ -173,34 +176,33 @@ function schedulePass(options: ScheduleOptions): Schedule {
         }
       }
     } else {
-      for (const access of reads) descend(node, access);
+      for (const read of own) descend(node, read);
     }
   }
-  return { drafts: drafts.reverse(), accesses };
+  return { drafts: drafts.reverse(), reads };
 }
 
-function sameAccess(a: Access, b: Access): boolean {
+function sameRead(a: Read, b: Read): boolean {
   return a.draft === b.draft && a.operand === b.operand &&
     a.indices.every((index, axis) => index.key === b.indices[axis]!.key);
 }
 
-/** Where a node that is computed for `access` reads its sources. */
-export function sourceAccesses(
+/** A read, whichever kernel does it. */
+type Place = Omit<Read, "draft">;
+type SourcePlace = Place & { readonly source: Node };
+
+/** Where a node that is computed for a read reads its sources. */
+function sourceReads(
   node: Node,
-  access: Pick<Access, "indices" | "loop" | "operand">,
+  { indices, loop, operand }: Place,
   freshVariables: (extents: readonly number[]) => Variable[],
-): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
-  const { indices, loop, operand } = access;
+): SourcePlace[] {
   if (isKind(node, "reduction")) {
     const source = node.src[0]!;
     const { axes } = node.attrs;
-    const loopVariables = freshVariables(axes.map((axis) => source.shape[axis]!));
-    let kept = 0;
-    const inner = source.shape.map((_, axis) => {
-      const position = axes.indexOf(axis);
-      return position >= 0 ? variableIndex(loopVariables[position]!) : indices[kept++]!;
-    });
-    return [{ source, indices: inner, loop: loopVariables, operand: isContraction(node) }];
+    const along = freshVariables(axes.map((axis) => source.shape[axis]!));
+    const term = termIndices(node, indices, along.map(variableIndex));
+    return [{ source, indices: term, loop: along, operand: isContraction(node) }];
   }
   if (isKind(node, "lookup")) {
     const [x, index] = node.src as readonly [Node, Node];
@@ -208,7 +210,7 @@ export function sourceAccesses(
     const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
     return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];
   }
-  if (isKind(node, "own")) return ownAccesses(node, indices, freshVariables);
+  if (isKind(node, "own")) return ownReads(node, indices, freshVariables);
   if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
   if (operand && isMarking(node)) {
     // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
@@ -227,12 +229,12 @@ function notInside(node: Node): InternalError {
 }
 
 /** What a kernel of its own reads for one element of a node. */
-function ownAccesses(
+function ownReads(
   node: NodeOf<StructuralOf<"own">>,
   indices: readonly Index[],
   freshVariables: (extents: readonly number[]) => Variable[],
-): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
-  if (!isReading(node, "axis")) return attentionAccesses(node, indices, freshVariables);
+): SourcePlace[] {
+  if (!isReading(node, "axis")) return attentionReads(node, indices, freshVariables);
   const { axis } = node.attrs;
   // Sources of one length are read side by side.
   const lengths = [...new Set(node.src.map((source) => source.shape[axis]!))];
@@ -249,11 +251,11 @@ function ownAccesses(
 }
 
 /** All that an attention reads for one of its elements: features of one query, of all keys. The bias may be computed there. */
-function attentionAccesses(
+function attentionReads(
   node: NodeOf<StructuralReading<"matrices">>,
   indices: readonly Index[],
   freshVariables: (extents: readonly number[]) => Variable[],
-): (Pick<Access, "indices" | "loop" | "operand"> & { source: Node })[] {
+): SourcePlace[] {
   const batch = indices.slice(0, -2);
   const hasBias = node.src.length === (node.op === "attention" ? 4 : 7);
   const [t, s] = [node.src[0]!.shape.at(-1)!, node.src[1]!.shape.at(-1)!];
@@ -271,8 +273,8 @@ function attentionAccesses(
 /** Whether `node` is computed inside the kernels that read it. */
 function computedWhereRead(
   node: Node,
-  reads: readonly Access[],
-  reducesBelow: ReadonlyMap<Node, "none" | "row" | "contraction">,
+  reads: readonly Read[],
+  reduced: ReadonlyMap<Node, Reduces>,
   given: ReadonlySet<Node>,
   stored: ReadonlySet<Node>,
 ): boolean {
@@ -288,7 +290,7 @@ function computedWhereRead(
   if (
     !isConversion(node) && !isMarking(node) && reads.some((read) => read.operand) && !isInsideContraction(node, reads)
   ) return false;
-  const below = reducesBelow.get(node)!;
+  const below = reduced.get(node) ?? "none";
   if (below === "contraction" && several) return false;
   if (below !== "none" && reads.some((read) => isHostile(node, read, given, stored))) return false;
   // Two passes over a row (the sum of a softmax, and its quotients) are worth a second computation; three are not.
@@ -314,7 +316,7 @@ function isSoonDone(node: Node): boolean {
 }
 
 /** The product of a contraction is read as its operand too, once per term of the sum. */
-function isInsideContraction(node: Node, reads: readonly Access[]): boolean {
+function isInsideContraction(node: Node, reads: readonly Read[]): boolean {
   if (!isProduct(node)) return false;
   return reads.every((read) => {
     if (!read.operand) return true;
@@ -344,7 +346,7 @@ function variablesOf(indices: readonly Index[]): { variables: Set<Variable> } | 
 }
 
 /** The variables to which a reduction read so can be hoisted in a row kernel, if that kernel can take it. */
-function rowVariables(reduction: ReductionNode, read: Access): Set<Variable> | undefined {
+function rowVariables(reduction: ReductionNode, read: Read): Set<Variable> | undefined {
   const { draft } = read;
   if (draft.contraction !== undefined || isContraction(reduction)) return undefined;
   const outer = variablesOf(read.indices)?.variables;
@@ -365,7 +367,7 @@ function rowVariables(reduction: ReductionNode, read: Access): Set<Variable> | u
 }
 
 /** Puts a reduction into its readers' kernels if that repeats no work; says whether it did. */
-function joinReaders(reduction: ReductionNode, reads: readonly Access[]): boolean {
+function joinReaders(reduction: ReductionNode, reads: readonly Read[]): boolean {
   const [only] = reads;
   if (only === undefined) return false;
   if (reads.length === 1 && only.loop.length === 0 && !only.operand) {
@@ -401,24 +403,22 @@ function joinReaders(reduction: ReductionNode, reads: readonly Access[]): boolea
  * Whether computing `node` for `read` would redo a reduction of its own size in every pass of a loop. Then the node
  * itself is stored; a larger node is computed there, and the question asked again further down.
  */
-function isHostile(node: Node, read: Access, given: ReadonlySet<Node>, stored: ReadonlySet<Node>): boolean {
-  const stack: { node: Node; access: Pick<Access, "indices" | "loop" | "operand"> }[] = [{ node, access: read }];
+function isHostile(node: Node, read: Read, given: ReadonlySet<Node>, stored: ReadonlySet<Node>): boolean {
+  const stack: { node: Node; at: Place }[] = [{ node, at: read }];
   const seen = new Set<string>();
   while (stack.length > 0) {
-    const { node: current, access } = stack.pop()!;
+    const { node: current, at } = stack.pop()!;
     if (given.has(current) || (stored.has(current) && current !== node)) continue;
-    const key = `${current.id}:${access.indices.map((index) => index.key)}`;
+    const key = `${current.id}:${at.indices.map((index) => index.key)}`;
     if (seen.has(key)) continue;
     seen.add(key);
     if (isKind(current, "reduction")) {
       if (size(current.shape) !== size(node.shape)) continue;
-      const asEpilogue = read.loop.length === 0 && !read.operand && isBijective(access.indices, read.draft);
-      if (!asEpilogue && rowVariables(current, { ...read, ...access }) === undefined) return true;
+      const asEpilogue = read.loop.length === 0 && !read.operand && isBijective(at.indices, read.draft);
+      if (!asEpilogue && rowVariables(current, { ...read, ...at }) === undefined) return true;
       continue;
     }
-    for (const { source, ...next } of sourceAccesses(current, access, () => [])) {
-      stack.push({ node: source, access: next });
-    }
+    for (const { source, ...next } of sourceReads(current, at, () => [])) stack.push({ node: source, at: next });
   }
   return false;
 }

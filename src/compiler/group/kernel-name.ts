@@ -1,7 +1,7 @@
 import type { Node } from "../../graph/node.ts";
 import { isReduction } from "../../graph/ops.ts";
 import { isFree } from "../../graph/structural.ts";
-import type { Draft } from "./fuse.ts";
+import { type Draft, hasRows } from "./draft.ts";
 import type { KernelGroup } from "./merge.ts";
 
 /** As in `reduce_64x32_exp_add`: of what kind it is, by default as its domain tells, of which shape, and made of what. */
@@ -24,8 +24,8 @@ export function kernelName(group: KernelGroup, own?: string): string {
   return [kind, shape, ...names].join("_");
 }
 
-function kindOf({ contraction, root, variables, outer }: Draft): string {
-  if (contraction !== undefined) return "contract";
-  if (isReduction(root.op)) return "reduce";
-  return variables.some((v) => v.extent > 1 && outer !== undefined && !outer.has(v)) ? "row" : "map";
+function kindOf(draft: Draft): string {
+  if (draft.contraction !== undefined) return "contract";
+  if (isReduction(draft.root.op)) return "reduce";
+  return hasRows(draft) ? "row" : "map";
 }

@@ -4,7 +4,8 @@
  */
 import { after, byteLength, withSources } from "../../graph/build.ts";
 import { makeFor, type Node, toposort } from "../../graph/node.ts";
-import type { Draft, Schedule } from "./fuse.ts";
+import type { Draft } from "./draft.ts";
+import type { Schedule } from "./fuse.ts";
 
 /** For each `after` of a graph, the nodes that it waits for. */
 export type Waits = ReadonlyMap<Node, readonly Node[]>;
@@ -38,14 +39,14 @@ export function takeWaits(roots: readonly Node[], given: ReadonlySet<Node>): { r
 
 /** The values in memory that each kernel waits for, without reading them. */
 export function waitedFor(
-  { drafts, accesses }: Schedule,
+  { drafts, reads }: Schedule,
   given: ReadonlySet<Node>,
   waits: Waits,
 ): Map<Draft, Set<Node>> {
   const draftOf = new Map<Node, Draft>(drafts.map((draft) => [draft.root, draft]));
   const result = new Map<Draft, Set<Node>>();
   for (const [node, others] of waits) {
-    const waiting = new Set((accesses.get(node) ?? []).map((access) => access.draft));
+    const waiting = new Set((reads.get(node) ?? []).map((read) => read.draft));
     const own = draftOf.get(node);
     if (own !== undefined) waiting.add(own);
     const ends = toposort(others, (x) => !draftOf.has(x) && !given.has(x)).filter((x) => draftOf.has(x));

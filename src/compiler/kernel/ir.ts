@@ -4,6 +4,7 @@
  * expressions are one.
  */
 import type { DType } from "../../graph/dtype.ts";
+import type { Node } from "../../graph/node.ts";
 import type { ElementwiseName, ReductionName } from "../../graph/ops.ts";
 import { elementwise, hidden, reductions } from "../../graph/ops.ts";
 import { eachLeaf, type Index, type Variable } from "./index-arithmetic.ts";
@@ -36,6 +37,9 @@ export interface Lane {
   readonly indices: readonly Index[];
   readonly when: Expr | undefined;
 }
+
+/** The values of a node at some elements, in the same order. */
+export type ValuesOf = (node: Node, lanes: readonly Lane[]) => readonly Expr[];
 
 export interface Accumulator {
   readonly name: string;
@@ -127,6 +131,8 @@ export class KernelBuilder {
   readonly shared: SharedArray[] = [];
   readonly values: Map<string, Expr> = new Map();
   #exprs = new Map<string, Expr>();
+  /** By dtype and length: see combiningArray. */
+  #combiningArrays = new Map<string, number>();
   #scopes = new Map<Variable, Scope>();
   #nextId = 0;
   #nextName = 0;
@@ -201,6 +207,12 @@ export class KernelBuilder {
     return this.#make(`${op}(${args.map((arg) => arg.id)})`, scope, { kind: "op", op, args, dtype });
   }
 
+  /** Both conditions; undefined stands for one that always holds. */
+  and(a: Expr | undefined, b: Expr | undefined): Expr | undefined {
+    if (a === undefined || a === b) return b;
+    return b === undefined ? a : this.op("and", a, b);
+  }
+
   convert(kind: "cast" | "bitcast", arg: Expr, dtype: DType): Expr {
     return this.#make(`${kind}${dtype}(${arg.id})`, arg.scope, { kind, args: [arg], dtype });
   }
@@ -222,6 +234,14 @@ export class KernelBuilder {
   /** A new array in workgroup memory; gives its number. */
   sharedArray(dtype: DType, length: number, vectors: boolean): number {
     return this.shared.push({ dtype, length, vectors }) - 1;
+  }
+
+  /** Workgroup memory by way of which invocations combine what they have. One array serves all that come one after the other. */
+  combiningArray(dtype: DType, length: number): number {
+    const key = `${dtype} ${length}`;
+    let array = this.#combiningArrays.get(key);
+    if (array === undefined) this.#combiningArrays.set(key, array = this.sharedArray(dtype, length, false));
+    return array;
   }
 
   sharedLoad(array: number, index: Index): Expr {

@@ -1,5 +1,5 @@
 import { InternalError } from "../../errors.ts";
-import { isKind, type Node, type NodeOf } from "../../graph/node.ts";
+import { isKind, type Node, type NodeOf, type ReductionNode } from "../../graph/node.ts";
 import { strides } from "../../graph/shape.ts";
 import { isMovement, type StructuralOf } from "../../graph/structural.ts";
 import {
@@ -21,6 +21,16 @@ export interface Bound {
   readonly index: Index;
   readonly low: number;
   readonly high: number;
+}
+
+/** What a reduction reads of its source for an element: the indices of a term, `along` being those on the axes that are reduced. */
+export function termIndices(
+  { src, attrs: { axes } }: ReductionNode,
+  element: readonly Index[],
+  along: readonly Index[],
+): Index[] {
+  let kept = 0;
+  return src[0]!.shape.map((_, axis) => along[axes.indexOf(axis)] ?? element[kept++]!);
 }
 
 /** Where an element comes from: the source's indices, and what must hold for it to come from there. */

@@ -2,7 +2,7 @@
 import type { Node, ReductionNode } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
 import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.ts";
-import { shownAt, sourceIndices } from "../kernel/source-indices.ts";
+import { shownAt, sourceIndices, termIndices } from "../kernel/source-indices.ts";
 
 /** The product of a contraction, and its indices at an element of the contraction and at the term `along` of its sum. */
 export function productAt(
@@ -11,11 +11,7 @@ export function productAt(
   along: readonly Index[],
 ): { product: Node; indices: readonly Index[] } {
   let product = node.src[0]!;
-  let kept = 0;
-  let indices: readonly Index[] = product.shape.map((_, axis) => {
-    const reduced = node.attrs.axes.indexOf(axis);
-    return reduced >= 0 ? along[reduced]! : element[kept++]!;
-  });
+  let indices: readonly Index[] = termIndices(node, element, along);
   for (; isMovement(product); product = product.src[0]!) indices = sourceIndices(product, indices).indices;
   return { product, indices };
 }

@@ -2,7 +2,7 @@
  * Reductions to few results, such as the product of a matrix and a vector: with an invocation for each, a GPU would be idle.
  * Many invocations walk the terms of the same results, and combine what they have in workgroup memory.
  */
-import type { Node, ReductionNode } from "../../graph/node.ts";
+import type { ReductionNode } from "../../graph/node.ts";
 import { reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
 import {
@@ -18,25 +18,25 @@ import {
   variableIndex,
   within,
 } from "../kernel/index-arithmetic.ts";
-import type { Expr, KernelBuilder, Lane } from "../kernel/ir.ts";
-import type { ShortBlock } from "../tile/tile.ts";
+import type { Expr, KernelBuilder, Lane, ValuesOf } from "../kernel/ir.ts";
+import { termIndices } from "../kernel/source-indices.ts";
+import type { GemvWalk } from "../tile/tile.ts";
+import type { Invocations } from "./plain-domains.ts";
 
-/** How the domain is walked: blocks of a workgroup, and the elements of one invocation. */
-export interface GemvDomain {
-  readonly parallel: readonly Variable[];
-  /** The elements that an invocation has a part of: all along the short axis, for each of its own along the long one. */
-  readonly lanes: readonly Lane[];
+export interface GemvDomain extends Invocations {
+  readonly kind: "gemv";
+  readonly walk: GemvWalk;
   /** Which of those that walk the same sum the invocation is. */
   readonly walker: Index;
 }
 
-/** The domain of a contraction; `and` joins conditions. */
+/** An invocation has a part of all elements along the short axis, for each of its own along the long one. */
 export function gemvDomain(
   builder: KernelBuilder,
   domain: readonly number[],
-  { runs, short, long, threads, columns }: ShortBlock,
-  and: (a: Expr | undefined, b: Expr | undefined) => Expr | undefined,
+  walk: GemvWalk,
 ): GemvDomain {
+  const { runs, short, long, threads, columns } = walk;
   const extents = runs.map((run) => size(run.map((axis) => domain[axis]!)));
   const parallel: Variable[] = [];
   const starts = extents.map((extent, run) => {
@@ -45,7 +45,8 @@ export function gemvDomain(
     parallel.push(variable);
     return scale(variableIndex(variable), block);
   });
-  const local = builder.variable("local", threads[0] * threads[1]);
+  const workgroup = threads[0] * threads[1];
+  const local = builder.variable("local", workgroup);
   parallel.push(local);
   // Neighbours along the long axis come first, so that they load neighbours.
   const first = add(starts[long]!, scale(remainder(variableIndex(local), threads[0]), columns));
@@ -62,24 +63,28 @@ export function gemvDomain(
         const index = run === long ? along : run === short ? addConstant(start, row) : start;
         return unflatten(within(index, 0, extents[run]! - 1), runs[run]!.map((axis) => domain[axis]!));
       });
-      lanes.push({ indices, when: and(own, stores) });
+      lanes.push({ indices, when: builder.and(own, stores) });
     }
   }
-  return { parallel, lanes, walker: divide(variableIndex(local), threads[0]) };
+  return {
+    kind: "gemv",
+    walk,
+    parallel,
+    lanes,
+    loadedOnly: 0,
+    workgroup,
+    together: true,
+    walker: divide(variableIndex(local), threads[0]),
+  };
 }
 
-/**
- * The results of a reduction at `lanes`, which are those of `domain`. `values` gives the elements of a node at some indices,
- * `arrayFor` workgroup memory of so many elements.
- */
+/** The results of a reduction at `lanes`, which are those of the domain. There must be a term. */
 export function gemvResults(
   builder: KernelBuilder,
   node: ReductionNode,
   lanes: readonly Lane[],
-  { walker }: GemvDomain,
-  { threads, depth }: ShortBlock,
-  values: (node: Node, lanes: readonly Lane[]) => readonly Expr[],
-  arrayFor: (length: number) => number,
+  { walker, walk: { threads, depth } }: GemvDomain,
+  values: ValuesOf,
 ): readonly Expr[] {
   const source = node.src[0]!;
   const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
@@ -95,14 +100,7 @@ export function gemvResults(
     // A vector is inside as a whole.
     const inside = whole ? undefined : builder.within(terms % depth === 0 ? group : position, 0, terms);
     const along = unflatten(within(position, 0, terms - 1), extents);
-    const places = lanes.map((lane): Lane => {
-      let kept = 0;
-      const indices = source.shape.map((_, axis) => {
-        const reduced = node.attrs.axes.indexOf(axis);
-        return reduced >= 0 ? along[reduced]! : lane.indices[kept++]!;
-      });
-      return { indices, when: inside };
-    });
+    const places = lanes.map((lane): Lane => ({ indices: termIndices(node, lane.indices, along), when: inside }));
     values(source, places).forEach((value, lane) => {
       const term = inside === undefined ? value : builder.op("where", inside, value, identity);
       body.statements.push({ kind: "update", accumulator: accumulators[lane]!, value: term });
@@ -110,7 +108,7 @@ export function gemvResults(
   }
   builder.root.statements.push({ kind: "loop", variable: step, body });
   if (threads[1] > 1) {
-    const array = arrayFor(lanes.length * threads[0] * threads[1]);
+    const array = builder.combiningArray(node.dtype, lanes.length * threads[0] * threads[1]);
     builder.root.statements.push({ kind: "combine", accumulators, columns: threads[0], array });
   }
   return accumulators.map((accumulator) => builder.result(accumulator, builder.root));

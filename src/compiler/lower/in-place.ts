@@ -1,16 +1,7 @@
 /** Whether a kernel may write a value over another one that it reads, so that the two need only one memory. */
+import { type Access, accessesOf } from "../kernel/accesses.ts";
 import { eachLeaf, type Index, type Term, type Variable } from "../kernel/index-arithmetic.ts";
-import type { Expr, KernelIR, Scope } from "../kernel/ir.ts";
-
-/** A load or a store: where it stands, and what it is of. */
-interface Access {
-  readonly index: Index;
-  readonly when: Expr | undefined;
-  /** Its position in the body, then in the loop there, and so on. */
-  readonly path: readonly number[];
-  /** The loops around it, outermost first. */
-  readonly loops: readonly Variable[];
-}
+import type { Expr, KernelIR } from "../kernel/ir.ts";
 
 /**
  * Whether every element that is loaded from buffer `from` is one that the same invocation stores to buffer `to` later on,
@@ -20,23 +11,10 @@ interface Access {
  * a loop, or in a loop that follows; and that no store comes before a load.
  */
 export function overwritesWhatItRead(ir: KernelIR, from: number, to: number): boolean {
-  const loads: Access[] = [];
-  const stores: Access[] = [];
-  let accumulates = false;
-  const visit = (scope: Scope, path: readonly number[], loops: readonly Variable[]): void => {
-    scope.statements.forEach((statement, i) => {
-      const here = [...path, i];
-      if (statement.kind === "loop") visit(statement.body, here, [...loops, statement.variable]);
-      else if (statement.kind === "let" && statement.expr.kind === "load" && statement.expr.buffer === from) {
-        loads.push({ index: statement.expr.index, when: statement.expr.when, path: here, loops });
-      } else if (statement.kind === "store" && statement.buffer === to) {
-        stores.push({ index: statement.index, when: statement.when, path: here, loops });
-        accumulates ||= statement.accumulate !== undefined;
-      }
-    });
-  };
-  visit(ir.body, [], []);
-  if (accumulates || !stores.every((store) => isOneToOne(store, ir.parallel))) return false;
+  const accesses = accessesOf(ir);
+  const loads = accesses.loads.filter(({ buffer }) => buffer === from);
+  const stores = accesses.stores.filter(({ buffer }) => buffer === to);
+  if (!stores.every((store) => !store.accumulates && isOneToOne(store, ir.parallel))) return false;
   if (loads.some((load) => stores.some((store) => !follows(store, load)))) return false;
   return loads.every((load) => {
     const later = stores.filter((store) => follows(store, load));

@@ -19,9 +19,10 @@ import {
   within,
   zeroIndex,
 } from "../kernel/index-arithmetic.ts";
-import { type Expr, type KernelBuilder, type Lane, type Statement } from "../kernel/ir.ts";
-import type { Staged } from "../tile/tile.ts";
+import type { Expr, KernelBuilder, Lane, Statement, ValuesOf } from "../kernel/ir.ts";
+import type { StagedWalk } from "../tile/tile.ts";
 import { dependsOn, productAt } from "./contraction-operands.ts";
+import type { Invocations } from "./plain-domains.ts";
 
 /** Elements of a vector of WGSL. */
 const width = 4;
@@ -59,29 +60,25 @@ function brought(
   }).flat();
 }
 
-/** How the domain is walked: blocks of a workgroup, and the elements of one invocation. */
-export interface StagedDomain {
-  readonly parallel: readonly Variable[];
-  /** The elements that an invocation computes, row by row; behind them those whose operands it brings, rows' first. */
-  readonly lanes: readonly Lane[];
+export interface StagedDomain extends Invocations {
+  readonly kind: "staged";
+  readonly walk: StagedWalk;
   readonly rows: readonly BroughtLane[];
   readonly columns: readonly BroughtLane[];
   /** A lane of the first row at any column, which `variable` stands for: it tells what depends on the column. */
   readonly column: { readonly variable: Variable; readonly lane: number };
-  /** Lanes that are only for bringing operands, and that one. */
-  readonly loadedOnly: number;
   /** The invocation's place in the block, in parts. */
   readonly part: readonly [m: Index, n: Index];
 }
 
-/** The domain of a contraction; `and` joins conditions. */
+/** The lanes of an invocation are row by row; behind them are those whose operands it brings, rows' first, then `column`'s. */
 export function stagedDomain(
   builder: KernelBuilder,
   domain: readonly number[],
-  { runs, m, n, threads, rows, columns, depth, adjacent, widths }: Staged,
-  and: (a: Expr | undefined, b: Expr | undefined) => Expr | undefined,
+  walk: StagedWalk,
   varying: readonly number[],
 ): StagedDomain {
+  const { runs, m, n, threads, rows, columns, depth, adjacent, widths } = walk;
   const [height, breadth] = [threads[0] * rows, threads[1] * columns];
   const parallel: Variable[] = [];
   const extents = runs.map((run) => size(run.map((axis) => domain[axis]!)));
@@ -121,7 +118,7 @@ export function stagedDomain(
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
       const [row, column] = [addConstant(scale(part[0], rows), i), addConstant(scale(part[1], columns), j)];
-      lanes.push({ indices: at(row, column), when: and(own(m, row), own(n, column)) });
+      lanes.push({ indices: at(row, column), when: builder.and(own(m, row), own(n, column)) });
     }
   }
   // Elements at the same place along the block share a lane: lanes are distinct.
@@ -148,21 +145,33 @@ export function stagedDomain(
   );
   const column = { variable: builder.variable("column", breadth), lane: lanes.length };
   lanes.push({ indices: at(zeroIndex, variableIndex(column.variable)), when: undefined });
-  return { parallel, lanes, rows: ofRows, columns: ofColumns, column, loadedOnly: lanes.length - rows * columns, part };
+  return {
+    kind: "staged",
+    walk,
+    parallel,
+    lanes,
+    loadedOnly: lanes.length - rows * columns,
+    workgroup: invocations,
+    together: true,
+    rows: ofRows,
+    columns: ofColumns,
+    column,
+    part,
+  };
 }
 
 /**
- * The sums of an invocation's elements. `lanes` are those of `domain` at the contraction, `values` gives the elements of a
- * node at some indices.
+ * The sums of an invocation's elements; those at what is only loaded are 0. `lanes` are those of the domain at the contraction.
+ * There must be a term.
  */
 export function stagedSums(
   builder: KernelBuilder,
   node: ReductionNode,
   lanes: readonly Lane[],
   domain: StagedDomain,
-  { threads, rows, columns, depth, adjacent, widths }: Staged,
-  values: (node: Node, lanes: readonly Lane[]) => readonly Expr[],
+  values: ValuesOf,
 ): readonly Expr[] {
+  const { threads, rows, columns, depth, adjacent, widths } = domain.walk;
   const source = node.src[0]!;
   const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
   const terms = size(extents);
@@ -236,5 +245,6 @@ export function stagedSums(
     kind: "barrier",
   });
   builder.root.statements.push({ kind: "loop", variable: slice, body: slices });
-  return accumulators.map((accumulator) => builder.result(accumulator, builder.root));
+  const sums = accumulators.map((accumulator) => builder.result(accumulator, builder.root));
+  return lanes.map((_, i) => sums[i] ?? zero);
 }

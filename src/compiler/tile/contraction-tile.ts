@@ -2,6 +2,7 @@
 import type { Node } from "../../graph/node.ts";
 import { size } from "../../graph/shape.ts";
 import type { KernelGroup } from "../group/merge.ts";
+import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
 import { type Index, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
 import type { KernelIR } from "../kernel/ir.ts";
 import {
@@ -20,7 +21,7 @@ import {
 } from "../plan/contraction-schedules.ts";
 import type { Target } from "../plan/plan.ts";
 import { problemOf } from "../prepare/contraction.ts";
-import { plainBlock, plainTile, powerFor, type Reference, references, type Runs, type Tile } from "./tile.ts";
+import { plainBlock, plainTile, powerFor, type Runs, type Tile } from "./tile.ts";
 
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;
@@ -31,7 +32,7 @@ interface Contraction {
   readonly domain: readonly number[];
   readonly axes: readonly Variable[];
   /** Loads of operands. */
-  readonly inner: readonly Reference[];
+  readonly inner: readonly LoopAccess[];
   /** The axes along which the rows and the columns of a block lie; undefined where no two axes reuse operands. */
   readonly pair: { readonly m: number; readonly n: number } | undefined;
   /** The axis along which results are neighbours, else the longest. */
@@ -106,7 +107,7 @@ function factorsOf(ir: KernelIR, domain: readonly number[]): number[][] | undefi
       if (atom.kind === "div" || atom.kind === "mod" || atom.kind === "min") visit(atom.of);
     }
   };
-  for (const { index, loop } of references(ir).loads) if (loop !== undefined) visit(index);
+  for (const { index } of inLoops(accessesOf(ir).loads)) visit(index);
   const factors = ir.parallel.map((variable, axis) => {
     const lengths: number[] = [];
     let below = 1;
@@ -126,10 +127,10 @@ function contractionOf(
   terms: readonly number[],
   dtype: Problem["dtype"],
 ): Contraction {
-  const { loads, stores } = references(ir);
-  const inner = loads.filter((load) => load.loop !== undefined);
+  const { loads, stores } = accessesOf(ir);
+  const inner = inLoops(loads);
   const axes = ir.parallel;
-  const depends = (load: Reference, variable: Variable) => strideOf(load.index, variable) !== 0;
+  const depends = (load: LoopAccess, variable: Variable) => strideOf(load.index, variable) !== 0;
   const storeStride = (variable: Variable) =>
     Math.min(...stores.map((store) => Math.abs(strideOf(store.index, variable) ?? Infinity)));
   let pair: { m: number; n: number; score: number } | undefined;
@@ -149,7 +150,7 @@ function contractionOf(
   const long = pair?.n ?? (neighbours >= 0 ? neighbours : longest);
   const layoutAlong = (axis: number): OperandLayout => {
     if (inner.some((load) => strideOf(load.index, axes[axis]!) === 1)) return "own";
-    return inner.some((load) => depends(load, axes[axis]!) && (strideOf(load.index, load.loop!) ?? 1) === 1)
+    return inner.some((load) => depends(load, axes[axis]!) && (strideOf(load.index, load.loop) ?? 1) === 1)
       ? "k"
       : "neither";
   };
@@ -178,11 +179,11 @@ function fit(
     case "registerTile":
       return registerTile(schedule, contraction, target.varying ?? []);
     case "subgroupOuter":
-      return outerProduct(schedule, contraction, target.subgroupSize);
+      return subgroupTile(schedule, contraction, target.subgroupSize);
     case "workgroupTile":
-      return staged(schedule, contraction, whole);
+      return stagedTile(schedule, contraction, whole);
     case "gemv":
-      return shortBlock(schedule, contraction);
+      return gemvTile(schedule, contraction);
   }
 }
 
@@ -194,22 +195,25 @@ function registerTile(
 ): Fitted {
   const inBlock = (extent: number, most: number) =>
     varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
-  const factors = domain.map(() => 1);
+  const block = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
-    factors[last] = inBlock(domain[last]!, width);
+    block[last] = inBlock(domain[last]!, width);
   } else {
-    factors[pair.m] = inBlock(domain[pair.m]!, elements[0]);
-    factors[pair.n] = inBlock(domain[pair.n]!, elements[1]);
+    block[pair.m] = inBlock(domain[pair.m]!, elements[0]);
+    block[pair.n] = inBlock(domain[pair.n]!, elements[1]);
   }
-  return { tile: { ...plainTile, axes: factors }, blocks: size(domain) / (elements[0] * elements[1]) };
+  return {
+    tile: { ...plainTile, walk: { kind: "blocks", block } },
+    blocks: size(domain) / (elements[0] * elements[1]),
+  };
 }
 
 /**
  * The fastest way to multiply on an adapter that runs on the CPU: no workgroup memory, few loads, all arithmetic on named
  * values. Needs a block of rows and columns at least.
  */
-function outerProduct(
+function subgroupTile(
   schedule: ContractionSchedule & { readonly kind: "subgroupOuter" },
   { domain, axes, inner, pair, problem }: Contraction,
   lanes: number,
@@ -228,13 +232,17 @@ function outerProduct(
   );
   const subgroups = blocks % schedule.subgroups === 0 && blocks >= 32 ? schedule.subgroups : 1;
   return {
-    tile: { ...plainTile, reduce: schedule.depth, subgroup: { runs, ...block, rows, columns, lanes, subgroups } },
+    tile: {
+      ...plainTile,
+      walk: { kind: "subgroup", runs, ...block, rows, columns, lanes, subgroups },
+      reduce: schedule.depth,
+    },
     blocks,
   };
 }
 
 /** `m` with its neighbours among the axes along which the operand that has the columns does not change. */
-function rowRun(inner: readonly Reference[], axes: readonly Variable[], m: number, n: number): number[] {
+function rowRun(inner: readonly LoopAccess[], axes: readonly Variable[], m: number, n: number): number[] {
   const columns = inner.filter((load) => strideOf(load.index, axes[n]!) !== 0);
   const isRow = (axis: number) =>
     axis !== n && axis >= 0 && axis < axes.length && columns.every((load) => strideOf(load.index, axes[axis]!) === 0);
@@ -263,7 +271,7 @@ function runsWith(
   };
 }
 
-function staged(
+function stagedTile(
   schedule: WorkgroupTile,
   { domain, axes, inner, pair, lastTerms }: Contraction,
   whole: boolean,
@@ -289,7 +297,8 @@ function staged(
     (adjacent ? domain[axis]! : lastTerms) % schedule.width === 0 ? schedule.width : 1;
   const tile: Tile = {
     ...plainTile,
-    staged: {
+    walk: {
+      kind: "staged",
       runs,
       ...block,
       threads: schedule.threads,
@@ -303,7 +312,7 @@ function staged(
   return { tile, blocks };
 }
 
-function shortBlock(
+function gemvTile(
   schedule: Gemv,
   { problem, domain, axes, inner, pair, long, lastTerms }: Contraction,
 ): Fitted | undefined {
@@ -329,7 +338,7 @@ function shortBlock(
     (count, extent, i) => count * (i === of ? Math.ceil(extent / (threads[0] * columns)) : i === short ? 1 : extent),
     1,
   );
-  return { tile: { ...plainTile, gemv: { runs, short, long: of, threads, columns, depth } }, blocks };
+  return { tile: { ...plainTile, walk: { kind: "gemv", runs, short, long: of, threads, columns, depth } }, blocks };
 }
 
 /** A length of at most `most` that divides the axis, a multiple of the vector width if one does; `most` where none is near. */

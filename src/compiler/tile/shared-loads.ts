@@ -33,19 +33,19 @@ export function sharedLoads(
     ir,
     (index) => eachQuotient(index, (variable, by) => runs.set(variable, Math.max(by, runs.get(variable) ?? 1))),
   );
-  const axes = ir.parallel.map((variable, axis) => {
+  const block = ir.parallel.map((variable, axis) => {
     const run = runs.get(variable) ?? 1;
     return run <= longestRun && domain[axis]! % run === 0 ? run : 1;
   });
-  if (axes.every((run) => run === 1)) return undefined;
-  const last = axes.length - 1;
+  if (block.every((length) => length === 1)) return undefined;
+  const last = block.length - 1;
   // Vectors are four elements wide.
-  if (target.language === "wgsl" && axes[last] === 1 && domain[last]! % 4 === 0) axes[last] = 4;
-  const elements = size(axes);
+  if (target.language === "wgsl" && block[last] === 1 && domain[last]! % 4 === 0) block[last] = 4;
+  const elements = size(block);
   if (elements > mostElements) return undefined;
   // A GPU wants many invocations, which store neighbours.
-  if (isGpu(target) && (size(domain) / elements < fewestBlocks || axes[last] === 1)) return undefined;
-  return { ...plainTile, axes };
+  if (isGpu(target) && (size(domain) / elements < fewestBlocks || block[last] === 1)) return undefined;
+  return { ...plainTile, walk: { kind: "blocks", block } };
 }
 
 /** Loads of an invocation, an aligned group of four counted as one, for each element that it stores. */

@@ -1,46 +1,62 @@
 /** The shape of one kernel's work: how many neighbouring elements an invocation computes, and how loops are unrolled. */
 import { size } from "../../graph/shape.ts";
-import { type Index, strideInGroup, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
-import { eachStatement, type Expr, type KernelIR, type Scope } from "../kernel/ir.ts";
+import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
+import { strideInGroup, strideOf } from "../kernel/index-arithmetic.ts";
+import { eachStatement, type Expr, type KernelIR } from "../kernel/ir.ts";
 import type { AttentionBlock } from "../plan/attention-block.ts";
 import type { Target } from "../plan/plan.ts";
 
 export interface Tile {
-  /** Neighbours that one invocation computes, where the domain is walked by one counter. */
-  readonly outer: number;
-  /** The block that one invocation computes, a factor per axis of the domain (axes of length 1 left out). */
-  readonly axes: readonly number[] | undefined;
+  /** How invocations walk the elements of the domain. */
+  readonly walk: Walk;
   /** Elements of a row per pass of its loop. */
   readonly row: number;
   /** Terms of a reduction per pass of its loop. */
   readonly reduce: number;
-  /** The subgroup that computes a block of a contraction together, instead of `axes`. */
-  readonly subgroup: OuterProduct | undefined;
-  /**
-   * Steps in which each invocation of a small workgroup walks a block of the domain that lies in one piece; 1: every
-   * invocation has one element, or `outer` of them.
-   */
-  readonly walk: number;
-  /** Invocations of a workgroup that walk each row, and each reduction's terms, together; 1: every row has one invocation. */
-  readonly team: number;
-  /** The workgroup that computes a block of a contraction through memory that it shares. */
-  readonly staged: Staged | undefined;
-  /** The workgroup whose invocations walk the terms of a reduction, or of a contraction, together. */
-  readonly gemv: ShortBlock | undefined;
   /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
   readonly factors: readonly (readonly number[])[] | undefined;
   /** How an attention is walked. */
   readonly attention: AttentionBlock | undefined;
 }
 
+/** By invocations each for itself, the first three; the others by those of a workgroup, or of a subgroup, together. */
+export type Walk = FlatWalk | PiecesWalk | BlocksWalk | TeamWalk | SubgroupWalk | StagedWalk | GemvWalk;
+
+/** One counter over all elements; each invocation computes so many neighbours. */
+export interface FlatWalk {
+  readonly kind: "flat";
+  readonly neighbours: number;
+}
+
+/** The same, but each invocation of a small workgroup walks in `steps` steps what lies in one piece for all of them. */
+export interface PiecesWalk {
+  readonly kind: "pieces";
+  readonly neighbours: number;
+  readonly steps: number;
+}
+
+/** A counter per axis; each invocation computes a block of so many elements along each (axes of length 1 left out). */
+export interface BlocksWalk {
+  readonly kind: "blocks";
+  readonly block: readonly number[];
+}
+
+/** A workgroup of so many invocations for each element: they walk its row, and the terms of its reductions, together. */
+export interface TeamWalk {
+  readonly kind: "team";
+  readonly invocations: number;
+}
+
 /** Neighbouring axes of the domain that are walked as one, so that rows of a convolution's images follow each other. */
 export type Runs = readonly (readonly number[])[];
 
 /**
- * A block of `lanes * rows` by `lanes * columns` elements. In each step of k every lane loads `rows` elements of one operand and
- * `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own columns.
+ * A subgroup's block of a contraction, `lanes * rows` by `lanes * columns` elements. In each step of k every lane loads `rows`
+ * elements of one operand and `columns` of the other; the former are broadcast to all lanes, so that each has all rows of its own
+ * columns.
  */
-export interface OuterProduct {
+export interface SubgroupWalk {
+  readonly kind: "subgroup";
   readonly runs: Runs;
   /** The runs along which the rows and the columns of the block lie. */
   readonly m: number;
@@ -53,10 +69,11 @@ export interface OuterProduct {
 }
 
 /**
- * A workgroup's block of `threads[0] * rows` by `threads[1] * columns` elements, a part of `rows` by `columns` for each
- * invocation. `depth` terms of the sum at a time are brought to workgroup memory, by all invocations together.
+ * A workgroup's block of a contraction, `threads[0] * rows` by `threads[1] * columns` elements, a part of `rows` by `columns` for
+ * each invocation. `depth` terms of the sum at a time are brought to workgroup memory, by all invocations together.
  */
-export interface Staged {
+export interface StagedWalk {
+  readonly kind: "staged";
   readonly runs: Runs;
   /** The runs along which the rows and the columns of the block lie. */
   readonly m: number;
@@ -73,9 +90,10 @@ export interface Staged {
 
 /**
  * A workgroup's `threads[0] * columns` elements along one run, and all along another, short one. `threads[1]` invocations
- * walk the sum of the same elements, `depth` terms each at a time.
+ * walk the terms of a reduction, or of a contraction, to the same elements, `depth` terms each at a time.
  */
-export interface ShortBlock {
+export interface GemvWalk {
+  readonly kind: "gemv";
   readonly runs: Runs;
   /** -1: there is no short run. */
   readonly short: number;
@@ -87,43 +105,16 @@ export interface ShortBlock {
 
 /** One element an invocation, walked by one counter: what a kernel is first lowered with, to see its accesses. */
 export const plainTile: Tile = {
-  outer: 1,
-  axes: undefined,
+  walk: { kind: "flat", neighbours: 1 },
   row: 1,
   reduce: 1,
-  walk: 1,
-  team: 1,
-  subgroup: undefined,
-  staged: undefined,
-  gemv: undefined,
   factors: undefined,
   attention: undefined,
 };
 
 /** As plainTile, with a counter per axis. */
 export function plainBlock(rank: number): Tile {
-  return { ...plainTile, axes: new Array<number>(rank).fill(1) };
-}
-
-export interface Reference {
-  readonly index: Index;
-  /** The innermost loop around it. */
-  readonly loop: Variable | undefined;
-}
-
-/** What a kernel loads and stores. */
-export function references(ir: KernelIR): { loads: Reference[]; stores: Reference[] } {
-  const loads: Reference[] = [];
-  const stores: Reference[] = [];
-  const walk = (scope: Scope, loop: Variable | undefined) => {
-    for (const statement of scope.statements) {
-      if (statement.kind === "let" && statement.expr.kind === "load") loads.push({ index: statement.expr.index, loop });
-      else if (statement.kind === "store") stores.push({ index: statement.index, loop });
-      else if (statement.kind === "loop") walk(statement.body, statement.variable);
-    }
-  };
-  walk(ir.body, undefined);
-  return { loads, stores };
+  return { ...plainTile, walk: { kind: "blocks", block: new Array<number>(rank).fill(1) } };
 }
 
 /** Vectors are four elements wide, the width of a load of WGSL. */
@@ -131,12 +122,12 @@ const width = 4;
 
 /** Chooses the tile of a kernel without contractions that was lowered with plainTile. */
 export function chooseTile(probe: KernelIR, domain: readonly number[], target: Target): Tile {
-  const { loads, stores } = references(probe);
+  const { loads, stores } = accessesOf(probe);
   const [counter] = probe.parallel;
   const count = size(domain);
-  const rowStores = stores.filter((store) => store.loop !== undefined);
-  const loopLoads = loads.filter((load) => load.loop !== undefined);
-  const along = (reference: Reference) => strideOf(reference.index, reference.loop!);
+  const rowStores = inLoops(stores);
+  const loopLoads = inLoops(loads);
+  const along = ({ index, loop }: LoopAccess) => strideOf(index, loop);
   const vector = target.language === "wgsl" ? width : 1;
   const reduceContiguous = loopLoads.length > 0 && loopLoads.every((load) => [0, 1].includes(along(load) ?? 2)) &&
     loopLoads.some((load) => along(load) === 1);
@@ -144,30 +135,44 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
     stores.every((store) => strideOf(store.index, counter!) === 1);
   if (loopLoads.length > 0 || rowStores.length > 0) {
     const rowsContiguous = rowStores.length > 0 && rowStores.every((store) => along(store) === 1);
-    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop!.extent));
+    const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop.extent));
     const team = reduceContiguous || rowsContiguous ? teamOf(longest, target) : 1;
-    if (team > 1) return { ...plainTile, row: rowsContiguous ? width : 1, reduce: reduceContiguous ? width : 1, team };
-    const outer = columns && loopLoads.every((load) => [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2))
+    if (team > 1) {
+      return {
+        ...plainTile,
+        walk: { kind: "team", invocations: team },
+        row: rowsContiguous ? width : 1,
+        reduce: reduceContiguous ? width : 1,
+      };
+    }
+    const neighbours = columns && loopLoads.every((load) =>
+        [0, 1].includes(strideInGroup(load.index, counter!, width) ?? 2)
+      )
       ? width
       : 1;
     if (
-      isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / outer < fewInvocations &&
+      isGpu(target) && rowStores.length === 0 && !reduceContiguous && count / neighbours < fewInvocations &&
       longest >= leastWalked
     ) {
-      return { ...plainTile, gemv: columnBlock(domain, outer, longest) };
+      return { ...plainTile, walk: columnWalk(domain, neighbours, longest) };
     }
     return {
       ...plainTile,
-      outer,
+      walk: { kind: "flat", neighbours },
       row: rowsContiguous ? vector : 1,
       // Four partial results also on the cpu device: they shorten the chain of additions and lose less.
       reduce: reduceContiguous ? width : 1,
     };
   }
   // A few invocations with a vector each would leave a device idle.
-  const outer = columns && count >= 256 * width ? vector : 1;
-  const blocks = count / (outer * walkSteps * 8);
-  return { ...plainTile, outer, walk: target.class === "software" && blocks >= fewestBlocks ? walkSteps : 1 };
+  const neighbours = columns && count >= 256 * width ? vector : 1;
+  const pieces = count / (neighbours * walkSteps * pieceWalkers);
+  return {
+    ...plainTile,
+    walk: target.class === "software" && pieces >= fewestPieces
+      ? { kind: "pieces", neighbours, steps: walkSteps }
+      : { kind: "flat", neighbours },
+  };
 }
 
 /**
@@ -175,18 +180,21 @@ export function chooseTile(probe: KernelIR, domain: readonly number[], target: T
  * memory is walked in one piece. Drivers unroll loops of up to 32 steps, which makes this one slower than none.
  */
 const walkSteps = 64;
-/** Blocks of a domain that are worth walking: every core gets some. */
-const fewestBlocks = 8;
+/** Pieces of a domain that are worth walking: every core gets some. */
+const fewestPieces = 8;
+/** Invocations that walk a piece side by side: a subgroup of the software adapters. */
+export const pieceWalkers = 8;
 
 /** Fewer invocations leave a GPU idle, if each has so many terms. */
 const fewInvocations = 16384;
 const leastWalked = 32;
 
 /** Results that are neighbours, of which a workgroup walks the terms together. */
-function columnBlock(domain: readonly number[], columns: number, terms: number): ShortBlock {
+function columnWalk(domain: readonly number[], columns: number, terms: number): GemvWalk {
   const needed = powerFor(size(domain) / columns);
   const walkers = Math.min(128 / Math.min(16, needed), powerFor(terms));
   return {
+    kind: "gemv",
     runs: [[...domain.keys()]],
     short: -1,
     long: 0,
