@@ -9,7 +9,7 @@ import type { Modes } from "../../tensor/eager/mode.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { BatchKinds } from "../decompose/batch-kinds.ts";
 import { type Checked, judgeProgram, type Program } from "../decompose/program.ts";
-import { scoreLength, type Scores } from "../decompose/scores.ts";
+import { lossOf, meansOf, scoreLength } from "../decompose/scores.ts";
 import { type DeviceEvent, Fleet } from "../run/fleet.ts";
 import { wrongLabel } from "../run/label-ranges.ts";
 import { Placement, type PlacementOptions } from "../run/placement.ts";
@@ -24,9 +24,9 @@ import type { Phases } from "./phases.ts";
 import { Replicas } from "./replicas.ts";
 import { ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
-import type { Step } from "./step.ts";
+import type { Step, StepOutcome, StepRecord } from "./step.ts";
 import { assignBuffers, TrainingPlans } from "./training-plans.ts";
-import { inPlace, type State, type UpdateRule } from "./update.ts";
+import { inPlace, type State, type StateUpdate } from "./update.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
   /** Distinct, at least one. */
@@ -35,7 +35,7 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly parameters: readonly Tensor[];
   /** Their names, for messages. */
   readonly names?: readonly string[] | undefined;
-  readonly rule: UpdateRule;
+  readonly rule: StateUpdate;
   /** The learning rate of an update, the first being 1. A number when it is always the same. */
   readonly learningRate: number | ((update: number) => number);
   /** Loss and metrics of a batch; traced, so it runs only a few times. */
@@ -57,22 +57,6 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly snapshotEvery?: number | undefined;
   /** Devices that were lost or have joined. */
   readonly onEvent?: (event: DeviceEvent) => void;
-}
-
-/** What became of a step. */
-export interface StepOutcome {
-  /** 1 for the first step. */
-  readonly step: number;
-  readonly scores: Scores;
-  readonly rows: number;
-  /** Names of the devices that took part. */
-  readonly devices: readonly string[];
-  /** Rows that each of them computed. */
-  readonly sizes: readonly number[];
-  readonly learningRate: number;
-  /** False where the batch counted nothing, so that nothing was updated. */
-  readonly updated: boolean;
-  readonly phases: Phases;
 }
 
 /** A step whose work is on the devices. */
@@ -534,9 +518,10 @@ export class Executor {
     rows: ReadonlyMap<Device, number> = new Map(this.fleet.devices.map((device) => [device, 0])),
     phases: Phases = noPhases,
   ): StepOutcome {
-    return {
+    const record: StepRecord = {
       step: step.number,
-      scores,
+      loss: lossOf(scores),
+      metrics: meansOf(scores),
       rows: step.fields.rows,
       devices: [...rows.keys()].map((device) => device.name),
       sizes: [...rows.values()],
@@ -544,6 +529,7 @@ export class Executor {
       updated,
       phases,
     };
+    return { record, scores };
   }
 
   #sayNothingCounted(step: Step): void {

@@ -12,7 +12,7 @@ import { copyOf } from "../../tensor/transform/compile.ts";
 import { flats } from "../run/flats.ts";
 import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
-import { firstScalars, type State, type UpdateRule } from "./update.ts";
+import { firstScalars, type State, type StateUpdate } from "./update.ts";
 
 /** Buffers to give back when the replicas are garbage-collected. */
 type Owned = Map<Device, DeviceBuffer[]>;
@@ -66,7 +66,7 @@ export class Replicas {
   readonly #op: string;
   readonly #parameters: readonly Tensor[];
   readonly #offsets: readonly number[];
-  readonly #rule: UpdateRule;
+  readonly #rule: StateUpdate;
   #devices: readonly Device[];
   readonly #replicas = new Map<Device, Replica>();
   readonly #owned: Owned = new Map();
@@ -80,7 +80,7 @@ export class Replicas {
   #onHost: { readonly version: Node; readonly values: Float32Array } | undefined;
 
   /** Throws ArgumentError for no parameters or one listed twice, DTypeError for one that is not f32. */
-  constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: UpdateRule) {
+  constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: StateUpdate) {
     if (parameters.length === 0) {
       throw new ArgumentError(op, { got: "a model without parameters", need: "at least one" });
     }

@@ -19,7 +19,7 @@ import { type Fields, isBatched } from "../split/host-batch.ts";
 import type { Bucket } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOfTensors } from "./shard-sums.ts";
-import { firstScalars, inPlace, type State, updated, type UpdateRule } from "./update.ts";
+import { firstScalars, inPlace, type State, type StateUpdate, updated } from "./update.ts";
 
 /** A traced computation and what it takes and gives besides the batch. */
 export interface Prepared {
@@ -68,7 +68,7 @@ export function totalsLength(groups: number): number {
 
 export class TrainingPlans {
   readonly #program: Program;
-  readonly #rule: UpdateRule;
+  readonly #rule: StateUpdate;
   readonly #replicas: Replicas;
   readonly #clipNorm: number | undefined;
   readonly #shards: PlanCache<ShardPlan>;
@@ -79,7 +79,7 @@ export class TrainingPlans {
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
   constructor(
     program: Program,
-    rule: UpdateRule,
+    rule: StateUpdate,
     replicas: Replicas,
     family: PlanFamily,
     clipNorm: number | undefined,

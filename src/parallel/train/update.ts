@@ -2,28 +2,42 @@
 import { concat, where } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 
-/**
- * An optimizer's rule: see optim in nn. All tensors are f32; vectors have an element for each parameter
- * element.
- */
-export interface UpdateRule {
+/** What a rule is given. All are f32; vectors have one element for each element of the parameters. */
+export interface UpdateInput {
+  /** All parameters in one vector. */
+  readonly parameter: Tensor;
+  /** Their gradient, in the same order. */
+  readonly gradient: Tensor;
+  /** State vectors, by the names in `Optimizer.slots`. */
+  readonly slots: Readonly<Record<string, Tensor>>;
+  /** State scalars, by the names in `Optimizer.scalars`. */
+  readonly scalars: Readonly<Record<string, Tensor>>;
+  /** Scalar: 1 at the first update. */
+  readonly step: Tensor;
+  /** Scalar. */
+  readonly learningRate: Tensor;
+}
+
+/** What an update gives. */
+export interface UpdateResult {
+  /** The new parameters. */
+  readonly parameter: Tensor;
+  /** The new slots, by name. */
+  readonly slots: Readonly<Record<string, Tensor>>;
+  /** The new scalars, by name. */
+  readonly scalars: Readonly<Record<string, Tensor>>;
+}
+
+/** What an optimizer makes of state and gradient, whatever the learning rate: the part of its rule that runs on devices. */
+export interface StateUpdate {
+  /** What errors call it, after `optim.`. */
   readonly name: string;
-  /** Names of the state vectors, which start at 0. */
+  /** Names of the state vectors, which are 0 at first. */
   readonly slots: readonly string[];
   /** State scalars with their first values. */
   readonly scalars: Readonly<Record<string, number>>;
-  update(input: {
-    readonly parameter: Tensor;
-    readonly gradient: Tensor;
-    readonly slots: Readonly<Record<string, Tensor>>;
-    readonly scalars: Readonly<Record<string, Tensor>>;
-    readonly step: Tensor;
-    readonly learningRate: Tensor;
-  }): {
-    readonly parameter: Tensor;
-    readonly slots: Readonly<Record<string, Tensor>>;
-    readonly scalars: Readonly<Record<string, Tensor>>;
-  };
+  /** One update. Elementwise in parameter, gradient and slots, so that it may run on all parameters laid end to end. */
+  update(input: UpdateInput): UpdateResult;
 }
 
 /** A replica's trainable state. */
@@ -47,7 +61,7 @@ export function inPlace<T>({ slots, scalars, faults, parameters }: State<T>): T[
  * made, and the rule's own scalars in order. They live on the device, so that a step may be enqueued before the last one's
  * loss is known.
  */
-export function firstScalars(rule: UpdateRule): Float32Array {
+export function firstScalars(rule: StateUpdate): Float32Array {
   return Float32Array.from([1, 0, ...Object.values(rule.scalars)]);
 }
 
@@ -64,7 +78,7 @@ export interface UpdateOptions {
  * gradient is not read for that: what has stored it has noted the faults.
  */
 export function updated(
-  rule: UpdateRule,
+  rule: StateUpdate,
   state: State<Tensor>,
   gradient: Tensor,
   learningRate: Tensor,
