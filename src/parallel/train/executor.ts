@@ -25,7 +25,7 @@ import { Replicas } from "./replicas.ts";
 import { ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
 import type { Step, StepOutcome, StepRecord } from "./step.ts";
-import { assignBuffers, TrainingPlans } from "./training-plans.ts";
+import { assignBuffers, TrainingGraphs } from "./training-graphs.ts";
 import { inPlace, type State, type StateUpdate } from "./update.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
@@ -81,7 +81,7 @@ export class Executor {
   readonly statistics: Statistics = new Statistics();
   readonly #options: ExecutorOptions;
   readonly placement: Placement;
-  readonly #plans: TrainingPlans;
+  readonly #graphs: TrainingGraphs;
   readonly #sharded: ShardedSteps;
   readonly #snapshot = new Snapshot();
   readonly #judge: Judge;
@@ -125,12 +125,12 @@ export class Executor {
       options.names,
       (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }),
     );
-    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
+    this.#graphs = new TrainingGraphs(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({
       fleet: this.fleet,
       placement: this.placement,
-      plans: this.#plans,
+      graphs: this.#graphs,
       replicas: this.replicas,
       statistics: this.statistics,
       snapshot: this.#snapshot,
@@ -233,7 +233,7 @@ export class Executor {
       if (this.#released) return;
       this.#released = true;
       await Promise.allSettled(this.#beside);
-      await this.#plans.release();
+      await this.#graphs.release();
       this.statistics.release();
       await this.replicas.release();
     });
@@ -354,8 +354,8 @@ export class Executor {
   async #onOne(step: Step): Promise<Begun> {
     const { replicas, fleet } = this;
     const device = fleet.devices[0]!;
-    const prepared = this.#plans.whole(step.fields);
-    const loaded = await prepared.plan.on(device);
+    const prepared = this.#graphs.whole(step.fields);
+    const loaded = await prepared.graph.on(device);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
     const state = await this.#claim();
 
@@ -398,7 +398,7 @@ export class Executor {
     if (!placement.together) return undefined;
     const device = fleet.devices[0]!;
     const own = this.own.bind(this);
-    const prepared = await foldedStep(step, device, { placement, plans: this.#plans, replicas, own });
+    const prepared = await foldedStep(step, device, { placement, graphs: this.#graphs, replicas, own });
     if (prepared === undefined) return undefined;
     const state = await this.#claim();
     const start = performance.now();

@@ -1,4 +1,4 @@
-/** The plans of a training step: of a shard, of a whole step on one device, and of the update. */
+/** The graphs of a training step: of a shard, of a whole step on one device, and of the update. */
 import type { Watch } from "../../compiler/group/watch.ts";
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import type { PlanFamily } from "../../devices/device/family.ts";
@@ -13,17 +13,17 @@ import { type Capture, placeholder, trace } from "../../tensor/transform/trace.t
 import { countsAny, gradientOfSums, meanGradient, watchedSum } from "../decompose/gradient.ts";
 import { groupsOf, packScores, type Program } from "../decompose/program.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "../decompose/shard-trace.ts";
-import { PlanCache, SharedPlan } from "../run/shared-plan.ts";
-import { StagedPlan } from "../run/staged-plan.ts";
+import { GraphCache, SharedGraph } from "../run/shared-graph.ts";
+import { StagedGraph } from "../run/staged-graph.ts";
 import { type Fields, isBatched } from "../split/host-batch.ts";
 import type { Bucket } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOfTensors } from "./shard-sums.ts";
 import { firstScalars, inPlace, type State, type StateUpdate, updated } from "./update.ts";
 
-/** A traced computation and what it takes and gives besides the batch. */
-export interface Prepared {
-  /** Tensors bound for each run, in order, after the plan's own inputs. */
+/** What a graph takes and gives of the model's tensors, besides the batch. */
+export interface ModelTensors {
+  /** Tensors bound for each run, in order, after the graph's own inputs. */
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Tensors that the model assigns to, in order. */
   readonly assigned: readonly { readonly tensor: Tensor; readonly bytes: number }[];
@@ -34,8 +34,8 @@ export interface Prepared {
  * parameters one f32 vector of the groups' gradients and, where it is the first shard, the penalty's; then the
  * assigned tensors.
  */
-export interface ShardPlan extends Prepared {
-  readonly plan: StagedPlan;
+export interface GradientGraph extends ModelTensors {
+  readonly graph: StagedGraph;
   /** Elements of the outputs before the assigned tensors. */
   readonly lengths: readonly number[];
 }
@@ -44,8 +44,8 @@ export interface ShardPlan extends Prepared {
  * A whole step. Inputs: the fields, control, the state (as `inPlace` has it), captures. Outputs: the state in place; the
  * scores; then the assigned tensors.
  */
-export interface WholePlan extends Prepared {
-  readonly plan: SharedPlan;
+export interface StepGraph extends ModelTensors {
+  readonly graph: SharedGraph;
   readonly scoreBytes: number;
 }
 
@@ -56,7 +56,7 @@ export interface Summed {
 }
 
 /** Shards that ran together: how many, and bytes of each of their outputs. */
-export interface ShardOutputs {
+export interface GroupOutputs {
   readonly shards: number;
   readonly strides: readonly number[];
 }
@@ -66,15 +66,15 @@ export function totalsLength(groups: number): number {
   return 2 * groups + 1;
 }
 
-export class TrainingPlans {
+export class TrainingGraphs {
   readonly #program: Program;
   readonly #rule: StateUpdate;
   readonly #replicas: Replicas;
   readonly #clipNorm: number | undefined;
-  readonly #shards: PlanCache<ShardPlan>;
-  readonly #wholes: PlanCache<WholePlan>;
-  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>({ most: 8 });
-  readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>({ most: 16 });
+  readonly #shards: GraphCache<GradientGraph>;
+  readonly #wholes: GraphCache<StepGraph>;
+  readonly #updates = new GraphCache<{ readonly graph: SharedGraph }>({ most: 8 });
+  readonly #folds = new GraphCache<{ readonly graph: SharedGraph }>({ most: 16 });
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
   constructor(
@@ -84,8 +84,8 @@ export class TrainingPlans {
     family: PlanFamily,
     clipNorm: number | undefined,
   ) {
-    this.#shards = new PlanCache({ family });
-    this.#wholes = new PlanCache({ family });
+    this.#shards = new GraphCache({ family });
+    this.#wholes = new GraphCache({ family });
     this.#clipNorm = clipNorm;
     this.#program = program;
     this.#rule = rule;
@@ -113,7 +113,7 @@ export class TrainingPlans {
       /** Whether other shards of the step have other numbers of rows. */
       readonly uneven: boolean;
     },
-  ): ShardPlan {
+  ): GradientGraph {
     return this.#shards.get(`${rows} ${total} ${first} ${together} ${fields.signature}`, (family) => {
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
@@ -139,15 +139,15 @@ export class TrainingPlans {
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
       const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
-      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), {
+      const graph = new StagedGraph(roots, own, traced.captures.map((capture) => capture.placeholder), {
         common,
         family,
       });
-      return { plan, lengths: traced.result.map((x) => x.size), ...after };
+      return { graph, lengths: traced.result.map((x) => x.size), ...after };
     }, { rows, uneven });
   }
 
-  whole(fields: Fields): WholePlan {
+  whole(fields: Fields): StepGraph {
     return this.#wholes.get(`${fields.rows} ${fields.signature}`, (family) => {
       const { flat, length } = this.#replicas;
       const slots = this.#rule.slots.map(() => placeholder([length], "f32"));
@@ -188,7 +188,7 @@ export class TrainingPlans {
         parameters.placeholder,
       ];
       const roots = [...inPlace(next), scores].map((x) => x.node);
-      const plan = new SharedPlan(
+      const graph = new SharedGraph(
         {
           roots: [...roots, ...after.nodes],
           inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
@@ -198,7 +198,7 @@ export class TrainingPlans {
         own.map((_, i) => i),
         family,
       );
-      return { plan, scoreBytes: byteLength(scores.node), ...after };
+      return { graph, scoreBytes: byteLength(scores.node), ...after };
     }, { rows: fields.rows });
   }
 
@@ -207,7 +207,7 @@ export class TrainingPlans {
    * first of the scores; the state. Outputs: the state in place, as it was where the totals are not finite or count nothing,
    * or the state has faults.
    */
-  update({ groups, penalty }: Summed): { readonly plan: SharedPlan } {
+  update({ groups, penalty }: Summed): { readonly graph: SharedGraph } {
     return this.#updates.get(`${groups} ${penalty}`, () => {
       const { length } = this.#replicas;
       const controls = placeholder([control.length], "u32");
@@ -233,7 +233,11 @@ export class TrainingPlans {
       const inputs = [controls, sums, totals, ...inPlace(state)].map((x) => x.node);
       const roots = inPlace(next).map((x) => x.node);
       return {
-        plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [0, 1, 2]),
+        graph: new SharedGraph({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [
+          0,
+          1,
+          2,
+        ]),
       };
     });
   }
@@ -245,10 +249,10 @@ export class TrainingPlans {
    * element of the gradient, so that it can be watched without being stored.
    */
   fold(
-    runs: readonly ShardOutputs[],
+    runs: readonly GroupOutputs[],
     buckets: readonly Bucket[],
     { groups, penalty }: Summed,
-  ): { readonly plan: SharedPlan } {
+  ): { readonly graph: SharedGraph } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
     return this.#folds.get(key, () => {
       const inputs = runs.map(({ shards, strides }) => strides.map((bytes) => placeholder([shards, bytes / 4], "f32")));
@@ -279,7 +283,7 @@ export class TrainingPlans {
       const { watched, outputs } = traced.result;
       const faults = placeholder([2], "u32");
       const given = inputs.flat();
-      const plan = new SharedPlan({
+      const graph = new SharedGraph({
         roots: [...outputs, faults].map((x) => x.node),
         inputs: [...given, faults].map((x) => x.node),
         donate: [{ input: given.length, output: outputs.length }],
@@ -289,7 +293,7 @@ export class TrainingPlans {
           faults: given.length,
         },
       }, []);
-      return { plan };
+      return { graph };
     });
   }
 
@@ -338,7 +342,7 @@ function inBucketOrder(buckets: readonly Bucket[]): Bucket[] {
 
 /** Shows the new values of assigned tensors, which are in these buffers of a device. */
 export function assignBuffers(
-  assigned: Prepared["assigned"],
+  assigned: ModelTensors["assigned"],
   device: Device,
   buffers: readonly DeviceBuffer[],
 ): void {
@@ -349,7 +353,7 @@ export function assignBuffers(
   });
 }
 
-/** Placeholders that every plan of a batch starts with. */
+/** Placeholders that every graph of a batch starts with. */
 function ownInputs(traced: ShardTrace<unknown>): Node[] {
   return [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
 }

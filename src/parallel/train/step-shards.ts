@@ -1,38 +1,48 @@
-/** The plans with which the shards of one step are run: the same ones on one device as on several. */
+/** The shards of one step, and the graphs that compute them: the same ones on one device as on several. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { type BoundShards, type Group, runsTogether } from "../run/batch-run.ts";
+import type { Placed } from "../run/fleet.ts";
 import type { Placement } from "../run/placement.ts";
-import { type BoundShards, type Group, runsTogether } from "../run/shard-runs.ts";
 import { areUneven, bindCaptures, type Shard } from "../run/uploads.ts";
 import { type Bucket, bucketsOf } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";
 import type { Step } from "./step.ts";
-import type { ShardPlan, TrainingPlans } from "./training-plans.ts";
+import type { GradientGraph, TrainingGraphs } from "./training-graphs.ts";
 
-export interface ShardPlansParts {
-  readonly plans: TrainingPlans;
+export interface StepShardsParts {
+  readonly graphs: TrainingGraphs;
   readonly placement: Placement;
   readonly replicas: Replicas;
   /** The buffer that a device keeps of a captured tensor, if it does. */
   readonly own: (tensor: Tensor, device: Device) => DeviceBuffer | undefined;
 }
 
-export class ShardPlans {
+export class StepShards {
+  /** All of them, in the order of their rows. */
+  readonly placed: readonly Placed<Shard>[];
   readonly buckets: readonly Bucket[];
   readonly #step: Step;
-  readonly #parts: ShardPlansParts;
-  #uneven = false;
+  readonly #parts: StepShardsParts;
+  readonly #uneven: boolean;
 
-  constructor(step: Step, parts: ShardPlansParts) {
+  /** Places a step of at least one row on devices. */
+  constructor(step: Step, devices: readonly Device[], parts: StepShardsParts) {
     this.#step = step;
     this.#parts = parts;
     this.buckets = bucketsOf(parts.replicas.offsets, parts.replicas.length, 4 * step.layout.groups);
+    this.placed = parts.placement.place(step.fields.rows, devices);
+    this.#uneven = areUneven(this.all);
   }
 
-  of(shard: Shard): ShardPlan {
+  get all(): readonly Shard[] {
+    return this.placed.map(({ job }) => job);
+  }
+
+  of(shard: Shard): GradientGraph {
     const { fields, dependsOnTotal, penalty } = this.#step;
-    const { plans, placement } = this.#parts;
-    return plans.shard(fields, {
+    const { graphs, placement } = this.#parts;
+    return graphs.shard(fields, {
       rows: shard.rows,
       total: dependsOnTotal ? fields.rows : undefined,
       first: shard.index === 0 && penalty,
@@ -42,10 +52,9 @@ export class ShardPlans {
     });
   }
 
-  /** To be called with all shards when none of an earlier step is about to be run: gives back what plans have outgrown. */
-  async settle(shards: readonly Shard[]): Promise<void> {
-    this.#uneven = areUneven(shards);
-    for (const plan of new Set(shards.map((shard) => this.of(shard).plan))) await plan.settle();
+  /** To be called when none of an earlier step is about to be run: gives back what graphs have outgrown. */
+  async settle(): Promise<void> {
+    for (const graph of new Set(this.all.map((shard) => this.of(shard).graph))) await graph.settle();
   }
 
   /** Which shards of a list a device runs together. */
@@ -54,9 +63,9 @@ export class ShardPlans {
   }
 
   /** What a group of shards needs on a device. */
-  async prepare(device: Device, group: Group): Promise<ShardPlan & BoundShards> {
+  async prepare(device: Device, group: Group): Promise<GradientGraph & BoundShards> {
     const prepared = this.of(group[0]!);
-    const loaded = await prepared.plan.on(device, group.length);
+    const loaded = await prepared.graph.on(device, group.length);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => this.#parts.own(tensor, device));
     return { ...prepared, loaded, captured };
   }
