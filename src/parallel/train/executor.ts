@@ -121,7 +121,7 @@ export class Executor {
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
     this.#judge = new Judge(
       op,
-      this.replicas,
+      this.replicas.layout,
       options.names,
       (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }),
     );
@@ -442,7 +442,7 @@ export class Executor {
 
   /** Where the parameters after a step on one device are copied to, if they are. */
   #memoryForCopy(step: Step): Float32Array | undefined {
-    const { length } = this.replicas;
+    const { length } = this.replicas.layout;
     return this.#copies(step, 4 * length > largeBytes ? 10 : 1) ? this.#snapshot.memory(length) : undefined;
   }
 

@@ -91,7 +91,7 @@ export class Reduction {
     this.#options = options;
     this.#vectors = vectors;
     this.#landings = landings.slice(0, shards);
-    this.#check = new GradientCheck(replicas);
+    this.#check = new GradientCheck(replicas.layout);
     this.#arrived = buckets.map(() => new Set<number>());
   }
 
@@ -160,7 +160,7 @@ export class Reduction {
       fleet.each(step.number, "update", (device) => {
         const into = updates.get(device)!.written[1]!;
         for (let row = 0; row * size < sums.length; row++) {
-          device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.length + start));
+          device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.layout.length + start));
         }
       }));
   }

@@ -187,7 +187,7 @@ export class ShardedSteps {
       }
       const buffers = inPlace(own);
       if (first && copy) {
-        const into = snapshot.memory(replicas.length);
+        const into = snapshot.memory(replicas.layout.length);
         const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);

@@ -30,7 +30,8 @@ export class StepShards {
   constructor(step: Step, devices: readonly Device[], parts: StepShardsParts) {
     this.#step = step;
     this.#parts = parts;
-    this.buckets = bucketsOf(parts.replicas.offsets, parts.replicas.length, 4 * step.layout.groups);
+    const { offsets, length } = parts.replicas.layout;
+    this.buckets = bucketsOf(offsets, length, 4 * step.layout.groups);
     this.placed = parts.placement.place(step.fields.rows, devices);
     this.#uneven = areUneven(this.all);
   }

@@ -122,7 +122,7 @@ export class TrainingGraphs {
         const sums = [...groups.map((group) => group.sum), ...penalty === undefined ? [] : [penalty]];
         const scores = packScores(groups, penalty, metrics);
         if (sums.length === 0) return [scores];
-        const inBuckets = buckets.map((bucket) => this.#replicas.within(bucket));
+        const inBuckets = buckets.map((bucket) => this.#replicas.layout.within(bucket));
         const gradients = sums.map((sum) => grad(sum, inBuckets.flat()));
         let taken = 0;
         const packed = inBuckets.map(({ length }, b) => {
@@ -149,7 +149,8 @@ export class TrainingGraphs {
 
   whole(fields: Fields): StepGraph {
     return this.#wholes.get(`${fields.rows} ${fields.signature}`, (family) => {
-      const { flat, length } = this.#replicas;
+      const { flat, layout } = this.#replicas;
+      const { length, used } = layout;
       const slots = this.#rule.slots.map(() => placeholder([length], "f32"));
       const scalars = placeholder([firstScalars(this.#rule).length], "f32");
       const faults = placeholder([2], "u32");
@@ -165,9 +166,9 @@ export class TrainingGraphs {
           counted: countsAny(groups.map(({ count }) => count)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars, faults };
-        const parameters = this.#replicas.within({ start: 0, end: length });
+        const parameters = layout.within({ start: 0, end: length });
         const gradients = meanGradient(groups, loss.penalty, parameters).map((part) => part.reshape([part.size]));
-        const gradient = concat([...gradients, zeros([length - this.#replicas.used])], { axis: 0 });
+        const gradient = concat([...gradients, zeros([length - used])], { axis: 0 });
         const rate = controlScalar(inputs, control.learningRate);
         const next = updated(this.#rule, state, gradient, rate, { guard, clipNorm: this.#clipNorm });
         return { next, gradients, scores: packScores(groups, loss.penalty, metrics) };
@@ -209,7 +210,7 @@ export class TrainingGraphs {
    */
   update({ groups, penalty }: Summed): { readonly graph: SharedGraph } {
     return this.#updates.get(`${groups} ${penalty}`, () => {
-      const { length } = this.#replicas;
+      const { length } = this.#replicas.layout;
       const controls = placeholder([control.length], "u32");
       const sums = placeholder([groups + (penalty ? 1 : 0), length], "f32");
       const totals = placeholder([totalsLength(groups)], "f32");
@@ -289,7 +290,7 @@ export class TrainingGraphs {
         donate: [{ input: given.length, output: outputs.length }],
         watch: {
           values: inBucketOrder(buckets).map(({ start }, i) => ({ node: watched[i]!.node, number: start, each: true })),
-          boundary: this.#replicas.boundary,
+          boundary: this.#replicas.layout.boundary,
           faults: given.length,
         },
       }, []);
@@ -305,7 +306,7 @@ export class TrainingGraphs {
       offset += size;
       return value;
     });
-    return { values, boundary: this.#replicas.boundary, faults };
+    return { values, boundary: this.#replicas.layout.boundary, faults };
   }
 
   /**
@@ -315,7 +316,7 @@ export class TrainingGraphs {
   #effects(traced: ShardTrace<unknown>, captures: readonly Capture[], apply?: Tensor) {
     const entries = [...traced.assignments];
     for (const [tensor] of entries) {
-      if (tensor === this.#replicas.flat || this.#replicas.has(tensor)) {
+      if (tensor === this.#replicas.flat || this.#replicas.layout.has(tensor)) {
         throw new ArgumentError("train", {
           got: "a parameter that is assigned to in the forward pass",
           need: "an optimizer to update it, or a buffer",

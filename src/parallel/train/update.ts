@@ -1,4 +1,5 @@
 /** The optimizer's update of all parameters at once, as a traced function of flat vectors. */
+import { InternalError } from "../../errors.ts";
 import { concat, where } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 
@@ -40,6 +41,59 @@ export interface StateUpdate {
   update(input: UpdateInput): UpdateResult;
 }
 
+/** The first values of the state's scalars: the number of updates made, and the rule's own in order. */
+export function scalarsAtFirst({ scalars }: StateUpdate): number[] {
+  return [0, ...Object.values(scalars)];
+}
+
+/** What an update takes and gives, with the state in the order of the rule's names; `step` is the number of this update. */
+export interface OrderedState {
+  readonly parameter: Tensor;
+  readonly slots: readonly Tensor[];
+  /** The rule's own. */
+  readonly scalars: readonly Tensor[];
+}
+
+/** One update by a rule. */
+export function updatedBy(
+  rule: StateUpdate,
+  { parameter, slots, scalars }: OrderedState,
+  by: Pick<UpdateInput, "gradient" | "step" | "learningRate">,
+): OrderedState {
+  const scalarNames = Object.keys(rule.scalars);
+  const result = rule.update({
+    parameter,
+    slots: byName(rule.slots, slots),
+    scalars: byName(scalarNames, scalars),
+    ...by,
+  });
+  return {
+    parameter: result.parameter,
+    slots: inOrder(rule.slots, result.slots),
+    scalars: inOrder(scalarNames, result.scalars),
+  };
+}
+
+function byName(names: readonly string[], values: readonly Tensor[]): Record<string, Tensor> {
+  return Object.fromEntries(values.map((value, i) => [names[i], value]));
+}
+
+function inOrder(names: readonly string[], values: Readonly<Record<string, Tensor>>): Tensor[] {
+  return names.map((name) => {
+    const value = values[name];
+    if (value !== undefined) return value;
+    throw new InternalError("update", {
+      got: `no ${name} of an update`,
+      need: "what the rule names, as optimizer() checks",
+    });
+  });
+}
+
+/** Scalars in one vector, as a kernel can bind few buffers. */
+export function asVector(scalars: readonly Tensor[]): Tensor {
+  return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
+}
+
 /** A replica's trainable state. */
 export interface State<T> {
   readonly parameters: T;
@@ -62,7 +116,7 @@ export function inPlace<T>({ slots, scalars, faults, parameters }: State<T>): T[
  * loss is known.
  */
 export function firstScalars(rule: StateUpdate): Float32Array {
-  return Float32Array.from([1, 0, ...Object.values(rule.scalars)]);
+  return Float32Array.from([1, ...scalarsAtFirst(rule)]);
 }
 
 export interface UpdateOptions {
@@ -87,17 +141,13 @@ export function updated(
   const scalar = (i: number) => state.scalars.slice({ axis: 0, start: i, end: i + 1 }).reshape([]);
   const healthy = scalar(0);
   const updates = scalar(1);
-  const names = Object.keys(rule.scalars);
-  const result = rule.update({
-    parameter: state.parameters,
+  const own = Object.keys(rule.scalars).map((_, i) => scalar(i + 2));
+  const next = updatedBy(rule, { parameter: state.parameters, slots: state.slots, scalars: own }, {
     gradient: clipNorm === undefined ? gradient : clippedByNorm(gradient, clipNorm),
-    slots: Object.fromEntries(rule.slots.map((name, i) => [name, state.slots[i]!])),
-    scalars: Object.fromEntries(names.map((name, i) => [name, scalar(i + 2)])),
     step: updates.add(1),
     learningRate,
   });
-  const slots = rule.slots.map((name) => result.slots[name]!);
-  const scalars = [updates.add(1), ...names.map((name) => result.scalars[name]!)];
+  const scalars = [updates.add(1), ...next.scalars];
   const faulty = [0, 1].map((word) =>
     state.faults.slice({ axis: 0, start: word, end: word + 1 }).reshape([]).notEqual(0)
   );
@@ -107,14 +157,10 @@ export function updated(
   return {
     apply,
     faults: state.faults,
-    parameters: where(apply, result.parameter, state.parameters),
-    slots: slots.map((slot, i) => where(apply, slot, state.slots[i]!)),
+    parameters: where(apply, next.parameter, state.parameters),
+    slots: state.slots.map((slot, i) => where(apply, next.slots[i]!, slot)),
     scalars: asVector([stillHealthy, ...scalars.map((x, i) => where(apply, x, scalar(i + 1)))]),
   };
-}
-
-function asVector(scalars: readonly Tensor[]): Tensor {
-  return concat(scalars.map((x) => x.reshape([1])), { axis: 0 });
 }
 
 /**
