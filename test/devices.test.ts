@@ -203,6 +203,19 @@ onEachDevice("mistakes of the caller are typed errors", async (device) => {
   device.free(small);
 });
 
+for (const kind of testKinds) {
+  test(`a device runs what it has loaded itself, on ${kind}`, async (context) => {
+    const devices = await virtualDevices(kind, 2);
+    if (devices === undefined) return context.skip("no adapter");
+    const [one, other] = devices as [Device, Device];
+    const executable = await one.load(inPlace(increment(one.target.language, 4), 16));
+    const buffer = other.alloc(16);
+    assert.throws(() => other.run(executable, [buffer], [buffer]), /one of another device; need one of /);
+    executable.release();
+    other.free(buffer);
+  });
+}
+
 onEachDevice("errors that WebGPU reports later come out at the next call that waits, once", async (device) => {
   const { language } = device.target;
   const program = language === "wgsl"

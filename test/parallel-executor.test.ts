@@ -114,9 +114,9 @@ onCounts("three steps of SGD on x = 1..7 lead to w = 0.216", async (devices) => 
   const w = nn.parameter(tensor([1]));
   const train = executor(devices, [w], linear(w), { learningRate: 0.01 });
   for (let i = 0; i < 3; i++) {
-    const outcome = await train.step({ x: host(upTo(7)) });
-    assert.equal(outcome.step, i + 1);
-    assert.equal(outcome.sizes.reduce((a, b) => a + b, 0), 7);
+    const { record } = await train.step({ x: host(upTo(7)) });
+    assert.equal(record.step, i + 1);
+    assert.equal(record.sizes.reduce((a, b) => a + b, 0), 7);
   }
   assertClose(await w.data(), [0.216]);
 });
@@ -157,13 +157,13 @@ onCounts("a batch that counts nothing updates nothing, and says so", async (devi
   const w = nn.parameter(tensor([1]));
   const train = executor(devices, [w], linear(w), { optimizer: adam({}), learningRate: 0.1 });
   const nothing = await train.step({ x: host([1, 2, NaN]), mask: host([0, 0, 0]) });
-  assert.equal(nothing.updated, false);
+  assert.equal(nothing.record.updated, false);
   assert.ok(Number.isNaN(lossOf(nothing.scores)));
   const empty = await train.step({ x: host([]), mask: host([]) });
-  assert.deepEqual([empty.updated, empty.rows], [false, 0]);
+  assert.deepEqual([empty.record.updated, empty.record.rows], [false, 0]);
   assert.deepEqual(await w.array(), [1]);
   const something = await train.step({ x: host([1, 2, 3]), mask: host([1, 1, 1]) });
-  assert.equal(something.updated, true);
+  assert.equal(something.record.updated, true);
   // The first update of Adam moves by the learning rate, whatever came before it.
   assertClose(await w.data(), [0.9]);
 });

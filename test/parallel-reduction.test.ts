@@ -10,7 +10,7 @@ import { Placement } from "../src/parallel/run/placement.ts";
 import { Capacities } from "../src/parallel/split/capacities.ts";
 import { bucketsOf } from "../src/parallel/train/buckets.ts";
 import { Checksummer } from "../src/parallel/train/checksum.ts";
-import { Replicas } from "../src/parallel/train/replicas.ts";
+import { FlatParameters } from "../src/parallel/train/flat-parameters.ts";
 import { sumOfFew, sumOfTensors, sumShards } from "../src/parallel/train/shard-sums.ts";
 import { Vectors } from "../src/parallel/train/vectors.ts";
 import { tensor } from "../src/tensor/create.ts";
@@ -129,20 +129,21 @@ onEachDevice("a checksum is that of the bits in their places", async (device) =>
   await checksummer.release();
 });
 
-test("parameters lie side by side without gaps, those that fill vectors at multiples of them", async () => {
-  const devices = (await virtualDevices("cpu", 1))!;
-  const rule = { name: "none", learningRate: 0, slots: [], scalars: {}, update: () => ({}) } as never;
-  fc.assert(fc.property(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 9 }), (sizes) => {
-    const replicas = new Replicas("test", devices, sizes.map((size) => tensor(new Float32Array(size))), rule);
-    const byStart = [...replicas.ranges].sort((a, b) => a.start - b.start);
-    byStart.forEach(({ start, end }, i) => assert.equal(end, byStart[i + 1]?.start ?? replicas.used, `${start}`));
+test("parameters lie side by side without gaps, if aligned those that fill vectors at multiples of them", () => {
+  const sizesOf = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 9 });
+  fc.assert(fc.property(sizesOf, fc.boolean(), (sizes, aligned) => {
+    const parameters = sizes.map((size) => tensor(new Float32Array(size)));
+    const layout = new FlatParameters("test", parameters, { aligned });
+    const byStart = [...layout.ranges].sort((a, b) => a.start - b.start);
+    byStart.forEach(({ start, end }, i) => assert.equal(end, byStart[i + 1]?.start ?? layout.used, `${start}`));
     sizes.forEach((size, i) => {
-      if (size % 4 === 0) assert.equal(replicas.offsets[i]! % 4, 0, `${sizes}: ${replicas.offsets}`);
-      for (const element of [replicas.offsets[i]!, replicas.offsets[i]! + size - 1]) {
-        assert.equal(replicas.parameterAt(element), i);
-      }
+      const { start, end } = layout.ranges[i]!;
+      assert.equal(end - start, size);
+      if (aligned && size % 4 === 0) assert.equal(start % 4, 0, `${sizes}: ${layout.offsets}`);
+      for (const element of [start, end - 1]) assert.equal(layout.positionAt(element), i);
     });
-    assert.ok(replicas.length % 4 === 0 && replicas.length - replicas.used < 4);
+    if (aligned) assert.ok(layout.length % 4 === 0 && layout.length - layout.used < 4);
+    else assert.deepEqual([layout.within({ start: 0, end: layout.length }), layout.length], [parameters, layout.used]);
   }));
 });
 

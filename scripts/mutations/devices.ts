@@ -91,7 +91,7 @@ export const devices: readonly Mutation[] = [
   },
   {
     file: "devices/cpu/cpu.ts",
-    find: `this.#lifetime.require("read"); // What`,
+    find: `lifetime.require("read"); // What`,
     put: "// What",
     tests: { "devices": "a closed device refuses" },
     why: "a read that comes late from a lost device resolves",
@@ -99,9 +99,9 @@ export const devices: readonly Mutation[] = [
   {
     file: "devices/cpu/cpu.ts",
     find: `// Copied before the first await: later calls must not show in it.
-    const copy = this.#pool.block("read", buffer).memory.bytes.slice(offset, offset + bytes).buffer;`,
+    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;`,
     put: `await this.#turn();
-    const copy = this.#pool.block("read", buffer).memory.bytes.slice(offset, offset + bytes).buffer;`,
+    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;`,
     tests: { "devices": "a read sees its moment" },
     why: "a read shows what later calls did",
   },

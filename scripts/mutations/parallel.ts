@@ -180,7 +180,7 @@ export const parallel: readonly Mutation[] = [
     why: "what is assigned to a parameter while another one is read is lost",
   },
   {
-    file: "parallel/train/replicas.ts",
+    file: "parallel/train/flat-parameters.ts",
     find: "if ((size % lanes === 0) !== even) return;",
     put: "if (!even) return;",
     tests: { "parallel-reduction": "parameters lie side by side" },

@@ -7,7 +7,6 @@ import type { DType } from "../../graph/dtype.ts";
 import { asWords, type Words } from "../../graph/words.ts";
 import { nextTurn } from "../../host/host.ts";
 import { guard } from "../../signature/takes.ts";
-import { describe } from "../device/describe.ts";
 import type {
   Device,
   DeviceBuffer,
@@ -18,12 +17,12 @@ import type {
   OutputRead,
 } from "../device/device.ts";
 import { ofUsers } from "../device/kinds.ts";
-import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
-import { forget, type Identity, register } from "../device/registry.ts";
-import { bindSlots, checkReads, handled, partOfItem, requireItems, slotBytes } from "../memory/bind.ts";
-import { type Block, MemoryPool, requireRange } from "../memory/pool.ts";
-import { type Lease, Scratch } from "../memory/scratch.ts";
+import { type Identity, register } from "../device/registry.ts";
+import { checkReads, handled, partOffset, partOfItem } from "../memory/bind.ts";
+import { DeviceCore, LoadedExecutable } from "../memory/core.ts";
+import type { Block } from "../memory/pool.ts";
+import type { Lease } from "../memory/scratch.ts";
 
 type Kernel = (buffers: readonly Words[], begin: number, end: number) => void;
 
@@ -58,23 +57,12 @@ const info: DeviceInfo = {
   runtime: "none",
 };
 
-class CpuExecutable implements Executable {
-  readonly plan: Plan;
+class CpuExecutable extends LoadedExecutable<Memory> {
   readonly kernels: readonly Kernel[];
-  readonly lease: Lease<Memory>;
-  readonly items: number;
-  released = false;
 
-  constructor(plan: Plan, kernels: readonly Kernel[], lease: Lease<Memory>, items: number) {
-    this.items = items;
-    this.plan = plan;
+  constructor(core: DeviceCore<Memory>, plan: Plan, items: number, lease: Lease<Memory>, kernels: readonly Kernel[]) {
+    super(core, plan, items, lease);
     this.kernels = kernels;
-    this.lease = lease;
-  }
-
-  release(): void {
-    this.released = true;
-    this.lease.release();
   }
 }
 
@@ -85,71 +73,54 @@ export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly info: DeviceInfo = info;
   readonly target: Target = target;
-  readonly #identity: Identity;
-  readonly #lifetime: Lifetime;
-  readonly #pool: MemoryPool<Memory>;
-  readonly #scratch: Scratch<Memory>;
+  readonly #core: DeviceCore<Memory>;
   readonly #kernels = new Map<string, Kernel>();
   #turnBegan = performance.now();
   #compiled = 0;
-  #dispatches = 0;
-  #submissions = 0;
-  #bytesWritten = 0;
-  #bytesRead = 0;
 
   /** `budget` is in bytes. */
   constructor(identity: Identity, budget: number) {
-    this.#identity = identity;
     this.id = identity.id;
     this.name = identity.name;
-    this.#lifetime = new Lifetime(this.name);
-    this.#pool = new MemoryPool<Memory>(this.name, { create: hostMemory, destroy: () => {} }, {
-      budget,
-      largest: target.maxBindingBytes,
-    });
-    this.#scratch = new Scratch(this.#pool);
+    const limits = { budget, largest: target.maxBindingBytes };
+    this.#core = new DeviceCore<Memory>(identity, { create: hostMemory, destroy: () => {} }, limits);
     register(this);
     debugLine(1, () => `shardwise: ${this.name} is ${info.description}`);
   }
 
   get lost(): Promise<DeviceLoss> {
-    return this.#lifetime.lost;
+    return this.#core.lifetime.lost;
   }
 
   get isLost(): boolean {
-    return this.#lifetime.isLost;
+    return this.#core.lifetime.isLost;
   }
 
   set budget(bytes: number) {
-    this.#pool.budget = bytes;
+    this.#core.pool.budget = bytes;
   }
 
   alloc(bytes: number): DeviceBuffer {
-    this.#lifetime.require("alloc");
-    return this.#pool.alloc(bytes);
+    return this.#core.alloc(bytes);
   }
 
   free(buffer: DeviceBuffer): void {
-    this.#pool.free(buffer);
+    this.#core.pool.free(buffer);
   }
 
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset = 0): void {
-    this.#lifetime.require("write");
-    requireRange("write", buffer, offset, data.byteLength);
-    const { bytes } = this.#pool.block("write", buffer).memory;
+    const { bytes } = this.#core.toWrite(buffer, offset, data.byteLength);
     bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
-    this.#bytesWritten += data.byteLength;
   }
 
   async read(buffer: DeviceBuffer, offset = 0, bytes: number = buffer.bytes - offset): Promise<ArrayBuffer> {
-    this.#lifetime.require("read");
-    requireRange("read", buffer, offset, bytes);
+    const { lifetime } = this.#core;
     // Copied before the first await: later calls must not show in it.
-    const copy = this.#pool.block("read", buffer).memory.bytes.slice(offset, offset + bytes).buffer;
-    this.#lifetime.rethrow();
-    this.#bytesRead += bytes;
+    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;
+    lifetime.rethrow();
+    this.#core.bytesRead += bytes;
     await this.#turn();
-    this.#lifetime.require("read"); // What comes late from a device that was lost meanwhile is not wanted any more.
+    lifetime.require("read"); // What comes late from a device that was lost meanwhile is not wanted any more.
     return copy;
   }
 
@@ -170,21 +141,19 @@ export class CpuDevice implements Device {
   }
 
   async sync(): Promise<void> {
-    this.#lifetime.require("sync");
-    this.#lifetime.rethrow();
+    this.#core.lifetime.require("sync");
+    this.#core.lifetime.rethrow();
     await this.#turn();
   }
 
   load(plan: Plan, items = 1): Promise<Executable> {
     // Everything happens now; a promise carries the outcome, errors too.
     return new Promise((resolve) => {
-      this.#lifetime.require("load");
-      requireItems("load", plan, items, Infinity);
+      this.#core.requireLoadable(plan, items);
       const before = this.#compiled;
       const kernels = plan.programs.map((program) => this.#compile(program));
-      const lease = this.#scratch.lease(plan.temporaries.map((slot) => slotBytes(plan, slot, items) ?? 0));
-      debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#compiled - before)}`);
-      resolve(new CpuExecutable(plan, kernels, lease, items));
+      const lease = this.#core.lease(plan, items, this.#compiled - before);
+      resolve(new CpuExecutable(this.#core, plan, items, lease, kernels));
     });
   }
 
@@ -194,24 +163,14 @@ export class CpuDevice implements Device {
     outputs: readonly DeviceBuffer[],
     items = 1,
   ): void {
-    this.#lifetime.require("run");
-    if (!(executable instanceof CpuExecutable) || executable.released) {
-      throw new DeviceError("run", {
-        got: "a released executable or one of another device",
-        need: `one of ${this.name}`,
-      });
-    }
-    const { plan, kernels, lease } = executable;
-    requireItems("run", plan, items, executable.items);
-    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer), items);
+    const { executable: { plan, kernels }, slots } = this.#core.bind(CpuExecutable, executable, inputs, outputs, items);
     const start = performance.now();
     for (const step of plan.steps) {
       if (step.kind === "copy") {
         for (let item = 0; item < items; item++) {
-          const at = (slot: number) =>
-            item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
-          const from = required(slots, step.from).memory.bytes.subarray(at(step.from), at(step.from) + step.bytes);
-          required(slots, step.to).memory.bytes.set(from, at(step.to));
+          const start = partOffset(plan, step.from, item);
+          const from = required(slots, step.from).memory.bytes.subarray(start, start + step.bytes);
+          required(slots, step.to).memory.bytes.set(from, partOffset(plan, step.to, item));
         }
         continue;
       }
@@ -220,24 +179,14 @@ export class CpuDevice implements Device {
       if (program === undefined || kernel === undefined) throw missingProgram(step.program);
       this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot)), items);
     }
-    this.#submissions++;
+    this.#core.submissions++;
     if (tracing()) {
       traceSpan(this.name, plan.programs[0]?.name ?? "copy", start, performance.now(), { steps: plan.steps.length });
     }
   }
 
   stats(): DeviceStats {
-    return {
-      liveBytes: this.#pool.liveBytes,
-      peakBytes: this.#pool.peakBytes,
-      pooledBytes: this.#pool.pooledBytes,
-      allocations: this.#pool.allocations,
-      kernels: this.#compiled,
-      dispatches: this.#dispatches,
-      submissions: this.#submissions,
-      bytesWritten: this.#bytesWritten,
-      bytesRead: this.#bytesRead,
-    };
+    return this.#core.stats(this.#compiled);
   }
 
   abandon(message: string): void {
@@ -245,8 +194,7 @@ export class CpuDevice implements Device {
   }
 
   close(): void {
-    this.#end("closed", "close() was called");
-    forget(this.#identity);
+    this.#core.close((reason, message) => this.#end(reason, message));
   }
 
   /** Behaves from now on as a device that was lost. For tests of what is done about it. */
@@ -255,8 +203,8 @@ export class CpuDevice implements Device {
   }
 
   #end(reason: DeviceLoss["reason"], message: string): void {
-    if (!this.#lifetime.end(reason, message)) return;
-    this.#pool.clear();
+    if (!this.#core.lifetime.end(reason, message)) return;
+    this.#core.pool.clear();
     this.#kernels.clear();
   }
 
@@ -266,13 +214,13 @@ export class CpuDevice implements Device {
         const { memory } = required(blocks, index);
         return partOfItem(memory.views[dtype], program.strides?.[index], item);
       });
-    this.#dispatches++;
+    this.#core.dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
     try {
       for (let item = 0; item < items; item++) kernel(views(item), 0, program.invocations);
     } catch (cause) {
-      this.#lifetime.fail(
+      this.#core.lifetime.fail(
         new DeviceError("run", {
           got: `${String(cause)} in kernel ${program.name}`,
           need: "a kernel that runs",

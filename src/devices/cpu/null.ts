@@ -9,11 +9,10 @@ import type {
   Executable,
   OutputRead,
 } from "../device/device.ts";
-import { Lifetime } from "../device/lifetime.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
-import { claimIdentity, forget, type Identity, register } from "../device/registry.ts";
+import { claimIdentity, type Identity, register } from "../device/registry.ts";
 import { handled } from "../memory/bind.ts";
-import { MemoryPool, requireRange } from "../memory/pool.ts";
+import { DeviceCore } from "../memory/core.ts";
 
 const info: DeviceInfo = { vendor: "", architecture: "", description: "nothing", software: true, runtime: "none" };
 
@@ -43,48 +42,36 @@ class NullDevice implements Device {
   readonly kind = "null";
   readonly info: DeviceInfo = info;
   readonly target: Target;
-  readonly #identity: Identity;
-  readonly #lifetime: Lifetime;
-  readonly #pool: MemoryPool<undefined>;
+  readonly #core: DeviceCore<undefined>;
   readonly #kernels = new Set<string>();
-  #dispatches = 0;
-  #submissions = 0;
-  #bytesWritten = 0;
 
   constructor(identity: Identity, target: Target, budget: number) {
-    this.#identity = identity;
     this.id = identity.id;
     this.name = identity.name;
     this.target = target;
-    this.#lifetime = new Lifetime(this.name);
-    this.#pool = new MemoryPool<undefined>(this.name, { create: () => undefined, destroy: () => {} }, {
-      budget,
-      largest: Infinity,
-    });
+    const limits = { budget, largest: Infinity };
+    this.#core = new DeviceCore<undefined>(identity, { create: () => undefined, destroy: () => {} }, limits);
     register(this);
   }
 
   get lost(): Promise<DeviceLoss> {
-    return this.#lifetime.lost;
+    return this.#core.lifetime.lost;
   }
 
   get isLost(): boolean {
-    return this.#lifetime.isLost;
+    return this.#core.lifetime.isLost;
   }
 
   alloc(bytes: number): DeviceBuffer {
-    this.#lifetime.require("alloc");
-    return this.#pool.alloc(bytes);
+    return this.#core.alloc(bytes);
   }
 
   free(buffer: DeviceBuffer): void {
-    this.#pool.free(buffer);
+    this.#core.pool.free(buffer);
   }
 
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset = 0): void {
-    this.#lifetime.require("write");
-    requireRange("write", buffer, offset, data.byteLength);
-    this.#bytesWritten += data.byteLength;
+    this.#core.toWrite(buffer, offset, data.byteLength);
   }
 
   read(): Promise<ArrayBuffer> {
@@ -97,11 +84,11 @@ class NullDevice implements Device {
   }
 
   run(executable: Executable): void {
-    this.#lifetime.require("run");
-    this.#submissions++;
+    this.#core.lifetime.require("run");
+    this.#core.submissions++;
     for (const step of executable.plan.steps) {
       if (step.kind !== "dispatch") continue;
-      this.#dispatches++;
+      this.#core.dispatches++;
       const program = executable.plan.programs[step.program];
       if (program === undefined || !timingKernels()) continue;
       kernelRan({ device: this.name, program, start: performance.now(), milliseconds: 0 });
@@ -123,25 +110,14 @@ class NullDevice implements Device {
   }
 
   stats(): DeviceStats {
-    return {
-      liveBytes: this.#pool.liveBytes,
-      peakBytes: this.#pool.peakBytes,
-      pooledBytes: this.#pool.pooledBytes,
-      allocations: this.#pool.allocations,
-      kernels: this.#kernels.size,
-      dispatches: this.#dispatches,
-      submissions: this.#submissions,
-      bytesWritten: this.#bytesWritten,
-      bytesRead: 0,
-    };
+    return this.#core.stats(this.#kernels.size);
   }
 
   abandon(message: string): void {
-    this.#lifetime.end("lost", message);
+    this.#core.lifetime.end("lost", message);
   }
 
   close(): void {
-    this.#lifetime.end("closed", "close() was called");
-    forget(this.#identity);
+    this.#core.close((reason, message) => this.#core.lifetime.end(reason, message));
   }
 }

@@ -4,7 +4,6 @@ import { debugLine } from "../../debug/log.ts";
 import { traceSpan, tracing } from "../../debug/trace.ts";
 import { DeviceError, InternalError, OutOfMemoryError } from "../../errors.ts";
 import { guard } from "../../signature/takes.ts";
-import { describe } from "../device/describe.ts";
 import type {
   Device,
   DeviceBuffer,
@@ -16,14 +15,14 @@ import type {
 } from "../device/device.ts";
 import type { PlanFamily } from "../device/family.ts";
 import { ofUsers } from "../device/kinds.ts";
-import { Lifetime } from "../device/lifetime.ts";
 import { markSubmission } from "../device/polling.ts";
 import { timingKernels } from "../device/profile.ts";
-import { forget, type Identity, register } from "../device/registry.ts";
+import { type Identity, register } from "../device/registry.ts";
 import { withTuned } from "../device/tuned.ts";
-import { bindSlots, checkReads, handled, requireItems, slotBytes } from "../memory/bind.ts";
-import { type Block, mebibytes, MemoryPool, requireRange } from "../memory/pool.ts";
-import { type Lease, Scratch } from "../memory/scratch.ts";
+import { checkReads, handled, partOffset } from "../memory/bind.ts";
+import { DeviceCore, LoadedExecutable } from "../memory/core.ts";
+import { type Block, mebibytes, MemoryPool } from "../memory/pool.ts";
+import type { Lease } from "../memory/scratch.ts";
 import { leaveBehind } from "./abandoned.ts";
 import { BindGroups } from "./bind-groups.ts";
 import { DispatchTimer } from "./dispatch-timer.ts";
@@ -64,20 +63,18 @@ type Step =
   }
   | { readonly kind: "copy"; readonly from: number; readonly to: number; readonly bytes: number };
 
-class GpuExecutable implements Executable {
-  readonly plan: Plan;
-  readonly owner: WebGpuDevice;
-  readonly lease: Lease<GPUBuffer>;
-  readonly items: number;
+class GpuExecutable extends LoadedExecutable<GPUBuffer> {
   /** For each output the last step that writes it; -1 where none does. */
   readonly lastWrites: readonly number[];
-  released = false;
 
-  constructor(plan: Plan, owner: WebGpuDevice, steps: readonly Step[], lease: Lease<GPUBuffer>, items: number) {
-    this.items = items;
-    this.plan = plan;
-    this.owner = owner;
-    this.lease = lease;
+  constructor(
+    core: DeviceCore<GPUBuffer>,
+    plan: Plan,
+    items: number,
+    lease: Lease<GPUBuffer>,
+    steps: readonly Step[],
+  ) {
+    super(core, plan, items, lease);
     this.lastWrites = plan.outputs.map((slot) =>
       steps.findLastIndex((step) =>
         step.kind === "copy"
@@ -85,11 +82,6 @@ class GpuExecutable implements Executable {
           : step.slots.some((of, i) => of === slot && step.program.bindings[i]!.access === "readWrite")
       )
     );
-  }
-
-  release(): void {
-    this.released = true;
-    this.lease.release();
   }
 }
 
@@ -99,42 +91,33 @@ export class WebGpuDevice implements Device {
   readonly name: string;
   readonly kind = "gpu";
   readonly info: DeviceInfo;
-  readonly #identity: Identity;
+  readonly #core: DeviceCore<GPUBuffer>;
   readonly #native: Native;
   readonly #gpu: Omit<OpenedGpu, "device">;
-  readonly #lifetime: Lifetime;
   readonly #recorder: Recorder;
   readonly #pipelines: Pipelines;
-  readonly #pool: MemoryPool<GPUBuffer>;
   readonly #staging: MemoryPool<GPUBuffer>;
-  readonly #scratch: Scratch<GPUBuffer>;
   readonly #timer: DispatchTimer;
   readonly #validator: Validator | undefined;
   readonly #failed = new WeakSet<GPUBuffer>();
   /** Of executables: held here, so that whoever keeps one of a device that has ended keeps nothing of the driver's. */
   #steps = new WeakMap<GpuExecutable, readonly Step[]>();
   #submittedLast: readonly string[] = [];
-  #dispatches = 0;
-  #submissions = 0;
-  #bytesWritten = 0;
-  #bytesRead = 0;
 
   /** `budget` is in bytes. */
   constructor(identity: Identity, gpu: OpenedGpu, budget: number) {
     const { device, ...rest } = gpu;
     const { info, target, maxBufferBytes: largest } = rest;
-    this.#identity = identity;
     this.id = identity.id;
     this.name = identity.name;
     this.info = info;
     const native = this.#native = new Native(this.name, device);
     this.#gpu = rest;
-    this.#lifetime = new Lifetime(this.name);
     this.#recorder = new Recorder(native, (kernels) => this.#submitted(kernels));
     // The driver of a software adapter compiles for seconds, and what it compiled once serves all its devices.
     const scope = info.software ? gpu.tuningKey : this.name;
     this.#pipelines = new Pipelines(this.name, native, scope, target.maxStorageBuffersPerKernel);
-    this.#pool = new MemoryPool<GPUBuffer>(this.name, {
+    const core = this.#core = new DeviceCore<GPUBuffer>(identity, {
       create: (bytes) => this.#create(bytes),
       destroy: (memory) => {
         this.#recorder.flush(); // Recorded commands may still name it.
@@ -147,19 +130,18 @@ export class WebGpuDevice implements Device {
         native.device.createBuffer({ label: "staging", size, usage: usage.mapRead | usage.copyDestination }),
       destroy: (memory) => memory.destroy(),
     }, { budget: Infinity, largest });
-    this.#scratch = new Scratch(this.#pool);
-    this.#timer = new DispatchTimer(native, this.#lifetime, this.name);
+    this.#timer = new DispatchTimer(native, core.lifetime, this.name);
     if (flags().validate) {
       this.#validator = new Validator({
         name: this.name,
         recorder: this.#recorder,
         staging: this.#staging,
-        lifetime: this.#lifetime,
+        lifetime: core.lifetime,
       });
     }
     device.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
-      this.#lifetime.fail(this.#typed((event as GPUUncapturedErrorEvent).error));
+      core.lifetime.fail(this.#typed((event as GPUUncapturedErrorEvent).error));
     });
     void device.lost.then(({ message }) => this.#end("lost", message));
     register(this);
@@ -181,40 +163,34 @@ export class WebGpuDevice implements Device {
   }
 
   get lost(): Promise<DeviceLoss> {
-    return this.#lifetime.lost;
+    return this.#core.lifetime.lost;
   }
 
   get isLost(): boolean {
-    return this.#lifetime.isLost;
+    return this.#core.lifetime.isLost;
   }
 
   set budget(bytes: number) {
-    this.#pool.budget = bytes;
+    this.#core.pool.budget = bytes;
   }
 
   alloc(bytes: number): DeviceBuffer {
-    this.#lifetime.require("alloc");
-    return this.#pool.alloc(bytes);
+    return this.#core.alloc(bytes);
   }
 
   free(buffer: DeviceBuffer): void {
-    this.#pool.free(buffer);
+    this.#core.pool.free(buffer);
   }
 
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset = 0): void {
-    this.#lifetime.require("write");
-    requireRange("write", buffer, offset, data.byteLength);
-    const { memory } = this.#pool.block("write", buffer);
+    const memory = this.#core.toWrite(buffer, offset, data.byteLength);
     if (data.byteLength === 0) return;
     this.#recorder.flush();
     this.#native.device.queue.writeBuffer(memory, offset, unshared(data));
-    this.#bytesWritten += data.byteLength;
   }
 
   async read(buffer: DeviceBuffer, offset = 0, bytes: number = buffer.bytes - offset): Promise<ArrayBuffer> {
-    this.#lifetime.require("read");
-    requireRange("read", buffer, offset, bytes);
-    const source = this.#pool.block("read", buffer).memory;
+    const source = this.#core.toRead(buffer, offset, bytes);
     if (bytes === 0) {
       await this.sync();
       return new ArrayBuffer(0);
@@ -236,7 +212,7 @@ export class WebGpuDevice implements Device {
     const fetch = (wanted: readonly number[]) => {
       const parts = wanted.map((i) => {
         const { output, into, offset = 0 } = reads[i]!;
-        return { source: this.#pool.block("read", outputs[output]!).memory, offset, bytes: into.byteLength };
+        return { source: this.#core.pool.block("read", outputs[output]!).memory, offset, bytes: into.byteLength };
       });
       const done = this.#fetch(parts, (mapped) => {
         let from = 0;
@@ -264,23 +240,22 @@ export class WebGpuDevice implements Device {
   }
 
   async sync(): Promise<void> {
-    this.#lifetime.require("sync");
+    this.#core.lifetime.require("sync");
     this.#recorder.flush();
     const done = this.#native.device.queue.onSubmittedWorkDone().catch(() => undefined); // Rejects when the device ends.
-    await this.#lifetime.whileThere("sync", done);
+    await this.#core.lifetime.whileThere("sync", done);
     if (this.#validator !== undefined) {
       await this.#validated(this.#validator, "sync");
       this.#validator.report();
     }
-    this.#lifetime.rethrow();
+    this.#core.lifetime.rethrow();
   }
 
   async load(plan: Plan, items = 1, family?: PlanFamily): Promise<Executable> {
-    this.#lifetime.require("load");
-    requireItems("load", plan, items, Infinity);
+    this.#core.requireLoadable(plan, items);
     const before = this.#pipelines.compiled;
     markSubmission(); // Compiling waits too; the first moments of it are worth polling for.
-    const outcomes = await this.#lifetime.whileThere(
+    const outcomes = await this.#core.lifetime.whileThere(
       "load",
       Promise.allSettled(this.#pipelines.load(plan.programs, family)),
     );
@@ -298,9 +273,8 @@ export class WebGpuDevice implements Device {
       const groups = new BindGroups(this.#native, compiled, step);
       return { kind: "dispatch", compiled, groups, program, slots: step.slots };
     });
-    const lease = this.#scratch.lease(plan.temporaries.map((slot) => slotBytes(plan, slot, items) ?? 0));
-    debugLine(1, () => `shardwise: ${this.name} loads ${describe(plan, this.#pipelines.compiled - before)}`);
-    const executable = new GpuExecutable(plan, this, steps, lease, items);
+    const lease = this.#core.lease(plan, items, this.#pipelines.compiled - before);
+    const executable = new GpuExecutable(this.#core, plan, items, lease, steps);
     this.#steps.set(executable, steps);
     return executable;
   }
@@ -315,26 +289,15 @@ export class WebGpuDevice implements Device {
   }
 
   stats(): DeviceStats {
-    return {
-      liveBytes: this.#pool.liveBytes,
-      peakBytes: this.#pool.peakBytes,
-      pooledBytes: this.#pool.pooledBytes + this.#staging.pooledBytes,
-      allocations: this.#pool.allocations + this.#staging.allocations,
-      kernels: this.#pipelines.compiled,
-      dispatches: this.#dispatches,
-      submissions: this.#submissions,
-      bytesWritten: this.#bytesWritten,
-      bytesRead: this.#bytesRead,
-    };
+    return this.#core.stats(this.#pipelines.compiled, this.#staging);
   }
 
   close(): void {
-    this.#end("closed", "close() was called");
-    forget(this.#identity);
+    this.#core.close((reason, message) => this.#end(reason, message));
   }
 
   abandon(message: string): void {
-    if (!this.#lifetime.end("lost", message)) return;
+    if (!this.#core.lifetime.end("lost", message)) return;
     const done = this.#gpu.ended("abandoned");
     this.#validator?.report();
     this.#recorder.drop();
@@ -353,23 +316,15 @@ export class WebGpuDevice implements Device {
    * Runs a plan. After each step, `after` is told which outputs are written for good, and whether it was the last one.
    */
   #run(
-    executable: Executable,
+    given: Executable,
     inputs: readonly (DeviceBuffer | undefined)[],
     outputs: readonly DeviceBuffer[],
     items: number,
     after: (written: (output: number) => boolean, isLast: boolean) => void,
   ): void {
-    this.#lifetime.require("run");
-    if (!(executable instanceof GpuExecutable) || executable.owner !== this || executable.released) {
-      throw new DeviceError("run", {
-        got: "a released executable or one of another device",
-        need: `one of ${this.name}`,
-      });
-    }
-    const { plan, lease, lastWrites } = executable;
+    const { executable, slots } = this.#core.bind(GpuExecutable, given, inputs, outputs, items);
+    const { plan, lastWrites } = executable;
     const steps = this.#steps.get(executable)!;
-    requireItems("run", plan, items, executable.items);
-    const slots = bindSlots(plan, lease.blocks, inputs, outputs, (buffer) => this.#pool.block("run", buffer), items);
     const run = this.#validator?.begin();
     try {
       steps.forEach((step, i) => {
@@ -405,10 +360,10 @@ export class WebGpuDevice implements Device {
     const mapped = memory.mapAsync(mapForReading, 0, bytes);
     mapped.catch(() => {}); // When the device is gone, nobody waits for it any more.
     try {
-      await this.#lifetime.whileThere("read", mapped);
+      await this.#core.lifetime.whileThere("read", mapped);
     } catch (cause) {
-      this.#lifetime.require("read");
-      this.#lifetime.rethrow();
+      this.#core.lifetime.require("read");
+      this.#core.lifetime.rethrow();
       throw new DeviceError("read", { got: String(cause), need: "a buffer that can be mapped", cause });
     }
     take(memory.getMappedRange(0, bytes));
@@ -416,8 +371,8 @@ export class WebGpuDevice implements Device {
     this.#staging.give(staging);
     traceSpan(`${this.name} link`, `read ${mebibytes(bytes)}`, start, performance.now(), { bytes });
     if (this.#validator !== undefined) await this.#validated(this.#validator, "read");
-    this.#lifetime.rethrow();
-    this.#bytesRead += bytes;
+    this.#core.lifetime.rethrow();
+    this.#core.bytesRead += bytes;
   }
 
   #step(
@@ -429,9 +384,8 @@ export class WebGpuDevice implements Device {
   ): void {
     if (step.kind === "copy") {
       for (let item = 0; item < items; item++) {
-        const at = (slot: number) =>
-          item === 0 || plan.slots[slot]!.common === true ? 0 : item * plan.slots[slot]!.bytes;
-        this.#copy(slots[step.from], at(step.from), slots[step.to], at(step.to), step.bytes);
+        const [start, target] = [partOffset(plan, step.from, item), partOffset(plan, step.to, item)];
+        this.#copy(slots[step.from], start, slots[step.to], target, step.bytes);
       }
       run?.changed(slots[step.to]);
       return;
@@ -443,7 +397,7 @@ export class WebGpuDevice implements Device {
 
   /** Waits until the kernels so far are compared. */
   async #validated(validator: Validator, op: string): Promise<void> {
-    await this.#lifetime.whileThere(op, validator.checked);
+    await this.#core.lifetime.whileThere(op, validator.checked);
   }
 
   #dispatch(
@@ -462,7 +416,7 @@ export class WebGpuDevice implements Device {
     timed?.end();
     this.#recorder.note(program, items);
     if (timed !== undefined) this.#timer.ended(this.#recorder, program);
-    this.#dispatches++;
+    this.#core.dispatches++;
   }
 
   #copy(
@@ -493,7 +447,7 @@ export class WebGpuDevice implements Device {
       device.popErrorScope().then((error) => {
         if (error === null) return;
         this.#failed.add(buffer);
-        this.#lifetime.fail(this.#outOfMemory(`${mebibytes(bytes)}: ${error.message}`));
+        this.#core.lifetime.fail(this.#outOfMemory(`${mebibytes(bytes)}: ${error.message}`));
       }, () => {}); // Rejects when the device ends.
     }
     return buffer;
@@ -501,7 +455,7 @@ export class WebGpuDevice implements Device {
 
   #submitted(kernels: readonly string[]): void {
     markSubmission();
-    this.#submissions++;
+    this.#core.submissions++;
     this.#submittedLast = kernels;
     if (!tracing()) return;
     const start = performance.now();
@@ -532,7 +486,7 @@ export class WebGpuDevice implements Device {
   }
 
   #end(reason: DeviceLoss["reason"], message: string): void {
-    if (!this.#lifetime.end(reason, message)) return;
+    if (!this.#core.lifetime.end(reason, message)) return;
     this.#validator?.report();
     this.#recorder.drop();
     this.#release();
@@ -543,7 +497,7 @@ export class WebGpuDevice implements Device {
   #release(): void {
     this.#native.end();
     this.#pipelines.drop();
-    this.#pool.drop();
+    this.#core.pool.drop();
     this.#staging.drop();
     this.#timer.drop();
     this.#steps = new WeakMap();

@@ -11,6 +11,12 @@ export function slotBytes(plan: Plan, slot: number, items: number): number | und
   return known && (plan.items === true && known.common !== true ? known.bytes * items : known.bytes);
 }
 
+/** Where the part of an item begins in a slot. */
+export function partOffset(plan: Plan, slot: number, item: number): number {
+  const known = plan.slots[slot];
+  return item === 0 || known === undefined || known.common === true ? 0 : item * known.bytes;
+}
+
 /** Throws ArgumentError unless an executable can be run for so many items. */
 export function requireItems(op: string, plan: Plan, items: number, most: number): void {
   if (Number.isInteger(items) && items >= 1 && items <= (plan.items === true ? most : 1)) return;

@@ -1,48 +1,25 @@
-/** Many parameters in one flat tensor, so that an update of all of them is one kernel. */
-import { ArgumentError, DTypeError } from "../../errors.ts";
-import { flats } from "../../parallel/run/flats.ts";
+/** Parameters as views of one flat tensor, for updates without the trainer. */
+import { FlatParameters } from "../../parallel/train/flat-parameters.ts";
 import { concat } from "../../tensor/create.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 
-/** Parameters that are views of one flat tensor: each starts at its offset, in elements. */
+/** Parameters and the flat tensor that they are views of. */
 export interface Packed {
   readonly base: Tensor;
-  readonly offsets: readonly number[];
+  readonly layout: FlatParameters;
 }
 
 /**
  * Lays parameters end to end in a flat f32 tensor of which they become views. Parameters that lie so already stay.
- * Throws DTypeError for one that is not f32, ArgumentError when there is none or one stands twice.
+ * Throws as `FlatParameters`.
  */
 export function pack(op: string, parameters: readonly Tensor[]): Packed {
-  if (parameters.length === 0) throw new ArgumentError(op, { got: "no parameters", need: "at least one" });
-  if (new Set(parameters).size !== parameters.length) {
-    throw new ArgumentError(op, { got: "a parameter twice", need: "each once" });
-  }
-  for (const parameter of parameters) {
-    if (parameter.dtype !== "f32") throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
-  }
-  const offsets: number[] = [];
-  let length = 0;
-  for (const parameter of parameters) {
-    offsets.push(length);
-    length += parameter.size;
-  }
-  const known = parameters[0]!.alias?.base;
-  if (known !== undefined && known.size === length && isPacked({ base: known, offsets }, parameters)) {
-    return { base: known, offsets };
-  }
+  const layout = new FlatParameters(op, parameters, { aligned: false });
+  const known = parameters[0]?.alias?.base;
+  if (known !== undefined && known.size === layout.length && layout.areViewsOf(known)) return { base: known, layout };
   const base = concat(parameters.map((parameter) => parameter.flatten()));
-  flats.add(base);
-  parameters.forEach((parameter, i) => parameter.aliasOf(base, offsets[i]!));
-  return { base, offsets };
-}
-
-/** Whether the parameters are still the views that `pack` made of them. */
-export function isPacked(packed: Packed, parameters: readonly Tensor[]): boolean {
-  return parameters.every((parameter, i) =>
-    parameter.alias?.base === packed.base && parameter.alias.offset === packed.offsets[i]
-  );
+  layout.showIn(base);
+  return { base, layout };
 }
 
 /** Assigns values to tensors; those that are views of a flat tensor stay so, and the flat tensor is assigned once. */

@@ -1,12 +1,13 @@
 /** An optimizer bound to parameters, for training without the trainer: eagerly, or inside `compile`. */
 import { ArgumentError, DTypeError, ShapeError, TraceError } from "../../errors.ts";
 import { formatShape, sameShape } from "../../graph/shape.ts";
+import { asVector, scalarsAtFirst, updatedBy } from "../../parallel/train/update.ts";
 import { foreignWords } from "../../signature/foreign.ts";
 import { type Signature, takes } from "../../signature/takes.ts";
 import { concat, full, tensor, zeros } from "../../tensor/create.ts";
 import { isTracing } from "../../tensor/eager/frame.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { assignAll, isPacked, pack, type Packed } from "../layers/flat.ts";
+import { assignAll, pack, type Packed } from "../layers/flat.ts";
 import { namedTensors } from "../layers/kinds.ts";
 import { tensorTree } from "./kinds.ts";
 import { learningRateAt, requireLearningRate, type UpdateRule } from "./rule.ts";
@@ -77,7 +78,7 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     }
     this.#packed = pack(`optim.${rule.name}.bind`, this.#list);
     const length = this.#packed.base.size;
-    const scalars = this.#scalars = tensor([0, ...Object.values(rule.scalars)]);
+    const scalars = this.#scalars = tensor(scalarsAtFirst(rule));
     const view = (offset: number) => {
       const scalar = full([], 0);
       scalar.aliasOf(scalars, offset);
@@ -95,22 +96,15 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
   step(gradients: GradientTree<T>): void {
     this.#takes.step.check(arguments);
     const rule = this.#rule;
-    const flat = concat(this.#inOrder(gradients).map((gradient) => gradient.flatten()));
+    const gradient = concat(this.#inOrder(gradients).map((gradient) => gradient.flatten()));
     this.#keepPacked();
     const { base } = this.#packed;
     const step = this.state["step"]!.add(1);
-    const result = rule.update({
-      parameter: base,
-      gradient: flat,
-      slots: this.#pick(rule.slots),
-      scalars: this.#pick(Object.keys(rule.scalars)),
-      step,
-      learningRate: this.#learningRate(step),
-    });
-    base.assign(result.parameter);
-    for (const name of rule.slots) this.state[name]!.assign(result.slots[name]!);
-    const scalars = Object.keys(rule.scalars).map((name) => result.scalars[name]!);
-    this.#scalars.assign(concat([step, ...scalars].map((scalar) => scalar.reshape([1]))));
+    const state = { parameter: base, slots: this.#pick(rule.slots), scalars: this.#pick(Object.keys(rule.scalars)) };
+    const next = updatedBy(rule, state, { gradient, step, learningRate: this.#learningRate(step) });
+    base.assign(next.parameter);
+    state.slots.forEach((slot, i) => slot.assign(next.slots[i]!));
+    this.#scalars.assign(asVector([step, ...next.scalars]));
     if (!isTracing()) this.#steps++;
   }
 
@@ -169,7 +163,8 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
 
   /** A parameter that was assigned to, or packed elsewhere, since is taken in again. */
   #keepPacked(): void {
-    if (isPacked(this.#packed, this.#list)) return;
+    const { base, layout } = this.#packed;
+    if (layout.areViewsOf(base)) return;
     if (isTracing()) {
       throw new TraceError(`optim.${this.#rule.name}.step`, {
         got: "parameters that were assigned to or bound elsewhere since they were bound",
@@ -179,8 +174,8 @@ class Bound<T extends ParameterTree> implements BoundOptimizer<T> {
     this.#packed = pack(`optim.${this.#rule.name}.step`, this.#list);
   }
 
-  #pick(names: readonly string[]): Record<string, Tensor> {
-    return Object.fromEntries(names.map((name) => [name, this.state[name]!]));
+  #pick(names: readonly string[]): Tensor[] {
+    return names.map((name) => this.state[name]!);
   }
 }
 

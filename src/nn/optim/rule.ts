@@ -1,51 +1,19 @@
 /** What an optimizer computes: a pure rule from parameters, gradients and state to new parameters and state. */
 import { ArgumentError } from "../../errors.ts";
+import type { StateUpdate } from "../../parallel/train/update.ts";
 import { type Kind, number } from "../../signature/kinds.ts";
 import { takes } from "../../signature/takes.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
 import type { Schedule } from "./schedules.ts";
 
-/** What a rule is given. All are f32; vectors have one element for each element of the parameters. */
-export interface UpdateInput {
-  /** All parameters in one vector. */
-  readonly parameter: Tensor;
-  /** Their gradient, in the same order. */
-  readonly gradient: Tensor;
-  /** State vectors, by the names in `Optimizer.slots`. */
-  readonly slots: Readonly<Record<string, Tensor>>;
-  /** State scalars, by the names in `Optimizer.scalars`. */
-  readonly scalars: Readonly<Record<string, Tensor>>;
-  /** Scalar: 1 at the first update. */
-  readonly step: Tensor;
-  /** Scalar. */
-  readonly learningRate: Tensor;
-}
-
-/** What an update gives. */
-export interface UpdateResult {
-  /** The new parameters. */
-  readonly parameter: Tensor;
-  /** The new slots, by name. */
-  readonly slots: Readonly<Record<string, Tensor>>;
-  /** The new scalars, by name. */
-  readonly scalars: Readonly<Record<string, Tensor>>;
-}
+export type { UpdateInput, UpdateResult } from "../../parallel/train/update.ts";
 
 /** The learning rate: a number, or a function of the step, which is 1 at the first update. */
 export type LearningRate = number | ((step: number) => number) | Schedule;
 
 /** The rule alone, and what it needs. */
-export interface UpdateRule {
-  /** What errors call it, after `optim.`. */
-  readonly name: string;
+export interface UpdateRule extends StateUpdate {
   /** At least 0. */
   readonly learningRate: LearningRate;
-  /** Names of the state vectors, which are 0 at first. */
-  readonly slots: readonly string[];
-  /** State scalars with their first values. */
-  readonly scalars: Readonly<Record<string, number>>;
-  /** One update. Elementwise in parameter, gradient and slots, so that it may run on all parameters laid end to end. */
-  update(input: UpdateInput): UpdateResult;
 }
 
 const ruleKind: Kind<UpdateRule> = {

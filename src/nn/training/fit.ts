@@ -3,7 +3,7 @@ import { ArgumentError, type ShardwiseError, StateError } from "../../errors.ts"
 import { lossOf, meansOf, ScoreTotals } from "../../parallel/decompose/scores.ts";
 import { errorOf } from "../../parallel/run/callbacks.ts";
 import type { Batch } from "../../parallel/split/host-batch.ts";
-import type { EnqueuedStep, Executor, StepOutcome } from "../../parallel/train/executor.ts";
+import type { EnqueuedStep, Executor } from "../../parallel/train/executor.ts";
 import { prefetched } from "../data/prefetch.ts";
 import type { Batched, BatchSource, DefaultBatch, InputOf } from "./batch-types.ts";
 import type { EpochRecord, StepRecord } from "./history.ts";
@@ -69,10 +69,9 @@ export async function trainEpoch(parts: EpochParts): Promise<Omit<EpochRecord, "
   let untold: ShardwiseError | undefined;
   /** Waits for the step that was enqueued first, and tells of it. */
   const finish = async () => {
-    const outcome = await enqueued.shift()!.outcome;
-    const step = recordOf(outcome);
+    const { record: step, scores } = await enqueued.shift()!.outcome;
     record(step);
-    totals.add(outcome.scores, outcome.rows);
+    totals.add(scores, step.rows);
     done++;
     const rowsPerSecond = 1000 * totals.rows / (performance.now() - start);
     const secondsLeft = source.rows === undefined ? undefined : Math.max(0, source.rows - totals.rows) / rowsPerSecond;
@@ -131,11 +130,6 @@ export function refuseEmpty(op: string, epoch = 1): never {
     got: `a source that gave batches in epoch 1 and none in epoch ${epoch}, as a generator does`,
     need: "one that can be gone through again: data.batches, a list, or { [Symbol.asyncIterator]: () => generator() }",
   });
-}
-
-/** A step as it is told of. */
-export function recordOf({ scores, ...rest }: StepOutcome): StepRecord {
-  return { ...rest, loss: lossOf(scores), metrics: meansOf(scores) };
 }
 
 /** An epoch in one line. */

@@ -1,35 +1,12 @@
 /** What a training run reports, and the record it leaves. */
-
-export type { Phases } from "../../parallel/train/phases.ts";
+import type { Means } from "../../parallel/decompose/scores.ts";
 import type { DeviceEvent } from "../../parallel/run/fleet.ts";
-import type { Phases } from "../../parallel/train/phases.ts";
+import type { StepRecord } from "../../parallel/train/step.ts";
 
+export type { Means } from "../../parallel/decompose/scores.ts";
+export type { Phases } from "../../parallel/train/phases.ts";
+export type { StepRecord } from "../../parallel/train/step.ts";
 export type { DeviceEvent, DeviceJoined, DeviceLost } from "../../parallel/run/fleet.ts";
-
-/** Means of a batch or an epoch, by name. */
-export type Means = Readonly<Record<string, number>>;
-
-/** One training step. */
-export interface StepRecord {
-  /** 1 for the first update of the trainer; counts on over epochs and calls of fit. */
-  readonly step: number;
-  /** The loss over all rows. */
-  readonly loss: number;
-  /** The metrics over all rows, by name. */
-  readonly metrics: Means;
-  /** Rows that were given. */
-  readonly rows: number;
-  /** Names of the devices that took part. */
-  readonly devices: readonly string[];
-  /** Rows that each of them computed. */
-  readonly sizes: readonly number[];
-  /** The learning rate of the step. */
-  readonly learningRate: number;
-  /** False where the batch counted nothing (all of it masked), so that nothing was updated. */
-  readonly updated: boolean;
-  /** Milliseconds that the host spent on the step, and waited. */
-  readonly phases: Phases;
-}
 
 /** Loss and metrics over a whole data set. */
 export interface Evaluation {

@@ -3,7 +3,7 @@ import { ArgumentError } from "../../errors.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, toposort } from "../../graph/node.ts";
 import { formatShape } from "../../graph/shape.ts";
-import { flats } from "../../parallel/run/flats.ts";
+import { isFlat } from "../../parallel/train/flat-parameters.ts";
 import { show } from "../../signature/show.ts";
 import { currentFrame } from "../../tensor/eager/frame.ts";
 import { Mode } from "../../tensor/eager/mode.ts";
@@ -36,7 +36,7 @@ export function refuseForeignModules(): void {
  */
 export function refusePlainFields(model: Module): void {
   for (const [tensor] of currentFrame()?.captures ?? []) {
-    if (!isTensor(tensor) || !isFloat(tensor.dtype) || isParameter(tensor) || isBuffer(tensor) || flats.has(tensor)) {
+    if (!isTensor(tensor) || !isFloat(tensor.dtype) || isParameter(tensor) || isBuffer(tensor) || isFlat(tensor)) {
       continue;
     }
     for (const module of model.modules()) {
@@ -55,7 +55,7 @@ export function foreignParameters(own: readonly Tensor[]): ReadonlyMap<Node, Ten
   const known = new Set(own.map((parameter) => parameter.alias?.base ?? parameter));
   const foreign = new Map<Node, Tensor>();
   for (const [tensor, node] of currentFrame()?.captures ?? []) {
-    if (isTensor(tensor) && !known.has(tensor) && (isParameter(tensor) || flats.has(tensor))) foreign.set(node, tensor);
+    if (isTensor(tensor) && !known.has(tensor) && (isParameter(tensor) || isFlat(tensor))) foreign.set(node, tensor);
   }
   return foreign;
 }
@@ -72,7 +72,7 @@ export function refuseUntrained(loss: Loss, foreign: ReadonlyMap<Node, Tensor>):
   ) {
     const tensor = foreign.get(node);
     if (tensor === undefined) continue;
-    const what = flats.has(tensor)
+    const what = isFlat(tensor)
       ? "a parameter of another trainer or optimizer"
       : `a parameter ${formatShape(tensor.shape)}`;
     throw new ArgumentError(op, {

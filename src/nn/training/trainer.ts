@@ -22,7 +22,7 @@ import type { Module } from "../layers/module.ts";
 import { checkCounts, Loss, Metric } from "../losses/loss.ts";
 import { learningRateAt } from "../optim/rule.ts";
 import type { Batched, DefaultBatch, Fits, InputOf, TensorFields, TensorRecord } from "./batch-types.ts";
-import { batchesOf, describeEpoch, type FitOptions, recordOf, refuseEmpty, trainEpoch } from "./fit.ts";
+import { batchesOf, describeEpoch, type FitOptions, refuseEmpty, trainEpoch } from "./fit.ts";
 import type {
   DeviceEvent,
   DeviceJoined,
@@ -194,7 +194,8 @@ export class Trainer<M extends Module, B extends TensorFields<B>, O> {
     const data: unknown = batch; // The type of a batch of any nesting is too deep to be narrowed.
     const given = new GivenBatch("train", data as Batch);
     const { executor } = await this.#start("step");
-    return this.#told(recordOf(await executor.step(given)));
+    const { record } = await executor.step(given);
+    return this.#told(record);
   }
 
   /**

@@ -14,6 +14,9 @@ export function scoreLength({ groups, metrics }: ScoreLayout): number {
   return 2 * groups + 1 + 2 * metrics.length;
 }
 
+/** Means of a batch or an epoch, by name. */
+export type Means = Readonly<Record<string, number>>;
+
 /** A numerator and a denominator. */
 export interface HostRatio {
   readonly sum: number;
@@ -60,7 +63,7 @@ export function lossOf(scores: Scores): number {
 }
 
 /** The metrics as means; NaN where nothing was counted. */
-export function meansOf({ metrics }: Scores): Record<string, number> {
+export function meansOf({ metrics }: Scores): Means {
   return Object.fromEntries(Object.entries(metrics).map(([name, { sum, count }]) => [name, sum / count]));
 }
 

@@ -142,7 +142,7 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   gather: (at) => {
     const { node, src: [x, index] } = at;
     const { axis } = node.attrs;
-    if (x!.kind === "shard" || index!.kind === "shard") return unlessJoined(at);
+    if (x!.kind === "shard" || index!.kind === "shard") return besideShard(at);
     if (index!.kind === "partial") return nonlinear(at);
     if (x!.kind === "partial") {
       return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is read by row");
@@ -150,28 +150,28 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are picked by index");
     // A table that all shards have, looked up by row.
     if (x!.kind === "replicated" && index!.kind === "batched" && index!.axis === axis) return index!;
-    return joined(at, [x!, index!]);
+    return onOneAxis(at, [x!, index!]);
   },
   scatterAdd: (at) => {
     const { node, src: [index, values] } = at;
     const { axis } = node.attrs;
-    if (index!.kind === "shard" || values!.kind === "shard") return unlessJoined(at);
+    if (index!.kind === "shard" || values!.kind === "shard") return besideShard(at);
     if (index!.kind === "partial") return nonlinear(at);
     if (values!.kind === "partial") {
       return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is added by row");
     }
-    const both = joined(at, [index!, values!]);
+    const both = onOneAxis(at, [index!, values!]);
     // Rows that are added into the bins of their axis: bins of shards add up.
     return both.kind === "batched" && both.axis === axis ? partial : both;
   },
   scatterMax: (at) => {
     const { node, src: [x, index, values] } = at;
     const { axis } = node.attrs;
-    if (at.src.some((source) => source.kind === "shard")) return unlessJoined(at);
+    if (at.src.some((source) => source.kind === "shard")) return besideShard(at);
     if (at.src.some((source) => source.kind === "partial")) return nonlinear(at);
     if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are put by index");
-    const both = joined(at, [index!, values!]);
-    if (both.kind !== "batched" || both.axis !== axis) return joined(at, [x!, both]);
+    const both = onOneAxis(at, [index!, values!]);
+    if (both.kind !== "batched" || both.axis !== axis) return onOneAxis(at, [x!, both]);
     if (x!.kind === "batched") return mixes(at, `rows on axis ${axis} beside rows on axis ${x!.axis}`);
     return { kind: "shard", what: "the max over the rows of a shard, by index", extreme: "max" };
   },
@@ -193,9 +193,9 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   },
   concat: (at) => {
     const { node, src } = at;
-    if (src.some((x) => x.kind === "shard")) return unlessJoined(at);
+    if (src.some((x) => x.kind === "shard")) return besideShard(at);
     if (src.some((x) => x.kind === "partial")) {
-      return src.every((x, i) => x.kind === "partial" || isZero(node.src[i]!)) ? partial : joined(at, src);
+      return src.every((x, i) => x.kind === "partial" || isZero(node.src[i]!)) ? partial : onOneAxis(at, src);
     }
     const [first] = src;
     const { axis } = node.attrs;
@@ -211,14 +211,14 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     if (src.some((x) => x.kind === "batched" && x.axis === axis)) {
       return mixes(at, "rows that are joined with other values");
     }
-    return joined(at, src);
+    return onOneAxis(at, src);
   },
 };
 
 /** Rows of the batch may be those of leading axes, or the queries: then keys and values are the same for all. */
 function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): Spread {
   const { node, src } = at;
-  if (src.some((x) => x.kind === "shard")) return unlessJoined(at);
+  if (src.some((x) => x.kind === "shard")) return besideShard(at);
   if (src.some((x) => x.kind === "partial")) return nonlinear(at);
   const rank = node.shape.length;
   const queries = (x: Spread, i: number) =>
@@ -228,7 +228,7 @@ function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): 
     return mixes(at, "rows of the batch that are keys, values or features of an attention");
   }
   const first = src.find(queries);
-  if (first === undefined) return joined(at, src);
+  if (first === undefined) return onOneAxis(at, src);
   const alike = src.every((x, i) => kinds[i] === "keys" ? x.kind === "replicated" : queries(x, i));
   return alike
     ? { ...first, axis: rank - 1 } as Batched
@@ -237,8 +237,8 @@ function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): 
 
 function elementwiseRule(at: Site): Spread {
   const { node, src } = at;
-  if (src.some((x) => x.kind === "shard")) return unlessJoined(at);
-  if (!src.some((x) => x.kind === "partial")) return joined(at, src);
+  if (src.some((x) => x.kind === "shard")) return besideShard(at);
+  if (!src.some((x) => x.kind === "partial")) return onOneAxis(at, src);
   const additive = (x: Spread, i: number) => x.kind === "partial" || isZero(node.src[i]!);
   const { partial: linear }: ElementwiseOp = elementwise[node.op as ElementwiseName];
   if (linear === undefined) return nonlinear(at);
@@ -261,7 +261,7 @@ function elementwiseRule(at: Site): Spread {
 }
 
 /** Of operands that are replicated or batched: batched when one is, and all on one axis. */
-function joined(at: Site, src: readonly Spread[]): Spread {
+function onOneAxis(at: Site, src: readonly Spread[]): Spread {
   const first = src.find((x) => x.kind === "batched");
   const judged = at.rows !== at.twinRows;
   for (const x of src) {
@@ -285,7 +285,7 @@ function joined(at: Site, src: readonly Spread[]): Spread {
  * Of operands one of which depends on the number of rows: no harm as long as only replicated ones stand
  * beside it.
  */
-function unlessJoined(at: Site): Spread {
+function besideShard(at: Site): Spread {
   const shard = at.src.find((x) => x.kind === "shard")!;
   const other = at.src.find((x) => x.kind === "batched" || x.kind === "partial");
   if (other === undefined || shard.kind !== "shard") return { kind: "shard", what: (shard as { what: string }).what };

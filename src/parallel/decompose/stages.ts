@@ -36,7 +36,8 @@ export function collectivesIn(roots: readonly Node[]): { readonly any: boolean; 
   return { any: found.length > 0, total: found.some((node) => node.op !== "allReduce") };
 }
 
-interface Draft {
+/** A stage while nodes are given to it. */
+interface GrowingStage {
   readonly roots: readonly Node[];
   readonly collectives: readonly CollectiveNode[];
   /** What each node that the stage computes has become in it. */
@@ -59,30 +60,30 @@ export function cutStages(roots: readonly Node[], isInput: (node: Node) => boole
     if (known === undefined) placeholders.set(node, known = input(node.shape, node.dtype));
     return known;
   };
-  const drafts: Draft[] = [];
-  const computed = new Map<Node, Draft>();
+  const stages: GrowingStage[] = [];
+  const computed = new Map<Node, GrowingStage>();
   for (let level = 0; level <= last; level++) {
     const ending = collectives.filter((node) => levels.get(node) === level + 1);
     const wanted = level < last ? ending.map((node) => node.src[0]!) : roots;
-    const draft: Draft = { roots: wanted, collectives: ending, now: new Map(), inputs: new Set(), kept: [] };
+    const stage: GrowingStage = { roots: wanted, collectives: ending, now: new Map(), inputs: new Set(), kept: [] };
     // What is cheap is computed again in each stage that reads it.
     const isKept = (node: Node) => isExpensive(node) && computed.has(node);
     const order = toposort(wanted, (node) => !isInput(node) && !isCollective(node) && !isKept(node));
     for (const node of order) {
       if (isInput(node)) {
-        draft.inputs.add(node);
-        draft.now.set(node, node);
+        stage.inputs.add(node);
+        stage.now.set(node, node);
       } else if (isCollective(node) || isKept(node)) {
         const owner = computed.get(node);
         if (owner !== undefined && !owner.kept.includes(node)) owner.kept.push(node);
-        draft.inputs.add(placeholderOf(node));
-        draft.now.set(node, placeholderOf(node));
-      } else draft.now.set(node, withSources(node, node.src.map((source) => draft.now.get(source)!)));
+        stage.inputs.add(placeholderOf(node));
+        stage.now.set(node, placeholderOf(node));
+      } else stage.now.set(node, withSources(node, node.src.map((source) => stage.now.get(source)!)));
     }
-    for (const node of order) if (isExpensive(node) && !computed.has(node)) computed.set(node, draft);
-    drafts.push(draft);
+    for (const node of order) if (isExpensive(node) && !computed.has(node)) computed.set(node, stage);
+    stages.push(stage);
   }
-  return drafts.map(({ roots, collectives, now, inputs, kept }): Stage => ({
+  return stages.map(({ roots, collectives, now, inputs, kept }): Stage => ({
     roots: [...roots, ...kept].map((node) => now.get(node)!),
     inputs: [...inputs],
     collectives: collectives.map((node, root) => ({ node, root, placeholder: placeholderOf(node) })),

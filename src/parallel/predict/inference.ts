@@ -14,9 +14,9 @@ import type { Spread } from "../decompose/spread.ts";
 import { collectivesIn } from "../decompose/stages.ts";
 import type { Fleet, Placed } from "../run/fleet.ts";
 import type { Placement } from "../run/placement.ts";
-import { type Group, ShardRuns } from "../run/shard-runs.ts";
-import { PlanCache } from "../run/shared-plan.ts";
-import { StagedPlan } from "../run/staged-plan.ts";
+import { BatchRun, type Group } from "../run/batch-run.ts";
+import { GraphCache } from "../run/shared-graph.ts";
+import { StagedGraph } from "../run/staged-graph.ts";
 import { areUneven, bindCaptures, GivenBatch, type HostFields, type Shard } from "../run/uploads.ts";
 import { Held } from "../split/held.ts";
 import type { Batch, Fields } from "../split/host-batch.ts";
@@ -53,8 +53,9 @@ interface Merge {
   readonly shape: Shape;
 }
 
-interface ShardPlan {
-  readonly plan: StagedPlan;
+/** What computes the outputs of a shard. */
+interface OutputGraph {
+  readonly graph: StagedGraph;
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Shape and dtype of each output of the shard. */
   readonly outputs: readonly { readonly shape: Shape; readonly dtype: DType }[];
@@ -69,14 +70,14 @@ interface Merging {
   readonly collectives: { readonly any: boolean; readonly total: boolean };
 }
 
-/** Rows that are on the devices at one time: their shards, with the plan of each. */
+/** Rows that are on the devices at one time: their shards, with the graph of each. */
 interface Part {
   readonly shards: readonly Placed<Shard>[];
-  planOf(shard: Shard): ShardPlan;
+  graphOf(shard: Shard): OutputGraph;
 }
 
 /** What a shard gave. */
-interface ShardOutputs {
+interface ShardValues {
   readonly shard: Shard;
   readonly shapes: readonly Shape[];
   readonly values: readonly HostArray[];
@@ -87,14 +88,14 @@ export class Inference {
   readonly #op: string;
   readonly #fn: (batch: unknown) => unknown;
   readonly #options: InferenceOptions;
-  readonly #plans: PlanCache<ShardPlan>;
+  readonly #graphs: GraphCache<OutputGraph>;
   readonly #kinds: BatchKinds<Merging>;
 
   constructor(op: string, fn: (batch: unknown) => unknown, options: InferenceOptions) {
     this.#op = op;
     this.#fn = fn;
     this.#options = options;
-    this.#plans = new PlanCache({ family: options.fleet.family });
+    this.#graphs = new GraphCache({ family: options.fleet.family });
     this.#kinds = new BatchKinds((fields) => this.#judge(fields), options.modes);
   }
 
@@ -124,8 +125,8 @@ export class Inference {
     }
     const captured = held ?? new Held();
     try {
-      for (const { shards, planOf } of parts) {
-        for (const { job } of shards) for (const { tensor } of planOf(job).captures) captured.take(tensor);
+      for (const { shards, graphOf } of parts) {
+        for (const { job } of shards) for (const { tensor } of graphOf(job).captures) captured.take(tensor);
       }
       const onHost = await given.onHost(fields);
       const outputs = merges.map((merge) => new Merged(merge, rows));
@@ -141,7 +142,7 @@ export class Inference {
   }
 
   async release(): Promise<void> {
-    await this.#plans.release();
+    await this.#graphs.release();
   }
 
   #judge(fields: Fields): Judged<Merging> {
@@ -185,28 +186,30 @@ export class Inference {
     const shards = placed.map(({ device, job }) => ({ device, job: { ...job, offset: first + job.offset } }));
     const uneven = areUneven(shards.map(({ job }) => job));
     const total = dependsOnTotal ? Math.max(1, rows) : undefined;
-    const plans = new Map(shards.map(({ job }) => [job, this.#planFor(fields, Math.max(1, job.rows), total, uneven)]));
-    return { shards, planOf: (shard) => plans.get(shard)! };
+    const graphs = new Map(
+      shards.map(({ job }) => [job, this.#graphFor(fields, Math.max(1, job.rows), total, uneven)]),
+    );
+    return { shards, graphOf: (shard) => graphs.get(shard)! };
   }
 
-  async #runShards(fields: HostFields, { shards, planOf }: Part, held: Held): Promise<ShardOutputs[]> {
+  async #runShards(fields: HostFields, { shards, graphOf }: Part, held: Held): Promise<ShardValues[]> {
     const { fleet, own = () => undefined, seed = 0 } = this.#options;
     await fleet.prune(0);
-    const parts = new Array<ShardOutputs>(shards.length);
+    const parts = new Array<ShardValues>(shards.length);
     const prepare = async (device: Device, [shard]: Group) => {
-      const prepared = planOf(shard!);
-      const loaded = await prepared.plan.on(device);
+      const prepared = graphOf(shard!);
+      const loaded = await prepared.graph.on(device);
       const captured = await bindCaptures(prepared.captures, device, (tensor) => own(tensor, device), held);
       return { ...prepared, loaded, captured };
     };
-    const runs = new ShardRuns(fields, { seed, step: 0, learningRate: 0 });
-    const ready = await runs.collect(fleet, shards, planOf(shards[0]!.job).plan.stages.length, prepare);
+    const run = new BatchRun(fields, { seed, step: 0, learningRate: 0 });
+    const ready = await run.collect(fleet, shards, graphOf(shards[0]!.job).graph.stages.length, prepare);
     await fleet.deliver(ready, 0, prepare, async (device, group, bound) => {
       const [shard] = group as readonly [Shard];
       const outputs = bound.bytes.map((bytes) => device.alloc(Math.max(4, bytes)));
       const words = bound.bytes.map((bytes) => new Uint32Array(bytes / 4));
       fleet.enter(device, "compute");
-      const reads = runs.finish(device, group, bound, outputs, words.map((into, output) => ({ output, into })));
+      const reads = run.finish(device, group, bound, outputs, words.map((into, output) => ({ output, into })));
       await Promise.all(reads).finally(() => {
         if (!device.isLost) { for (const buffer of outputs) device.free(buffer); }
       });
@@ -215,12 +218,12 @@ export class Inference {
         shapes: bound.outputs.map((output) => output.shape),
         values: unpacked(bound, words.map(({ buffer }) => buffer)),
       };
-    }).finally(() => runs.release());
+    }).finally(() => run.release());
     return parts;
   }
 
-  #planFor(fields: Fields, rows: number, total: number | undefined, uneven: boolean): ShardPlan {
-    return this.#plans.get(`${rows} ${total} ${fields.signature}`, (family) => {
+  #graphFor(fields: Fields, rows: number, total: number | undefined, uneven: boolean): OutputGraph {
+    return this.#graphs.get(`${rows} ${total} ${fields.signature}`, (family) => {
       const traced = traceShard(fields, rows, (batch) => {
         const tree = outputTree(this.#op, this.#fn(batch));
         return { leaves: tree.leaves, roots: packed(tree.leaves) };
@@ -229,7 +232,7 @@ export class Inference {
       const captured = traced.captures.map((capture) => capture.placeholder);
       const { leaves, roots } = traced.result;
       return {
-        plan: new StagedPlan(roots.map((root) => root.node), own, captured, { family }),
+        graph: new StagedGraph(roots.map((root) => root.node), own, captured, { family }),
         captures: traced.captures.map(({ tensor }) => ({ tensor })),
         outputs: leaves.map(({ shape, dtype }) => ({ shape, dtype })),
         bytes: roots.map((root) => bytesOf(root.dtype, root.size)),
@@ -251,7 +254,7 @@ function dtypesOf(leaves: readonly { readonly dtype: DType }[]): DType[] {
   return [...new Set(leaves.map((leaf) => leaf.dtype))];
 }
 
-function unpacked({ outputs }: ShardPlan, bytes: readonly ArrayBuffer[]): HostArray[] {
+function unpacked({ outputs }: OutputGraph, bytes: readonly ArrayBuffer[]): HostArray[] {
   const kinds = dtypesOf(outputs);
   const used = kinds.map(() => 0);
   return outputs.map(({ shape, dtype }) => {

@@ -1,10 +1,8 @@
 /** Cutting the gradient into parts that leave a device while it still computes the others. */
+import type { Range } from "./flat-parameters.ts";
 
-/** A range of the flat parameters: elements `start` to `end - 1`. */
-export interface Bucket {
-  readonly start: number;
-  readonly end: number;
-}
+/** A range of the flat parameters whose gradient leaves a device by itself. */
+export type Bucket = Range;
 
 /** The first bucket is small, so that the exchange begins early; the others are large, so that each costs little. */
 const firstBytes = 4 * 2 ** 20;

@@ -9,7 +9,7 @@ import type { Modes } from "../../tensor/eager/mode.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { BatchKinds } from "../decompose/batch-kinds.ts";
 import { type Checked, judgeProgram, type Program } from "../decompose/program.ts";
-import { scoreLength, type Scores } from "../decompose/scores.ts";
+import { lossOf, meansOf, scoreLength } from "../decompose/scores.ts";
 import { type DeviceEvent, Fleet } from "../run/fleet.ts";
 import { wrongLabel } from "../run/label-ranges.ts";
 import { Placement, type PlacementOptions } from "../run/placement.ts";
@@ -24,9 +24,9 @@ import type { Phases } from "./phases.ts";
 import { Replicas } from "./replicas.ts";
 import { ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
-import type { Step } from "./step.ts";
-import { assignBuffers, TrainingPlans } from "./training-plans.ts";
-import { inPlace, type State, type UpdateRule } from "./update.ts";
+import type { Step, StepOutcome, StepRecord } from "./step.ts";
+import { assignBuffers, TrainingGraphs } from "./training-graphs.ts";
+import { inPlace, type State, type StateUpdate } from "./update.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
   /** Distinct, at least one. */
@@ -35,7 +35,7 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly parameters: readonly Tensor[];
   /** Their names, for messages. */
   readonly names?: readonly string[] | undefined;
-  readonly rule: UpdateRule;
+  readonly rule: StateUpdate;
   /** The learning rate of an update, the first being 1. A number when it is always the same. */
   readonly learningRate: number | ((update: number) => number);
   /** Loss and metrics of a batch; traced, so it runs only a few times. */
@@ -57,22 +57,6 @@ export interface ExecutorOptions extends PlacementOptions {
   readonly snapshotEvery?: number | undefined;
   /** Devices that were lost or have joined. */
   readonly onEvent?: (event: DeviceEvent) => void;
-}
-
-/** What became of a step. */
-export interface StepOutcome {
-  /** 1 for the first step. */
-  readonly step: number;
-  readonly scores: Scores;
-  readonly rows: number;
-  /** Names of the devices that took part. */
-  readonly devices: readonly string[];
-  /** Rows that each of them computed. */
-  readonly sizes: readonly number[];
-  readonly learningRate: number;
-  /** False where the batch counted nothing, so that nothing was updated. */
-  readonly updated: boolean;
-  readonly phases: Phases;
 }
 
 /** A step whose work is on the devices. */
@@ -97,7 +81,7 @@ export class Executor {
   readonly statistics: Statistics = new Statistics();
   readonly #options: ExecutorOptions;
   readonly placement: Placement;
-  readonly #plans: TrainingPlans;
+  readonly #graphs: TrainingGraphs;
   readonly #sharded: ShardedSteps;
   readonly #snapshot = new Snapshot();
   readonly #judge: Judge;
@@ -137,16 +121,16 @@ export class Executor {
     this.replicas = new Replicas(op, devices, options.parameters, options.rule);
     this.#judge = new Judge(
       op,
-      this.replicas,
+      this.replicas.layout,
       options.names,
       (step) => wrongLabel(step.fields, options.program, { ...step, step: step.number }),
     );
-    this.#plans = new TrainingPlans(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
+    this.#graphs = new TrainingGraphs(options.program, options.rule, this.replicas, this.fleet.family, clipNorm);
     this.placement = new Placement(op, devices, options);
     this.#sharded = new ShardedSteps({
       fleet: this.fleet,
       placement: this.placement,
-      plans: this.#plans,
+      graphs: this.#graphs,
       replicas: this.replicas,
       statistics: this.statistics,
       snapshot: this.#snapshot,
@@ -249,7 +233,7 @@ export class Executor {
       if (this.#released) return;
       this.#released = true;
       await Promise.allSettled(this.#beside);
-      await this.#plans.release();
+      await this.#graphs.release();
       this.statistics.release();
       await this.replicas.release();
     });
@@ -370,8 +354,8 @@ export class Executor {
   async #onOne(step: Step): Promise<Begun> {
     const { replicas, fleet } = this;
     const device = fleet.devices[0]!;
-    const prepared = this.#plans.whole(step.fields);
-    const loaded = await prepared.plan.on(device);
+    const prepared = this.#graphs.whole(step.fields);
+    const loaded = await prepared.graph.on(device);
     const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
     const state = await this.#claim();
 
@@ -414,7 +398,7 @@ export class Executor {
     if (!placement.together) return undefined;
     const device = fleet.devices[0]!;
     const own = this.own.bind(this);
-    const prepared = await foldedStep(step, device, { placement, plans: this.#plans, replicas, own });
+    const prepared = await foldedStep(step, device, { placement, graphs: this.#graphs, replicas, own });
     if (prepared === undefined) return undefined;
     const state = await this.#claim();
     const start = performance.now();
@@ -458,7 +442,7 @@ export class Executor {
 
   /** Where the parameters after a step on one device are copied to, if they are. */
   #memoryForCopy(step: Step): Float32Array | undefined {
-    const { length } = this.replicas;
+    const { length } = this.replicas.layout;
     return this.#copies(step, 4 * length > largeBytes ? 10 : 1) ? this.#snapshot.memory(length) : undefined;
   }
 
@@ -534,9 +518,10 @@ export class Executor {
     rows: ReadonlyMap<Device, number> = new Map(this.fleet.devices.map((device) => [device, 0])),
     phases: Phases = noPhases,
   ): StepOutcome {
-    return {
+    const record: StepRecord = {
       step: step.number,
-      scores,
+      loss: lossOf(scores),
+      metrics: meansOf(scores),
       rows: step.fields.rows,
       devices: [...rows.keys()].map((device) => device.name),
       sizes: [...rows.values()],
@@ -544,6 +529,7 @@ export class Executor {
       updated,
       phases,
     };
+    return { record, scores };
   }
 
   #sayNothingCounted(step: Step): void {

@@ -2,13 +2,13 @@
 import { faultOf } from "../../compiler/group/watch.ts";
 import { NonFiniteGradientError } from "../../errors.ts";
 import type { Bucket } from "./buckets.ts";
-import type { Replicas } from "./replicas.ts";
+import type { FlatParameters } from "./flat-parameters.ts";
 import { infinityBits } from "./vectors.ts";
 
 /** The first parameter, by its position, that a state's faults are of; undefined where there are none. */
-export function faultyParameter(replicas: Replicas, faults: Uint32Array): number | undefined {
+export function faultyParameter(layout: FlatParameters, faults: Uint32Array): number | undefined {
   const found = [...faults].map(faultOf).filter((element) => element !== undefined).map((element) =>
-    replicas.parameterAt(element)
+    layout.positionAt(element)
   );
   return found.length === 0 ? undefined : Math.min(...found);
 }
@@ -20,12 +20,12 @@ export interface BucketSums extends Bucket {
 
 /** Looks for what is not finite among the sums that make a gradient. */
 export class GradientCheck {
-  readonly #replicas: Replicas;
+  readonly #layout: FlatParameters;
   /** Bits of the largest magnitude met so far. */
   #largest = 0;
 
-  constructor(replicas: Replicas) {
-    this.#replicas = replicas;
+  constructor(layout: FlatParameters) {
+    this.#layout = layout;
   }
 
   /** Takes note of the largest magnitude among some sums, as bits. */
@@ -40,7 +40,7 @@ export class GradientCheck {
   faulty(buckets: readonly BucketSums[], counts: readonly number[], penalty: boolean): number | undefined {
     const factor = counts.reduce((sum, count) => count === 0 ? sum : sum + 1 / Math.abs(count), penalty ? 1 : 0);
     if (this.#largest < infinityBits && valueOf(this.#largest) * factor < 3e38) return undefined;
-    const first = this.#replicas.ranges.findIndex(({ start, end }) => {
+    const first = this.#layout.ranges.findIndex(({ start, end }) => {
       const bucket = buckets.find((of) => of.start <= start && start < of.end);
       return bucket !== undefined && !isFiniteWithin(bucket, start, end, counts, penalty);
     });

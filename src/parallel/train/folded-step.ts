@@ -4,13 +4,13 @@
  */
 import type { Device, DeviceBuffer, OutputRead } from "../../devices/device/device.ts";
 import { scoreLength } from "../decompose/scores.ts";
-import { type BoundShards, type Group, ShardRuns } from "../run/shard-runs.ts";
-import { allocAll, freeAll, outputStride } from "../run/shared-plan.ts";
+import { BatchRun, type BoundShards, type Group } from "../run/batch-run.ts";
+import { allocAll, freeAll, outputStride } from "../run/shared-graph.ts";
 import { writeControl } from "../run/uploads.ts";
-import { ShardPlans, type ShardPlansParts } from "./shard-plans.ts";
+import { StepShards, type StepShardsParts } from "./step-shards.ts";
 import { sumOf, sumOfFew } from "./shard-sums.ts";
 import type { Step } from "./step.ts";
-import { totalsLength } from "./training-plans.ts";
+import { totalsLength } from "./training-graphs.ts";
 import { inPlace, type State } from "./update.ts";
 
 /** A step that is ready to be enqueued. */
@@ -23,17 +23,15 @@ export interface FoldedStep {
 }
 
 /** Undefined where the host has a part in the step: for collectives, and for tensors that the model assigns to. */
-export async function foldedStep(step: Step, device: Device, parts: ShardPlansParts): Promise<FoldedStep | undefined> {
-  const { placement, plans, replicas } = parts;
-  const shardPlans = new ShardPlans(step, parts);
-  const { buckets } = shardPlans;
-  const shards = placement.place(step.fields.rows, [device]).map(({ job }) => job);
-  await shardPlans.settle(shards);
-  const { plan, assigned, lengths } = shardPlans.of(shards[0]!);
-  if (plan.stages.length > 1 || assigned.length > 0 || lengths.length === 1) return undefined;
+export async function foldedStep(step: Step, device: Device, parts: StepShardsParts): Promise<FoldedStep | undefined> {
+  const { graphs, replicas } = parts;
+  const shards = new StepShards(step, [device], parts);
+  await shards.settle();
+  const { graph, assigned, lengths } = shards.of(shards.all[0]!);
+  if (graph.stages.length > 1 || assigned.length > 0 || lengths.length === 1) return undefined;
   const groups: { readonly group: Group; readonly bound: BoundShards; readonly parameters: number }[] = [];
-  for (const group of shardPlans.together(device, shards)) {
-    const bound = await shardPlans.prepare(device, group);
+  for (const group of shards.together(device, shards.all)) {
+    const bound = await shards.prepare(device, group);
     groups.push({ group, bound, parameters: bound.captures.findIndex(({ tensor }) => tensor === replicas.flat) });
   }
   const ofGroups = groups.map(({ group, bound: { loaded: [only] } }) => {
@@ -44,13 +42,13 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
     };
   });
   const summed = { groups: step.layout.groups, penalty: step.penalty };
-  const fold = await plans.fold(ofGroups, buckets, summed).plan.on(device);
-  const update = await plans.update(summed).plan.on(device);
+  const fold = await graphs.fold(ofGroups, shards.buckets, summed).graph.on(device);
+  const update = await graphs.update(summed).graph.on(device);
 
-  const run: FoldedStep["run"] = async (state, faults, copy) => {
-    const runs = new ShardRuns(step.fields, { ...step, step: step.number });
+  const enqueue: FoldedStep["run"] = async (state, faults, copy) => {
+    const run = new BatchRun(step.fields, { ...step, step: step.number });
     const length = scoreLength(step.layout);
-    const scores = shards.map(() => new Float32Array(length));
+    const scores = shards.all.map(() => new Float32Array(length));
     const held: DeviceBuffer[] = [];
     const hold = (bytes: readonly number[]) => {
       const buffers = allocAll(device, bytes);
@@ -72,7 +70,7 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
         }));
         // They may lie elsewhere now than when all was prepared.
         const captured = bound.captured.map((buffer, capture) => capture === parameters ? state.parameters : buffer);
-        reads.push(...runs.finish(device, group, { ...bound, captured }, own, wanted));
+        reads.push(...run.finish(device, group, { ...bound, captured }, own, wanted));
         return own;
       });
       const { plan } = fold.executable;
@@ -92,5 +90,5 @@ export async function foldedStep(step: Step, device: Device, parts: ShardPlansPa
     const whole = sumOfFew(scores, totalsLength(step.layout.groups));
     return [...whole, ...sumOf(scores).slice(whole.length)];
   };
-  return { run };
+  return { run: enqueue };
 }

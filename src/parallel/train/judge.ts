@@ -3,7 +3,7 @@ import { NonFiniteLossError } from "../../errors.ts";
 import { counted, isFiniteLoss, lossOf, readScores, type Scores } from "../decompose/scores.ts";
 import type { Reason } from "../run/label-ranges.ts";
 import { faultyParameter, gradientError } from "./faults.ts";
-import type { Replicas } from "./replicas.ts";
+import type { FlatParameters } from "./flat-parameters.ts";
 import type { Step } from "./step.ts";
 
 /** A step that is not refused. */
@@ -15,7 +15,7 @@ export interface Judged {
 
 export class Judge {
   readonly #op: string;
-  readonly #replicas: Replicas;
+  readonly #layout: FlatParameters;
   readonly #names: readonly string[] | undefined;
   readonly #reason: (step: Step) => Reason | undefined;
   #failure: NonFiniteLossError | undefined;
@@ -23,12 +23,12 @@ export class Judge {
   /** `names` are those of the parameters, for messages; `reason` says why a loss is not finite, where that is known. */
   constructor(
     op: string,
-    replicas: Replicas,
+    layout: FlatParameters,
     names: readonly string[] | undefined,
     reason: (step: Step) => Reason | undefined,
   ) {
     this.#op = op;
-    this.#replicas = replicas;
+    this.#layout = layout;
     this.#names = names;
     this.#reason = reason;
   }
@@ -65,7 +65,7 @@ export class Judge {
           : `${reason.need} (the weights are those of before the step)`,
       });
     }
-    const parameter = faults === undefined ? undefined : faultyParameter(this.#replicas, faults);
+    const parameter = faults === undefined ? undefined : faultyParameter(this.#layout, faults);
     if (parameter !== undefined) this.refuseGradient(step, scores, parameter);
     return { scores, updated: step.fields.rows > 0 && counted(scores) };
   }

@@ -5,14 +5,14 @@
 import type { Device } from "../../devices/device/device.ts";
 import { scoreLength } from "../decompose/scores.ts";
 import type { Fleet } from "../run/fleet.ts";
-import type { LoadedPlan } from "../run/shared-plan.ts";
+import type { LoadedPlan } from "../run/shared-graph.ts";
 import type { Bucket } from "./buckets.ts";
 import { GradientCheck } from "./faults.ts";
 import type { Clock } from "./phases.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
 import type { Step } from "./step.ts";
-import { totalsLength } from "./training-plans.ts";
+import { totalsLength } from "./training-graphs.ts";
 import { Vectors } from "./vectors.ts";
 
 /** What is read of a shard. */
@@ -65,7 +65,7 @@ interface ReductionOptions {
   readonly memory: LandingMemory;
   readonly fleet: Fleet;
   readonly replicas: Replicas;
-  /** The update's plan on each device. */
+  /** The update on each device. */
   readonly updates: ReadonlyMap<Device, LoadedPlan>;
   readonly clock: Clock;
   /** Told the scores of the whole step as soon as they are known; says whether the weights are to be updated. */
@@ -91,7 +91,7 @@ export class Reduction {
     this.#options = options;
     this.#vectors = vectors;
     this.#landings = landings.slice(0, shards);
-    this.#check = new GradientCheck(replicas);
+    this.#check = new GradientCheck(replicas.layout);
     this.#arrived = buckets.map(() => new Set<number>());
   }
 
@@ -160,7 +160,7 @@ export class Reduction {
       fleet.each(step.number, "update", (device) => {
         const into = updates.get(device)!.written[1]!;
         for (let row = 0; row * size < sums.length; row++) {
-          device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.length + start));
+          device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.layout.length + start));
         }
       }));
   }

@@ -1,6 +1,6 @@
 /** The trained state on every device: flat parameters, the optimizer's vectors, and its scalars. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
-import { ArgumentError, DeviceError, DTypeError, ReplicaMismatchError } from "../../errors.ts";
+import { DeviceError, ReplicaMismatchError } from "../../errors.ts";
 import type { HostArray } from "../../graph/dtype.ts";
 import type { Node } from "../../graph/node.ts";
 import { fromHost } from "../../tensor/create.ts";
@@ -9,10 +9,9 @@ import { reserve, type Spare } from "../../tensor/eager/storage.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../../tensor/runtime.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { copyOf } from "../../tensor/transform/compile.ts";
-import { flats } from "../run/flats.ts";
-import type { Bucket } from "./buckets.ts";
 import { Checksummer } from "./checksum.ts";
-import { firstScalars, type State, type UpdateRule } from "./update.ts";
+import { FlatParameters } from "./flat-parameters.ts";
+import { firstScalars, type State, type StateUpdate } from "./update.ts";
 
 /** Buffers to give back when the replicas are garbage-collected. */
 type Owned = Map<Device, DeviceBuffer[]>;
@@ -34,39 +33,11 @@ interface Replica extends Omit<State<DeviceBuffer>, "parameters"> {
 
 const noFaults = new Uint32Array(2);
 
-/** Elements that kernels load and store at one time, from positions that are multiples of it. */
-const lanes = 4;
-
-/**
- * Positions of parameters in one vector: those of odd sizes come last, so that the others begin where kernels can load
- * them four elements at a time. The first of those begins at `boundary`.
- */
-function sideBySide(sizes: readonly number[]): { offsets: number[]; used: number; boundary: number } {
-  const offsets = new Array<number>(sizes.length).fill(0);
-  let used = 0;
-  let boundary = 0;
-  for (const even of [true, false]) {
-    boundary = used;
-    sizes.forEach((size, i) => {
-      if ((size % lanes === 0) !== even) return;
-      offsets[i] = used;
-      used += size;
-    });
-  }
-  return { offsets, used, boundary };
-}
-
 export class Replicas {
-  /** Elements of all parameters together. */
-  readonly used: number;
-  /** Elements of the vector that holds them: a few zeros follow. */
-  readonly length: number;
-  /** Before and behind this element, parameters lie in their own order. */
-  readonly boundary: number;
+  /** Where each parameter lies in `flat`. */
+  readonly layout: FlatParameters;
   readonly #op: string;
-  readonly #parameters: readonly Tensor[];
-  readonly #offsets: readonly number[];
-  readonly #rule: UpdateRule;
+  readonly #rule: StateUpdate;
   #devices: readonly Device[];
   readonly #replicas = new Map<Device, Replica>();
   readonly #owned: Owned = new Map();
@@ -79,30 +50,11 @@ export class Replicas {
   /** A copy of one version on the host. */
   #onHost: { readonly version: Node; readonly values: Float32Array } | undefined;
 
-  /** Throws ArgumentError for no parameters or one listed twice, DTypeError for one that is not f32. */
-  constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: UpdateRule) {
-    if (parameters.length === 0) {
-      throw new ArgumentError(op, { got: "a model without parameters", need: "at least one" });
-    }
-    if (new Set(parameters).size < parameters.length) {
-      throw new ArgumentError(op, {
-        got: "a parameter listed twice",
-        need: "each once: a tied weight is one parameter",
-      });
-    }
-    for (const parameter of parameters) {
-      if (parameter.dtype !== "f32") {
-        throw new DTypeError(op, { got: `a parameter of ${parameter.dtype}`, need: "f32" });
-      }
-    }
-    const { offsets, used, boundary } = sideBySide(parameters.map((parameter) => parameter.size));
-    this.boundary = boundary;
-    this.used = used;
-    this.length = lanes * Math.ceil(used / lanes);
+  /** Throws as `FlatParameters`. */
+  constructor(op: string, devices: readonly Device[], parameters: readonly Tensor[], rule: StateUpdate) {
+    this.layout = new FlatParameters(op, parameters, { aligned: true });
     this.#op = op;
     this.#devices = [...devices];
-    this.#parameters = [...parameters];
-    this.#offsets = offsets;
     this.#rule = rule;
     this.#pending = parameters.map((parameter) => parameter.isPending ? parameter.node : undefined);
     collected.register(this, this.#owned, this);
@@ -116,40 +68,12 @@ export class Replicas {
     return this.#flat!;
   }
 
-  /** Where each parameter begins in `flat`, in elements. */
-  get offsets(): readonly number[] {
-    return this.#offsets;
-  }
-
-  /** The parameters that lie in `start` to `end - 1` of `flat`, in that order. */
-  within({ start, end }: Bucket): Tensor[] {
-    return [...this.#offsets.keys()]
-      .filter((i) => this.#offsets[i]! >= start && this.#offsets[i]! < end)
-      .sort((a, b) => this.#offsets[a]! - this.#offsets[b]!)
-      .map((i) => this.#parameters[i]!);
-  }
-
-  /** The elements of `flat` that each parameter has. */
-  get ranges(): readonly Bucket[] {
-    return this.#parameters.map(({ size }, i) => ({ start: this.#offsets[i]!, end: this.#offsets[i]! + size }));
-  }
-
-  /** The position of the parameter that an element of `flat` belongs to. */
-  parameterAt(element: number): number {
-    return this.ranges.findIndex(({ start, end }) => element >= start && element < end);
-  }
-
-  /** Whether a tensor is one of the parameters. */
-  has(tensor: Tensor): boolean {
-    return this.#parameters.includes(tensor);
-  }
-
   /** Bytes that a device keeps of the parameters and of the optimizer's state. */
   bytesOn(device: Device): { readonly parameters: number; readonly optimizer: number } {
     const replica = this.#replicas.get(device);
     if (replica === undefined) return { parameters: 0, optimizer: 0 };
     const optimizer = [...replica.slots, replica.scalars].reduce((sum, { bytes }) => sum + bytes, 0);
-    return { parameters: 4 * this.length, optimizer };
+    return { parameters: 4 * this.layout.length, optimizer };
   }
 
   /**
@@ -158,21 +82,18 @@ export class Replicas {
    */
   async ready(each: (body: (device: Device) => void) => void): Promise<Float32Array | undefined> {
     if (this.#isCurrent()) return undefined;
-    await Promise.all(this.#devices.map((device) => reserve(device, 4 * this.length)));
+    await Promise.all(this.#devices.map((device) => reserve(device, 4 * this.layout.length)));
     // From here on nothing waits, so that no assignment comes between.
     const values = await this.#values();
     each((device) => {
       if (!this.#replicas.has(device)) this.#allocate(device);
       if (device !== this.#devices[0]) return device.write(this.#replicas.get(device)!.copy!, values);
-      const buffer = device.alloc(Math.max(4, 4 * this.length));
+      const buffer = device.alloc(Math.max(4, 4 * this.layout.length));
       device.write(buffer, values);
-      this.#flat ??= fromHost(values, [this.length], "f32");
-      flats.add(this.#flat);
+      this.#flat ??= fromHost(values, [this.layout.length], "f32");
       this.#show(buffer);
     });
-    this.#parameters.forEach((parameter, i) => {
-      if (!this.#isView(parameter, i)) parameter.aliasOf(this.flat, this.#offsets[i]!);
-    });
+    this.layout.showIn(this.flat);
     this.#pending = [];
     return values;
   }
@@ -229,7 +150,7 @@ export class Replicas {
   /** No device is left: the model's tensors read as these values of all parameters. */
   restore(values: Float32Array): void {
     if (this.#flat === undefined || this.#flat.node !== this.#written) return;
-    this.#flat.assign(fromHost(values, [this.length], "f32"));
+    this.#flat.assign(fromHost(values, [this.layout.length], "f32"));
     this.#written = this.#flat.node;
   }
 
@@ -259,7 +180,7 @@ export class Replicas {
     const { node } = this.flat;
     const buffer = await bufferOf(this.flat, device);
     if (mayOverwrite(this.flat, device)) return;
-    const copy = await copyOf(device, buffer, Math.max(4, 4 * this.length));
+    const copy = await copyOf(device, buffer, Math.max(4, 4 * this.layout.length));
     // Whoever calls claims again, and comes back here when the user has assigned meanwhile.
     if (this.flat.node === node && device === this.#devices[0]) this.#show(copy);
     else if (!device.isLost) device.free(copy);
@@ -330,12 +251,7 @@ export class Replicas {
   /** Whether nobody has assigned to a parameter since the replicas were brought to the same values. */
   #isCurrent(): boolean {
     const flat = this.#flat;
-    return flat !== undefined && flat.node === this.#written &&
-      this.#parameters.every((parameter, i) => this.#isView(parameter, i));
-  }
-
-  #isView(parameter: Tensor, i: number): boolean {
-    return parameter.alias?.base === this.#flat && parameter.alias?.offset === this.#offsets[i];
+    return flat !== undefined && flat.node === this.#written && this.layout.areViewsOf(flat);
   }
 
   /** The parameters are in this buffer from now on; tensors made from the old ones keep those. */
@@ -367,13 +283,14 @@ export class Replicas {
 
   /** The parameters' values, as they are when the promise resolves. */
   async #values(): Promise<Float32Array> {
-    const values = new Float32Array(this.length);
+    const { parameters, ranges, length } = this.layout;
+    const values = new Float32Array(length);
     for (;;) {
       const read = this.#versions();
-      const data = await Promise.all(this.#parameters.map((parameter, i) => this.#read(parameter, this.#pending[i])));
+      const data = await Promise.all(parameters.map((parameter, i) => this.#read(parameter, this.#pending[i])));
       const now = this.#versions();
       if (!read.every((version, i) => version === now[i])) continue;
-      data.forEach((part, i) => values.set(part, this.#offsets[i]!));
+      data.forEach((part, i) => values.set(part, ranges[i]!.start));
       return values;
     }
   }
@@ -396,7 +313,7 @@ export class Replicas {
 
   /** What changes when a parameter is assigned to. Of a view it is the vector, as a node of its own would hold that. */
   #versions(): Node[] {
-    return this.#parameters.map((parameter) => (parameter.alias?.base ?? parameter).node);
+    return this.layout.parameters.map((parameter) => (parameter.alias?.base ?? parameter).node);
   }
 
   #allocate(device: Device): void {
@@ -408,7 +325,7 @@ export class Replicas {
       return buffer;
     };
     this.#owned.set(device, buffers);
-    const zeros = new Float32Array(this.length);
+    const zeros = new Float32Array(this.layout.length);
     this.#replicas.set(device, {
       scalars: hold(firstScalars(this.#rule)),
       faults: hold(noFaults),
@@ -420,7 +337,7 @@ export class Replicas {
   #checksummer(device: Device): Checksummer {
     let checksummer = this.#checksummers.get(device);
     if (checksummer === undefined) {
-      this.#checksummers.set(device, checksummer = new Checksummer(device, this.length));
+      this.#checksummers.set(device, checksummer = new Checksummer(device, this.layout.length));
     }
     return checksummer;
   }

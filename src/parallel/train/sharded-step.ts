@@ -3,20 +3,18 @@ import type { Device } from "../../devices/device/device.ts";
 import { InternalError } from "../../errors.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Fleet } from "../run/fleet.ts";
-import type { Placed } from "../run/fleet.ts";
 import type { Placement } from "../run/placement.ts";
-import { ShardRuns } from "../run/shard-runs.ts";
-import { allocAll, freeAll, type LoadedPlan, outputStride } from "../run/shared-plan.ts";
-import type { Shard } from "../run/uploads.ts";
+import { BatchRun } from "../run/batch-run.ts";
+import { allocAll, freeAll, type LoadedPlan, outputStride } from "../run/shared-graph.ts";
 import { writeControl } from "../run/uploads.ts";
 import type { Statistics } from "./assigned-tensors.ts";
 import { Clock, type Phases } from "./phases.ts";
 import { LandingMemory, Reduction } from "./reduction.ts";
 import type { Replicas } from "./replicas.ts";
-import { ShardPlans } from "./shard-plans.ts";
+import { StepShards } from "./step-shards.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Step } from "./step.ts";
-import type { TrainingPlans } from "./training-plans.ts";
+import type { TrainingGraphs } from "./training-graphs.ts";
 import { inPlace } from "./update.ts";
 
 /** What a step in shards came to. */
@@ -43,7 +41,7 @@ interface Finish extends Pick<ShardedRun, "refuse" | "copy"> {
 export interface ShardedOptions {
   readonly fleet: Fleet;
   readonly placement: Placement;
-  readonly plans: TrainingPlans;
+  readonly graphs: TrainingGraphs;
   readonly replicas: Replicas;
   readonly statistics: Statistics;
   readonly snapshot: Snapshot;
@@ -66,22 +64,19 @@ export class ShardedSteps {
    * copy of the new parameters.
    */
   async run(step: Step, { judge, refuse, copy }: ShardedRun): Promise<ShardedResult> {
-    const { fleet, placement, plans, replicas, statistics } = this.#options;
+    const { fleet, placement, graphs, replicas, statistics } = this.#options;
     const clock = new Clock();
     const own = (tensor: Tensor, device: Device) => replicas.own(tensor, device) ?? statistics.own(tensor, device);
-    const shardPlans = new ShardPlans(step, { plans, placement, replicas, own });
     const updates = new Map<Device, LoadedPlan>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
-      updates.set(device, await plans.update({ ...step.layout, penalty: step.penalty }).plan.on(device));
+      updates.set(device, await graphs.update({ ...step.layout, penalty: step.penalty }).graph.on(device));
     });
-    const placed = placement.place(step.fields.rows, fleet.devices);
-    const shards = placed.map(({ job }) => job);
-    await shardPlans.settle(shards);
-    const { buckets } = shardPlans;
+    const shards = new StepShards(step, fleet.devices, { graphs, placement, replicas, own });
+    await shards.settle();
     const reduction = new Reduction({
       step,
-      shards: shards.length,
-      buckets,
+      shards: shards.all.length,
+      buckets: shards.buckets,
       memory: this.#memory,
       fleet,
       replicas,
@@ -90,7 +85,7 @@ export class ShardedSteps {
       judge,
     });
     const work = new Work(fleet.devices);
-    const assigned = await this.#compute(step, placed, shardPlans, reduction, work, clock);
+    const assigned = await this.#compute(step, shards, reduction, work, clock);
     for (const { device, rows, milliseconds } of work.spans()) placement.measured(device, rows, milliseconds);
     const copied = reduction.updating
       ? await this.#finish(step, reduction, { updates, assigned, refuse, copy, clock })
@@ -101,19 +96,23 @@ export class ShardedSteps {
   /** Runs all shards and reads what they give. Gives the tensors that the model assigns to. */
   async #compute(
     step: Step,
-    placed: readonly Placed<Shard>[],
-    shardPlans: ShardPlans,
+    shards: StepShards,
     reduction: Reduction,
     work: Work,
     clock: Clock,
   ): Promise<readonly Tensor[]> {
     const { fleet, statistics } = this.#options;
-    const prepare = shardPlans.prepare.bind(shardPlans);
-    const together = shardPlans.together.bind(shardPlans);
-    const runs = new ShardRuns(step.fields, { ...step, step: step.number });
-    const [first] = placed as readonly [Placed<Shard>];
+    const prepare = shards.prepare.bind(shards);
+    const together = shards.together.bind(shards);
+    const run = new BatchRun(step.fields, { ...step, step: step.number });
     let assigned: readonly Tensor[] = [];
-    const ready = await runs.collect(fleet, placed, shardPlans.of(first.job).plan.stages.length, prepare, together);
+    const ready = await run.collect(
+      fleet,
+      shards.placed,
+      shards.of(shards.all[0]!).graph.stages.length,
+      prepare,
+      together,
+    );
     await fleet.deliver(ready, step.number, prepare, async (device, group, bound) => {
       const start = performance.now();
       const { executable } = bound.loaded[bound.loaded.length - 1]!;
@@ -130,7 +129,7 @@ export class ShardedSteps {
       fleet.enter(device, "compute");
       const reads = clock.time("scatter", () => {
         try {
-          return runs.finish(device, group, bound, outputs, [
+          return run.finish(device, group, bound, outputs, [
             ...wanted,
             ...own.map((tensor, i) => ({ output: bound.lengths.length + i, into: statistics.memory(tensor) })),
           ]);
@@ -147,7 +146,7 @@ export class ShardedSteps {
       freeAll(device, outputs);
       for (const read of settled) if (read.status === "rejected") throw read.reason;
       work.add(device, group.reduce((sum, shard) => sum + shard.rows, 0), start);
-    }, together).finally(() => runs.release());
+    }, together).finally(() => run.release());
     return assigned;
   }
 
@@ -188,7 +187,7 @@ export class ShardedSteps {
       }
       const buffers = inPlace(own);
       if (first && copy) {
-        const into = snapshot.memory(replicas.length);
+        const into = snapshot.memory(replicas.layout.length);
         const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);

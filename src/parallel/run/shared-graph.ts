@@ -1,6 +1,4 @@
-/**
- * One compiled graph on several devices: compiled once for each kind of device, loaded once on each device.
- */
+/** One graph on several devices: compiled once for each kind of device, its plan loaded once on each device. */
 import { planOf } from "../../compiler/cache.ts";
 import type { CompileRequest } from "../../compiler/compile.ts";
 import type { Plan } from "../../compiler/plan/plan.ts";
@@ -62,7 +60,7 @@ async function giveBack(loaded: Loaded): Promise<void> {
   }
 }
 
-export class SharedPlan {
+export class SharedGraph {
   readonly request: CompileRequest;
   readonly #written: ReadonlySet<number>;
   readonly #family: FamilyMember | undefined;
@@ -116,7 +114,7 @@ export class SharedPlan {
     );
   }
 
-  /** Gives back what the plan holds on every device. */
+  /** Gives back what is held on every device. */
   async release(): Promise<void> {
     await this.settle();
     await giveBack(this.#loaded);
@@ -157,38 +155,38 @@ export class SharedPlan {
   }
 }
 
-/** What a plan is among those of one computation for different shapes. */
+/** What a graph is among those of one computation for different shapes. */
 export interface FamilyMember {
   readonly family: PlanFamily;
-  /** Lengths that differ from plan to plan; undefined where none are known to. */
+  /** Lengths that differ from graph to graph; undefined where none are known to. */
   readonly varying: readonly number[] | undefined;
   /**
-   * Whether plans for other lengths came before. A device of its own may still see no other length than its share: there,
+   * Whether graphs for other lengths came before. A device of its own may still see no other length than its share: there,
    * kernels without guards are worth being compiled. Software adapters share theirs at once.
    */
   readonly known: boolean;
 }
 
-/** Plans of one computation for different shapes, by key; the most recently used are kept. */
-export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }> {
+/** Graphs of one computation for different shapes, by key; the most recently used are kept. */
+export class GraphCache<G extends { readonly graph: { release(): Promise<void> } }> {
   readonly #most: number;
   readonly #family: PlanFamily;
-  /** For how many rows there were plans so far. */
+  /** For how many rows there were graphs so far. */
   readonly #rows = new Set<number>();
-  readonly #entries = new Map<string, P>();
+  readonly #entries = new Map<string, G>();
 
-  /** Of the plans, `most` are kept. */
+  /** Of the graphs, `most` are kept. */
   constructor({ most = 64, family = new PlanFamily() }: { readonly most?: number; readonly family?: PlanFamily } = {}) {
     this.#most = most;
     this.#family = family;
   }
 
-  /** `rows` is what the plan is for, where plans differ in that; they do for sure where there were others, or `uneven` says so. */
+  /** `rows` is what the graph is for, where graphs differ in that; they do for sure where there were others, or `uneven` says so. */
   get(
     key: string,
-    make: (member: FamilyMember) => P,
+    make: (member: FamilyMember) => G,
     { rows, uneven = false }: { readonly rows?: number; readonly uneven?: boolean } = {},
-  ): P {
+  ): G {
     if (rows !== undefined) this.#rows.add(rows);
     const known = this.#rows.size > 1;
     const varying = rows !== undefined && (known || uneven) ? [rows] : undefined;
@@ -198,7 +196,7 @@ export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }
     for (const [oldest, old] of this.#entries) {
       if (this.#entries.size <= this.#most) break;
       this.#entries.delete(oldest);
-      void old.plan.release();
+      void old.graph.release();
     }
     return entry;
   }
@@ -206,6 +204,6 @@ export class PlanCache<P extends { readonly plan: { release(): Promise<void> } }
   async release(): Promise<void> {
     const all = [...this.#entries.values()];
     this.#entries.clear();
-    await Promise.all(all.map((entry) => entry.plan.release()));
+    await Promise.all(all.map((entry) => entry.graph.release()));
   }
 }

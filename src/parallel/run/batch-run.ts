@@ -1,4 +1,4 @@
-/** The shards of a batch on their way through the stages of their plans, in step with each other. */
+/** The shards of a batch on their way through the stages of their graphs, in step with each other. */
 import type { Device, DeviceBuffer, Executable, OutputRead } from "../../devices/device/device.ts";
 import { InternalError } from "../../errors.ts";
 import type { Node } from "../../graph/node.ts";
@@ -7,13 +7,13 @@ import { type Words, wordsFor } from "../../graph/words.ts";
 import type { Stage } from "../decompose/stages.ts";
 import { combine } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
-import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride } from "./shared-plan.ts";
+import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride } from "./shared-graph.ts";
 import { type HostFields, type Shard, type StepNumbers, writeControl, writeFields } from "./uploads.ts";
-import type { StagedPlan } from "./staged-plan.ts";
+import type { StagedGraph } from "./staged-graph.ts";
 
-/** The plan of shards that run together on a device, with all that is bound to it. */
+/** The graph of shards that run together on a device, with all that is bound to it. */
 export interface BoundShards {
-  readonly plan: StagedPlan;
+  readonly graph: StagedGraph;
   readonly loaded: readonly LoadedPlan[];
   readonly captured: readonly DeviceBuffer[];
 }
@@ -31,7 +31,7 @@ interface Progress {
 }
 
 /** The shards of one batch, on their way through the stages. */
-export class ShardRuns {
+export class BatchRun {
   readonly #fields: HostFields;
   readonly #numbers: Omit<StepNumbers, "offset">;
   /** By the group's first and last shard. */
@@ -74,7 +74,7 @@ export class ShardRuns {
     for (let number = 0; number < stages - 1; number++) {
       const parts = new Map<Shard, { device: Device; stage: Stage; words: readonly Words[] }>();
       await fleet.deliver(there, this.#numbers.step, prepare, async (device, group, bound) => {
-        const { stage } = bound.plan.stages[number]!;
+        const { stage } = bound.graph.stages[number]!;
         const words = group.map(() => stage.collectives.map(({ node }) => wordsOf(node.src[0]!)));
         fleet.enter(device, "compute");
         await Promise.all(this.#advance(device, group, bound, number, words));
@@ -105,7 +105,7 @@ export class ShardRuns {
     outputs: readonly DeviceBuffer[],
     reads: readonly OutputRead[],
   ): Promise<void>[] {
-    const last = bound.plan.stages.length - 1;
+    const last = bound.graph.stages.length - 1;
     const progress = this.#upTo(device, group, bound, last);
     const done = device.runAndRead(
       bound.loaded[last]!.executable,
@@ -132,7 +132,7 @@ export class ShardRuns {
     words: readonly (readonly Words[])[],
   ): Promise<void>[] {
     const progress = this.#upTo(device, group, bound, number);
-    const { stage } = bound.plan.stages[number]!;
+    const { stage } = bound.graph.stages[number]!;
     const { executable } = bound.loaded[number]!;
     const inputs = this.#inputs(device, group, bound, number, progress);
     const wanted = words.flatMap((ofShard, item) =>
@@ -153,7 +153,7 @@ export class ShardRuns {
       this.#progress.set(key, progress = { device, done: 0, kept: [] });
     }
     for (let before = progress.done; before < number; before++) {
-      const { stage } = bound.plan.stages[before]!;
+      const { stage } = bound.graph.stages[before]!;
       const { executable } = bound.loaded[before]!;
       const inputs = this.#inputs(device, group, bound, before, progress);
       const there = progress;
@@ -174,12 +174,12 @@ export class ShardRuns {
   #inputs(
     device: Device,
     group: Group,
-    { plan, loaded, captured }: BoundShards,
+    { graph, loaded, captured }: BoundShards,
     number: number,
     progress: Progress,
   ): (DeviceBuffer | undefined)[] {
     const { executable, written } = loaded[number]!;
-    return plan.stages[number]!.origins.map((origin, i) => {
+    return graph.stages[number]!.origins.map((origin, i) => {
       const buffer = written[i];
       const stride = inputStride(executable, i);
       switch (origin.kind) {
@@ -217,22 +217,22 @@ export class ShardRuns {
 }
 
 /**
- * Neighbouring shards of one list that have as many rows and the same plan run together, as many as the device takes at
+ * Neighbouring shards of one list that have as many rows and the same graph run together, as many as the device takes at
  * once.
  */
 export function runsTogether(
   device: Device,
   shards: readonly Shard[],
-  planOf: (shard: Shard) => { readonly plan: StagedPlan },
+  of: (shard: Shard) => { readonly graph: StagedGraph },
 ): Group[] {
   const groups: Shard[][] = [];
   for (const shard of shards) {
     const last = groups[groups.length - 1];
     const [first] = last ?? [];
-    const { plan } = planOf(shard);
-    const follows = last !== undefined && planOf(first!).plan === plan &&
+    const { graph } = of(shard);
+    const follows = last !== undefined && of(first!).graph === graph &&
       shard.index === last[last.length - 1]!.index + 1;
-    if (follows && last.length < plan.most(device, shards.length)) last.push(shard);
+    if (follows && last.length < graph.most(device, shards.length)) last.push(shard);
     else groups.push([shard]);
   }
   return groups;

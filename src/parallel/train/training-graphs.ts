@@ -1,4 +1,4 @@
-/** The plans of a training step: of a shard, of a whole step on one device, and of the update. */
+/** The graphs of a training step: of a shard, of a whole step on one device, and of the update. */
 import type { Watch } from "../../compiler/group/watch.ts";
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import type { PlanFamily } from "../../devices/device/family.ts";
@@ -13,17 +13,17 @@ import { type Capture, placeholder, trace } from "../../tensor/transform/trace.t
 import { countsAny, gradientOfSums, meanGradient, watchedSum } from "../decompose/gradient.ts";
 import { groupsOf, packScores, type Program } from "../decompose/program.ts";
 import { control, controlScalar, type ShardTrace, traceShard } from "../decompose/shard-trace.ts";
-import { PlanCache, SharedPlan } from "../run/shared-plan.ts";
-import { StagedPlan } from "../run/staged-plan.ts";
+import { GraphCache, SharedGraph } from "../run/shared-graph.ts";
+import { StagedGraph } from "../run/staged-graph.ts";
 import { type Fields, isBatched } from "../split/host-batch.ts";
 import type { Bucket } from "./buckets.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOfTensors } from "./shard-sums.ts";
-import { firstScalars, inPlace, type State, updated, type UpdateRule } from "./update.ts";
+import { firstScalars, inPlace, type State, type StateUpdate, updated } from "./update.ts";
 
-/** A traced computation and what it takes and gives besides the batch. */
-export interface Prepared {
-  /** Tensors bound for each run, in order, after the plan's own inputs. */
+/** What a graph takes and gives of the model's tensors, besides the batch. */
+export interface ModelTensors {
+  /** Tensors bound for each run, in order, after the graph's own inputs. */
   readonly captures: readonly { readonly tensor: Tensor }[];
   /** Tensors that the model assigns to, in order. */
   readonly assigned: readonly { readonly tensor: Tensor; readonly bytes: number }[];
@@ -34,8 +34,8 @@ export interface Prepared {
  * parameters one f32 vector of the groups' gradients and, where it is the first shard, the penalty's; then the
  * assigned tensors.
  */
-export interface ShardPlan extends Prepared {
-  readonly plan: StagedPlan;
+export interface GradientGraph extends ModelTensors {
+  readonly graph: StagedGraph;
   /** Elements of the outputs before the assigned tensors. */
   readonly lengths: readonly number[];
 }
@@ -44,8 +44,8 @@ export interface ShardPlan extends Prepared {
  * A whole step. Inputs: the fields, control, the state (as `inPlace` has it), captures. Outputs: the state in place; the
  * scores; then the assigned tensors.
  */
-export interface WholePlan extends Prepared {
-  readonly plan: SharedPlan;
+export interface StepGraph extends ModelTensors {
+  readonly graph: SharedGraph;
   readonly scoreBytes: number;
 }
 
@@ -56,7 +56,7 @@ export interface Summed {
 }
 
 /** Shards that ran together: how many, and bytes of each of their outputs. */
-export interface ShardOutputs {
+export interface GroupOutputs {
   readonly shards: number;
   readonly strides: readonly number[];
 }
@@ -66,26 +66,26 @@ export function totalsLength(groups: number): number {
   return 2 * groups + 1;
 }
 
-export class TrainingPlans {
+export class TrainingGraphs {
   readonly #program: Program;
-  readonly #rule: UpdateRule;
+  readonly #rule: StateUpdate;
   readonly #replicas: Replicas;
   readonly #clipNorm: number | undefined;
-  readonly #shards: PlanCache<ShardPlan>;
-  readonly #wholes: PlanCache<WholePlan>;
-  readonly #updates = new PlanCache<{ readonly plan: SharedPlan }>({ most: 8 });
-  readonly #folds = new PlanCache<{ readonly plan: SharedPlan }>({ most: 16 });
+  readonly #shards: GraphCache<GradientGraph>;
+  readonly #wholes: GraphCache<StepGraph>;
+  readonly #updates = new GraphCache<{ readonly graph: SharedGraph }>({ most: 8 });
+  readonly #folds = new GraphCache<{ readonly graph: SharedGraph }>({ most: 16 });
 
   /** The gradient is clipped to the norm `clipNorm`, if it is given. */
   constructor(
     program: Program,
-    rule: UpdateRule,
+    rule: StateUpdate,
     replicas: Replicas,
     family: PlanFamily,
     clipNorm: number | undefined,
   ) {
-    this.#shards = new PlanCache({ family });
-    this.#wholes = new PlanCache({ family });
+    this.#shards = new GraphCache({ family });
+    this.#wholes = new GraphCache({ family });
     this.#clipNorm = clipNorm;
     this.#program = program;
     this.#rule = rule;
@@ -113,7 +113,7 @@ export class TrainingPlans {
       /** Whether other shards of the step have other numbers of rows. */
       readonly uneven: boolean;
     },
-  ): ShardPlan {
+  ): GradientGraph {
     return this.#shards.get(`${rows} ${total} ${first} ${together} ${fields.signature}`, (family) => {
       const traced = traceShard(fields, rows, (batch) => {
         const { loss, metrics } = this.#program(batch);
@@ -122,7 +122,7 @@ export class TrainingPlans {
         const sums = [...groups.map((group) => group.sum), ...penalty === undefined ? [] : [penalty]];
         const scores = packScores(groups, penalty, metrics);
         if (sums.length === 0) return [scores];
-        const inBuckets = buckets.map((bucket) => this.#replicas.within(bucket));
+        const inBuckets = buckets.map((bucket) => this.#replicas.layout.within(bucket));
         const gradients = sums.map((sum) => grad(sum, inBuckets.flat()));
         let taken = 0;
         const packed = inBuckets.map(({ length }, b) => {
@@ -139,17 +139,18 @@ export class TrainingPlans {
       const after = this.#effects(traced, traced.captures);
       const roots = [...traced.result.map((x) => x.node), ...after.nodes];
       const common = together ? own.slice(0, -1).filter((_, i) => !isBatched(fields.leaves[i]!)) : undefined;
-      const plan = new StagedPlan(roots, own, traced.captures.map((capture) => capture.placeholder), {
+      const graph = new StagedGraph(roots, own, traced.captures.map((capture) => capture.placeholder), {
         common,
         family,
       });
-      return { plan, lengths: traced.result.map((x) => x.size), ...after };
+      return { graph, lengths: traced.result.map((x) => x.size), ...after };
     }, { rows, uneven });
   }
 
-  whole(fields: Fields): WholePlan {
+  whole(fields: Fields): StepGraph {
     return this.#wholes.get(`${fields.rows} ${fields.signature}`, (family) => {
-      const { flat, length } = this.#replicas;
+      const { flat, layout } = this.#replicas;
+      const { length, used } = layout;
       const slots = this.#rule.slots.map(() => placeholder([length], "f32"));
       const scalars = placeholder([firstScalars(this.#rule).length], "f32");
       const faults = placeholder([2], "u32");
@@ -165,9 +166,9 @@ export class TrainingPlans {
           counted: countsAny(groups.map(({ count }) => count)),
         };
         const state: State<Tensor> = { parameters: flat, slots, scalars, faults };
-        const parameters = this.#replicas.within({ start: 0, end: length });
+        const parameters = layout.within({ start: 0, end: length });
         const gradients = meanGradient(groups, loss.penalty, parameters).map((part) => part.reshape([part.size]));
-        const gradient = concat([...gradients, zeros([length - this.#replicas.used])], { axis: 0 });
+        const gradient = concat([...gradients, zeros([length - used])], { axis: 0 });
         const rate = controlScalar(inputs, control.learningRate);
         const next = updated(this.#rule, state, gradient, rate, { guard, clipNorm: this.#clipNorm });
         return { next, gradients, scores: packScores(groups, loss.penalty, metrics) };
@@ -188,7 +189,7 @@ export class TrainingPlans {
         parameters.placeholder,
       ];
       const roots = [...inPlace(next), scores].map((x) => x.node);
-      const plan = new SharedPlan(
+      const graph = new SharedGraph(
         {
           roots: [...roots, ...after.nodes],
           inputs: [...own, ...state, ...captures.map((capture) => capture.placeholder)],
@@ -198,7 +199,7 @@ export class TrainingPlans {
         own.map((_, i) => i),
         family,
       );
-      return { plan, scoreBytes: byteLength(scores.node), ...after };
+      return { graph, scoreBytes: byteLength(scores.node), ...after };
     }, { rows: fields.rows });
   }
 
@@ -207,9 +208,9 @@ export class TrainingPlans {
    * first of the scores; the state. Outputs: the state in place, as it was where the totals are not finite or count nothing,
    * or the state has faults.
    */
-  update({ groups, penalty }: Summed): { readonly plan: SharedPlan } {
+  update({ groups, penalty }: Summed): { readonly graph: SharedGraph } {
     return this.#updates.get(`${groups} ${penalty}`, () => {
-      const { length } = this.#replicas;
+      const { length } = this.#replicas.layout;
       const controls = placeholder([control.length], "u32");
       const sums = placeholder([groups + (penalty ? 1 : 0), length], "f32");
       const totals = placeholder([totalsLength(groups)], "f32");
@@ -233,7 +234,11 @@ export class TrainingPlans {
       const inputs = [controls, sums, totals, ...inPlace(state)].map((x) => x.node);
       const roots = inPlace(next).map((x) => x.node);
       return {
-        plan: new SharedPlan({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [0, 1, 2]),
+        graph: new SharedGraph({ roots, inputs, donate: roots.map((_, i) => ({ input: i + 3, output: i })) }, [
+          0,
+          1,
+          2,
+        ]),
       };
     });
   }
@@ -245,10 +250,10 @@ export class TrainingPlans {
    * element of the gradient, so that it can be watched without being stored.
    */
   fold(
-    runs: readonly ShardOutputs[],
+    runs: readonly GroupOutputs[],
     buckets: readonly Bucket[],
     { groups, penalty }: Summed,
-  ): { readonly plan: SharedPlan } {
+  ): { readonly graph: SharedGraph } {
     const key = JSON.stringify([runs, buckets, groups, penalty]);
     return this.#folds.get(key, () => {
       const inputs = runs.map(({ shards, strides }) => strides.map((bytes) => placeholder([shards, bytes / 4], "f32")));
@@ -279,17 +284,17 @@ export class TrainingPlans {
       const { watched, outputs } = traced.result;
       const faults = placeholder([2], "u32");
       const given = inputs.flat();
-      const plan = new SharedPlan({
+      const graph = new SharedGraph({
         roots: [...outputs, faults].map((x) => x.node),
         inputs: [...given, faults].map((x) => x.node),
         donate: [{ input: given.length, output: outputs.length }],
         watch: {
           values: inBucketOrder(buckets).map(({ start }, i) => ({ node: watched[i]!.node, number: start, each: true })),
-          boundary: this.#replicas.boundary,
+          boundary: this.#replicas.layout.boundary,
           faults: given.length,
         },
       }, []);
-      return { plan };
+      return { graph };
     });
   }
 
@@ -301,7 +306,7 @@ export class TrainingPlans {
       offset += size;
       return value;
     });
-    return { values, boundary: this.#replicas.boundary, faults };
+    return { values, boundary: this.#replicas.layout.boundary, faults };
   }
 
   /**
@@ -311,7 +316,7 @@ export class TrainingPlans {
   #effects(traced: ShardTrace<unknown>, captures: readonly Capture[], apply?: Tensor) {
     const entries = [...traced.assignments];
     for (const [tensor] of entries) {
-      if (tensor === this.#replicas.flat || this.#replicas.has(tensor)) {
+      if (tensor === this.#replicas.flat || this.#replicas.layout.has(tensor)) {
         throw new ArgumentError("train", {
           got: "a parameter that is assigned to in the forward pass",
           need: "an optimizer to update it, or a buffer",
@@ -338,7 +343,7 @@ function inBucketOrder(buckets: readonly Bucket[]): Bucket[] {
 
 /** Shows the new values of assigned tensors, which are in these buffers of a device. */
 export function assignBuffers(
-  assigned: Prepared["assigned"],
+  assigned: ModelTensors["assigned"],
   device: Device,
   buffers: readonly DeviceBuffer[],
 ): void {
@@ -349,7 +354,7 @@ export function assignBuffers(
   });
 }
 
-/** Placeholders that every plan of a batch starts with. */
+/** Placeholders that every graph of a batch starts with. */
 function ownInputs(traced: ShardTrace<unknown>): Node[] {
   return [...traced.inputs.fields, traced.inputs.control].map((x) => x.node);
 }
