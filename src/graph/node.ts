@@ -35,8 +35,14 @@ export type Node =
   & NodeBase
   & (
     | { readonly op: ElementwiseName; readonly attrs: Record<never, never> }
-    | { [K in StructuralName]: { readonly op: K; readonly attrs: OpAttributes[K] } }[StructuralName]
+    | { [K in StructuralName]: { readonly op: K; readonly attrs: OpAttributes[K]; readonly src: Sources<K> } }[
+      StructuralName
+    ]
   );
+/** The sources of a structural op, as far as its kind tells how many they are. */
+type Sources<K extends StructuralName> = K extends StructuralOf<"lookup"> ? readonly [Node, Node]
+  : K extends StructuralOf<"given" | "number"> ? readonly Node[]
+  : readonly [Node, ...Node[]];
 export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
 export type ReductionNode = NodeOf<ReductionName>;
 

@@ -9,7 +9,7 @@ export function kernelName(group: KernelGroup, own?: string): string {
   const draft = group.drafts[group.drafts.length - 1]!;
   const { root } = draft;
   const kind = own ?? kindOf(draft);
-  const shape = (isReduction(root.op) ? root.src[0]!.shape : root.shape).join("x") || "scalar";
+  const shape = (isReduction(root.op) ? root.src[0].shape : root.shape).join("x") || "scalar";
   const names: string[] = [];
   const stack: Node[] = [root];
   const seen = new Set<Node>();

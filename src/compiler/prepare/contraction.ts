@@ -49,9 +49,9 @@ export function problemOf(node: ReductionNode, inMemory: (node: Node) => boolean
 function unmarked(operand: Node, inMemory: (node: Node) => boolean): Node {
   const above: Node[] = [];
   let x = operand;
-  for (; isMovement(x) && !inMemory(x); x = x.src[0]!) above.push(x);
+  for (; isMovement(x) && !inMemory(x); x = x.src[0]) above.push(x);
   return isMarking(x) && !inMemory(x)
-    ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1]!)
+    ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1])
     : operand;
 }
 

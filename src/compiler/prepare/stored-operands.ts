@@ -49,7 +49,7 @@ function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | unde
   let x = operand;
   const moves = (node: Node) =>
     isMovement(node) && (node.op !== "pad" || toElement("f16", node.attrs.value) === node.attrs.value);
-  for (; moves(x) && !given.has(x); x = x.src[0]!) above.push(x);
+  for (; moves(x) && !given.has(x); x = x.src[0]) above.push(x);
   const [half] = x.src;
   if (x.op !== "cast" || half?.dtype !== "f16" || given.has(x)) return undefined;
   return above.reduceRight(
@@ -62,7 +62,7 @@ function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | unde
 function storePadding(operand: Node, given: ReadonlySet<Node>, most: number): Node {
   const above: Node[] = [];
   let x = operand;
-  for (; isMovement(x) && x.op !== "pad" && !isStored(x) && !given.has(x); x = x.src[0]!) above.push(x);
+  for (; isMovement(x) && x.op !== "pad" && !isStored(x) && !given.has(x); x = x.src[0]) above.push(x);
   if (x.op !== "pad" || given.has(x) || size(x.shape) > most) return operand;
   return above.reduceRight((source, view) => withSources(view, [source]), contiguous(x));
 }

@@ -49,7 +49,7 @@ const epilogueDepth = 16;
 /** What a reshape lays out, if it is a contraction, or elementwise ops of one; else the node itself. */
 function contractionOf(node: Node, given: ReadonlySet<Node>): Node {
   let base = node;
-  while (base.op === "reshape" && !given.has(base)) base = base.src[0]!;
+  while (base.op === "reshape" && !given.has(base)) base = base.src[0];
   const contracts = (x: Node, depth: number): boolean =>
     !given.has(x) && (isContraction(x) ||
       (depth > 0 && kernelOf(x) === "inside" && x.src.some((source) => contracts(source, depth - 1))));

@@ -53,7 +53,7 @@ function simplified(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
 /** Whether there is a reduction of a reduction, or of windows put where they lie. */
 function mayMerge(roots: readonly Node[], inputs: ReadonlySet<Node>): boolean {
   return toposort(roots, (node) => !inputs.has(node)).some((node) =>
-    !inputs.has(node) && (node.op === "unwindow" || (isReduction(node.op) && node.src[0]!.op === node.op))
+    !inputs.has(node) && (node.op === "unwindow" || (isReduction(node.op) && node.src[0].op === node.op))
   );
 }
 
