@@ -93,7 +93,7 @@ function compiled(request: CompileRequest, target: Target, observe: ((nodes: Pla
     inputs: request.inputs,
     roots,
     stored,
-    whole: new Set(stored.filter((node) => kernelOf(node) === "program").flatMap((node) => node.src)),
+    whole: new Set(stored.filter((node) => kernelOf(node) === "program").flatMap(({ src }): readonly Node[] => src)),
     donate,
     common: request.common && new Set(request.common.map((input) => request.inputs[input]!)),
     watch: watch && { ...watch, parts: watched },

@@ -113,7 +113,7 @@ function cutOut(node: ReductionNode, given: ReadonlySet<Node>): CompileRequest {
     if (leaf === undefined) inputs.set(base, leaf = input(base.shape, base.dtype));
     return views.reduceRight((source, view) => withSources(view, [source]), leaf);
   };
-  const [product] = node.src as readonly [Node];
+  const [product] = node.src;
   const root = withSources(node, [withSources(product, product.src.map(cut))]);
   return { roots: [root], inputs: [...inputs.values()] };
 }

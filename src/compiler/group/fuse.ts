@@ -205,7 +205,7 @@ function sourceReads(
     return [{ source, indices: term, loop: along, operand: isContraction(node) }];
   }
   if (isKind(node, "lookup")) {
-    const [x, index] = node.src as readonly [Node, Node];
+    const [x, index] = node.src;
     const name = `gather${node.id}[${indices.map((i) => i.key)}]`;
     const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
     return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];

@@ -1,9 +1,9 @@
 /** The values of nodes in a kernel. All lanes of an invocation are lowered together, so that they share loops and loads. */
 import { InternalError } from "../../errors.ts";
-import { isKind, type Node, type ReductionNode } from "../../graph/node.ts";
+import { isKind, type Node, type NodeOf, type ReductionNode } from "../../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { isMovement } from "../../graph/structural.ts";
+import { isMovement, type StructuralOf } from "../../graph/structural.ts";
 import { constantIndex, unflatten, valueIndex } from "../kernel/index-arithmetic.ts";
 import { deeper, type Expr, type KernelBuilder, type Lane } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
@@ -116,7 +116,7 @@ export class Values {
     }
   }
 
-  #movement(node: Node, lanes: readonly Lane[]): readonly Expr[] {
+  #movement(node: NodeOf<StructuralOf<"moved" | "same">>, lanes: readonly Lane[]): readonly Expr[] {
     const builder = this.#builder;
     const moved = lanes.map((lane) => {
       const { indices, bounds } = sourceIndices(node, lane.indices);

@@ -122,7 +122,7 @@ export function viewOf(x: Node, look: Look): AffineView {
   for (;;) {
     const move = moveOf(view.base, look);
     if (move === undefined) return view;
-    const source = view.base.src[0];
+    const source = view.base.src[0]!;
     // What is beyond an axis is 0; below, it must be beyond as well.
     const lost = view.rows.some((row, axis) =>
       !isWithin(row, view.shape, view.base.shape[axis]!) &&

@@ -270,6 +270,6 @@ function castRule(node: Node, graph: Rewriting): Node | undefined {
 }
 
 function bitcastRule(node: Node, graph: Rewriting): Node | undefined {
-  const [source] = graph.look(node.src[0], "bitcast")?.src ?? [];
+  const [source] = graph.look(node.src[0]!, "bitcast")?.src ?? [];
   return source === undefined ? undefined : graph.simple(bitcast(source, node.dtype));
 }

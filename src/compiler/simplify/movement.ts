@@ -45,7 +45,7 @@ export function axesThroughOnes(from: Shape, to: Shape): ReadonlyMap<number, num
 }
 
 function reshapeRule(node: NodeOf<"reshape">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   if (sameShape(x.shape, node.shape)) return x;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
@@ -54,14 +54,14 @@ function reshapeRule(node: NodeOf<"reshape">, graph: Rewriting): Node | undefine
   if (expanded === undefined) return undefined;
   const places = axesThroughOnes(x.shape, node.shape);
   if (places === undefined) return undefined;
-  const [source] = expanded.src as readonly [Node];
+  const [source] = expanded.src;
   const small = node.shape.map(() => 1);
   for (const [axis, place] of places) small[place] = source.shape[axis]!;
   return graph.simple(expand(graph.reshape(source, small), node.shape));
 }
 
 function permuteRule(node: NodeOf<"permute">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { axes } = node.attrs;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
@@ -74,7 +74,7 @@ function permuteRule(node: NodeOf<"permute">, graph: Rewriting): Node | undefine
 }
 
 function expandRule(node: NodeOf<"expand">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
   const inner = graph.look(x, "expand");
@@ -82,7 +82,7 @@ function expandRule(node: NodeOf<"expand">, graph: Rewriting): Node | undefined 
 }
 
 function padRule(node: NodeOf<"pad">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { low, high, value } = node.attrs;
   if (size(x.shape) === 0 || Object.is(graph.constantOf(x), value)) return full(node.shape, value, node.dtype);
   const inner = graph.look(x, "pad");
@@ -92,7 +92,7 @@ function padRule(node: NodeOf<"pad">, graph: Rewriting): Node | undefined {
 }
 
 function sliceRule(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { start, step } = node.attrs;
   const count = node.shape;
   const value = graph.constantOf(x);
@@ -107,7 +107,7 @@ function sliceRule(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
   }
   const expanded = graph.look(x, "expand");
   if (expanded !== undefined) {
-    const [source] = expanded.src as readonly [Node];
+    const [source] = expanded.src;
     const repeats = source.shape.map((n, axis) => n === 1 && x.shape[axis] !== 1);
     const own = <T>(list: readonly T[], other: T) => list.map((n, axis) => repeats[axis] ? other : n);
     return graph.simple(expand(graph.simple(slice(source, own(start, 0), own(count, 1), own(step, 1))), count));
@@ -126,7 +126,7 @@ function range(node: NodeOf<"slice">, axis: number): readonly [number, number] {
 function sliceOfPad(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
   const padded = graph.look(node.src[0], "pad");
   if (padded === undefined) return undefined;
-  const [source] = padded.src as readonly [Node];
+  const [source] = padded.src;
   const { low, value } = padded.attrs;
   let inside = true;
   for (const [axis, length] of source.shape.entries()) {

@@ -10,7 +10,7 @@ import { constantLike, type RewriteRule, type Rewriting } from "./rewriting.ts";
 
 export function reductionRule(node: Node, graph: Rewriting): Node | undefined {
   if (!isReductionNode(node)) return undefined;
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   if (size(x.shape) === 0) return full(node.shape, reductions[node.op].identity(node.dtype), node.dtype);
   const value = graph.constantOf(x);
   const folded = value === undefined ? undefined : ofConstant(node, value);
@@ -87,7 +87,7 @@ function overView(node: ReductionNode, x: Node, graph: Rewriting): Node | undefi
   }
   const reshaped = graph.look(x, "reshape");
   if (reshaped === undefined) return undefined;
-  const [source] = reshaped.src as readonly [Node];
+  const [source] = reshaped.src;
   if (axes.length === x.shape.length) return graph.simple(reduce(node.op, source, [...source.shape.keys()]));
   const places = axesThroughOnes(x.shape, source.shape);
   if (places === undefined) return undefined;
@@ -103,7 +103,7 @@ export function mergeReductions(readers: Readers): RewriteRule {
     if (!isReductionNode(node)) return undefined;
     const inner = graph.look(node.src[0], node.op);
     if (inner === undefined || readers.of(inner) !== 1) return undefined;
-    const [source] = inner.src as readonly [Node];
+    const [source] = inner.src;
     const kept = [...source.shape.keys()].filter((axis) => !inner.attrs.axes.includes(axis));
     const axes = [...inner.attrs.axes, ...node.attrs.axes.map((axis) => kept[axis]!)].sort((a, b) => a - b);
     const merged = reduce(node.op, source, axes);

@@ -23,7 +23,7 @@ export function mergeWindows(readers: Readers): RewriteRule {
     if (unwindowed !== undefined) {
       const { axis, length, stride } = unwindowed.attrs;
       if (stride !== 1 || length > mostGrowth * unwindowed.src[0].shape[axis]!) return undefined;
-    } else if (graph.look(node, "slice") === undefined || !made.has(graph.look(node.src[0], "sum")?.src[0] ?? node)) {
+    } else if (graph.look(node, "slice") === undefined || !made.has(graph.look(node.src[0]!, "sum")?.src[0] ?? node)) {
       return undefined;
     }
     return intoSum(node, graph, readers, made);
@@ -35,7 +35,7 @@ function intoSum(node: Node, graph: Rewriting, readers: Readers, made: WeakSet<N
   const look: Look = (x, op) => graph.look(x, op);
   const moves: AffineMove[] = [];
   let sum = node;
-  for (; sum.op !== "sum"; sum = sum.src[0]) {
+  for (; sum.op !== "sum"; sum = sum.src[0]!) {
     const move = moveOf(sum, look);
     if (move === undefined || (sum !== node && readers.of(sum) !== 1)) return undefined;
     moves.push(move);
