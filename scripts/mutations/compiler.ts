@@ -374,21 +374,21 @@ export const compiler: readonly Mutation[] = [
     why: "plans that watch other values have one key",
   },
   {
-    file: "compiler/compile.ts",
+    file: "compiler/prepare/written-values.ts",
     find: "return base !== node && contracts(base, epilogueDepth) ? base : node;",
     put: "return node;",
     tests: { "compiler": "a matrix product that is laid out flat" },
     why: "a product laid out flat is computed element by element",
   },
   {
-    file: "compiler/compile.ts",
+    file: "compiler/donation.ts",
     find: "if (reads && earlier) return true;",
     put: "",
     tests: { "compiler": "a donated input that is read elsewhere" },
     why: "a kernel reads a donated input after another one has overwritten it",
   },
   {
-    file: "compiler/compile.ts",
+    file: "compiler/prepare/written-values.ts",
     find: `return makeNode("contiguous", [root], {}, root.shape, root.dtype, root.device);
   });`,
     put: `return root;

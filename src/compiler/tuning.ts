@@ -85,7 +85,7 @@ export function contractionsOf(request: CompileRequest): TunedCase[] {
     if (inMemory(node) || !isContraction(node)) continue;
     const contraction = node as ReductionNode;
     const problem = problemOf(contraction, inMemory);
-    if (problem === undefined || size(contraction.src[0]!.shape) === 0) continue;
+    if (problem === undefined || size(contraction.src[0].shape) === 0) continue;
     const signature = signatureOf(problem);
     if (cases.has(signature)) continue;
     const { batch, m, n, k } = problem;
@@ -106,14 +106,14 @@ function cutOut(node: ReductionNode, given: ReadonlySet<Node>): CompileRequest {
   const cut = (operand: Node): Node => {
     const views: Node[] = [];
     let base = operand;
-    for (; isMovement(base) && !isStored(base) && base.op !== "copy" && !given.has(base); base = base.src[0]!) {
+    for (; isMovement(base) && !isStored(base) && base.op !== "copy" && !given.has(base); base = base.src[0]) {
       views.push(base);
     }
     let leaf = inputs.get(base);
     if (leaf === undefined) inputs.set(base, leaf = input(base.shape, base.dtype));
     return views.reduceRight((source, view) => withSources(view, [source]), leaf);
   };
-  const [product] = node.src as readonly [Node];
+  const [product] = node.src;
   const root = withSources(node, [withSources(product, product.src.map(cut))]);
   return { roots: [root], inputs: [...inputs.values()] };
 }

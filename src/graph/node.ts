@@ -34,9 +34,18 @@ interface NodeBase {
 export type Node =
   & NodeBase
   & (
-    | { readonly op: ElementwiseName; readonly attrs: Record<never, never> }
-    | { [K in StructuralName]: { readonly op: K; readonly attrs: OpAttributes[K] } }[StructuralName]
+    | { readonly op: ElementwiseName; readonly attrs: Record<never, never>; readonly src: AtLeastOne }
+    | { [K in StructuralName]: { readonly op: K; readonly attrs: OpAttributes[K]; readonly src: Sources<K> } }[
+      StructuralName
+    ]
   );
+/** The sources of a structural op, as far as its kind tells how many they are. */
+type Sources<K extends StructuralName> = K extends StructuralOf<"given" | "number"> ? AnyNumber
+  : K extends StructuralOf<"lookup"> ? readonly [Node, Node]
+  : AtLeastOne;
+// Where tuples and lists meet, only what is written as optional is taken to be missing.
+type AnyNumber = readonly [Node?, Node?, ...Node[]];
+type AtLeastOne = readonly [Node, Node?, ...Node[]];
 export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
 export type ReductionNode = NodeOf<ReductionName>;
 

@@ -217,7 +217,9 @@ export function kernelOf(node: OfOp): KernelKind {
 }
 
 /** Whether it only says where its source's element is. */
-export function isMovement(node: OfOp): boolean {
+export function isMovement<N extends OfOp>(
+  node: N,
+): node is N & { readonly op: StructuralOf<"moved" | "same"> } {
   const kernel = kernelOf(node);
   return kernel === "moved" || kernel === "same";
 }

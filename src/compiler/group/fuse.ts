@@ -198,20 +198,20 @@ function sourceReads(
   freshVariables: (extents: readonly number[]) => Variable[],
 ): SourcePlace[] {
   if (isKind(node, "reduction")) {
-    const source = node.src[0]!;
+    const source = node.src[0];
     const { axes } = node.attrs;
     const along = freshVariables(axes.map((axis) => source.shape[axis]!));
     const term = termIndices(node, indices, along.map(variableIndex));
     return [{ source, indices: term, loop: along, operand: isContraction(node) }];
   }
   if (isKind(node, "lookup")) {
-    const [x, index] = node.src as readonly [Node, Node];
+    const [x, index] = node.src;
     const name = `gather${node.id}[${indices.map((i) => i.key)}]`;
     const read = indices.map((i, axis) => axis === node.attrs.axis ? valueIndex(name, x.shape[axis]!) : i);
     return [{ source: x, indices: read, loop, operand }, { source: index, indices, loop, operand }];
   }
   if (isKind(node, "own")) return ownReads(node, indices, freshVariables);
-  if (isMovement(node)) return [{ source: node.src[0]!, indices: sourceIndices(node, indices).indices, loop, operand }];
+  if (isMovement(node)) return [{ source: node.src[0], indices: sourceIndices(node, indices).indices, loop, operand }];
   if (operand && isMarking(node)) {
     // Weights are in memory; what is seen is told where they are loaded, if that is soon done.
     return node.src.map((source, i) => ({ source, indices, loop, operand: i === 1 || !isSoonDone(source) }));
@@ -282,7 +282,7 @@ function computedWhereRead(
   if (isKind(node, "reduction")) return joinReaders(node, reads);
   if (kernelOf(node) !== "inside" && kernelOf(node) !== "lookup") throw notInside(node);
   // What is to be in memory is the f16 itself.
-  if (node.op === "cast" && node.src[0]!.dtype === "f16") return true;
+  if (node.op === "cast" && node.src[0].dtype === "f16") return true;
   const first = reads[0];
   if (first === undefined) return true;
   const several = reads.some((read) => read.draft !== first.draft);
@@ -356,7 +356,7 @@ function rowVariables(reduction: ReductionNode, read: Read): Set<Variable> | und
     return undefined;
   }
   const rows = [...outer].reduce((n, variable) => n * variable.extent, 1);
-  const source = reduction.src[0]!;
+  const source = reduction.src[0];
   const length = reduction.attrs.axes.reduce((n, axis) => n * source.shape[axis]!, 1);
   // Where rows are laid out flat with what is computed of them, each element would redo the reduction.
   if (length > mostRepeated && rows > 2 * size(reduction.shape)) return undefined;

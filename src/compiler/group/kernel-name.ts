@@ -1,4 +1,4 @@
-import type { Node } from "../../graph/node.ts";
+import { isKind, type Node } from "../../graph/node.ts";
 import { isReduction } from "../../graph/ops.ts";
 import { isFree } from "../../graph/structural.ts";
 import { type Draft, hasRows } from "./draft.ts";
@@ -9,7 +9,7 @@ export function kernelName(group: KernelGroup, own?: string): string {
   const draft = group.drafts[group.drafts.length - 1]!;
   const { root } = draft;
   const kind = own ?? kindOf(draft);
-  const shape = (isReduction(root.op) ? root.src[0]!.shape : root.shape).join("x") || "scalar";
+  const shape = (isKind(root, "reduction") ? root.src[0].shape : root.shape).join("x") || "scalar";
   const names: string[] = [];
   const stack: Node[] = [root];
   const seen = new Set<Node>();

@@ -1,7 +1,8 @@
 /** Which memory holds each value of a plan: roots and donated inputs first, then concatenated regions, then shared temporaries. */
 import { byteLength } from "../../graph/build.ts";
-import { isKind, type Node } from "../../graph/node.ts";
+import { isKind, type Node, type NodeOf } from "../../graph/node.ts";
 import { size, strides } from "../../graph/shape.ts";
+import type { StructuralOf } from "../../graph/structural.ts";
 import type { Location, Marks } from "../kernel/location.ts";
 import type { Watch, Watched } from "./watch.ts";
 
@@ -47,93 +48,143 @@ export interface LayoutRequest {
 /** Parts of items begin where vectors may. */
 const itemBytes = 16;
 
-export function layOut({ inputs, roots, stored, whole: apart, donate, copied, common, watch }: LayoutRequest): Layout {
-  const slots: SlotDraft[] = [];
-  const slot = (node: Node, role: SlotDraft["role"]) => {
-    // Temporaries are rounded up, so that more of them fit each other.
-    const unit = role === "temporary" ? 256 : common !== undefined && !common.has(node) ? itemBytes : 4;
-    const bytes = Math.ceil(Math.max(role === "temporary" ? 0 : 4, byteLength(node)) / unit) * unit;
-    slots.push({
-      bytes,
-      needs: byteLength(node),
-      role,
-      common: common !== undefined && role === "input" && common.has(node),
-    });
-    return slots.length - 1;
-  };
-  const whole = (node: Node, index: number): Location => ({ slot: index, offset: 0, strides: strides(node.shape) });
-  const inputSlots = inputs.map((node) => slot(node, "input"));
-  const sources = new Map<Node, Location>();
-  inputs.forEach((node, i) => {
-    if (!sources.has(node)) sources.set(node, whole(node, inputSlots[i]!));
-  });
-
-  const targets = new Map<Node, Location[]>();
-  const addTarget = (node: Node, location: Location) => {
-    const list = targets.get(node);
-    if (list === undefined) targets.set(node, [location]);
-    else list.push(location);
-  };
-  const copies: { from: number; to: number; bytes: number }[] = [];
-  const outputs: number[] = [];
-  roots.forEach((root, output) => {
-    const donated = donate.find((pair) => pair.output === output);
-    const first = !inputs.includes(root) && roots.indexOf(root) === output;
-    const own = donated === undefined ? slot(root, "output") : inputSlots[donated.input]!;
-    outputs.push(own);
-    if (!first) return;
-    if (donated === undefined || !copied.has(output)) {
-      addTarget(root, whole(root, own));
-    } else {
-      const temporary = slot(root, "temporary");
-      addTarget(root, whole(root, temporary));
-      copies.push({ from: temporary, to: own, bytes: byteLength(root) });
-    }
-  });
-  // A root that exists already, or that stands twice, is copied.
-  roots.forEach((root, output) => {
-    const from = sources.get(root)?.slot ?? outputs[roots.indexOf(root)]!;
-    const firstTarget = targets.get(root)?.[0]?.slot ?? from;
-    if (firstTarget !== outputs[output] && !copies.some((copy) => copy.to === outputs[output])) {
-      copies.push({ from: firstTarget, to: outputs[output]!, bytes: byteLength(root) });
-    }
-  });
-
-  for (let i = stored.length - 1; i >= 0; i--) {
-    const node = stored[i]!;
-    if (!targets.has(node)) addTarget(node, whole(node, slot(node, "temporary")));
-    else if (apart.has(node) && !roots.includes(node)) targets.get(node)!.unshift(whole(node, slot(node, "temporary")));
-    if (!isKind(node, "region")) continue;
-    const { axis } = node.attrs;
-    for (const region of targets.get(node)!) {
-      let start = 0;
-      for (const source of node.src) {
-        const offset = region.offset + start * region.strides[axis]!;
-        if (node.shape.length === 1) {
-          // Parts of a vector may have any shape.
-          addTarget(source, { ...region, offset, strides: strides(source.shape).map((n) => n * region.strides[0]!) });
-          start += size(source.shape);
-        } else {
-          addTarget(source, { ...region, offset });
-          start += source.shape[axis]!;
-        }
-      }
-    }
-  }
-  for (const [node, locations] of targets) if (!sources.has(node)) sources.set(node, locations[0]!);
+/** Gives memory to the inputs, then to the roots, then to all that is stored between them. */
+export function layOut(request: LayoutRequest): Layout {
+  const table = new SlotTable(request.common);
+  const inputs = request.inputs.map((node) => table.add(node, "input"));
+  const given = inputLocations(request.inputs, inputs);
+  const { outputs, targets, copies } = placeRoots(request, table, inputs, given);
+  placeStored(request, table, targets);
   return {
-    slots,
-    inputs: inputSlots,
+    slots: table.slots,
+    inputs,
     outputs,
     copies,
-    source: (node) => sources.get(node),
-    targets: (node) => targets.get(node) ?? [],
-    marks: (node) => {
-      if (watch === undefined) return [];
-      const { parts, faults, boundary } = watch;
-      return (parts.get(node) ?? []).map(({ number, each }) => ({ slot: inputSlots[faults]!, number, each, boundary }));
-    },
+    source: (node) => given.get(node) ?? targets.of(node)[0],
+    targets: (node) => targets.of(node),
+    marks: (node) => marksOf(node, request.watch, inputs),
   };
+}
+
+/** The slots that there are so far. */
+class SlotTable {
+  readonly slots: SlotDraft[] = [];
+  readonly #common: ReadonlySet<Node> | undefined;
+
+  constructor(common: ReadonlySet<Node> | undefined) {
+    this.#common = common;
+  }
+
+  /** A new slot for a value; gives its number. */
+  add(node: Node, role: SlotDraft["role"]): number {
+    const isCommon = this.#common?.has(node);
+    const needs = byteLength(node);
+    // Temporaries are rounded up, so that more of them fit each other.
+    const unit = role === "temporary" ? 256 : isCommon === false ? itemBytes : 4;
+    const bytes = Math.ceil(Math.max(role === "temporary" ? 0 : 4, needs) / unit) * unit;
+    return this.slots.push({ bytes, needs, role, common: role === "input" && isCommon === true }) - 1;
+  }
+
+  /** A new slot for a temporary, which has nothing else in it. */
+  temporary(node: Node): Location {
+    return whole(node, this.add(node, "temporary"));
+  }
+}
+
+function whole(node: Node, slot: number): Location {
+  return { slot, offset: 0, strides: strides(node.shape) };
+}
+
+/** Where values are stored, each in one place or several. */
+class Targets {
+  readonly #locations = new Map<Node, Location[]>();
+
+  of(node: Node): readonly Location[] {
+    return this.#locations.get(node) ?? [];
+  }
+
+  add(node: Node, location: Location): void {
+    this.#locations.set(node, [...this.of(node), location]);
+  }
+
+  /** The place where others read it. */
+  addFirst(node: Node, location: Location): void {
+    this.#locations.set(node, [location, ...this.of(node)]);
+  }
+}
+
+function inputLocations(inputs: readonly Node[], slots: readonly number[]): Map<Node, Location> {
+  const locations = new Map<Node, Location>();
+  for (const [i, node] of inputs.entries()) if (!locations.has(node)) locations.set(node, whole(node, slots[i]!));
+  return locations;
+}
+
+/** Gives each root the slot of the input that it is written over, or one of its own, and says what is to be copied there. */
+function placeRoots(
+  { roots, donate, copied }: LayoutRequest,
+  table: SlotTable,
+  inputs: readonly number[],
+  given: ReadonlyMap<Node, Location>,
+): { outputs: number[]; targets: Targets; copies: Layout["copies"] } {
+  const donated = new Map([...donate].reverse().map(({ input, output }) => [output, inputs[input]]));
+  const outputs: number[] = [];
+  const targets = new Targets();
+  const copies: { from: number; to: number; bytes: number }[] = [];
+  for (const [output, root] of roots.entries()) {
+    const over = donated.get(output);
+    const slot = over ?? table.add(root, "output");
+    outputs.push(slot);
+    if (given.has(root) || targets.of(root).length > 0) continue;
+    if (over === undefined || !copied.has(output)) {
+      targets.add(root, whole(root, slot));
+    } else {
+      const elsewhere = table.temporary(root);
+      targets.add(root, elsewhere);
+      copies.push({ from: elsewhere.slot, to: slot, bytes: byteLength(root) });
+    }
+  }
+  // A root that exists already, or that stands twice, is copied.
+  for (const [output, root] of roots.entries()) {
+    const from = (targets.of(root)[0] ?? given.get(root))!.slot;
+    const to = outputs[output]!;
+    if (from !== to && !copies.some((copy) => copy.to === to)) copies.push({ from, to, bytes: byteLength(root) });
+  }
+  return { outputs, targets, copies };
+}
+
+/** Gives memory to what is stored and is no root, concatenations before their parts. */
+function placeStored({ roots, stored, whole: apart }: LayoutRequest, table: SlotTable, targets: Targets): void {
+  const wanted = new Set(roots);
+  for (const node of [...stored].reverse()) {
+    if (targets.of(node).length === 0) targets.add(node, table.temporary(node));
+    else if (apart.has(node) && !wanted.has(node)) targets.addFirst(node, table.temporary(node));
+    if (!isKind(node, "region")) continue;
+    for (const region of targets.of(node)) placeParts(node, region, targets);
+  }
+}
+
+/** The parts of a concatenation are made in its memory. */
+function placeParts(node: NodeOf<StructuralOf<"region">>, region: Location, targets: Targets): void {
+  const { axis } = node.attrs;
+  const stride = region.strides[axis]!;
+  let start = 0;
+  for (const source of node.src) {
+    const offset = region.offset + start * stride;
+    if (node.shape.length === 1) {
+      // Parts of a vector may have any shape.
+      targets.add(source, { ...region, offset, strides: strides(source.shape).map((n) => n * stride) });
+      start += size(source.shape);
+    } else {
+      targets.add(source, { ...region, offset });
+      start += source.shape[axis]!;
+    }
+  }
+}
+
+function marksOf(node: Node, watch: LayoutRequest["watch"], inputs: readonly number[]): Marks[] {
+  if (watch === undefined) return [];
+  const slot = inputs[watch.faults]!;
+  return (watch.parts.get(node) ?? []).map(({ number, each }) => ({ slot, number, each, boundary: watch.boundary }));
 }
 
 /** A value of so many bytes or more is written over another one. That may take a kernel of its own, which is to be compiled. */
@@ -142,8 +193,8 @@ export const overwriting = { fromBytes: 2 ** 20 };
 /**
  * Lets temporaries share memory, also that of outputs which are not written yet. `uses` tells for each step which slots
  * it touches; `mayOverwrite`, whether it can write the value of slot `fresh` over that of `old`, which nothing reads
- * afterwards. Returns the slot that stands for each: where one step's `old` and `fresh` are one, it is to do that. No step
- * has more than one such pair.
+ * afterwards. Gives for each slot the one that stands for it: where one step's `old` and `fresh` are one, it is to do that. No
+ * step has more than one such pair.
  *
  * Goes from the last step to the first: so an output's memory is free for others below the step that first writes it.
  */
@@ -151,7 +202,7 @@ export function shareTemporaries(
   slots: readonly SlotDraft[],
   uses: readonly (readonly number[])[],
   mayOverwrite: (step: number, old: number, fresh: number) => boolean,
-): number[] {
+): (slot: number) => number {
   const first = new Map<number, number>();
   const last = new Map<number, number>();
   uses.forEach((touched, step) => {
@@ -189,7 +240,7 @@ export function shareTemporaries(
     }
     for (const index of begun) if (index !== overwritten) free.add(standsFor[index]!);
   }
-  return standsFor;
+  return (slot) => standsFor[slot] ?? slot;
 }
 
 /** The chosen ones of some slots by the step that is known of each. */

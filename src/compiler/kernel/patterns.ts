@@ -6,11 +6,11 @@ import { isMovement, isStored } from "../../graph/structural.ts";
 /** A sum of products whose two operands are both broadcast: matmul, convolution, attention. */
 export function isContraction(node: Node): boolean {
   if (node.op !== "sum") return false;
-  let product = node.src[0]!;
-  while (isMovement(product) && product.op !== "pad" && !isStored(product)) product = product.src[0]!;
+  let product = node.src[0];
+  while (isMovement(product) && product.op !== "pad" && !isStored(product)) product = product.src[0];
   if (!isProduct(product)) return false;
   return product.src.every((operand) => {
-    for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (x.op === "expand") return true;
+    for (let x = operand; isMovement(x) || x.op === "cast"; x = x.src[0]) if (x.op === "expand") return true;
     return false;
   });
 }
@@ -25,7 +25,7 @@ export function isMarking(node: Node): boolean {
   const [, , other] = node.src;
   if (node.op !== "where") return false;
   let filler = other!;
-  while (filler.op === "expand" || filler.op === "reshape") filler = filler.src[0]!;
+  while (filler.op === "expand" || filler.op === "reshape") filler = filler.src[0];
   return filler.op === "const" && filler.attrs.value === hidden;
 }
 

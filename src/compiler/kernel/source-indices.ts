@@ -30,7 +30,7 @@ export function termIndices(
   along: readonly Index[],
 ): Index[] {
   let kept = 0;
-  return src[0]!.shape.map((_, axis) => along[axes.indexOf(axis)] ?? element[kept++]!);
+  return src[0].shape.map((_, axis) => along[axes.indexOf(axis)] ?? element[kept++]!);
 }
 
 /** Where an element comes from: the source's indices, and what must hold for it to come from there. */
@@ -41,7 +41,7 @@ interface Place {
 
 const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices: readonly Index[]) => Place } = {
   reshape: (node, indices) => ({
-    indices: unflatten(flatten(indices, strides(node.shape)), node.src[0]!.shape),
+    indices: unflatten(flatten(indices, strides(node.shape)), node.src[0].shape),
     bounds: [],
   }),
   permute: (node, indices) => {
@@ -50,12 +50,12 @@ const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices
     return { indices: result, bounds: [] };
   },
   expand: (node, indices) => {
-    const source = node.src[0]!.shape;
+    const source = node.src[0].shape;
     return { indices: indices.map((index, axis) => source[axis] === 1 ? zeroIndex : index), bounds: [] };
   },
   slice: (node, indices) => {
     const { start, step } = node.attrs;
-    const source = node.src[0]!.shape;
+    const source = node.src[0].shape;
     return {
       indices: indices.map((index, axis) =>
         within(add(scale(index, step[axis]!), constantIndex(start[axis]!)), 0, Math.max(0, source[axis]! - 1))
@@ -64,7 +64,7 @@ const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices
     };
   },
   pad: (node, indices) => {
-    const source = node.src[0]!.shape;
+    const source = node.src[0].shape;
     const bounds: Bound[] = [];
     const moved = indices.map((index, axis) => {
       const shifted = addConstant(index, -node.attrs.low[axis]!);
@@ -77,7 +77,7 @@ const places: { readonly [K in StructuralOf<"moved">]: (node: NodeOf<K>, indices
   window: (node, indices) => {
     const { axis, stride, dilation } = node.attrs;
     const place = indices[indices.length - 1]!;
-    const length = node.src[0]!.shape[axis]!;
+    const length = node.src[0].shape[axis]!;
     const moved = indices.slice(0, -1);
     moved[axis] = within(add(scale(moved[axis]!, stride), scale(place, dilation)), 0, Math.max(0, length - 1));
     return { indices: moved, bounds: [] };
@@ -101,14 +101,14 @@ export function shownAt(
   indices: readonly Index[],
 ): { readonly node: Node; readonly indices: readonly Index[] } {
   let [x, at] = [node, indices];
-  for (; isMovement(x) || x.op === "cast"; x = x.src[0]!) if (isMovement(x)) at = sourceIndices(x, at).indices;
+  for (; isMovement(x) || x.op === "cast"; x = x.src[0]) if (isMovement(x)) at = sourceIndices(x, at).indices;
   return { node: x, indices: at };
 }
 
 /** The window (l - k * dilation) / stride, if there is one. */
 function unwindowed(node: NodeOf<"unwindow">, indices: readonly Index[]): Place {
   const { axis, stride, dilation } = node.attrs;
-  const count = node.src[0]!.shape[axis]!;
+  const count = node.src[0].shape[axis]!;
   const first = add(indices[axis]!, scale(indices[indices.length - 1]!, -dilation));
   // Quotient and remainder are of what is not negative: so many windows more, and taken off again.
   const more = Math.ceil(Math.max(0, -first.min) / stride);

@@ -10,9 +10,9 @@ export function productAt(
   element: readonly Index[],
   along: readonly Index[],
 ): { product: Node; indices: readonly Index[] } {
-  let product = node.src[0]!;
+  let product = node.src[0];
   let indices: readonly Index[] = termIndices(node, element, along);
-  for (; isMovement(product); product = product.src[0]!) indices = sourceIndices(product, indices).indices;
+  for (; isMovement(product); product = product.src[0]) indices = sourceIndices(product, indices).indices;
   return { product, indices };
 }
 

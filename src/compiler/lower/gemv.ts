@@ -86,7 +86,7 @@ export function gemvResults(
   { walker, walk: { threads, depth } }: GemvDomain,
   values: ValuesOf,
 ): readonly Expr[] {
-  const source = node.src[0]!;
+  const source = node.src[0];
   const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
   const terms = size(extents);
   const step = builder.variable("k", Math.ceil(terms / (threads[1] * depth)));

@@ -22,6 +22,13 @@ export function overwritesWhatItRead(ir: KernelIR, from: number, to: number): bo
   });
 }
 
+/** The same of slots. A kernel that is none writes over nothing. */
+export function overwritesSlot(ir: KernelIR | undefined, from: number, to: number): boolean {
+  if (ir === undefined) return false;
+  const bufferOf = (slot: number) => ir.buffers.findIndex((buffer) => buffer.slot === slot);
+  return overwritesWhatItRead(ir, bufferOf(from), bufferOf(to));
+}
+
 /** Whether each invocation, in each pass of its loops, stores to another element, as far as the index tells. */
 function isOneToOne({ index, loops }: Access, parallel: readonly Variable[]): boolean {
   if (!isExact(index)) return false;

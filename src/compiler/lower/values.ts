@@ -1,9 +1,9 @@
 /** The values of nodes in a kernel. All lanes of an invocation are lowered together, so that they share loops and loads. */
 import { InternalError } from "../../errors.ts";
-import { isKind, type Node, type ReductionNode } from "../../graph/node.ts";
+import { isKind, type Node, type NodeOf, type ReductionNode } from "../../graph/node.ts";
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import { isMovement } from "../../graph/structural.ts";
+import { isMovement, type StructuralOf } from "../../graph/structural.ts";
 import { constantIndex, unflatten, valueIndex } from "../kernel/index-arithmetic.ts";
 import { deeper, type Expr, type KernelBuilder, type Lane } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
@@ -102,11 +102,11 @@ export class Values {
         return lanes.map((lane) => builder.index(lane.indices[0]!, node.dtype));
       case "cast":
       case "bitcast":
-        return this.of(node.src[0]!, lanes).map((value) =>
+        return this.of(node.src[0], lanes).map((value) =>
           builder.convert(node.op as "cast" | "bitcast", value, node.dtype)
         );
       case "gather":
-        return this.#gather(node.src[0]!, node.src[1]!, node.attrs.axis, lanes);
+        return this.#gather(node.src[0], node.src[1], node.attrs.axis, lanes);
       default:
         if (isMovement(node)) return this.#movement(node, lanes);
         throw new InternalError("lower", {
@@ -116,7 +116,7 @@ export class Values {
     }
   }
 
-  #movement(node: Node, lanes: readonly Lane[]): readonly Expr[] {
+  #movement(node: NodeOf<StructuralOf<"moved" | "same">>, lanes: readonly Lane[]): readonly Expr[] {
     const builder = this.#builder;
     const moved = lanes.map((lane) => {
       const { indices, bounds } = sourceIndices(node, lane.indices);
@@ -129,7 +129,7 @@ export class Values {
     });
     const filler = () => builder.constant(node.op === "pad" ? node.attrs.value : 0, node.dtype);
     const possible = moved.filter((entry) => !entry.never);
-    const values = this.of(node.src[0]!, possible.map((entry) => entry.lane));
+    const values = this.of(node.src[0], possible.map((entry) => entry.lane));
     let next = 0;
     return moved.map((entry) => {
       if (entry.never) return filler();
@@ -162,7 +162,7 @@ export class Values {
   #reduction(node: ReductionNode, lanes: readonly Lane[]): readonly Expr[] {
     const builder = this.#builder;
     const domain = this.#domain;
-    const source = node.src[0]!;
+    const source = node.src[0];
     const contraction = isContraction(node);
     const terms = size(node.attrs.axes.map((axis) => source.shape[axis]!));
     if (terms === 0) return lanes.map(() => this.#identity(node));
@@ -192,7 +192,7 @@ export class Values {
 
   /** A reduction without a loop: what it reads is loaded once for all that need it. */
   #fewTerms(node: ReductionNode, lanes: readonly Lane[], terms: number): readonly Expr[] {
-    const source = node.src[0]!;
+    const source = node.src[0];
     const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
     const steps = Array.from({ length: terms }, (_, term) => {
       const along = unflatten(constantIndex(term), extents);

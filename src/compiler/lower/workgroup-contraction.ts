@@ -172,7 +172,7 @@ export function stagedSums(
   values: ValuesOf,
 ): readonly Expr[] {
   const { threads, rows, columns, depth, adjacent, widths } = domain.walk;
-  const source = node.src[0]!;
+  const source = node.src[0];
   const extents = node.attrs.axes.map((axis) => source.shape[axis]!);
   const terms = size(extents);
   const slice = builder.variable("k", Math.ceil(terms / depth));

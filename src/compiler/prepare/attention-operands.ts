@@ -73,13 +73,13 @@ function lengthened(x: Node, count: number, given: ReadonlySet<Node>): Node {
   const last = x.shape.length - 1;
   const high = x.shape.map((_, axis) => axis === last ? count : 0);
   const shape = x.shape.map((n, axis) => n + high[axis]!);
-  const source = x.op === "expand" && !given.has(x) && x.src[0]!.shape[last] === x.shape[last] ? x.src[0]! : x;
+  const source = x.op === "expand" && !given.has(x) && x.src[0].shape[last] === x.shape[last] ? x.src[0] : x;
   return expand(pad(source, x.shape.map(() => 0), high), shape);
 }
 
 /** A view stored in its own order, unless it only repeats what is. */
 function neighbours(x: Node, given: ReadonlySet<Node>): Node {
   if (given.has(x)) return x;
-  if (x.op === "expand" || x.op === "after") return withSources(x, [neighbours(x.src[0]!, given), ...x.src.slice(1)]);
+  if (x.op === "expand" || x.op === "after") return withSources(x, [neighbours(x.src[0], given), ...x.src.slice(1)]);
   return isMovement(x) ? contiguous(x) : x;
 }

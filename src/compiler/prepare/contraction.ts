@@ -18,7 +18,7 @@ interface Operand {
  * of the product, or an operand is converted. `inMemory` are nodes that are not looked through.
  */
 export function problemOf(node: ReductionNode, inMemory: (node: Node) => boolean): Problem | undefined {
-  const [product] = node.src as readonly [Node];
+  const [product] = node.src;
   if (!isProduct(product) || inMemory(product)) return undefined;
   const { shape } = product;
   const { axes } = node.attrs;
@@ -49,7 +49,7 @@ export function problemOf(node: ReductionNode, inMemory: (node: Node) => boolean
 function unmarked(operand: Node, inMemory: (node: Node) => boolean): Node {
   const above: Node[] = [];
   let x = operand;
-  for (; isMovement(x) && !inMemory(x); x = x.src[0]!) above.push(x);
+  for (; isMovement(x) && !inMemory(x); x = x.src[0]) above.push(x);
   return isMarking(x) && !inMemory(x)
     ? above.reduceRight((source, view) => withSources(view, [source]), x.src[1]!)
     : operand;

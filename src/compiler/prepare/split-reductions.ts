@@ -33,7 +33,7 @@ export function splitReductions(roots: readonly Node[], given: ReadonlySet<Node>
 }
 
 function split(node: ReductionNode): Node {
-  let source = node.src[0]!;
+  let source = node.src[0];
   let axes = node.attrs.axes;
   const terms = axes.reduce((n, axis) => n * source.shape[axis]!, 1);
   if (size(node.shape) >= fewResults || terms < manyTerms) return node;
@@ -62,7 +62,7 @@ function split(node: ReductionNode): Node {
 
 /** A contraction whose sum is cut along its longest axis (split-k), if that axis can be cut evenly. */
 function splitContraction(node: ReductionNode, given: ReadonlySet<Node>, target: Target): Node {
-  const product = node.src[0]!;
+  const product = node.src[0];
   if (!splitsSums(target.class) || !isProduct(product) || given.has(product)) return node;
   const problem = problemOf(node, (x) => given.has(x));
   if (problem === undefined) return node;

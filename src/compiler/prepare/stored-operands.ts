@@ -29,7 +29,7 @@ export function storeOperands(roots: readonly Node[], given: ReadonlySet<Node>):
 }
 
 function withStoredOperands(node: ReductionNode, given: ReadonlySet<Node>): Node {
-  const [product] = node.src as readonly [Node];
+  const [product] = node.src;
   const terms = size(product.shape);
   if (!isProduct(product) || given.has(product) || terms < manyTerms) return node;
   const most = terms / manyReads;
@@ -62,7 +62,7 @@ function withoutConversion(operand: Node, given: ReadonlySet<Node>): Node | unde
 function storePadding(operand: Node, given: ReadonlySet<Node>, most: number): Node {
   const above: Node[] = [];
   let x = operand;
-  for (; isMovement(x) && x.op !== "pad" && !isStored(x) && !given.has(x); x = x.src[0]!) above.push(x);
+  for (; isMovement(x) && x.op !== "pad" && !isStored(x) && !given.has(x); x = x.src[0]) above.push(x);
   if (x.op !== "pad" || given.has(x) || size(x.shape) > most) return operand;
   return above.reduceRight((source, view) => withSources(view, [source]), contiguous(x));
 }
@@ -70,7 +70,7 @@ function storePadding(operand: Node, given: ReadonlySet<Node>, most: number): No
 /** The operand stored such that its elements along axis `column` are neighbours, if it has such elements and they are not. */
 function storeColumns(operand: Node, column: number, given: ReadonlySet<Node>, most: number): Node {
   if (operand.op !== "expand" || given.has(operand)) return operand;
-  const [source] = operand.src as readonly [Node];
+  const [source] = operand.src;
   if (source.shape[column] === 1 || size(source.shape) > most) return operand;
   const look: Look = (x, op) => x.op === op && !given.has(x) ? x as NodeOf<typeof op> : undefined;
   const { base, rows } = viewOf(source, look);

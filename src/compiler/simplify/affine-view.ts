@@ -66,13 +66,13 @@ export function moveOf(node: Node, look: Look): AffineMove | undefined {
   }
   const reshaped = look(node, "reshape");
   if (reshaped !== undefined) {
-    const source = reshaped.src[0]!.shape;
+    const source = reshaped.src[0].shape;
     const places = axesThroughOnes(source, shape);
     return places && { shape, rows: source.map((_, axis) => own(places.get(axis) ?? -1)) };
   }
   const expanded = look(node, "expand");
   if (expanded !== undefined) {
-    const source = expanded.src[0]!.shape;
+    const source = expanded.src[0].shape;
     return { shape, rows: source.map((n, axis) => own(n === 1 ? -1 : axis)) };
   }
   const sliced = look(node, "slice");
@@ -92,7 +92,7 @@ export function moveOf(node: Node, look: Look): AffineMove | undefined {
     const both = shape.map((_, j) => j === axis ? stride : j === last ? dilation : 0);
     return {
       shape,
-      rows: windows.src[0]!.shape.map((_, i) => i === axis ? { offset: 0, coefficients: both } : own(i)),
+      rows: windows.src[0].shape.map((_, i) => i === axis ? { offset: 0, coefficients: both } : own(i)),
     };
   }
   const unwindowed = look(node, "unwindow");

@@ -43,8 +43,8 @@ function fold(node: Node, graph: Rewriting): Node | undefined {
 
 function apply(node: Node, values: readonly number[]): number {
   const [a, b] = values as readonly [number, number];
-  if (node.op === "cast") return castOp.f64(a, node.src[0]!.dtype, node.dtype);
-  if (node.op === "bitcast") return bitcastOp.f64(a, node.src[0]!.dtype, node.dtype);
+  if (node.op === "cast") return castOp.f64(a, node.src[0].dtype, node.dtype);
+  if (node.op === "bitcast") return bitcastOp.f64(a, node.src[0].dtype, node.dtype);
   if (node.op === "mul" && !isFloat(node.dtype)) return Math.imul(a, b);
   const { f64 }: { f64: (...x: number[]) => number } = table[node.op as ElementwiseName];
   return f64(...values);

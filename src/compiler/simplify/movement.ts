@@ -19,7 +19,7 @@ export function movementRule(node: Node, graph: Rewriting): Node | undefined {
     case "concat":
       return concatRule(node, graph);
     case "gather":
-      return size(node.src[0]!.shape) === 0 ? full(node.shape, 0, node.dtype) : undefined;
+      return size(node.src[0].shape) === 0 ? full(node.shape, 0, node.dtype) : undefined;
     case "scatterAdd":
       return size(node.src[1]!.shape) === 0 ? full(node.shape, 0, node.dtype) : undefined;
     case "argsort":
@@ -45,7 +45,7 @@ export function axesThroughOnes(from: Shape, to: Shape): ReadonlyMap<number, num
 }
 
 function reshapeRule(node: NodeOf<"reshape">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   if (sameShape(x.shape, node.shape)) return x;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
@@ -54,45 +54,45 @@ function reshapeRule(node: NodeOf<"reshape">, graph: Rewriting): Node | undefine
   if (expanded === undefined) return undefined;
   const places = axesThroughOnes(x.shape, node.shape);
   if (places === undefined) return undefined;
-  const [source] = expanded.src as readonly [Node];
+  const [source] = expanded.src;
   const small = node.shape.map(() => 1);
   for (const [axis, place] of places) small[place] = source.shape[axis]!;
   return graph.simple(expand(graph.reshape(source, small), node.shape));
 }
 
 function permuteRule(node: NodeOf<"permute">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { axes } = node.attrs;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
   const inner = graph.look(x, "permute");
-  if (inner !== undefined) return graph.simple(permute(inner.src[0]!, axes.map((axis) => inner.attrs.axes[axis]!)));
+  if (inner !== undefined) return graph.simple(permute(inner.src[0], axes.map((axis) => inner.attrs.axes[axis]!)));
   const expanded = graph.look(x, "expand");
-  if (expanded !== undefined) return graph.simple(expand(graph.simple(permute(expanded.src[0]!, axes)), node.shape));
+  if (expanded !== undefined) return graph.simple(expand(graph.simple(permute(expanded.src[0], axes)), node.shape));
   const long = axes.filter((axis) => x.shape[axis] !== 1);
   return long.every((axis, i) => i === 0 || axis > long[i - 1]!) ? graph.reshape(x, node.shape) : undefined;
 }
 
 function expandRule(node: NodeOf<"expand">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const value = graph.constantOf(x);
   if (value !== undefined) return full(node.shape, value, node.dtype);
   const inner = graph.look(x, "expand");
-  return inner === undefined ? undefined : graph.simple(expand(inner.src[0]!, node.shape));
+  return inner === undefined ? undefined : graph.simple(expand(inner.src[0], node.shape));
 }
 
 function padRule(node: NodeOf<"pad">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { low, high, value } = node.attrs;
   if (size(x.shape) === 0 || Object.is(graph.constantOf(x), value)) return full(node.shape, value, node.dtype);
   const inner = graph.look(x, "pad");
   if (inner === undefined || !Object.is(inner.attrs.value, value)) return undefined;
   const sum = (a: readonly number[], b: readonly number[]) => a.map((n, axis) => n + b[axis]!);
-  return graph.simple(pad(inner.src[0]!, sum(low, inner.attrs.low), sum(high, inner.attrs.high), value));
+  return graph.simple(pad(inner.src[0], sum(low, inner.attrs.low), sum(high, inner.attrs.high), value));
 }
 
 function sliceRule(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   const { start, step } = node.attrs;
   const count = node.shape;
   const value = graph.constantOf(x);
@@ -103,11 +103,11 @@ function sliceRule(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
   const inner = graph.look(x, "slice");
   if (inner !== undefined) {
     const first = start.map((n, axis) => inner.attrs.start[axis]! + n * inner.attrs.step[axis]!);
-    return graph.simple(slice(inner.src[0]!, first, count, step.map((n, axis) => n * inner.attrs.step[axis]!)));
+    return graph.simple(slice(inner.src[0], first, count, step.map((n, axis) => n * inner.attrs.step[axis]!)));
   }
   const expanded = graph.look(x, "expand");
   if (expanded !== undefined) {
-    const [source] = expanded.src as readonly [Node];
+    const [source] = expanded.src;
     const repeats = source.shape.map((n, axis) => n === 1 && x.shape[axis] !== 1);
     const own = <T>(list: readonly T[], other: T) => list.map((n, axis) => repeats[axis] ? other : n);
     return graph.simple(expand(graph.simple(slice(source, own(start, 0), own(count, 1), own(step, 1))), count));
@@ -124,9 +124,9 @@ function range(node: NodeOf<"slice">, axis: number): readonly [number, number] {
 
 /** A slice that lies within what was padded, or wholly in the padding. */
 function sliceOfPad(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
-  const padded = graph.look(node.src[0]!, "pad");
+  const padded = graph.look(node.src[0], "pad");
   if (padded === undefined) return undefined;
-  const [source] = padded.src as readonly [Node];
+  const [source] = padded.src;
   const { low, value } = padded.attrs;
   let inside = true;
   for (const [axis, length] of source.shape.entries()) {
@@ -141,7 +141,7 @@ function sliceOfPad(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
 
 /** A slice that reads one operand of a concat. */
 function sliceOfConcat(node: NodeOf<"slice">, graph: Rewriting): Node | undefined {
-  const joined = graph.look(node.src[0]!, "concat");
+  const joined = graph.look(node.src[0], "concat");
   if (joined === undefined) return undefined;
   const { axis } = joined.attrs;
   const [least, most] = range(node, axis);
@@ -187,5 +187,5 @@ function join(left: Node, right: Node, axis: number, graph: Rewriting): Node | u
     if (i !== axis) return step === b.attrs.step[i] && a.attrs.start[i] === b.attrs.start[i];
     return step === 1 && b.attrs.step[i] === 1 && a.attrs.start[i]! + a.shape[i]! === b.attrs.start[i];
   });
-  return alike ? graph.simple(slice(a.src[0]!, a.attrs.start, shape, a.attrs.step)) : undefined;
+  return alike ? graph.simple(slice(a.src[0], a.attrs.start, shape, a.attrs.step)) : undefined;
 }

@@ -10,7 +10,7 @@ import { constantLike, type RewriteRule, type Rewriting } from "./rewriting.ts";
 
 export function reductionRule(node: Node, graph: Rewriting): Node | undefined {
   if (!isReductionNode(node)) return undefined;
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   if (size(x.shape) === 0) return full(node.shape, reductions[node.op].identity(node.dtype), node.dtype);
   const value = graph.constantOf(x);
   const folded = value === undefined ? undefined : ofConstant(node, value);
@@ -25,7 +25,7 @@ function isReductionNode(node: Node): node is ReductionNode {
 /** The reduction of as many equal values as there are; undefined where that is not known. */
 function ofConstant(node: ReductionNode, value: number): number | undefined {
   if (reductions[node.op].idempotent) return value;
-  const count = size(node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!));
+  const count = size(node.attrs.axes.map((axis) => node.src[0].shape[axis]!));
   switch (node.op) {
     case "sum":
       return isFloat(node.dtype) ? value * count : Math.imul(value, count);
@@ -83,11 +83,11 @@ function overView(node: ReductionNode, x: Node, graph: Rewriting): Node | undefi
     const kept = permuted.attrs.axes.filter((_, axis) => !axes.includes(axis));
     if (!kept.every((axis, i) => i === 0 || axis > kept[i - 1]!)) return undefined;
     const inner = axes.map((axis) => permuted.attrs.axes[axis]!).sort((a, b) => a - b);
-    return graph.simple(reduce(node.op, permuted.src[0]!, inner));
+    return graph.simple(reduce(node.op, permuted.src[0], inner));
   }
   const reshaped = graph.look(x, "reshape");
   if (reshaped === undefined) return undefined;
-  const [source] = reshaped.src as readonly [Node];
+  const [source] = reshaped.src;
   if (axes.length === x.shape.length) return graph.simple(reduce(node.op, source, [...source.shape.keys()]));
   const places = axesThroughOnes(x.shape, source.shape);
   if (places === undefined) return undefined;
@@ -101,9 +101,9 @@ function overView(node: ReductionNode, x: Node, graph: Rewriting): Node | undefi
 export function mergeReductions(readers: Readers): RewriteRule {
   return (node, graph) => {
     if (!isReductionNode(node)) return undefined;
-    const inner = graph.look(node.src[0]!, node.op);
+    const inner = graph.look(node.src[0], node.op);
     if (inner === undefined || readers.of(inner) !== 1) return undefined;
-    const [source] = inner.src as readonly [Node];
+    const [source] = inner.src;
     const kept = [...source.shape.keys()].filter((axis) => !inner.attrs.axes.includes(axis));
     const axes = [...inner.attrs.axes, ...node.attrs.axes.map((axis) => kept[axis]!)].sort((a, b) => a - b);
     const merged = reduce(node.op, source, axes);

@@ -8,6 +8,7 @@
 import { InternalError } from "../../errors.ts";
 import { full, withSources } from "../../graph/build.ts";
 import {
+  isKind,
   makeFor,
   makeNode,
   mergingEqual,
@@ -53,7 +54,7 @@ function simplified(roots: readonly Node[], inputs: ReadonlySet<Node>): Node[] {
 /** Whether there is a reduction of a reduction, or of windows put where they lie. */
 function mayMerge(roots: readonly Node[], inputs: ReadonlySet<Node>): boolean {
   return toposort(roots, (node) => !inputs.has(node)).some((node) =>
-    !inputs.has(node) && (node.op === "unwindow" || (isReduction(node.op) && node.src[0]!.op === node.op))
+    !inputs.has(node) && (node.op === "unwindow" || (isKind(node, "reduction") && node.src[0].op === node.op))
   );
 }
 
@@ -154,7 +155,7 @@ class Graph implements Rewriting {
 
 /** A plan computes one shard: what is left of collectives, where nothing was cut at them, is for a whole batch. */
 function ofOneShard(node: NodeOf<"allReduce" | "allGather" | "reduceScatter">): Node {
-  const [x] = node.src as readonly [Node];
+  const [x] = node.src;
   if (sameShape(x.shape, node.shape)) return x;
   throw new InternalError("compileGraph", {
     got: `${node.op} of ${formatShape(x.shape)} to ${formatShape(node.shape)}`,

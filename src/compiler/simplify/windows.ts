@@ -22,7 +22,7 @@ export function mergeWindows(readers: Readers): RewriteRule {
     const unwindowed = graph.look(node, "unwindow");
     if (unwindowed !== undefined) {
       const { axis, length, stride } = unwindowed.attrs;
-      if (stride !== 1 || length > mostGrowth * unwindowed.src[0]!.shape[axis]!) return undefined;
+      if (stride !== 1 || length > mostGrowth * unwindowed.src[0].shape[axis]!) return undefined;
     } else if (graph.look(node, "slice") === undefined || !made.has(graph.look(node.src[0]!, "sum")?.src[0] ?? node)) {
       return undefined;
     }
@@ -41,12 +41,12 @@ function intoSum(node: Node, graph: Rewriting, readers: Readers, made: WeakSet<N
     moves.push(move);
   }
   const reduced = graph.look(sum, "sum");
-  const factors = reduced && graph.operands(reduced.src[0]!, "mul");
-  if (reduced === undefined || factors === undefined || readers.of(sum) !== 1 || readers.of(reduced.src[0]!) !== 1) {
+  const factors = reduced && graph.operands(reduced.src[0], "mul");
+  if (reduced === undefined || factors === undefined || readers.of(sum) !== 1 || readers.of(reduced.src[0]) !== 1) {
     return undefined;
   }
   const { axes } = reduced.attrs;
-  const product = reduced.src[0]!.shape;
+  const product = reduced.src[0].shape;
   const kept = [...product.keys()].filter((axis) => !axes.includes(axis));
   // The axes of the sum come last, behind those that stay, so that theirs are those of the movements.
   let views = factors.map((factor) => moved(viewOf(factor, look), behind(product, kept, axes)).view);

@@ -65,7 +65,7 @@ export function contractionTile(
   target: Target,
 ): ContractionTile {
   const node = group.drafts[0]!.contraction!;
-  const terms = node.attrs.axes.map((axis) => node.src[0]!.shape[axis]!);
+  const terms = node.attrs.axes.map((axis) => node.src[0].shape[axis]!);
   let ir = probe(plainBlock(domain.length));
   const factors = target.class === "js" ? undefined : factorsOf(ir, domain);
   if (factors !== undefined) ir = probe({ ...plainBlock(factors.flat().length), factors });
