@@ -9,7 +9,6 @@ import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
 import { dueOf, isDue, knownRecord, type Leaf, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
-import { shortage } from "./storage.ts";
 
 /**
  * What the history of one value may keep alive. Beyond it the history is cut, and a gradient through the cut is
@@ -147,7 +146,7 @@ let remaining = 0;
 const remembered = new Set<WeakRef<Leaf>>();
 
 /** Forgets histories in which no living tensor is left to differentiate by. */
-function prune(): void {
+export function prune(): void {
   const leaves: Leaf[] = [];
   for (const reference of remembered) {
     const leaf = reference.deref();
@@ -179,8 +178,6 @@ function prune(): void {
   counted = 0;
   remaining = useful.size;
 }
-
-shortage.drop = prune;
 
 /** All nodes that some were computed from, and those, through the histories of leaves; sources first. */
 function everythingBefore(nodes: readonly Node[]): Node[] {
