@@ -8,6 +8,7 @@ import type { Fleet } from "../run/fleet.ts";
 import type { LoadedPlan } from "../run/shared-graph.ts";
 import type { Bucket } from "./buckets.ts";
 import { GradientCheck } from "./faults.ts";
+import type { Judged } from "./judge.ts";
 import type { Clock } from "./phases.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
@@ -68,8 +69,8 @@ interface ReductionOptions {
   /** The update on each device. */
   readonly updates: ReadonlyMap<Device, LoadedPlan>;
   readonly clock: Clock;
-  /** Told the scores of the whole step as soon as they are known; says whether the weights are to be updated. */
-  readonly judge: (scores: readonly number[]) => boolean;
+  /** Told the scores of the whole step as soon as they are known. */
+  readonly judge: (scores: readonly number[]) => Judged;
 }
 
 /** The host's part in one step. */
@@ -81,8 +82,7 @@ export class Reduction {
   /** The shards whose scores are there, and for each bucket those whose gradients are. */
   readonly #scored = new Set<number>();
   readonly #arrived: readonly Set<number>[];
-  #judged = false;
-  #updating = false;
+  #judged: Judged | undefined;
   #counts: readonly number[] = [];
 
   constructor(options: ReductionOptions) {
@@ -95,9 +95,9 @@ export class Reduction {
     this.#arrived = buckets.map(() => new Set<number>());
   }
 
-  /** Whether the weights are to be updated: false until all scores are there. */
-  get updating(): boolean {
-    return this.#updating;
+  /** What was judged of the step; undefined until all scores are there. */
+  get judged(): Judged | undefined {
+    return this.#judged;
   }
 
   /**
@@ -129,14 +129,13 @@ export class Reduction {
   /** Judges the step when all scores are there, and gives the totals to the devices. */
   #scoresArrived(index: number): void {
     this.#scored.add(index);
-    if (this.#judged || this.#scored.size < this.#landings.length) return;
+    if (this.#judged !== undefined || this.#scored.size < this.#landings.length) return;
     const { step, fleet, updates, buckets, judge } = this.#options;
     const scores = this.#landings.map((landing) => landing.scores);
     const totals = sumOfFew(scores, totalsLength(step.layout.groups));
     // Metrics may count more than f32 holds exactly.
-    this.#updating = judge([...totals, ...sumOf(scores).slice(totals.length)]);
-    this.#judged = true;
-    if (!this.#updating) return;
+    this.#judged = judge([...totals, ...sumOf(scores).slice(totals.length)]);
+    if (!this.#judged.updated) return;
     this.#counts = [...totals.subarray(0, step.layout.groups)];
     fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.written[2]!, totals));
     buckets.forEach((_, b) => this.#reduceWhenThere(b));
@@ -144,7 +143,7 @@ export class Reduction {
 
   /** Adds a bucket of all shards and gives the sums to the devices, once all are there and there is to be an update. */
   #reduceWhenThere(b: number): void {
-    if (!this.#updating || this.#arrived[b]!.size < this.#landings.length) return;
+    if (this.#judged?.updated !== true || this.#arrived[b]!.size < this.#landings.length) return;
     const { step, fleet, updates, buckets, replicas, clock } = this.#options;
     const { start, end } = buckets[b]!;
     const size = end - start;
