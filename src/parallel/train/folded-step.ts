@@ -3,7 +3,6 @@
  * of several devices, so that the next step can follow without waiting for the host.
  */
 import type { Device, DeviceBuffer, OutputRead } from "../../devices/device/device.ts";
-import { InternalError } from "../../errors.ts";
 import { scoreLength } from "../decompose/scores.ts";
 import { BatchRun, type BoundShards, type Group } from "../run/batch-run.ts";
 import { allocAll, freeAll, type LoadedPlan, outputStrides } from "../run/shared-graph.ts";
@@ -12,7 +11,7 @@ import type { PreparedStep, StepReads } from "./one-device.ts";
 import { sumOf, sumOfFew } from "./shard-sums.ts";
 import type { Step } from "./step.ts";
 import { StepShards, type StepShardsParts } from "./step-shards.ts";
-import { totalsLength } from "./training-graphs.ts";
+import { type LoadedUpdate, totalsLength } from "./training-graphs.ts";
 import { inPlace, type State } from "./update.ts";
 
 /** Shards that run together, ready to. */
@@ -27,7 +26,6 @@ interface PreparedGroup {
 
 /** What the update is made from. */
 interface Sums {
-  readonly control: DeviceBuffer;
   readonly sums: DeviceBuffer;
   readonly totals: DeviceBuffer;
 }
@@ -52,7 +50,7 @@ export async function foldedStep(
   const ofGroups = groups.map(({ group, strides }) => ({ shards: group.length, strides }));
   const summed = { groups: step.layout.groups, penalty: step.penalty };
   const fold = await graphs.fold(ofGroups, shards.buckets, summed).graph.on(device);
-  const update = await graphs.update(summed).graph.on(device);
+  const update = await graphs.updateOn(device, summed);
   const folded = new FoldedStep(step, device, { groups, fold, update, wrote: () => replicas.wrote() });
   return { enqueue: folded.enqueue.bind(folded) };
 }
@@ -60,7 +58,7 @@ export async function foldedStep(
 interface Loaded {
   readonly groups: readonly PreparedGroup[];
   readonly fold: LoadedPlan;
-  readonly update: LoadedPlan;
+  readonly update: LoadedUpdate;
   /** To be called when the state was updated. */
   readonly wrote: () => void;
 }
@@ -95,10 +93,10 @@ class FoldedStep {
     let scores: readonly Float32Array[];
     try {
       // First, as a write ends what is being recorded.
-      const control = this.#writeControl();
+      writeControl(this.#device, this.#loaded.update.control, { ...this.#step, step: this.#step.number, offset: 0 });
       const shards = this.#runShards(state);
       const sums = this.#fold(shards.outputs, state);
-      this.#update({ control, ...sums }, state, faults, copy);
+      this.#update(sums, state, faults, copy);
       scores = shards.scores;
     } finally {
       freeAll(this.#device, this.#held);
@@ -106,15 +104,6 @@ class FoldedStep {
     await Promise.all(this.#reads);
     const whole = sumOfFew(scores, totalsLength(layout.groups));
     return [...whole, ...sumOf(scores).slice(whole.length)];
-  }
-
-  #writeControl(): DeviceBuffer {
-    const [control] = this.#loaded.update.written;
-    if (control === undefined) {
-      throw new InternalError("train", { got: "no control vector", need: "the update's first input" });
-    }
-    writeControl(this.#device, control, { ...this.#step, step: this.#step.number, offset: 0 });
-    return control;
   }
 
   /** Gives the outputs of all groups, and the scores of each shard, once they are read. */
@@ -137,7 +126,7 @@ class FoldedStep {
     return { outputs, scores };
   }
 
-  #fold(outputs: readonly DeviceBuffer[], { faults }: State<DeviceBuffer>): Omit<Sums, "control"> {
+  #fold(outputs: readonly DeviceBuffer[], { faults }: State<DeviceBuffer>): Sums {
     const { executable } = this.#loaded.fold;
     const [sums, totals] = this.#hold(outputStrides([this.#loaded.fold]).slice(0, 2)) as [DeviceBuffer, DeviceBuffer];
     this.#device.run(executable, [...outputs, faults], [sums, totals, faults]);
@@ -145,7 +134,7 @@ class FoldedStep {
   }
 
   #update(
-    { control, sums, totals }: Sums,
+    { sums, totals }: Sums,
     state: State<DeviceBuffer>,
     faults: Uint32Array,
     copy: Float32Array | undefined,
@@ -155,7 +144,7 @@ class FoldedStep {
       { output: buffers.indexOf(state.faults), into: faults },
       ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
     ];
-    const { executable } = this.#loaded.update;
+    const { executable, control } = this.#loaded.update;
     this.#reads.push(...this.#device.runAndRead(executable, [control, sums, totals, ...buffers], buffers, copied));
     this.#loaded.wrote();
   }

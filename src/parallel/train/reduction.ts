@@ -5,7 +5,6 @@
 import type { Device } from "../../devices/device/device.ts";
 import { scoreLength } from "../decompose/scores.ts";
 import type { Fleet } from "../run/fleet.ts";
-import type { LoadedPlan } from "../run/shared-graph.ts";
 import type { Bucket } from "./buckets.ts";
 import { GradientCheck } from "./faults.ts";
 import type { Judged } from "./judge.ts";
@@ -13,7 +12,7 @@ import type { Clock } from "./phases.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
 import type { Step } from "./step.ts";
-import { totalsLength } from "./training-graphs.ts";
+import { type LoadedUpdate, totalsLength } from "./training-graphs.ts";
 import { Vectors } from "./vectors.ts";
 
 /** What is read of a shard. */
@@ -67,7 +66,7 @@ interface ReductionOptions {
   readonly fleet: Fleet;
   readonly replicas: Replicas;
   /** The update on each device. */
-  readonly updates: ReadonlyMap<Device, LoadedPlan>;
+  readonly updates: ReadonlyMap<Device, LoadedUpdate>;
   readonly clock: Clock;
   /** Told the scores of the whole step as soon as they are known. */
   readonly judge: (scores: readonly number[]) => Judged;
@@ -137,7 +136,7 @@ export class Reduction {
     this.#judged = judge([...totals, ...sumOf(scores).slice(totals.length)]);
     if (!this.#judged.updated) return;
     this.#counts = [...totals.subarray(0, step.layout.groups)];
-    fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.written[2]!, totals));
+    fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.totals, totals));
     buckets.forEach((_, b) => this.#reduceWhenThere(b));
   }
 
@@ -157,7 +156,7 @@ export class Reduction {
     });
     clock.time("broadcast", () =>
       fleet.each(step.number, "update", (device) => {
-        const into = updates.get(device)!.written[1]!;
+        const into = updates.get(device)!.sums;
         for (let row = 0; row * size < sums.length; row++) {
           device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.layout.length + start));
         }

@@ -5,7 +5,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { Fleet } from "../run/fleet.ts";
 import type { Placement } from "../run/placement.ts";
 import { BatchRun, type BoundShards, type Group } from "../run/batch-run.ts";
-import { allocAll, freeAll, type LoadedPlan, outputStrides } from "../run/shared-graph.ts";
+import { allocAll, freeAll, outputStrides } from "../run/shared-graph.ts";
 import { writeControl } from "../run/uploads.ts";
 import type { Statistics } from "./assigned-tensors.ts";
 import type { Judge, Judged } from "./judge.ts";
@@ -15,7 +15,7 @@ import type { Replicas } from "./replicas.ts";
 import { StepShards } from "./step-shards.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Step } from "./step.ts";
-import type { GradientGraph, TrainingGraphs } from "./training-graphs.ts";
+import type { GradientGraph, LoadedUpdate, TrainingGraphs } from "./training-graphs.ts";
 import { inPlace } from "./update.ts";
 
 /** What a step in shards came to. */
@@ -35,7 +35,7 @@ interface UnderWay {
   readonly run: BatchRun;
   readonly reduction: Reduction;
   /** The update on each device. */
-  readonly updates: ReadonlyMap<Device, LoadedPlan>;
+  readonly updates: ReadonlyMap<Device, LoadedUpdate>;
   readonly work: Work;
   readonly clock: Clock;
 }
@@ -87,9 +87,9 @@ export class ShardedSteps {
     const { fleet, placement, graphs, replicas, statistics, judge } = this.#options;
     const clock = new Clock();
     const own = (tensor: Tensor, device: Device) => replicas.own(tensor, device) ?? statistics.own(tensor, device);
-    const updates = new Map<Device, LoadedPlan>();
+    const updates = new Map<Device, LoadedUpdate>();
     await fleet.eachAsync(step.number, "upload", async (device) => {
-      updates.set(device, await graphs.update({ ...step.layout, penalty: step.penalty }).graph.on(device));
+      updates.set(device, await graphs.updateOn(device, { ...step.layout, penalty: step.penalty }));
     });
     const shards = new StepShards(step, fleet.devices, { graphs, placement, replicas, own });
     await shards.settle();
@@ -185,8 +185,8 @@ export class ShardedSteps {
     const { fleet, replicas, snapshot, statistics } = this.#options;
     let copied: Promise<void> | undefined;
     fleet.each(step.number, "update", (device) => {
-      const { executable, written: [control, sums, totals] } = updates.get(device)!;
-      writeControl(device, control!, { ...step, step: step.number, offset: 0 });
+      const { executable, control, sums, totals } = updates.get(device)!;
+      writeControl(device, control, { ...step, step: step.number, offset: 0 });
       const first = device === fleet.devices[0];
       const own = first ? replicas.claim() : replicas.state(device);
       if (own === undefined) {
@@ -195,7 +195,7 @@ export class ShardedSteps {
       const buffers = inPlace(own);
       if (first && copy) {
         const into = snapshot.memory(replicas.layout.length);
-        const [done] = device.runAndRead(executable, [control!, sums!, totals!, ...buffers], buffers, [
+        const [done] = device.runAndRead(executable, [control, sums, totals, ...buffers], buffers, [
           { output: buffers.length - 1, into },
         ]);
         replicas.wrote();
@@ -207,7 +207,7 @@ export class ShardedSteps {
         keep.catch(() => snapshot.giveBack(into));
         copied = keep;
       } else {
-        device.run(executable, [control!, sums!, totals!, ...buffers], buffers);
+        device.run(executable, [control, sums, totals, ...buffers], buffers);
         if (first) replicas.wrote();
       }
       for (const tensor of assigned) statistics.write(tensor, device);
