@@ -9,7 +9,7 @@ import { type Node, toposort } from "../src/graph/node.ts";
 import { compile, grad, jvp, type Tensor, valueAndGrad, vjp } from "../src/index.ts";
 import * as s from "../src/index.ts";
 import { valueOf } from "../src/tensor/eager/record.ts";
-import { shortage } from "../src/tensor/eager/storage.ts";
+import { prune } from "../src/tensor/eager/history.ts";
 import { assertClose, onEachDevice } from "./harness.ts";
 
 const read = (x: Tensor) => x.data().then((data) => [...data]);
@@ -174,7 +174,7 @@ onEachDevice(
     base.assign(base.mul(2));
     const before = loss(p, q);
     await base.realize();
-    shortage.drop();
+    prune();
     assert.deepEqual(await Promise.all(grad(before, [p, q]).map(read)), [[3, 3], [5, 5]], "computed since");
     const traced = compile(() => grad(loss(p, q), [p, q]));
     await traced();
@@ -219,7 +219,7 @@ test("a history that leads to a computed tensor is kept while that is there", as
   const total = a.mul(3).sum();
   await a.realize();
   await total.realize();
-  shortage.drop();
+  prune();
   assert.deepEqual(await read(grad(total, a)), [3, 3]);
 });
 

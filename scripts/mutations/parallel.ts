@@ -60,8 +60,8 @@ export const parallel: readonly Mutation[] = [
   },
   {
     file: "parallel/decompose/spread-rules.ts",
-    find: `return src[0]!.kind === "partial" && src[1]!.kind === "replicated" ? partial : nonlinear(at);`,
-    put: `return src[0]!.kind === "partial" ? partial : nonlinear(at);`,
+    find: `return src[0]?.kind === "partial" && src[1]?.kind === "replicated" ? partial : nonlinear(at);`,
+    put: `return src[0]?.kind === "partial" ? partial : nonlinear(at);`,
     tests: { "parallel-batch-axis": "what mixes rows throws" },
     why: "each shard divides by its own sum",
   },

@@ -8,6 +8,7 @@ import { type Shape, size } from "../graph/shape.ts";
 import { bytesOf } from "../graph/words.ts";
 import { realizeNow } from "./eager/evaluate.ts";
 import { refuseInTrace } from "./eager/frame.ts";
+import { bring } from "./eager/memory.ts";
 import { compute, exclusively } from "./eager/realize.ts";
 import { isDue, storageOf, valueOf } from "./eager/record.ts";
 import { Storage } from "./eager/storage.ts";
@@ -37,7 +38,7 @@ export async function bufferNow(tensor: Tensor, device: Device): Promise<DeviceB
   if (leaf === undefined) {
     throw new InternalError("bufferOf", { got: "a node without a value", need: "a computed one" });
   }
-  return await storageOf(leaf).bring(device);
+  return await bring(storageOf(leaf), device);
 }
 
 /** A tensor that owns a buffer, bound to its device. Throws DeviceError when the buffer is too small. */

@@ -147,7 +147,7 @@ export function judgeShards<R>(
 ): Judgement<R> {
   // The real number of rows first, so that a plain mistake in the function is reported as it is.
   const { modes } = traceShard(fields, Math.max(1, fields.rows), body);
-  const [one, two] = probes.map((rows) => {
+  const probe = (rows: number) => {
     try {
       return traceShard(fields, rows, body, probedTotal);
     } catch (error) {
@@ -161,16 +161,17 @@ export function judgeShards<R>(
         cause: error,
       });
     }
-  });
-  const axes = new BatchAxis(one!.spreads, ...probes);
+  };
+  const [one, two] = [probe(probes[0]), probe(probes[1])];
+  const axes = new BatchAxis(one.spreads, ...probes);
   // The traces live as long as the judge, which looks only at nodes that they hold.
-  const assignments = [...one!.assignments].map(([tensor, node]) =>
-    [tensor, axes.of(node, two!.assignments.get(tensor))] as const
+  const assignments = [...one.assignments].map(([tensor, node]) =>
+    [tensor, axes.of(node, two.assignments.get(tensor))] as const
   );
   return {
-    result: one!.result,
+    result: one.result,
     assignments,
-    modes: new Map([...modes, ...one!.modes, ...two!.modes]),
-    of: (select) => axes.of(select(one!.result).node, select(two!.result).node),
+    modes: new Map([...modes, ...one.modes, ...two.modes]),
+    of: (select) => axes.of(select(one.result).node, select(two.result).node),
   };
 }

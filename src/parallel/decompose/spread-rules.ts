@@ -4,7 +4,7 @@ import { dtypes } from "../../graph/dtype.ts";
 import type { Node, NodeOf, Op } from "../../graph/node.ts";
 import { elementwise, type ElementwiseName, type ElementwiseOp, isElementwise } from "../../graph/ops.ts";
 import { formatShape, sameShape, size } from "../../graph/shape.ts";
-import { type Batched, batched, partial, replicated, type Site, type Spread } from "./spread.ts";
+import { type Batched, batched, type OfShard, partial, replicated, type Site, type Spread } from "./spread.ts";
 
 const advice =
   "a value of each row, or a sum over rows: return a Loss or Metric with its sum and its count, which are added " +
@@ -18,7 +18,23 @@ export function ruleOf(op: Op): Rule {
   return isElementwise(op) ? elementwiseRule : structural[op] as Rule;
 }
 
-const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<NodeOf<K>>) => Spread } = {
+/** Spreads of the sources of ops that have not just one. */
+interface OtherSources {
+  readonly const: readonly [];
+  readonly iota: readonly [];
+  readonly input: readonly [];
+  readonly storage: readonly [];
+  readonly gather: readonly [x: Spread, index: Spread];
+  readonly scatterAdd: readonly [index: Spread, values: Spread];
+  readonly scatterMax: readonly [x: Spread, index: Spread, values: Spread];
+  readonly attention: readonly Spread[];
+  readonly attentionGradient: readonly Spread[];
+  readonly concat: readonly [Spread, ...Spread[]];
+}
+type OneSource = readonly [Spread];
+type SourcesOf<K extends Op> = K extends keyof OtherSources ? OtherSources[K] : OneSource;
+
+const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<NodeOf<K>, SourcesOf<K>>) => Spread } = {
   const: ({ node, twin, rows, twinRows }) => {
     const value = node.attrs.value;
     const other = (twin as NodeOf<"const">).attrs.value;
@@ -40,26 +56,26 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
 
   cast: (at) => {
     const [x] = at.src;
-    const from = at.node.src[0]!.dtype;
+    const from = at.node.src[0].dtype;
     // A sum of parts that were rounded to f16 is not the rounded sum.
     const linear = at.node.dtype === "f32" || (dtypes[from].kind === "int" && dtypes[at.node.dtype].kind === "int");
-    return x!.kind === "partial" && !linear ? nonlinear(at) : x!;
+    return x.kind === "partial" && !linear ? nonlinear(at) : x;
   },
-  bitcast: (at) => at.src[0]!.kind === "partial" ? nonlinear(at) : at.src[0]!,
-  contiguous: ({ src }) => src[0]!,
-  stopGradient: ({ src }) => src[0]!,
-  checkpoint: ({ src }) => src[0]!,
-  after: ({ src }) => src[0]!,
+  bitcast: (at) => at.src[0].kind === "partial" ? nonlinear(at) : at.src[0],
+  contiguous: ({ src }) => src[0],
+  stopGradient: ({ src }) => src[0],
+  checkpoint: ({ src }) => src[0],
+  after: ({ src }) => src[0],
   allReduce: (at) => {
     const [x] = at.src;
     const { how } = at.node.attrs;
     // Along one trace alone, counts of rows look like any other constant.
     const known = at.rows !== at.twinRows;
-    if (how === "sum" ? x!.kind === "partial" : x!.kind === "shard" && x!.extreme === how) return replicated;
-    if (x!.kind === "replicated" && (how !== "sum" || !known)) return replicated;
+    if (how === "sum" ? x.kind === "partial" : x.kind === "shard" && x.extreme === how) return replicated;
+    if (x.kind === "replicated" && (how !== "sum" || !known)) return replicated;
     return refused(
       at,
-      x!,
+      x,
       how === "sum"
         ? "a sum over rows, such as x.sum({ axis: 0 }), or a count of them"
         : `the ${how} over rows: x.${how}({ axis: 0 })`,
@@ -67,61 +83,61 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   },
   allGather: (at) => {
     const [x] = at.src;
-    if ((x!.kind === "batched" && x!.axis === 0 && x!.outer === 1)) return replicated;
-    if (x!.kind === "replicated" && at.rows === at.twinRows) return replicated;
-    return refused(at, x!, "values of each row");
+    if ((x.kind === "batched" && x.axis === 0 && x.outer === 1)) return replicated;
+    if (x.kind === "replicated" && at.rows === at.twinRows) return replicated;
+    return refused(at, x, "values of each row");
   },
   reduceScatter: (at) => {
     const [x] = at.src;
     const inner = at.node.attrs.rows / at.rows;
-    if (x!.kind === "partial" || at.rows === at.twinRows) return batched(0, { inner });
-    return refused(at, x!, "a sum over rows");
+    if (x.kind === "partial" || at.rows === at.twinRows) return batched(0, { inner });
+    return refused(at, x, "a sum over rows");
   },
-  copy: ({ src }) => src[0]!,
+  copy: ({ src }) => src[0],
 
   reshape: (at) => {
     const [x] = at.src;
-    return x!.kind === "batched" ? reshaped(at, x!) : x!;
+    return x.kind === "batched" ? reshaped(at, x) : x;
   },
-  permute: ({ node, src: [x] }) => x!.kind === "batched" ? { ...x!, axis: node.attrs.axes.indexOf(x!.axis) } : x!,
+  permute: ({ node, src: [x] }) => x.kind === "batched" ? { ...x, axis: node.attrs.axes.indexOf(x.axis) } : x,
   expand: (at) => {
     const { node, twin, rows, src: [x] } = at;
-    const from = node.src[0]!;
+    const from = node.src[0];
     const grown = node.shape.flatMap((n, axis) => n !== twin.shape[axis] && from.shape[axis] === 1 ? [axis] : []);
-    if (grown.length === 0 || x!.kind === "shard") return x!;
-    if (x!.kind === "batched" || grown.length > 1) {
+    const [axis, ...others] = grown;
+    if (axis === undefined || x.kind === "shard") return x;
+    if (x.kind === "batched" || others.length > 0) {
       return mixes(at, "rows that are paired with all rows of the batch");
     }
-    if (x!.kind === "partial") {
+    if (x.kind === "partial") {
       return mixes(at, "a sum over the rows of the batch that is spread over those rows again");
     }
-    const axis = grown[0]!;
     if (node.shape[axis]! % rows !== 0) return mixes(at, `an axis of ${node.shape[axis]} for ${rows} rows`);
     return batched(axis, { inner: node.shape[axis]! / rows });
   },
   pad: (at) => {
     const { node, twin, src: [x] } = at;
-    if (x!.kind === "partial") return node.attrs.value === 0 ? partial : nonlinear(at);
-    if (x!.kind !== "batched") {
-      return sameAttributes(at, x!, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
+    if (x.kind === "partial") return node.attrs.value === 0 ? partial : nonlinear(at);
+    if (x.kind !== "batched") {
+      return sameAttributes(at, x, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
     }
-    if (node.attrs.low[x!.axis] !== 0 || node.attrs.high[x!.axis] !== 0) {
+    if (node.attrs.low[x.axis] !== 0 || node.attrs.high[x.axis] !== 0) {
       return mixes(at, "rows that are padded or shifted");
     }
-    return sameAttributes(at, x!, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
+    return sameAttributes(at, x, node.attrs.low, (twin as NodeOf<"pad">).attrs.low);
   },
   slice: (at) => {
     const { node, twin, rows, src: [x] } = at;
     const { start, step } = node.attrs;
-    if (x!.kind === "shard") return x!;
-    if (x!.kind !== "batched") return sameAttributes(at, x!, start, (twin as NodeOf<"slice">).attrs.start);
-    const { axis, inner } = x!;
+    if (x.kind === "shard") return x;
+    if (x.kind !== "batched") return sameAttributes(at, x, start, (twin as NodeOf<"slice">).attrs.start);
+    const { axis, inner } = x;
     const block = rows * inner;
     const count = node.shape[axis]!;
     if (step[axis] !== 1 || count === 0 || start[axis]! % block !== 0 || count % block !== 0) {
       return mixes(
         at,
-        `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${node.src[0]!.shape[axis]}`,
+        `some of the rows: start ${start[axis]}, count ${count}, step ${step[axis]} of ${node.src[0].shape[axis]}`,
       );
     }
     const sliced = batched(axis, { outer: count / block, inner });
@@ -132,8 +148,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
 
   sum: (at) => {
     const [x] = at.src;
-    if (x!.kind === "partial" || x!.kind === "replicated" || x!.kind === "shard") return x!;
-    return at.node.attrs.axes.includes(x!.axis) ? partial : reduced(at.node.attrs.axes, x!);
+    if (x.kind === "partial" || x.kind === "replicated" || x.kind === "shard") return x;
+    return at.node.attrs.axes.includes(x.axis) ? partial : reduced(at.node.attrs.axes, x);
   },
   prod: (at) => reduceOthers(at),
   amax: (at) => reduceOthers(at),
@@ -142,37 +158,40 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   gather: (at) => {
     const { node, src: [x, index] } = at;
     const { axis } = node.attrs;
-    if (x!.kind === "shard" || index!.kind === "shard") return besideShard(at);
-    if (index!.kind === "partial") return nonlinear(at);
-    if (x!.kind === "partial") {
-      return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is read by row");
+    const shard = ofShard(at);
+    if (shard !== undefined) return besideShard(at, shard);
+    if (index.kind === "partial") return nonlinear(at);
+    if (x.kind === "partial") {
+      return index.kind === "replicated" ? partial : mixes(at, "a sum over rows that is read by row");
     }
-    if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are picked by index");
+    if (x.kind === "batched" && x.axis === axis) return mixes(at, "rows that are picked by index");
     // A table that all shards have, looked up by row.
-    if (x!.kind === "replicated" && index!.kind === "batched" && index!.axis === axis) return index!;
-    return onOneAxis(at, [x!, index!]);
+    if (x.kind === "replicated" && index.kind === "batched" && index.axis === axis) return index;
+    return onOneAxis(at, [x, index]);
   },
   scatterAdd: (at) => {
     const { node, src: [index, values] } = at;
     const { axis } = node.attrs;
-    if (index!.kind === "shard" || values!.kind === "shard") return besideShard(at);
-    if (index!.kind === "partial") return nonlinear(at);
-    if (values!.kind === "partial") {
-      return index!.kind === "replicated" ? partial : mixes(at, "a sum over rows that is added by row");
+    const shard = ofShard(at);
+    if (shard !== undefined) return besideShard(at, shard);
+    if (index.kind === "partial") return nonlinear(at);
+    if (values.kind === "partial") {
+      return index.kind === "replicated" ? partial : mixes(at, "a sum over rows that is added by row");
     }
-    const both = onOneAxis(at, [index!, values!]);
+    const both = onOneAxis(at, [index, values]);
     // Rows that are added into the bins of their axis: bins of shards add up.
     return both.kind === "batched" && both.axis === axis ? partial : both;
   },
   scatterMax: (at) => {
     const { node, src: [x, index, values] } = at;
     const { axis } = node.attrs;
-    if (at.src.some((source) => source.kind === "shard")) return besideShard(at);
+    const shard = ofShard(at);
+    if (shard !== undefined) return besideShard(at, shard);
     if (at.src.some((source) => source.kind === "partial")) return nonlinear(at);
-    if (x!.kind === "batched" && x!.axis === axis) return mixes(at, "rows that are put by index");
-    const both = onOneAxis(at, [index!, values!]);
-    if (both.kind !== "batched" || both.axis !== axis) return onOneAxis(at, [x!, both]);
-    if (x!.kind === "batched") return mixes(at, `rows on axis ${axis} beside rows on axis ${x!.axis}`);
+    if (x.kind === "batched" && x.axis === axis) return mixes(at, "rows that are put by index");
+    const both = onOneAxis(at, [index, values]);
+    if (both.kind !== "batched" || both.axis !== axis) return onOneAxis(at, [x, both]);
+    if (x.kind === "batched") return mixes(at, `rows on axis ${axis} beside rows on axis ${x.axis}`);
     return { kind: "shard", what: "the max over the rows of a shard, by index", extreme: "max" };
   },
   attention: (at) => attended(at, ["queries", "keys", "keys", "scores"]),
@@ -185,27 +204,28 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
   },
   argsort: (at) => {
     const [x] = at.src;
-    if (x!.kind === "partial") return nonlinear(at);
-    if (x!.kind === "batched" && x!.axis === at.node.shape.length - 1) {
+    if (x.kind === "partial") return nonlinear(at);
+    if (x.kind === "batched" && x.axis === at.node.shape.length - 1) {
       return mixes(at, "rows that are sorted among each other");
     }
-    return x!;
+    return x;
   },
   concat: (at) => {
     const { node, src } = at;
-    if (src.some((x) => x.kind === "shard")) return besideShard(at);
+    const shard = ofShard(at);
+    if (shard !== undefined) return besideShard(at, shard);
     if (src.some((x) => x.kind === "partial")) {
       return src.every((x, i) => x.kind === "partial" || isZero(node.src[i]!)) ? partial : onOneAxis(at, src);
     }
     const [first] = src;
     const { axis } = node.attrs;
     if (
-      first!.kind === "batched" && first!.axis === axis &&
-      src.every((x) => x.kind === "batched" && x.axis === axis && x.inner === first!.inner)
+      first.kind === "batched" && first.axis === axis &&
+      src.every((x) => x.kind === "batched" && x.axis === axis && x.inner === first.inner)
     ) {
       return batched(axis, {
         outer: src.reduce((sum, x) => sum + (x as Batched).outer, 0),
-        inner: first!.inner,
+        inner: first.inner,
       });
     }
     if (src.some((x) => x.kind === "batched" && x.axis === axis)) {
@@ -218,7 +238,8 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
 /** Rows of the batch may be those of leading axes, or the queries: then keys and values are the same for all. */
 function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): Spread {
   const { node, src } = at;
-  if (src.some((x) => x.kind === "shard")) return besideShard(at);
+  const shard = ofShard(at);
+  if (shard !== undefined) return besideShard(at, shard);
   if (src.some((x) => x.kind === "partial")) return nonlinear(at);
   const rank = node.shape.length;
   const queries = (x: Spread, i: number) =>
@@ -237,7 +258,8 @@ function attended(at: Site, kinds: readonly ("queries" | "keys" | "scores")[]): 
 
 function elementwiseRule(at: Site): Spread {
   const { node, src } = at;
-  if (src.some((x) => x.kind === "shard")) return besideShard(at);
+  const shard = ofShard(at);
+  if (shard !== undefined) return besideShard(at, shard);
   if (!src.some((x) => x.kind === "partial")) return onOneAxis(at, src);
   const additive = (x: Spread, i: number) => x.kind === "partial" || isZero(node.src[i]!);
   const { partial: linear }: ElementwiseOp = elementwise[node.op as ElementwiseName];
@@ -254,9 +276,9 @@ function elementwiseRule(at: Site): Spread {
         ? partial
         : nonlinear(at);
     case "dividend":
-      return src[0]!.kind === "partial" && src[1]!.kind === "replicated" ? partial : nonlinear(at);
+      return src[0]?.kind === "partial" && src[1]?.kind === "replicated" ? partial : nonlinear(at);
     case "chosen":
-      return src[0]!.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i)) ? partial : nonlinear(at);
+      return src[0]?.kind === "replicated" && src.every((x, i) => i === 0 || additive(x, i)) ? partial : nonlinear(at);
   }
 }
 
@@ -281,17 +303,18 @@ function onOneAxis(at: Site, src: readonly Spread[]): Spread {
   return first ?? replicated;
 }
 
-/**
- * Of operands one of which depends on the number of rows: no harm as long as only replicated ones stand
- * beside it.
- */
-function besideShard(at: Site): Spread {
-  const shard = at.src.find((x) => x.kind === "shard")!;
+/** The first operand that depends on the number of rows. */
+function ofShard({ src }: Site): OfShard | undefined {
+  return src.find((x) => x.kind === "shard");
+}
+
+/** Of operands one of which is `shard`: no harm as long as only replicated ones stand beside it. */
+function besideShard(at: Site, { what }: OfShard): Spread {
   const other = at.src.find((x) => x.kind === "batched" || x.kind === "partial");
-  if (other === undefined || shard.kind !== "shard") return { kind: "shard", what: (shard as { what: string }).what };
+  if (other === undefined) return { kind: "shard", what };
   return mixes(
     at,
-    `${other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"} with ${shard.what}`,
+    `${other.kind === "partial" ? "a sum over the rows of the batch" : "a value of each row"} with ${what}`,
   );
 }
 
@@ -300,9 +323,9 @@ function besideShard(at: Site): Spread {
  * axis whose elements before it divide `before` and whose length holds what is left of `before`, times the
  * rows.
  */
-function reshaped(at: Site, x: Batched): Spread {
+function reshaped(at: Site<Node, OneSource>, x: Batched): Spread {
   const { node, rows } = at;
-  const from = node.src[0]!.shape;
+  const from = node.src[0].shape;
   if (size(from) === 0) {
     const axis = node.shape.findIndex((n) => n > 0 && n % rows === 0);
     return axis < 0 ? replicated : batched(axis, { inner: node.shape[axis]! / rows });
@@ -328,12 +351,12 @@ function reshaped(at: Site, x: Batched): Spread {
 }
 
 /** Windows along another axis leave the rows where they are; along that of the rows they hold several. */
-function windowed(at: Site<NodeOf<"window" | "unwindow">>): Spread {
+function windowed(at: Site<NodeOf<"window" | "unwindow">, OneSource>): Spread {
   const [x] = at.src;
   const { axis } = at.node.attrs;
-  if (x!.kind !== "batched") return x!;
-  const places = at.node.op === "unwindow" && x!.axis === at.node.shape.length - 1;
-  return x!.axis === axis || places ? mixes(at, `windows along axis ${axis}, which holds the rows of the batch`) : x!;
+  if (x.kind !== "batched") return x;
+  const places = at.node.op === "unwindow" && x.axis === at.node.shape.length - 1;
+  return x.axis === axis || places ? mixes(at, `windows along axis ${axis}, which holds the rows of the batch`) : x;
 }
 
 function reduced(axes: readonly number[], x: Batched): Spread {
@@ -341,18 +364,18 @@ function reduced(axes: readonly number[], x: Batched): Spread {
 }
 
 /** prod, amax, amin. */
-function reduceOthers(at: Site<NodeOf<"prod" | "amax" | "amin">>): Spread {
+function reduceOthers(at: Site<NodeOf<"prod" | "amax" | "amin">, OneSource>): Spread {
   const [x] = at.src;
-  if (x!.kind === "partial") return nonlinear(at);
-  if (x!.kind !== "batched") return x!;
-  if (at.node.attrs.axes.includes(x!.axis)) {
+  if (x.kind === "partial") return nonlinear(at);
+  if (x.kind !== "batched") return x;
+  if (at.node.attrs.axes.includes(x.axis)) {
     if (at.node.op !== "prod") {
       const extreme = at.node.op === "amax" ? "max" : "min";
       return { kind: "shard", what: `the ${extreme} over the rows of a shard`, extreme };
     }
-    return mixes(at, `its reduction over axis ${x!.axis}, which holds the rows of the batch`);
+    return mixes(at, `its reduction over axis ${x.axis}, which holds the rows of the batch`);
   }
-  return reduced(at.node.attrs.axes, x!);
+  return reduced(at.node.attrs.axes, x);
 }
 
 /** `spread`, unless attributes of axes other than `except` differ between the two traces. */
@@ -390,7 +413,7 @@ function isZero(node: Node): boolean {
 }
 
 function nonlinear(at: Site): never {
-  const ratio = at.node.op === "div" && at.src[1]!.kind === "partial";
+  const ratio = at.node.op === "div" && at.src[1]?.kind === "partial";
   return mixes(
     at,
     ratio

@@ -16,12 +16,15 @@ export type Spread =
   | { readonly kind: "replicated" }
   | Batched
   | { readonly kind: "partial" }
-  | {
-    readonly kind: "shard";
-    readonly what: string;
-    /** The largest or smallest of the shard's rows: those of all shards give that of the whole. */
-    readonly extreme?: "max" | "min";
-  };
+  | OfShard;
+
+/** What depends on how many rows the shard has. */
+export interface OfShard {
+  readonly kind: "shard";
+  readonly what: string;
+  /** The largest or smallest of the shard's rows: those of all shards give that of the whole. */
+  readonly extreme?: "max" | "min";
+}
 
 export const replicated: Spread = { kind: "replicated" };
 export const partial: Spread = { kind: "partial" };
@@ -32,11 +35,11 @@ export function batched(
   return { kind: "batched", axis, outer, inner };
 }
 
-/** An op where it stands: the spreads of its sources, and its twin in the other trace. */
-export interface Site<N extends Node = Node> {
-  readonly node: N;
+/** An op where it stands: the spreads of its sources, of which there are as many as `S` says, and its twin in the other trace. */
+export interface Site<N extends Node = Node, S extends readonly Spread[] = readonly Spread[]> {
+  readonly node: N & { readonly src: { readonly [I in keyof S]: Node } };
   readonly twin: Node;
-  readonly src: readonly Spread[];
+  readonly src: S;
   readonly rows: number;
   readonly twinRows: number;
 }

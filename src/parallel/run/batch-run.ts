@@ -9,7 +9,7 @@ import { combine } from "./combine.ts";
 import type { Fleet, Placed } from "./fleet.ts";
 import { allocAll, freeAll, inputStride, type LoadedPlan, outputStride } from "./shared-graph.ts";
 import { type HostFields, type Shard, type StepNumbers, writeControl, writeFields } from "./uploads.ts";
-import type { StagedGraph } from "./staged-graph.ts";
+import type { StagedGraph, StageGraph } from "./staged-graph.ts";
 
 /** The graph of shards that run together on a device, with all that is bound to it. */
 export interface BoundShards {
@@ -74,7 +74,7 @@ export class BatchRun {
     for (let number = 0; number < stages - 1; number++) {
       const parts = new Map<Shard, { device: Device; stage: Stage; words: readonly Words[] }>();
       await fleet.deliver(there, this.#numbers.step, prepare, async (device, group, bound) => {
-        const { stage } = bound.graph.stages[number]!;
+        const { stage } = stageOf(bound, number);
         const words = group.map(() => stage.collectives.map(({ node }) => wordsOf(node.src[0]!)));
         fleet.enter(device, "compute");
         await Promise.all(this.#advance(device, group, bound, number, words));
@@ -108,7 +108,7 @@ export class BatchRun {
     const last = bound.graph.stages.length - 1;
     const progress = this.#upTo(device, group, bound, last);
     const done = device.runAndRead(
-      bound.loaded[last]!.executable,
+      stageOf(bound, last).loaded.executable,
       this.#inputs(device, group, bound, last, progress),
       outputs,
       reads,
@@ -132,8 +132,7 @@ export class BatchRun {
     words: readonly (readonly Words[])[],
   ): Promise<void>[] {
     const progress = this.#upTo(device, group, bound, number);
-    const { stage } = bound.graph.stages[number]!;
-    const { executable } = bound.loaded[number]!;
+    const { stage, loaded: { executable } } = stageOf(bound, number);
     const inputs = this.#inputs(device, group, bound, number, progress);
     const wanted = words.flatMap((ofShard, item) =>
       ofShard.map((into, output) => ({ output, into, offset: item * outputStride(executable, output) }))
@@ -153,8 +152,7 @@ export class BatchRun {
       this.#progress.set(key, progress = { device, done: 0, kept: [] });
     }
     for (let before = progress.done; before < number; before++) {
-      const { stage } = bound.graph.stages[before]!;
-      const { executable } = bound.loaded[before]!;
+      const { stage, loaded: { executable } } = stageOf(bound, before);
       const inputs = this.#inputs(device, group, bound, before, progress);
       const there = progress;
       withOutputs(device, executable, group, (outputs) => {
@@ -174,12 +172,12 @@ export class BatchRun {
   #inputs(
     device: Device,
     group: Group,
-    { graph, loaded, captured }: BoundShards,
+    bound: BoundShards,
     number: number,
     progress: Progress,
   ): (DeviceBuffer | undefined)[] {
-    const { executable, written } = loaded[number]!;
-    return graph.stages[number]!.origins.map((origin, i) => {
+    const { origins, loaded: { executable, written } } = stageOf(bound, number);
+    return origins.map((origin, i) => {
       const buffer = written[i];
       const stride = inputStride(executable, i);
       switch (origin.kind) {
@@ -193,7 +191,7 @@ export class BatchRun {
           }
           return buffer;
         case "captured":
-          return captured[origin.index];
+          return bound.captured[origin.index];
         case "collective": {
           const words = this.#results[origin.stage]![origin.index]!;
           group.forEach(({ index }, item) => {
@@ -214,6 +212,13 @@ export class BatchRun {
     if (progress.device.isLost) return;
     for (const buffer of progress.kept.flat()) progress.device.free(buffer);
   }
+}
+
+/** A stage of a graph, and its plan on the device. */
+function stageOf({ graph, loaded }: BoundShards, number: number): StageGraph & { readonly loaded: LoadedPlan } {
+  const [stage, plan] = [graph.stages[number], loaded[number]];
+  if (stage !== undefined && plan !== undefined) return { ...stage, loaded: plan };
+  throw new InternalError("run", { got: `stage ${number}`, need: `one of ${graph.stages.length}, all of them loaded` });
 }
 
 /**

@@ -28,6 +28,12 @@ export function outputStride({ plan }: Executable, output: number): number {
   return plan.slots[plan.outputs[output]!]!.bytes;
 }
 
+/** The same of all outputs of the last of several plans. */
+export function outputStrides(plans: readonly LoadedPlan[]): number[] {
+  const { executable } = plans[plans.length - 1]!;
+  return executable.plan.outputs.map((_, output) => outputStride(executable, output));
+}
+
 /** Buffers of so many bytes each; all of them or none. */
 export function allocAll(device: Device, bytes: readonly number[]): DeviceBuffer[] {
   const buffers: DeviceBuffer[] = [];

@@ -6,11 +6,12 @@ import { cutStages, type Stage } from "../decompose/stages.ts";
 import { type FamilyMember, type LoadedPlan, SharedGraph } from "./shared-graph.ts";
 
 /** Where an input of a stage comes from. */
-type Origin =
+export type Origin =
   | { readonly kind: "own" | "captured"; readonly index: number }
   | { readonly kind: "collective" | "kept"; readonly stage: number; readonly index: number };
 
-interface StageGraph {
+/** One stage, with where its inputs come from. */
+export interface StageGraph {
   readonly stage: Stage;
   readonly graph: SharedGraph;
   /** In the order of the stage's inputs. */

@@ -14,19 +14,21 @@ import { type DeviceEvent, Fleet } from "../run/fleet.ts";
 import { wrongLabel } from "../run/label-ranges.ts";
 import { Placement, type PlacementOptions } from "../run/placement.ts";
 import { type Turn, Turns } from "../run/turns.ts";
-import { bindCaptures, GivenBatch, requireSeed, writeControl, writeRows } from "../run/uploads.ts";
+import { GivenBatch, requireSeed } from "../run/uploads.ts";
 import { Held } from "../split/held.ts";
 import type { Batch } from "../split/host-batch.ts";
-import { type HostCopy, Statistics } from "./assigned-tensors.ts";
+import { Statistics } from "./assigned-tensors.ts";
 import { foldedStep } from "./folded-step.ts";
 import { Judge, type Judged } from "./judge.ts";
+import type { StepReads } from "./one-device.ts";
 import type { Phases } from "./phases.ts";
 import { Replicas } from "./replicas.ts";
 import { ShardedSteps } from "./sharded-step.ts";
 import { Snapshot } from "./snapshot.ts";
 import type { Step, StepOutcome, StepRecord } from "./step.ts";
-import { assignBuffers, TrainingGraphs } from "./training-graphs.ts";
-import { inPlace, type State, type StateUpdate } from "./update.ts";
+import { TrainingGraphs } from "./training-graphs.ts";
+import type { State, StateUpdate } from "./update.ts";
+import { wholeStep } from "./whole-step.ts";
 
 export interface ExecutorOptions extends PlacementOptions {
   /** Distinct, at least one. */
@@ -134,6 +136,7 @@ export class Executor {
       replicas: this.replicas,
       statistics: this.statistics,
       snapshot: this.#snapshot,
+      judge: this.#judge,
       ready: () => this.#ready(),
     });
   }
@@ -286,9 +289,7 @@ export class Executor {
       ? this.#onNone(step)
       : this.fleet.devices.length > 1
       ? this.#throughHost(step)
-      : this.placement.inOnePiece
-      ? await this.#onOne(step)
-      : await this.#shardsOnOne(step) ?? this.#throughHost(step);
+      : await this.#onOne(step) ?? this.#throughHost(step);
     this.#steps++;
     const outcome = begun.outcome.catch((error: unknown) => this.#ended(error));
     this.#last = Promise.all([this.#last, outcome.catch(() => {})]).then(() => {});
@@ -347,73 +348,32 @@ export class Executor {
     };
   }
 
-  /**
-   * One device: forward, backward and update are one plan, which leaves the state as it was where the loss or the gradient
-   * is not finite.
-   */
-  async #onOne(step: Step): Promise<Begun> {
-    const { replicas, fleet } = this;
-    const device = fleet.devices[0]!;
-    const prepared = this.#graphs.whole(step.fields);
-    const loaded = await prepared.graph.on(device);
-    const captured = await bindCaptures(prepared.captures, device, (tensor) => this.own(tensor, device));
-    const state = await this.#claim();
-
-    const start = performance.now();
-    const fields = step.fields.leaves.length;
-    const written = loaded.written.slice(0, fields + 1);
-    writeRows(device, written, step.fields, { index: 0, offset: 0, rows: step.fields.rows });
-    writeControl(device, written[fields]!, { ...step, step: step.number, offset: 0 });
-    const enqueued = performance.now();
-    const scores = device.alloc(prepared.scoreBytes);
-    const assigned = prepared.assigned.map(({ bytes }) => device.alloc(bytes));
-    const buffers = inPlace(state);
-    const faults = new Uint32Array(2);
-    const numbers = new Float32Array(scoreLength(step.layout));
-    const copy = this.#memoryForCopy(step);
-    const statistics = copy === undefined ? [] : prepared.assigned.map(({ tensor }) => this.statistics.copyOf(tensor));
-    const reads = device.runAndRead(
-      loaded.executable,
-      [...written, ...buffers, ...captured],
-      [...buffers, scores, ...assigned],
-      [
-        { output: buffers.length, into: numbers },
-        { output: buffers.indexOf(state.faults), into: faults },
-        ...copy === undefined ? [] : [{ output: buffers.length - 1, into: copy }],
-        ...statistics.map(({ words }, i) => ({ output: buffers.length + 1 + i, into: words })),
-      ],
-    );
-    replicas.wrote();
-    assignBuffers(prepared.assigned, device, assigned);
-    prepared.assigned.forEach(({ tensor }, i) => this.statistics.wroteOnDevice(tensor, statistics[i]));
-    const read = Promise.all(reads).then(() => Array.from(numbers)).finally(() => {
-      if (!device.isLost) device.free(scores);
-    });
-    return this.#wroteOnOne(step, { read, faults, copy, statistics, start, enqueued });
-  }
-
-  /** One device and several shards, which it adds up itself; undefined where the host must have a part in it. */
-  async #shardsOnOne(step: Step): Promise<Begun | undefined> {
-    const { replicas, fleet, placement } = this;
-    if (!placement.together) return undefined;
-    const device = fleet.devices[0]!;
-    const own = this.own.bind(this);
-    const prepared = await foldedStep(step, device, { placement, graphs: this.#graphs, replicas, own });
+  /** One device, by itself; undefined where the host must have a part in the step. */
+  async #onOne(step: Step): Promise<Begun | undefined> {
+    const { replicas, statistics, placement } = this;
+    const device = this.fleet.devices[0]!;
+    const parts = { placement, graphs: this.#graphs, replicas, statistics, own: this.own.bind(this) };
+    const prepared = placement.inOnePiece
+      ? await wholeStep(step, device, parts)
+      : placement.together
+      ? await foldedStep(step, device, parts)
+      : undefined;
     if (prepared === undefined) return undefined;
     const state = await this.#claim();
-    const start = performance.now();
     const copy = this.#memoryForCopy(step);
-    const faults = new Uint32Array(2);
-    const read = prepared.run(state, faults, copy);
-    return this.#wroteOnOne(step, { read, faults, copy, statistics: [], start, enqueued: performance.now() });
+    return this.#enqueuedOnOne(step, device, copy, prepared.enqueue(state, copy));
   }
 
   /** What a step that one device has written its state in comes to, once that is read. */
-  #wroteOnOne(step: Step, { read, faults, copy, statistics, start, enqueued }: OnOne): Begun {
+  #enqueuedOnOne(
+    step: Step,
+    device: Device,
+    copy: Float32Array | undefined,
+    { scores, faults, statistics, start, enqueued }: StepReads,
+  ): Begun {
     const { replicas, fleet } = this;
-    const device = fleet.devices[0]!;
     const { version } = replicas;
-    const done = fleet.timed(device, read);
+    const done = fleet.timed(device, scores);
     done.catch(() => {}); // It is waited for when the step before it is done.
     const outcome = this.#last.then(async () => {
       await done;
@@ -422,7 +382,7 @@ export class Executor {
         replicas.keptOnHost(version, copy);
         this.statistics.arrived(statistics);
       }
-      const judged = this.#counted(step, this.#judge.judge(step, await read, faults));
+      const judged = this.#counted(step, this.#judge.judge(step, await scores, faults));
       if (copy !== undefined) this.#snapshot.keep(copy, step.number, statistics);
       const phases = { ...noPhases, scatter: enqueued - start, wait: performance.now() - enqueued };
       return this.#outcome(step, judged, new Map([[device, step.fields.rows]]), phases);
@@ -453,30 +413,26 @@ export class Executor {
 
   /** Sums of gradients of each shard, added on the host, and the same update on all devices. */
   #throughHost(step: Step): Begun {
-    const { fleet, replicas } = this;
-    const { checkEvery } = this.#options;
-    let judged: Judged | undefined;
-    const judge = (scores: readonly number[]) => {
-      judged = this.#judge.judge(step, scores);
-      return judged.updated;
-    };
-    const refuse = (parameter: number) => this.#judge.refuseGradient(step, judged!.scores, parameter);
-    const enqueued = this.#sharded.run(step, { judge, refuse, copy: this.#copies(step, 1) }).then(async (result) => {
-      this.#counted(step, judged!);
-      if (checkEvery > 0 && step.number % checkEvery === 0) {
-        const sums = new Map<Device, string[]>();
-        await fleet.eachAsync(step.number, "update", async (device) => {
-          sums.set(device, await replicas.checksums(device));
-        });
-        replicas.compare(step.number, new Map(fleet.devices.map((device) => [device, sums.get(device)!])));
-      }
+    const enqueued = this.#sharded.run(step, this.#copies(step, 1)).then(async (result) => {
+      this.#counted(step, result.judged);
+      const { checkEvery } = this.#options;
+      if (checkEvery > 0 && step.number % checkEvery === 0) await this.#compareReplicas(step.number);
       return result;
     });
-    const outcome = enqueued.then(async ({ rows, phases, copied }) => {
+    const outcome = enqueued.then(async ({ judged, rows, phases, copied }) => {
       if (copied !== undefined) await this.#copied(copied);
-      return this.#outcome(step, judged!, rows, phases);
+      return this.#outcome(step, judged, rows, phases);
     });
     return { outcome, next: enqueued };
+  }
+
+  /** Throws ReplicaMismatchError unless all replicas hold the same bits. */
+  async #compareReplicas(step: number): Promise<void> {
+    const sums = new Map<Device, string[]>();
+    await this.fleet.eachAsync(step, "update", async (device) => {
+      sums.set(device, await this.replicas.checksums(device));
+    });
+    this.replicas.compare(step, new Map(this.fleet.devices.map((device) => [device, sums.get(device)!])));
   }
 
   /** Waits for the host's copy of the parameters; where its device was lost meanwhile, another one gives it. */
@@ -539,19 +495,6 @@ export class Executor {
       `shardwise: the ${step.fields.rows} rows of step ${step.number} count nothing, so nothing is updated (said once)`,
     );
   }
-}
-
-/** A step on one device that is enqueued. */
-interface OnOne {
-  /** The scores of the whole batch. */
-  readonly read: Promise<readonly number[]>;
-  /** Read with them: the state's faults, and the parameters and statistics where the host keeps them. */
-  readonly faults: Uint32Array;
-  readonly copy: Float32Array | undefined;
-  readonly statistics: readonly HostCopy[];
-  /** When it began, and when it was on the device. */
-  readonly start: number;
-  readonly enqueued: number;
 }
 
 function requireWhole(name: string, value: number): void {

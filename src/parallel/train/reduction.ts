@@ -5,14 +5,14 @@
 import type { Device } from "../../devices/device/device.ts";
 import { scoreLength } from "../decompose/scores.ts";
 import type { Fleet } from "../run/fleet.ts";
-import type { LoadedPlan } from "../run/shared-graph.ts";
 import type { Bucket } from "./buckets.ts";
 import { GradientCheck } from "./faults.ts";
+import type { Judged } from "./judge.ts";
 import type { Clock } from "./phases.ts";
 import type { Replicas } from "./replicas.ts";
 import { sumOf, sumOfFew, sumShards } from "./shard-sums.ts";
 import type { Step } from "./step.ts";
-import { totalsLength } from "./training-graphs.ts";
+import { type LoadedUpdate, totalsLength } from "./training-graphs.ts";
 import { Vectors } from "./vectors.ts";
 
 /** What is read of a shard. */
@@ -66,10 +66,10 @@ interface ReductionOptions {
   readonly fleet: Fleet;
   readonly replicas: Replicas;
   /** The update on each device. */
-  readonly updates: ReadonlyMap<Device, LoadedPlan>;
+  readonly updates: ReadonlyMap<Device, LoadedUpdate>;
   readonly clock: Clock;
-  /** Told the scores of the whole step as soon as they are known; says whether the weights are to be updated. */
-  readonly judge: (scores: readonly number[]) => boolean;
+  /** Told the scores of the whole step as soon as they are known. */
+  readonly judge: (scores: readonly number[]) => Judged;
 }
 
 /** The host's part in one step. */
@@ -81,8 +81,7 @@ export class Reduction {
   /** The shards whose scores are there, and for each bucket those whose gradients are. */
   readonly #scored = new Set<number>();
   readonly #arrived: readonly Set<number>[];
-  #judged = false;
-  #updating = false;
+  #judged: Judged | undefined;
   #counts: readonly number[] = [];
 
   constructor(options: ReductionOptions) {
@@ -95,9 +94,9 @@ export class Reduction {
     this.#arrived = buckets.map(() => new Set<number>());
   }
 
-  /** Whether the weights are to be updated: false until all scores are there. */
-  get updating(): boolean {
-    return this.#updating;
+  /** What was judged of the step; undefined until all scores are there. */
+  get judged(): Judged | undefined {
+    return this.#judged;
   }
 
   /**
@@ -129,22 +128,21 @@ export class Reduction {
   /** Judges the step when all scores are there, and gives the totals to the devices. */
   #scoresArrived(index: number): void {
     this.#scored.add(index);
-    if (this.#judged || this.#scored.size < this.#landings.length) return;
+    if (this.#judged !== undefined || this.#scored.size < this.#landings.length) return;
     const { step, fleet, updates, buckets, judge } = this.#options;
     const scores = this.#landings.map((landing) => landing.scores);
     const totals = sumOfFew(scores, totalsLength(step.layout.groups));
     // Metrics may count more than f32 holds exactly.
-    this.#updating = judge([...totals, ...sumOf(scores).slice(totals.length)]);
-    this.#judged = true;
-    if (!this.#updating) return;
+    this.#judged = judge([...totals, ...sumOf(scores).slice(totals.length)]);
+    if (!this.#judged.updated) return;
     this.#counts = [...totals.subarray(0, step.layout.groups)];
-    fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.written[2]!, totals));
+    fleet.each(step.number, "update", (device) => device.write(updates.get(device)!.totals, totals));
     buckets.forEach((_, b) => this.#reduceWhenThere(b));
   }
 
   /** Adds a bucket of all shards and gives the sums to the devices, once all are there and there is to be an update. */
   #reduceWhenThere(b: number): void {
-    if (!this.#updating || this.#arrived[b]!.size < this.#landings.length) return;
+    if (this.#judged?.updated !== true || this.#arrived[b]!.size < this.#landings.length) return;
     const { step, fleet, updates, buckets, replicas, clock } = this.#options;
     const { start, end } = buckets[b]!;
     const size = end - start;
@@ -158,7 +156,7 @@ export class Reduction {
     });
     clock.time("broadcast", () =>
       fleet.each(step.number, "update", (device) => {
-        const into = updates.get(device)!.written[1]!;
+        const into = updates.get(device)!.sums;
         for (let row = 0; row * size < sums.length; row++) {
           device.write(into, sums.subarray(row * size, (row + 1) * size), 4 * (row * replicas.layout.length + start));
         }

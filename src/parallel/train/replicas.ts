@@ -1,11 +1,12 @@
 /** The trained state on every device: flat parameters, the optimizer's vectors, and its scalars. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
-import { DeviceError, ReplicaMismatchError } from "../../errors.ts";
+import { DeviceError, InternalError, ReplicaMismatchError } from "../../errors.ts";
 import type { HostArray } from "../../graph/dtype.ts";
 import type { Node } from "../../graph/node.ts";
 import { fromHost } from "../../tensor/create.ts";
+import { reserve } from "../../tensor/eager/memory.ts";
 import { recordOf, storageOf } from "../../tensor/eager/record.ts";
-import { reserve, type Spare } from "../../tensor/eager/storage.ts";
+import type { Spare } from "../../tensor/eager/storage.ts";
 import { bufferOf, mayOverwrite, overwritten, replaceBuffer } from "../../tensor/runtime.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import { copyOf } from "../../tensor/transform/compile.ts";
@@ -65,7 +66,8 @@ export class Replicas {
    * Call `ready` first.
    */
   get flat(): Tensor {
-    return this.#flat!;
+    if (this.#flat !== undefined) return this.#flat;
+    throw new InternalError(this.#op, { got: "parameters that lie nowhere yet", need: "a call of ready before" });
   }
 
   /** Bytes that a device keeps of the parameters and of the optimizer's state. */
@@ -87,7 +89,7 @@ export class Replicas {
     const values = await this.#values();
     each((device) => {
       if (!this.#replicas.has(device)) this.#allocate(device);
-      if (device !== this.#devices[0]) return device.write(this.#replicas.get(device)!.copy!, values);
+      if (device !== this.#devices[0]) return device.write(this.#copyOn(device), values);
       const buffer = device.alloc(Math.max(4, 4 * this.layout.length));
       device.write(buffer, values);
       this.#flat ??= fromHost(values, [this.layout.length], "f32");
@@ -101,17 +103,17 @@ export class Replicas {
   /** Takes in another device: it gets a copy of the state, as it is after all steps enqueued so far. */
   async add(device: Device): Promise<void> {
     if (this.#flat !== undefined) {
-      const from = this.#devices[0]!;
-      const source = this.#replicas.get(from)!;
+      const from = this.#first;
+      const source = this.#on(from);
       const parameters = await bufferOf(this.flat, from);
-      const words = await Promise.all(
-        [parameters, source.scalars, ...source.slots].map((buffer) => from.read(buffer)),
-      );
+      const all = await Promise.all([parameters, source.scalars, ...source.slots].map((buffer) => from.read(buffer)));
       this.#allocate(device);
-      const { copy, scalars, slots } = this.#replicas.get(device)!;
-      [copy!, scalars, ...slots].forEach((buffer, i) => {
-        device.write(buffer, new Uint8Array(words[i]!, 0, Math.min(buffer.bytes, words[i]!.byteLength)));
-      });
+      const { scalars, slots } = this.#on(device);
+      const buffers = [this.#copyOn(device), scalars, ...slots];
+      for (const [i, words] of all.entries()) {
+        const into = buffers[i];
+        if (into !== undefined) device.write(into, new Uint8Array(words, 0, Math.min(into.bytes, words.byteLength)));
+      }
     }
     this.#devices = [...this.#devices, device];
   }
@@ -132,14 +134,13 @@ export class Replicas {
     this.#devices = this.#devices.filter((other) => other !== device);
     const heir = this.#devices[0];
     if (device === first && heir !== undefined && this.#flat !== undefined) {
-      const replica = this.#replicas.get(heir)!;
+      const copy = this.#copyOn(heir);
       // What the user assigned meanwhile is newer than any replica.
       if (this.#flat.node.op === "storage" && this.#flat.node === this.#written) {
-        storageOf(this.#flat.node).adopt(heir, replica.copy!);
-      } else if (!heir.isLost) heir.free(replica.copy!);
-      const owned = this.#owned.get(heir)!;
-      owned.splice(owned.indexOf(replica.copy!), 1);
-      replica.copy = undefined;
+        storageOf(this.#flat.node).adopt(heir, copy);
+      } else if (!heir.isLost) heir.free(copy);
+      this.#owned.set(heir, (this.#owned.get(heir) ?? []).filter((buffer) => buffer !== copy));
+      this.#on(heir).copy = undefined;
     }
     this.#replicas.delete(device);
     this.#checksummers.delete(device);
@@ -156,8 +157,8 @@ export class Replicas {
 
   /** The state on a device other than the first, to be updated in place. */
   state(device: Device): State<DeviceBuffer> {
-    const { slots, scalars, faults, copy } = this.#replicas.get(device)!;
-    return { slots, scalars, faults, parameters: copy! };
+    const { slots, scalars, faults } = this.#on(device);
+    return { slots, scalars, faults, parameters: this.#copyOn(device) };
   }
 
   /**
@@ -165,18 +166,18 @@ export class Replicas {
    * `makeWritable` must be awaited first.
    */
   claim(): State<DeviceBuffer> | undefined {
-    const device = this.#devices[0]!;
+    const device = this.#first;
     const { flat } = this;
     if (!this.#isCurrent() || !mayOverwrite(flat, device) || flat.node.op !== "storage") return undefined;
     const parameters = storageOf(flat.node).present(device);
     if (parameters === undefined) return undefined;
-    const { slots, scalars, faults } = this.#replicas.get(device)!;
+    const { slots, scalars, faults } = this.#on(device);
     return { slots, scalars, faults, parameters };
   }
 
   /** Brings the parameters to the first device, apart from tensors that need them as they are now. */
   async makeWritable(): Promise<void> {
-    const device = this.#devices[0]!;
+    const device = this.#first;
     const { node } = this.flat;
     const buffer = await bufferOf(this.flat, device);
     if (mayOverwrite(this.flat, device)) return;
@@ -188,7 +189,7 @@ export class Replicas {
 
   /** To be called when the first device's state was updated in place: its tensors read as the new values. */
   wrote(): void {
-    overwritten(this.flat, this.#devices[0]!);
+    overwritten(this.flat, this.#first);
     this.#isWritten();
   }
 
@@ -199,14 +200,14 @@ export class Replicas {
 
   /** Lets updates happen again on a device after a loss or a gradient that was not finite. */
   heal(device: Device): void {
-    const { scalars, faults } = this.#replicas.get(device)!;
+    const { scalars, faults } = this.#on(device);
     device.write(scalars, Float32Array.of(1), 0);
     device.write(faults, noFaults);
   }
 
   /** Checksums of a device's state, in the order parameters, slots; of equal text where the bits are equal. */
   async checksums(device: Device): Promise<string[]> {
-    const { copy, slots } = this.#replicas.get(device)!;
+    const { copy, slots } = this.#on(device);
     const parameters = copy ?? await bufferOf(this.flat, device);
     const checksummer = this.#checksummer(device);
     const all = await Promise.all([parameters, ...slots].map((buffer) => checksummer.of(buffer)));
@@ -218,18 +219,17 @@ export class Replicas {
    * devices are equal.
    */
   compare(step: number, sums: ReadonlyMap<Device, readonly string[]>): void {
-    const devices = [...sums.keys()];
     const shown = [...sums.values()];
     const parts = ["parameters", ...this.#rule.slots];
     const votes = new Map<string, number>();
     for (const all of shown) votes.set(all.join(), (votes.get(all.join()) ?? 0) + 1);
     if (votes.size === 1) return;
     // Of equally many, those of the first replica are taken as the right ones.
-    const [most] = [...votes].sort((a, b) => b[1] - a[1])[0]!;
+    const [[most] = [""]] = [...votes].sort((a, b) => b[1] - a[1]);
     const right = most.split(",");
-    const differ = shown.flatMap((all, i) => {
+    const differ = [...sums].flatMap(([{ name }, all], i) => {
       const wrong = parts.filter((_, part) => all[part] !== right[part]);
-      return wrong.length === 0 ? [] : [`replica ${i} (${devices[i]!.name}) in its ${wrong.join(" and ")}`];
+      return wrong.length === 0 ? [] : [`replica ${i} (${name}) in its ${wrong.join(" and ")}`];
     });
     throw new ReplicaMismatchError(this.#op, {
       got: `after step ${step}, other bits than most in ${differ.join(", ")}`,
@@ -248,6 +248,28 @@ export class Replicas {
     for (const checksummer of this.#checksummers.values()) await checksummer.release();
   }
 
+  get #first(): Device {
+    const [first] = this.#devices;
+    if (first !== undefined) return first;
+    throw new InternalError(this.#op, { got: "replicas on no device", need: "one" });
+  }
+
+  #on(device: Device): Replica {
+    const replica = this.#replicas.get(device);
+    if (replica !== undefined) return replica;
+    throw new InternalError(this.#op, { got: `no replica on ${device.name}`, need: "one that was made ready" });
+  }
+
+  /** The parameters on a device other than the first. */
+  #copyOn(device: Device): DeviceBuffer {
+    const { copy } = this.#on(device);
+    if (copy !== undefined) return copy;
+    throw new InternalError(this.#op, {
+      got: `no copy of the parameters on ${device.name}`,
+      need: "one, as it is not the first",
+    });
+  }
+
   /** Whether nobody has assigned to a parameter since the replicas were brought to the same values. */
   #isCurrent(): boolean {
     const flat = this.#flat;
@@ -256,7 +278,7 @@ export class Replicas {
 
   /** The parameters are in this buffer from now on; tensors made from the old ones keep those. */
   #show(buffer: DeviceBuffer): void {
-    replaceBuffer(this.flat, this.#devices[0]!, buffer);
+    replaceBuffer(this.flat, this.#first, buffer);
     this.#isWritten();
   }
 
@@ -283,14 +305,14 @@ export class Replicas {
 
   /** The parameters' values, as they are when the promise resolves. */
   async #values(): Promise<Float32Array> {
-    const { parameters, ranges, length } = this.layout;
+    const { parameters, offsets, length } = this.layout;
     const values = new Float32Array(length);
     for (;;) {
       const read = this.#versions();
       const data = await Promise.all(parameters.map((parameter, i) => this.#read(parameter, this.#pending[i])));
       const now = this.#versions();
       if (!read.every((version, i) => version === now[i])) continue;
-      data.forEach((part, i) => values.set(part, ranges[i]!.start));
+      data.forEach((part, i) => values.set(part, offsets[i]));
       return values;
     }
   }

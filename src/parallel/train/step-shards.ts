@@ -1,5 +1,6 @@
 /** The shards of one step, and the graphs that compute them: the same ones on one device as on several. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
+import { InternalError } from "../../errors.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type BoundShards, type Group, runsTogether } from "../run/batch-run.ts";
 import type { Placed } from "../run/fleet.ts";
@@ -38,6 +39,12 @@ export class StepShards {
 
   get all(): readonly Shard[] {
     return this.placed.map(({ job }) => job);
+  }
+
+  get first(): Shard {
+    const [first] = this.placed;
+    if (first === undefined) throw new InternalError("train", { got: "no shards", need: "a step of at least one row" });
+    return first.job;
   }
 
   of(shard: Shard): GradientGraph {

@@ -1,8 +1,8 @@
 /** The graphs of a training step: of a shard, of a whole step on one device, and of the update. */
 import type { Watch } from "../../compiler/group/watch.ts";
-import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
+import type { Device, DeviceBuffer, Executable } from "../../devices/device/device.ts";
 import type { PlanFamily } from "../../devices/device/family.ts";
-import { ArgumentError } from "../../errors.ts";
+import { ArgumentError, InternalError } from "../../errors.ts";
 import { broadcastTo, byteLength, elementwise, input } from "../../graph/build.ts";
 import type { Node } from "../../graph/node.ts";
 import { concat, zeros } from "../../tensor/create.ts";
@@ -53,6 +53,14 @@ export interface StepGraph extends ModelTensors {
 export interface Summed {
   readonly groups: number;
   readonly penalty: boolean;
+}
+
+/** The update on a device, with the buffers of what it is made from. */
+export interface LoadedUpdate {
+  readonly executable: Executable;
+  readonly control: DeviceBuffer;
+  readonly sums: DeviceBuffer;
+  readonly totals: DeviceBuffer;
 }
 
 /** Shards that ran together: how many, and bytes of each of their outputs. */
@@ -122,18 +130,7 @@ export class TrainingGraphs {
         const sums = [...groups.map((group) => group.sum), ...penalty === undefined ? [] : [penalty]];
         const scores = packScores(groups, penalty, metrics);
         if (sums.length === 0) return [scores];
-        const inBuckets = buckets.map((bucket) => this.#replicas.layout.within(bucket));
-        const gradients = sums.map((sum) => grad(sum, inBuckets.flat()));
-        let taken = 0;
-        const packed = inBuckets.map(({ length }, b) => {
-          const size = inBuckets[b]!.reduce((sum, parameter) => sum + parameter.size, 0);
-          // The first bucket ends where the vector of parameters does: zeros follow them.
-          const rest = zeros([buckets[b]!.end - buckets[b]!.start - size]);
-          const parts = gradients.flatMap((of) => [...of.slice(taken, taken + length), rest]);
-          taken += length;
-          return concat(parts.map((part) => part.reshape([part.size])), { axis: 0 });
-        });
-        return [scores, ...packed];
+        return [scores, ...this.#packedGradients(sums, buckets)];
       }, total);
       const own = ownInputs(traced);
       const after = this.#effects(traced, traced.captures);
@@ -145,6 +142,21 @@ export class TrainingGraphs {
       });
       return { graph, lengths: traced.result.map((x) => x.size), ...after };
     }, { rows, uneven });
+  }
+
+  /** For each bucket the gradients of all sums, one sum's after the other's. */
+  #packedGradients(sums: readonly Tensor[], buckets: readonly Bucket[]): Tensor[] {
+    const inBuckets = buckets.map((bucket) => ({ bucket, parameters: this.#replicas.layout.within(bucket) }));
+    const gradients = sums.map((sum) => grad(sum, inBuckets.flatMap(({ parameters }) => parameters)));
+    let taken = 0;
+    return inBuckets.map(({ bucket: { start, end }, parameters }) => {
+      const size = parameters.reduce((sum, parameter) => sum + parameter.size, 0);
+      // The first bucket ends where the vector of parameters does: zeros follow them.
+      const rest = zeros([end - start - size]);
+      const parts = gradients.flatMap((of) => [...of.slice(taken, taken + parameters.length), rest]);
+      taken += parameters.length;
+      return concat(parts.map((part) => part.reshape([part.size])), { axis: 0 });
+    });
   }
 
   whole(fields: Fields): StepGraph {
@@ -241,6 +253,15 @@ export class TrainingGraphs {
         ]),
       };
     });
+  }
+
+  /** The update on a device. */
+  async updateOn(device: Device, summed: Summed): Promise<LoadedUpdate> {
+    const { executable, written: [control, sums, totals] } = await this.update(summed).graph.on(device);
+    if (control !== undefined && sums !== undefined && totals !== undefined) {
+      return { executable, control, sums, totals };
+    }
+    throw new InternalError("train", { got: "an update without buffers", need: "control, sums and totals of its own" });
   }
 
   /**

@@ -32,7 +32,7 @@ interface Made {
   readonly node: Node;
 }
 
-class Backlog {
+export class Backlog {
   /** What was made since the last chunk and is not computed yet. */
   #made: Made[] = [];
   /** How many there are when the graph is looked at next. */
@@ -48,11 +48,12 @@ class Backlog {
   #looping = new WeakSet<Pending>();
   /** How much was made before the last of them was assigned to. */
   #before = 0;
-  /**
-   * Computes tensors, at once or when the calls before are done; they show their leaves from then on. Set by evaluate.ts,
-   * which knows how.
-   */
-  compute: (handles: readonly Pending[]) => void = () => {};
+  readonly #compute: (handles: readonly Pending[]) => void;
+
+  /** `compute` computes tensors, at once or when the calls before are done; they show their leaves from then on. */
+  constructor(compute: (handles: readonly Pending[]) => void) {
+    this.#compute = compute;
+  }
 
   /** A tensor was made outside a trace. */
   notice(handle: Pending, node: Node): void {
@@ -152,7 +153,7 @@ class Backlog {
     this.#look = stride;
     this.#carried = undefined;
     this.#before = 0;
-    if (due.size > 0) this.compute([...due]);
+    if (due.size > 0) this.#compute([...due]);
   }
 }
 
@@ -206,5 +207,3 @@ function period(nodes: readonly Node[]): number | undefined {
 function isReachable(node: Node): boolean {
   return node.device === undefined || deviceById(node.device)?.isLost === false;
 }
-
-export const backlog = new Backlog();

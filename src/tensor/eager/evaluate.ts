@@ -1,11 +1,14 @@
 /** When tensors are computed: what is read or asked for, with what is due; at once where nothing has to be waited for. */
 import type { HostArray } from "../../graph/dtype.ts";
 import type { Node } from "../../graph/node.ts";
-import { backlog, type Pending } from "./backlog.ts";
+import { Backlog, type Pending } from "./backlog.ts";
 import { refuseInTrace } from "./frame.ts";
 import { free } from "./history.ts";
 import { compute, computeAtOnce, exclusively, isIdle, locate, mayRunAtOnce, promise, readNode } from "./realize.ts";
 import { recordOf } from "./record.ts";
+
+/** That of all tensors. */
+export const backlog: Backlog = new Backlog(computeDue);
 
 /** A tensor, as its value is computed. */
 export interface Evaluated extends Pending {
@@ -104,7 +107,8 @@ async function computeWithAssigned(handles: readonly Pending[], nodes: readonly 
   backlog.computed();
 }
 
-backlog.compute = (handles) => {
+/** Computes what is due although nobody reads it. */
+function computeDue(handles: readonly Pending[]): void {
   const nodes = handles.map((handle) => handle.node);
   try {
     if (isIdle() && computeAtOnce(nodes)) {
@@ -117,4 +121,4 @@ backlog.compute = (handles) => {
   const leaves = promise([...new Set(nodes)]);
   handles.forEach((handle, i) => handle.promise(leaves.get(nodes[i]!)!));
   exclusively(() => compute([...leaves.values()])).catch(() => undefined);
-};
+}

@@ -8,8 +8,17 @@ import { withSources } from "../../graph/build.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
-import { dueOf, isDue, knownRecord, type Leaf, type Lost, recordOf, storageOf, valueOf } from "./record.ts";
-import { shortage } from "./storage.ts";
+import {
+  dueOf,
+  isDue,
+  knownRecord,
+  type Leaf,
+  type Lost,
+  type NodeRecord,
+  recordOf,
+  storageOf,
+  valueOf,
+} from "./record.ts";
 
 /**
  * What the history of one value may keep alive. Beyond it the history is cut, and a gradient through the cut is
@@ -60,9 +69,13 @@ function isLong({ nodes, bytes }: { readonly nodes: number; readonly bytes: numb
 
 /** Forgets how the value of `leaf` came about, but not what cannot be differentiated by any more. */
 function cut(leaf: Leaf): void {
-  const record = recordOf(leaf);
-  const { origin } = record.history!;
-  record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0, lost: lostWith(origin!) };
+  const origin = originOf(leaf);
+  if (origin !== undefined) end(recordOf(leaf), lostWith(origin));
+}
+
+/** The history that a record has ends: nothing flows through it any more. */
+function end(record: NodeRecord, lost: Lost | undefined = record.history?.lost): void {
+  if (record.history !== undefined) record.history = { ...record.history, origin: undefined, nodes: 0, bytes: 0, lost };
 }
 
 /**
@@ -87,8 +100,7 @@ function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
   if (origin === undefined || isDue(leaf) || !origin.src.includes(source) || origin.src.some(leadsToTensor)) {
     return false;
   }
-  const record = recordOf(leaf);
-  record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
+  end(recordOf(leaf));
   const { handles, consumed, leaf: value } = recordOf(origin);
   if (handles.count === 0 && !consumed && value === leaf) release(origin);
   return true;
@@ -147,7 +159,7 @@ let remaining = 0;
 const remembered = new Set<WeakRef<Leaf>>();
 
 /** Forgets histories in which no living tensor is left to differentiate by. */
-function prune(): void {
+export function prune(): void {
   const leaves: Leaf[] = [];
   for (const reference of remembered) {
     const leaf = reference.deref();
@@ -167,20 +179,16 @@ function prune(): void {
     if (leads) {
       leading.add(node);
       useful.add(node);
-      if (origin !== undefined) {
+      if (origin !== undefined && record.history !== undefined) {
         const { nodes, bytes } = measure(origin);
-        record.history = { ...record.history!, nodes, bytes };
+        record.history = { ...record.history, nodes, bytes };
       }
-    } else if (origin !== undefined) {
-      record.history = { ...record.history!, origin: undefined, nodes: 0, bytes: 0 };
-    }
+    } else if (origin !== undefined) end(record);
     if (isHeld(node)) useful.add(node);
   }
   counted = 0;
   remaining = useful.size;
 }
-
-shortage.drop = prune;
 
 /** All nodes that some were computed from, and those, through the histories of leaves; sources first. */
 function everythingBefore(nodes: readonly Node[]): Node[] {

@@ -10,6 +10,7 @@ import { size } from "../../graph/shape.ts";
 import { isMovement, isStored } from "../../graph/structural.ts";
 import { nextTurn } from "../../host/host.ts";
 import { remember } from "./history.ts";
+import { allocate, allocateAtOnce, bring } from "./memory.ts";
 import { type LoadedGraph, loadedGraph, loadGraph, numberBuffers } from "./plans.ts";
 import {
   type Chunk,
@@ -24,7 +25,7 @@ import {
   storageOf,
   valueOf,
 } from "./record.ts";
-import { allocate, allocateAtOnce, Storage } from "./storage.ts";
+import { Storage } from "./storage.ts";
 
 let turn: Promise<unknown> = Promise.resolve();
 /** Calls of `exclusively` that are not done. */
@@ -178,7 +179,7 @@ async function transfer(copy: NodeOf<"copy">): Promise<void> {
   const source = storageOf(valueOf(copy.src[0]!)!);
   const data = source.host ?? await source.read();
   const storage = Storage.ofHost(data, source.dtype);
-  await storage.bring(device);
+  await bring(storage, device);
   if (source.host === undefined) storage.dropHost();
   settle(copy, storage);
 }
@@ -250,7 +251,7 @@ async function runPlan(device: Device, wanted: readonly Node[]): Promise<void> {
   const roots = withRecomputed(order, wanted);
   const graph = await loadGraph(device, roots, order, isGiven);
   const inputs: DeviceBuffer[] = [];
-  for (const node of graph.given) inputs.push(await storageOf(valueOf(node)!).bring(device));
+  for (const node of graph.given) inputs.push(await bring(storageOf(valueOf(node)!), device));
   const outputs: DeviceBuffer[] = [];
   try {
     for (const root of roots) outputs.push(await allocate(device, byteLength(root)));

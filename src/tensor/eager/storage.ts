@@ -1,10 +1,9 @@
 /** Data that exists: on the host, on devices, or both. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
-import { DeviceError, InternalError, OutOfMemoryError } from "../../errors.ts";
+import { DeviceError, InternalError } from "../../errors.ts";
 import { type DType, dtypes, type HostArray } from "../../graph/dtype.ts";
 import type { StorageToken } from "../../graph/node.ts";
 import { asWords, bytesOf, fromWords, toWords, type Words } from "../../graph/words.ts";
-import { collectGarbage, nextTurn } from "../../host/host.ts";
 
 /** The content of storages: equal bytes in several places. */
 interface Memory {
@@ -134,19 +133,14 @@ export class Storage implements StorageToken {
     return new Storage(this.dtype, this.count, memory);
   }
 
-  /** The buffer on a device: the one there, or a new one written from the host or from another device. */
-  async bring(device: Device): Promise<DeviceBuffer> {
-    const known = this.present(device);
+  /** The buffer on a device: the one there, or a new one of these words, for which there is to be room. */
+  place(device: Device, words: Words): DeviceBuffer {
+    const { buffers } = this.#content("place");
+    const known = buffers.get(device);
     if (known !== undefined) return known;
-    const words = this.host === undefined ? await this.#words() : toWords(this.dtype, this.host);
-    await reserve(device, this.bytes);
-    // Another call may have brought it meanwhile.
-    const memory = this.#content("bring");
-    const now = memory.buffers.get(device);
-    if (now !== undefined) return now;
     const buffer = device.alloc(Math.max(4, this.bytes));
     if (this.count > 0) device.write(buffer, words);
-    memory.buffers.set(device, buffer);
+    buffers.set(device, buffer);
     return buffer;
   }
 
@@ -163,7 +157,7 @@ export class Storage implements StorageToken {
   read(offset = 0, count: number = this.count): Promise<HostArray> {
     const { host } = this.#content("read");
     if (host !== undefined) return Promise.resolve(host.slice(offset, offset + count));
-    return this.#words(offset, count).then((words) => fromWords(this.dtype, words, count));
+    return this.words(offset, count).then((words) => fromWords(this.dtype, words, count));
   }
 
   /**
@@ -213,7 +207,7 @@ export class Storage implements StorageToken {
   }
 
   /** At least `count` elements from `offset`, as a device holds them. */
-  async #words(offset = 0, count: number = this.count): Promise<Words> {
+  async words(offset = 0, count: number = this.count): Promise<Words> {
     if (count === 0) return asWords(this.dtype, new ArrayBuffer(0));
     const failed = new Set<Device>();
     for (;;) {
@@ -236,81 +230,4 @@ export class Storage implements StorageToken {
       }
     }
   }
-}
-
-/**
- * Bytes in use above which garbage is collected before more is taken: the data of dropped tensors is freed only then.
- */
-const softLimits = new WeakMap<Device, number>();
-const leastSoftLimit = 64 * 2 ** 20;
-
-/** What may be dropped when a collection alone did not help; set by history.ts, which knows. */
-export const shortage = { drop: (): void => {} };
-
-/**
- * Makes room for `bytes` on a device: above its soft limit, asks for a garbage collection and lets the event loop
- * turn, so that the buffers of dropped tensors come back. The limit is then half as much again as what is still in
- * use.
- */
-export async function reserve(device: Device, bytes: number): Promise<void> {
-  if (!isShort(device, bytes)) return;
-  const needed = () => device.stats().liveBytes + bytes;
-  await reclaim();
-  if (needed() > softLimit(device) / 2) {
-    shortage.drop();
-    await reclaim();
-  }
-  softLimits.set(device, Math.max(leastSoftLimit, 1.5 * needed()));
-}
-
-/** Whether garbage is to be collected before so many bytes are taken. */
-function isShort(device: Device, bytes: number): boolean {
-  return bytes > 0 && !device.isLost && device.stats().liveBytes + bytes > softLimit(device);
-}
-
-function softLimit(device: Device): number {
-  return softLimits.get(device) ?? leastSoftLimit;
-}
-
-/** `allocate` where there is memory now; else undefined. */
-export function allocateAtOnce(device: Device, bytes: number): DeviceBuffer | undefined {
-  if (isShort(device, bytes)) return undefined;
-  try {
-    return device.alloc(Math.max(4, bytes));
-  } catch (error) {
-    if (error instanceof OutOfMemoryError) return undefined;
-    throw error;
-  }
-}
-
-/** Allocates after reserving; when memory is short, once more after a garbage collection. Throws OutOfMemoryError. */
-export async function allocate(device: Device, bytes: number): Promise<DeviceBuffer> {
-  await reserve(device, bytes);
-  try {
-    return device.alloc(Math.max(4, bytes));
-  } catch (error) {
-    if (!(error instanceof OutOfMemoryError)) throw error;
-    await reclaim();
-    return device.alloc(Math.max(4, bytes));
-  }
-}
-
-/** Memory outside the JS heap that hurries the collector where it cannot be called. */
-const ballastBytes = 32 * 2 ** 20;
-const ballastPieces = 4;
-
-/**
- * A garbage collection, between turns of the event loop: the targets of weak references live to the end of a turn,
- * and what was collected is finalized in later ones.
- */
-async function reclaim(): Promise<void> {
-  await nextTurn();
-  if (!collectGarbage()) {
-    // V8 counts array buffers towards its next collection.
-    for (let piece = 0; piece < ballastPieces; piece++) {
-      void new ArrayBuffer(ballastBytes);
-      await nextTurn();
-    }
-  }
-  for (let turn = 0; turn < 2; turn++) await nextTurn();
 }

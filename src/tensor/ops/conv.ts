@@ -87,11 +87,12 @@ export function convolveTransposed(op: string, x: Node, w: Node, options: ConvTr
   const kernel = w.shape.slice(0, axes);
   const slidings = slidingsOf(op, kernel, stride, dilation);
   const lengths = x.shape.slice(1, 1 + axes);
-  const whole = lengths.map((n, i) => (n - 1) * slidings[i]!.stride + (kernel[i]! - 1) * slidings[i]!.dilation + 1);
-  const same = lengths.map((n, i) => n * slidings[i]!.stride);
+  const along = lengths.map((steps, i) => ({ steps, ...slidings[i]! }));
+  const whole = along.map(({ steps, length, stride, dilation }) => (steps - 1) * stride + (length - 1) * dilation + 1);
+  const same = along.map(({ steps, stride }) => steps * stride);
   // The padding is that of the convolution whose input is this one's output.
   const widths = paddingOf(op, padding, padding === "same" ? same : whole, slidings);
-  const grown = whole.map((n, i) => padding === "same" ? same[i]! : n - widths[i]!.before - widths[i]!.after);
+  const grown = padding === "same" ? same : widths.map(({ before, after }, i) => whole[i]! - before - after);
   if (grown.some((n) => n < 1)) {
     throw new ShapeError(op, {
       got: `x ${formatShape(x.shape)}, w ${formatShape(w.shape)}, padding ${String(padding)}`,

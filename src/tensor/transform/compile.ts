@@ -13,11 +13,12 @@ import { takes } from "../../signature/takes.ts";
 import { realizeNow } from "../eager/evaluate.ts";
 import { refuseInTrace } from "../eager/frame.ts";
 import { differing, type FamilyOptions, planInFamily } from "../eager/lengths.ts";
+import { allocate, bring } from "../eager/memory.ts";
 import { areModes, type Modes } from "../eager/mode.ts";
 import { compute, exclusively, requireDevice } from "../eager/realize.ts";
 import { requireConcrete, sharedLeaf, storageOf, valueOf } from "../eager/record.ts";
 import { nextKey } from "../eager/seed.ts";
-import { allocate, Storage } from "../eager/storage.ts";
+import { Storage } from "../eager/storage.ts";
 import { mayOverwrite } from "../runtime.ts";
 import { Tensor } from "../tensor.ts";
 import { placeholder, refusePromise, trace } from "./trace.ts";
@@ -232,7 +233,7 @@ export class CompiledTrace {
     const loaded = await this.#load(device);
     const passed = given.map((tensor) => valueOf(tensor.node)!);
     const inputs: DeviceBuffer[] = [];
-    for (const leaf of passed) inputs.push(await storageOf(leaf).bring(device));
+    for (const leaf of passed) inputs.push(await bring(storageOf(leaf), device));
     if (loaded.key !== undefined) {
       device.write(loaded.key, nextKey());
       inputs.push(loaded.key);
