@@ -1,9 +1,11 @@
 import type { DType } from "./dtype.ts";
+import type { LaneSpelling } from "./lanes.ts";
 
 /**
  * One elementwise op. `f64` is its meaning on host numbers, which the interpreter uses (integers are wrapped to 32 bits
- * after it, a bool is 0 or 1); `js` and `wgsl` are its spelling, given the spelled arguments and the dtype of the last.
- * The JS renderer rounds what it gets (`Math.fround`, `| 0`, `>>> 0`); a bool is a boolean in both languages.
+ * after it, a bool is 0 or 1); `js`, `wgsl` and `wasm` are its spelling, given the spelled arguments and the dtype of the last.
+ * The JS renderer rounds what it gets (`Math.fround`, `| 0`, `>>> 0`); a bool is a boolean in both languages. `wasm` gives of
+ * lanes of 32 bits such lanes, of f32 already rounded; a bool is there all ones or 0.
  */
 export interface ElementwiseOp {
   readonly arity: 1 | 2 | 3 | 4;
@@ -14,6 +16,7 @@ export interface ElementwiseOp {
   readonly f64: (...x: number[]) => number;
   readonly js: (x: readonly string[], dtype: DType) => string;
   readonly wgsl: (x: readonly string[], dtype: DType) => string;
+  readonly wasm: LaneSpelling;
   /** The source of functions that the spellings call. Ops that call the same have the same. */
   readonly jsHelper?: string;
   readonly wgslHelper?: string;

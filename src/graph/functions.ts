@@ -1,8 +1,11 @@
 /**
  * Functions of f32 that cost many instructions. WGSL gets our own where drivers are not to be trusted: near 0, far out, for NaN
- * and infinities. What a record's spelling calls stands in the record.
+ * and infinities. What a record's spelling calls stands in the record; vector code in lane-functions.ts and wide-functions.ts.
  */
 import { call, type ElementwiseOp, float } from "./elementwise-op.ts";
+import * as lanes from "./lane-functions.ts";
+import { applied, applied2, type LaneOps, type Lanes } from "./lanes.ts";
+import * as wide from "./wide-functions.ts";
 
 // x less a multiple of 2π, between -π and π, where x is beyond 64; drivers go wrong somewhere beyond that. Payne and Hanek
 // (1983): of 2/π only those 96 bits count whose products with x's 24 are neither multiples of 4 nor too small to matter.
@@ -44,19 +47,31 @@ fn sw_turn(x: f32) -> f32 {
   return select(angle, -angle, back != (x < 0.0));
 }`;
 
-/** A function that both languages have. */
-function native(f64: (x: number) => number, name: string): ElementwiseOp {
-  return { arity: 1, takes: float, gives: "same", f64, js: call(`Math.${name}`), wgsl: call(name), heavy: true };
+/** Vector code of a function. */
+type Vector = (v: LaneOps, x: Lanes) => Lanes;
+
+/** A function that both JavaScript and WGSL have. */
+function native(f64: (x: number) => number, name: string, wasm: Vector): ElementwiseOp {
+  return {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64,
+    js: call(`Math.${name}`),
+    wgsl: call(name),
+    wasm: applied(wasm),
+    heavy: true,
+  };
 }
 
 /** One for which WGSL has `helper`, the function sw_name. */
-function own(f64: (x: number) => number, name: string, helper: string): ElementwiseOp {
-  return { ...native(f64, name), wgsl: call(`sw_${name}`), wgslHelper: helper };
+function own(f64: (x: number) => number, name: string, wasm: Vector, helper: string): ElementwiseOp {
+  return { ...native(f64, name, wasm), wgsl: call(`sw_${name}`), wgslHelper: helper };
 }
 
 /** One of `turn`ed arguments. */
-function circular(f64: (x: number) => number, name: string): ElementwiseOp {
-  return { ...native(f64, name), wgsl: (x) => `${name}(sw_turn(${x[0]}))`, wgslHelper: turn };
+function circular(f64: (x: number) => number, name: string, wasm: Vector): ElementwiseOp {
+  return { ...native(f64, name, wasm), wgsl: (x) => `${name}(sw_turn(${x[0]}))`, wgslHelper: turn };
 }
 
 /** Names of these functions: spelled out, so that the types of the public API need no inference. */
@@ -86,6 +101,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   cbrt: own(
     Math.cbrt,
     "cbrt",
+    wide.cbrt,
     `fn sw_cbrt(x: f32) -> f32 {
   let size = bitcast<u32>(x) & 0x7fffffffu;
   let tiny = size < 0x00800000u;
@@ -98,10 +114,11 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   return select(bitcast<f32>(bitcast<u32>(root) | (bitcast<u32>(x) & 0x80000000u)), x, size - 1u >= 0x7f7fffffu);
 }`,
   ),
-  exp: native(Math.exp, "exp"),
+  exp: native(Math.exp, "exp", lanes.exp),
   expm1: own(
     Math.expm1,
     "expm1",
+    wide.expm1,
     `fn sw_expm1(x: f32) -> f32 {
   let small = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (0.041666668 + x * (0.0083333338 + x * 0.0013888889)))));
   return select(select(exp(x) - 1.0, small, abs(x) < 0.25), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
@@ -111,6 +128,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   log: own(
     Math.log,
     "log",
+    lanes.log,
     `fn sw_log(x: f32) -> f32 {
   var beyond = 0xff800000u;
   let bits = bitcast<u32>(x);
@@ -123,6 +141,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   log1p: own(
     Math.log1p,
     "log1p",
+    wide.log1p,
     `fn sw_log1p(x: f32) -> f32 {
   var beyond = 0xff800000u;
   let bits = bitcast<u32>(x);
@@ -133,13 +152,14 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   return select(r, bitcast<f32>(beyond), (bits & 0x7fffffffu) > 0x7f800000u || bits >= 0xbf800000u);
 }`,
   ),
-  sin: circular(Math.sin, "sin"),
-  cos: circular(Math.cos, "cos"),
-  tan: circular(Math.tan, "tan"),
+  sin: circular(Math.sin, "sin", lanes.sin),
+  cos: circular(Math.cos, "cos", lanes.cos),
+  tan: circular(Math.tan, "tan", wide.tan),
   // Cephes' asinf (Moshier): a polynomial to 0.5, beyond it π/2 - 2 asin(√((1 - |x|) / 2)).
   asin: own(
     Math.asin,
     "asin",
+    wide.asin,
     `fn sw_asin(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let a = abs(x);
@@ -155,6 +175,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   acos: own(
     Math.acos,
     "acos",
+    wide.acos,
     `fn sw_acos(x: f32) -> f32 {
   let a = abs(x);
   let outer = a > 0.5;
@@ -164,12 +185,13 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   return select(1.5707963 - p, select(2.0 * p, 3.1415927 - 2.0 * p, x < 0.0), outer);
 }`,
   ),
-  atan: native(Math.atan, "atan"),
+  atan: native(Math.atan, "atan", wide.atan),
   // Taylor series below 1 (relative error under 3e-8). Beyond, e^|x| / 2 as the product of √e^|x| and its half, which a smaller
   // exponent makes: neither exceeds the range before the result does.
   sinh: own(
     Math.sinh,
     "sinh",
+    wide.sinh,
     `fn sw_sinh(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let z = x * x;
@@ -183,6 +205,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   cosh: own(
     Math.cosh,
     "cosh",
+    wide.cosh,
     `fn sw_cosh(x: f32) -> f32 {
   let root = exp(0.5 * abs(x));
   let half = root * bitcast<f32>(bitcast<u32>(root) - 0x00800000u);
@@ -193,6 +216,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
   tanh: own(
     Math.tanh,
     "tanh",
+    lanes.tanh,
     `fn sw_tanh(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let z = x * x;
@@ -207,6 +231,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
     ...own(
       (x) => erf(x),
       "erf",
+      lanes.erf,
       `fn sw_erf(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let a = abs(x);
@@ -235,6 +260,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
     f64: Math.pow,
     js: call("Math.pow"),
     wgsl: call("sw_pow"),
+    wasm: applied2(wide.pow),
     wgslHelper: `fn sw_pow(x: f32, y: f32) -> f32 {
   var nan_bits = 0x7fc00000u;
   let r = pow(abs(x), y);
@@ -252,6 +278,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
     f64: Math.atan2,
     js: call("Math.atan2"),
     wgsl: call("atan2"),
+    wasm: applied2(wide.atan2),
     heavy: true,
   },
   /** The exact remainder of a / b truncated, with the sign of the dividend, as C's fmod; NaN where b is 0 or a infinite. */
@@ -262,6 +289,7 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
     f64: (a, b) => a % b,
     js: (x) => `(${x[0]} % ${x[1]})`,
     wgsl: call("sw_frem"),
+    wasm: applied2(wide.frem),
     // The exact remainder, of integers: of x's mantissa times a power of two, eight of its zeros a time, by that of y.
     wgslHelper: `fn sw_frem(x: f32, y: f32) -> f32 {
   let a = bitcast<u32>(x) & 0x7fffffffu;

@@ -67,6 +67,9 @@ function sw_float(half) {
   return sw_f32[0] * 5.192296858534828e33;
 }`;
 
+/** By how many bits the rounds of Threefry-2x32 turn the second word. */
+export const rotations: readonly number[] = [13, 15, 26, 6, 17, 29, 16, 24];
+
 export const threefry: string = `fn sw_threefry(k0: u32, k1: u32, c0: u32, c1: u32) -> u32 {
   let k2 = 0x1bd11bdau ^ k0 ^ k1;
   var x0 = c0 + k0;
@@ -84,7 +87,6 @@ ${threefryRounds("").join("\n")}
 
 /** The twenty rounds of Threefry-2x32, spelled out; `suffix` marks an unsigned literal. */
 function threefryRounds(suffix: "u" | ""): string[] {
-  const rotations = [13, 15, 26, 6, 17, 29, 16, 24];
   const wrap = (x: string) => suffix === "u" ? x : `(${x}) | 0`;
   const right = suffix === "u" ? ">>" : ">>>";
   return Array.from({ length: 20 }, (_, round) => {

@@ -1,7 +1,9 @@
 import { type DType, dtypeNames, dtypes, isFloat, toElement } from "./dtype.ts";
 import { call, type ElementwiseOp, float } from "./elementwise-op.ts";
 import { type FunctionName, functions } from "./functions.ts";
-import { f32ToI32, f32ToU32, jsBitcast, jsHalf, jsThreefry, threefry } from "./helpers.ts";
+import { f32ToI32, f32ToU32, jsBitcast, jsHalf, jsThreefry, rotations, threefry } from "./helpers.ts";
+import { castLanes, gatedLanes, signLanes, threefryLanes } from "./lane-helpers.ts";
+import { instruction, instructions, type LaneOps, type Lanes } from "./lanes.ts";
 
 export type { ElementwiseOp };
 
@@ -64,10 +66,20 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (x) => -x,
     js: (x) => `(-${x[0]})`,
     wgsl: (x) => `(-${x[0]})`,
+    wasm: instructions("f32x4.neg", "i32x4.neg"),
     exact: true,
     partial: "terms",
   },
-  abs: { arity: 1, takes: signed, gives: "same", f64: Math.abs, js: call("Math.abs"), wgsl: call("abs"), exact: true },
+  abs: {
+    arity: 1,
+    takes: signed,
+    gives: "same",
+    f64: Math.abs,
+    js: call("Math.abs"),
+    wgsl: call("abs"),
+    wasm: instructions("f32x4.abs", "i32x4.abs"),
+    exact: true,
+  },
   sign: {
     arity: 1,
     takes: signed,
@@ -75,13 +87,22 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.sign,
     js: call("Math.sign"),
     wgsl: (x, dtype) => dtype === "f32" ? `sw_sign(${x[0]})` : `sign(${x[0]})`,
+    wasm: (v, x, dtype) => signLanes(v, x[0]!, dtype),
     // Not a number where x is none, which drivers' sign makes 0.
     wgslHelper: `fn sw_sign(x: f32) -> f32 {
   return select(sign(x), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
 }`,
     exact: true,
   },
-  sqrt: { arity: 1, takes: float, gives: "same", f64: Math.sqrt, js: call("Math.sqrt"), wgsl: call("sqrt") },
+  sqrt: {
+    arity: 1,
+    takes: float,
+    gives: "same",
+    f64: Math.sqrt,
+    js: call("Math.sqrt"),
+    wgsl: call("sqrt"),
+    wasm: instruction("f32x4.sqrt"),
+  },
   floor: {
     arity: 1,
     takes: float,
@@ -89,6 +110,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.floor,
     js: call("Math.floor"),
     wgsl: call("floor"),
+    wasm: instruction("f32x4.floor"),
     exact: true,
   },
   ceil: {
@@ -98,6 +120,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.ceil,
     js: call("Math.ceil"),
     wgsl: call("ceil"),
+    wasm: instruction("f32x4.ceil"),
     exact: true,
   },
   trunc: {
@@ -107,6 +130,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.trunc,
     js: call("Math.trunc"),
     wgsl: call("trunc"),
+    wasm: instruction("f32x4.trunc"),
     exact: true,
   },
   /** To the nearest integer, halves to the even one. */
@@ -121,6 +145,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
   return r !== 0.5 ? Math.round(x) : f % 2 === 0 ? f : f + 1;
 }`,
     wgsl: call("round"),
+    wasm: instruction("f32x4.nearest"),
     exact: true,
   },
   /** max(x, 0) as an op of its own, so that its derivative needs the result alone. NaN gives 0 or NaN. */
@@ -131,6 +156,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (x) => x > 0 ? x : 0,
     js: (x) => `Math.max(${x[0]}, 0)`,
     wgsl: (x, dtype) => `max(${x[0]}, ${dtype}(0))`,
+    wasm: (v, x, dtype) => instructions("f32x4.pmax", "i32x4.max_s", "i32x4.max_u")(v, [v.bits(0), ...x], dtype),
     exact: true,
   },
   not: {
@@ -140,6 +166,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (x) => 1 - x,
     js: (x) => `(!${x[0]})`,
     wgsl: (x) => `(!${x[0]})`,
+    wasm: instruction("v128.not"),
   },
   bitNot: {
     arity: 1,
@@ -148,6 +175,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (x) => ~x,
     js: (x) => `(~${x[0]})`,
     wgsl: (x) => `(~${x[0]})`,
+    wasm: instruction("v128.not"),
   },
 
   add: {
@@ -157,6 +185,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a + b,
     js: infix("+"),
     wgsl: infix("+"),
+    wasm: instructions("f32x4.add", "i32x4.add"),
     commutes: true,
     partial: "terms",
   },
@@ -167,6 +196,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a - b,
     js: infix("-"),
     wgsl: infix("-"),
+    wasm: instructions("f32x4.sub", "i32x4.sub"),
     partial: "terms",
   },
   mul: {
@@ -176,6 +206,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a * b,
     js: (x, dtype) => dtype === "f32" ? `(${x[0]} * ${x[1]})` : `Math.imul(${x[0]}, ${x[1]})`,
     wgsl: infix("*"),
+    wasm: instructions("f32x4.mul", "i32x4.mul"),
     commutes: true,
     partial: "factor",
   },
@@ -186,6 +217,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a / b,
     js: infix("/"),
     wgsl: infix("/"),
+    wasm: instruction("f32x4.div"),
     partial: "dividend",
   },
   /** Integer quotient, truncated toward 0; 0 where the divisor is 0. */
@@ -196,6 +228,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => b === 0 ? 0 : Math.trunc(a / b),
     js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} / ${x[1]})`,
     wgsl: (x, dtype) => `select(${x[0]} / select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
+    wasm: (v, x, dtype) => v.divide(dtype === "u32" ? "div_u" : "div_s", x[0]!, x[1]!),
   },
   /** Remainder of idiv, with the sign of the dividend; 0 where the divisor is 0. */
   irem: {
@@ -205,6 +238,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => b === 0 ? 0 : a % b,
     js: (x) => `(${x[1]} === 0 ? 0 : ${x[0]} % ${x[1]})`,
     wgsl: (x, dtype) => `select(${x[0]} % select(${x[1]}, ${dtype}(1), ${x[1]} == 0), ${dtype}(0), ${x[1]} == 0)`,
+    wasm: (v, x, dtype) => v.divide(dtype === "u32" ? "rem_u" : "rem_s", x[0]!, x[1]!),
   },
   /** The larger; where an operand is NaN, either one. */
   max: {
@@ -214,6 +248,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.max,
     js: call("Math.max"),
     wgsl: call("max"),
+    wasm: instructions("f32x4.pmax", "i32x4.max_s", "i32x4.max_u"),
     commutes: true,
     exact: true,
   },
@@ -225,6 +260,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: Math.min,
     js: call("Math.min"),
     wgsl: call("min"),
+    wasm: instructions("f32x4.pmin", "i32x4.min_s", "i32x4.min_u"),
     commutes: true,
     exact: true,
   },
@@ -235,6 +271,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a & b,
     js: logical("&&", "&"),
     wgsl: infix("&"),
+    wasm: instruction("v128.and"),
     commutes: true,
   },
   or: {
@@ -244,6 +281,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a | b,
     js: logical("||", "|"),
     wgsl: infix("|"),
+    wasm: instruction("v128.or"),
     commutes: true,
   },
   xor: {
@@ -253,6 +291,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a ^ b,
     js: logical("!==", "^"),
     wgsl: logical("!=", "^"),
+    wasm: instruction("v128.xor"),
     commutes: true,
   },
   /** Shift by b modulo 32. */
@@ -263,6 +302,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a << b,
     js: infix("<<"),
     wgsl: (x) => `(${x[0]} << (u32(${x[1]}) & 31u))`,
+    wasm: (v, x) => v.shiftEach("shl", x[0]!, x[1]!),
   },
   /** Shift by b modulo 32; keeps the sign of an i32. */
   shr: {
@@ -272,9 +312,26 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => a < 0 || a <= 0x7fffffff ? a >> b : a >>> b,
     js: (x, dtype) => dtype === "i32" ? `(${x[0]} >> ${x[1]})` : `(${x[0]} >>> ${x[1]})`,
     wgsl: (x) => `(${x[0]} >> (u32(${x[1]}) & 31u))`,
+    wasm: (v, x, dtype) => v.shiftEach(dtype === "u32" ? "shr_u" : "shr_s", x[0]!, x[1]!),
   },
-  lt: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a < b), js: infix("<"), wgsl: infix("<") },
-  le: { arity: 2, takes: number, gives: "bool", f64: (a, b) => +(a <= b), js: infix("<="), wgsl: infix("<=") },
+  lt: {
+    arity: 2,
+    takes: number,
+    gives: "bool",
+    f64: (a, b) => +(a < b),
+    js: infix("<"),
+    wgsl: infix("<"),
+    wasm: instructions("f32x4.lt", "i32x4.lt_s", "i32x4.lt_u"),
+  },
+  le: {
+    arity: 2,
+    takes: number,
+    gives: "bool",
+    f64: (a, b) => +(a <= b),
+    js: infix("<="),
+    wgsl: infix("<="),
+    wasm: instructions("f32x4.le", "i32x4.le_s", "i32x4.le_u"),
+  },
   eq: {
     arity: 2,
     takes: any,
@@ -282,6 +339,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => +(a === b),
     js: infix("==="),
     wgsl: infix("=="),
+    wasm: instructions("f32x4.eq", "i32x4.eq"),
     commutes: true,
   },
   ne: {
@@ -291,6 +349,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (a, b) => +(a !== b),
     js: infix("!=="),
     wgsl: different,
+    wasm: instructions("f32x4.ne", "i32x4.ne"),
     commutes: true,
   },
 
@@ -302,6 +361,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (condition, a, b) => condition !== 0 ? a : b,
     js: (x) => `(${x[0]} ? ${x[1]} : ${x[2]})`,
     wgsl: (x) => `select(${x[2]}, ${x[1]}, ${x[0]})`,
+    wasm: (v, x) => v.select(x[0]!, x[1]!, x[2]!),
     conditional: true,
     exact: true,
     partial: "chosen",
@@ -318,6 +378,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (_seen, a, b) => a * b,
     js: (x) => `(${x[1]} * ${x[2]})`,
     wgsl: (x) => `(${x[1]} * ${x[2]})`,
+    wasm: (v, x) => v.op("f32x4.mul", x[1]!, x[2]!),
     conditional: true,
   },
   /** weigh(seen, w, x): w x where seen, and 0 where not, whatever w and x hold. */
@@ -328,6 +389,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (seen, w, x) => seen !== 0 ? w * x : 0,
     js: (x) => `(${x[0]} ? ${x[1]} * ${x[2]} : 0)`,
     wgsl: (x) => `(select(0.0, ${x[1]}, ${x[0]}) * select(0.0, ${x[2]}, ${x[0]}))`,
+    wasm: (v, x) => v.op("v128.and", v.op("f32x4.mul", x[1]!, x[2]!), x[0]!),
     conditional: true,
   },
   /** gated(w, x): w x, and 0 where w is `hidden`: what a contraction of `weigh` is computed as. */
@@ -338,6 +400,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     f64: (w, x) => w === hidden ? 0 : w * x,
     js: (x) => `(${x[0]} === ${hidden} ? 0 : ${x[0]} * ${x[1]})`,
     wgsl: (x) => `(${x[0]} * select(${x[1]}, 0.0, ${x[0]} == ${hidden}))`,
+    wasm: (v, x) => gatedLanes(v, x[0]!, x[1]!, hidden),
   },
   /**
    * threefry(key0, key1, counter0, counter1), all u32: the first word of Threefry-2x32 with 20 rounds.
@@ -351,6 +414,7 @@ export const elementwise: Readonly<Record<ElementwiseName, ElementwiseOp>> = {
     js: call("sw_threefry"),
     jsHelper: jsThreefry,
     wgsl: call("sw_threefry"),
+    wasm: threefryLanes,
     wgslHelper: threefry,
     heavy: true,
   },
@@ -376,8 +440,9 @@ export type ReductionName = keyof typeof reductions;
 
 /**
  * Conversion: f32 to an integer truncates and saturates (NaN gives 0); integers wrap; anything but 0 is true. Of f16 there
- * are only those from and to f32: to the nearest half, halfway cases to the even one. Both languages hold an f16 as
- * buffers do (JavaScript as its bits), and how WGSL does depends on the device: see half-storage.ts.
+ * are only those from and to f32: to the nearest half, halfway cases to the even one. All languages hold an f16 as
+ * buffers do (JavaScript as its bits, WebAssembly as these in lanes of 32 bits), and how WGSL does depends on the device: see
+ * half-storage.ts.
  */
 export const cast = {
   f64: castF64,
@@ -399,6 +464,7 @@ export const cast = {
     if (from === "f32" && to === "u32") return `sw_f32_to_u32(${x})`;
     return `${to}(${x})`;
   },
+  wasm: castLanes,
   jsHelper: (from: DType, to: DType): string | undefined => from === "f16" || to === "f16" ? jsHalf : undefined,
   wgslHelper: (from: DType, to: DType): string | undefined =>
     from === "f32" && to === "i32" ? f32ToI32 : from === "f32" && to === "u32" ? f32ToU32 : undefined,
@@ -418,6 +484,7 @@ export const bitcast = {
   },
   jsHelper: jsBitcast,
   wgsl: (x: string, _from: DType, to: DType): string => `bitcast<${to}>(${x})`,
+  wasm: (_v: LaneOps, x: Lanes, _from: DType, _to: DType): Lanes => x,
 } as const;
 
 export function isElementwise(op: string): op is ElementwiseName {
@@ -454,7 +521,6 @@ function roundHalfEven(x: number): number {
 
 export function threefry2x32(key0: number, key1: number, counter0: number, counter1: number): number {
   const keys = [key0 >>> 0, key1 >>> 0, (0x1bd11bda ^ key0 ^ key1) >>> 0];
-  const rotations = [13, 15, 26, 6, 17, 29, 16, 24];
   let x0 = (counter0 + key0) >>> 0;
   let x1 = (counter1 + key1) >>> 0;
   for (let round = 0; round < 20; round++) {

@@ -18,8 +18,14 @@ export function wordsFor(dtype: DType, count: number): Words {
 }
 
 /** A device's bytes as its elements; no copy. */
-export function asWords(dtype: DType, bytes: ArrayBuffer): Words {
-  return new dtypes[dtype].words(bytes);
+export function asWords(
+  dtype: DType,
+  bytes: ArrayBuffer,
+  offset = 0,
+  length: number = bytes.byteLength - offset,
+): Words {
+  const { words: Kind } = dtypes[dtype];
+  return new Kind(bytes, offset, Math.floor(length / Kind.BYTES_PER_ELEMENT));
 }
 
 /** Values of `dtype` as a device holds them: the array itself where it is of that kind. */
