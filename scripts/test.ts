@@ -1,6 +1,6 @@
 /**
- * The whole suite: in Node and in Deno, on the cpu device and on WebGPU. Then, in Node, the conformance tests once more with
- * the schedules of a GPU, on this adapter and on SwiftShader where that is installed.
+ * The whole suite: in Node and in Deno, on the cpu device and on WebGPU. In Node the conformance tests once more on the cpu device
+ * without WebAssembly, and with the schedules of a GPU, on this adapter and on SwiftShader where that is installed.
  *
  *   npm test                      everything
  *   npm test -- matmul devices    the test files whose names contain one of these
@@ -102,6 +102,10 @@ async function main(args: readonly string[]): Promise<void> {
     }),
     await runNode(`Node ${process.version}, the driver as it is`, wide, environment),
   ];
+  const inJs = { ...environment, SHARDWISE_TEST_DEVICES: "cpu", SHARDWISE_WASM: "0" };
+  outcomes.push(
+    await runNode("The cpu device in JavaScript", named(files, "conformance-", "compiler.", "conv.", "devices."), inJs),
+  );
   if (existsSync(deno)) outcomes.push(await runDeno(files, { ...environment, ...unoptimized }));
   else notRun.push("the whole suite in Deno: node_modules/.bin/deno is missing; npm ci brings it");
   outcomes.push(...await runAsGpu(files, environment));

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { simplify } from "../src/compiler/simplify/simplify.ts";
+import { CpuDevice } from "../src/devices/cpu/cpu.ts";
+import { claimIdentity } from "../src/devices/device/registry.ts";
 import * as g from "../src/graph/build.ts";
 import { type DType, dtypeNames, isFloat, toElement } from "../src/graph/dtype.ts";
 import { interpret } from "../src/graph/interpret.ts";
@@ -10,7 +12,7 @@ import { elementwise as table, type ElementwiseName, type ElementwiseOp, hidden 
 import { Batch, type Comparison, ulp } from "./batch.ts";
 import { least, tested } from "./elementwise-ops.ts";
 import { evaluate } from "./evaluate.ts";
-import { onEachDevice, testDevice, type Tolerance } from "./harness.ts";
+import { onEachDevice, type Tolerance } from "./harness.ts";
 
 const names = Object.keys(table) as ElementwiseName[];
 const record = (op: ElementwiseName): ElementwiseOp => table[op];
@@ -217,8 +219,6 @@ onEachDevice("every elementwise op on scalars, on nothing, and on five axes", as
 });
 
 test("on the cpu device every op gives an element of its dtype, in the middle of a kernel too", async () => {
-  const device = await testDevice("cpu");
-  assert.ok(device !== undefined);
   const names: string[] = [];
   const roots: Node[] = [];
   const given = new Map<Node, readonly number[]>();
@@ -235,17 +235,20 @@ test("on the cpu device every op gives an element of its dtype, in the middle of
     roots.push(g.cast(g.elementwise("ne", result, stored), "i32"));
   };
   const noise = (seed: number) => Array.from({ length: 40 }, (_, i) => 1.5 + Math.sin(12.9898 * i + seed));
-  for (const op of ["add", "sub", "mul", "div", "pow", "frem", "atan2"] as const) {
-    check(op, "f32", [noise(1), noise(2)]);
-  }
-  for (const op of ["sqrt", "exp", "log", "sin", "tanh"] as const) check(op, "f32", [noise(3)]);
+  for (const op of ["add", "sub", "mul", "div", "frem"] as const) check(op, "f32", [noise(1), noise(2)]);
+  check("sqrt", "f32", [noise(3)]);
   const large = [2147483647, -2147483648, 65537, -65537, 2147483647, 3];
   for (const op of ["add", "sub", "mul", "idiv"] as const) {
     for (const dtype of ["i32", "u32"] as const) check(op, dtype, [large, [...large].reverse()]);
   }
   const inputs = [...given.keys()];
-  const differs = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
-  assert.deepEqual(names.filter((_, i) => Array.from(differs[i]!).some((value) => value !== 0)), []);
+  for (const language of ["wasm", "js"] as const) {
+    const device = new CpuDevice(claimIdentity("cpu"), Infinity, language);
+    const differs = await evaluate(device, { roots, inputs }, inputs.map((input) => given.get(input)!));
+    const wrong = names.filter((_, i) => Array.from(differs[i]!).some((value) => value !== 0));
+    assert.deepEqual(wrong, [], language);
+    device.close();
+  }
 });
 
 test("constants fold to what the interpreter gives, rounded", () => {

@@ -91,7 +91,7 @@ const rows: Readonly<Record<string, (folder: string) => void>> = {
   },
   "--allow-env=SHARDWISE_*": (folder) => {
     const variables = { SHARDWISE_DEBUG: "1" };
-    assert.match(run(folder, ["--allow-env=SHARDWISE_*"], ["cpu"], variables).stderr, /cpu:0 is JavaScript/);
+    assert.match(run(folder, ["--allow-env=SHARDWISE_*"], ["cpu"], variables).stderr, /cpu:0 is WebAssembly/);
     assert.equal(run(folder, [], ["cpu"], variables).stderr, "");
   },
   "--allow-read=FILE": (folder) => {

@@ -1,8 +1,13 @@
-/** Plans of a few hand-written kernels, in both languages, for tests of devices. */
+/** Plans of a few hand-written kernels for tests of devices: in WGSL, and in JavaScript, which the cpu device runs in any case. */
 import type { Plan, Program, Target } from "../src/compiler/plan/plan.ts";
 
+function spoken(language: Target["language"]): "wgsl" | "js" {
+  return language === "wgsl" ? "wgsl" : "js";
+}
+
 /** `y = a * x + b` over `count` elements of f32, bindings x and y. */
-export function affine(language: Target["language"], count: number, a: number, b: number): Program {
+export function affine(of: Target["language"], count: number, a: number, b: number): Program {
+  const language = spoken(of);
   const name = `affine_${count}_${a}_${b}`;
   const wgsl = `@group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -26,7 +31,8 @@ for (let i = begin; i < end; i++) y[i] = Math.fround(Math.fround(${a} * x[i]) + 
 }
 
 /** `x = x + 1` in place over `count` elements of u32. */
-export function increment(language: Target["language"], count: number): Program {
+export function increment(of: Target["language"], count: number): Program {
+  const language = spoken(of);
   const wgsl = `@group(0) @binding(0) var<storage, read_write> x: array<u32>;
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -70,7 +76,8 @@ fn main() {
 }
 
 /** A kernel that no compiler takes, with its mistake in line 3. */
-export function broken(language: Target["language"]): Program {
+export function broken(of: Target["language"]): Program {
+  const language = spoken(of);
   const wgsl = `@group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @compute @workgroup_size(1)
 fn main() { x[0] = not_there; }`;

@@ -99,9 +99,9 @@ export const devices: readonly Mutation[] = [
   {
     file: "devices/cpu/cpu.ts",
     find: `// Copied before the first await: later calls must not show in it.
-    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;`,
+    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;`,
     put: `await this.#turn();
-    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;`,
+    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;`,
     tests: { "devices": "a read sees its moment" },
     why: "a read shows what later calls did",
   },

@@ -15,6 +15,8 @@ import type { Plan, PlanStep, Program, Target } from "./plan/plan.ts";
 import { renderJs } from "./render/js.ts";
 import { renderWgsl } from "./render/wgsl.ts";
 import { countOperations } from "./tile/tile.ts";
+import { renderWasm } from "./wasm/render.ts";
+import { renderText } from "./wasm/text.ts";
 
 /** `forItems`: see Plan. Throws OutOfMemoryError for a value larger than the device can bind. */
 export function assemble(
@@ -248,6 +250,11 @@ function renderProgram(
     // The source does not tell the types of the arrays, nor what of them is an item's.
     const key = `${invocations}|${ir.buffers.map((buffer) => buffer.dtype)}|${strides ?? ""}|${source}`;
     return { ...common, key, language: "js", source, workgroups: [1, 1, 1] };
+  }
+  if (target.language === "wasm") {
+    const source = renderText(ir);
+    const key = `wasm|${strides ?? ""}|${source}`;
+    return { ...common, key, language: "wasm", source, code: renderWasm(ir), workgroups: [1, 1, 1] };
   }
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),

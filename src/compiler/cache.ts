@@ -17,7 +17,7 @@ import {
 } from "../host/files.ts";
 import { cacheFolder, digest, mayUseFolder, pathOfUrl, syncFiles } from "../host/host.ts";
 import { compileGraph, type CompileRequest } from "./compile.ts";
-import type { Plan, Program, Target } from "./plan/plan.ts";
+import type { Plan, Program, ProgramCode, Target } from "./plan/plan.ts";
 
 /** Smaller graphs compile in less time than it takes to look for them. */
 const fewestNodes = 48;
@@ -141,29 +141,42 @@ export function compilerSources(own: string): readonly (readonly [name: string, 
   }).sort(([a], [b]) => a < b ? -1 : 1);
 }
 
-/** Most keys of programs end with their source, which need not be there twice. */
-type StoredProgram = Program | Omit<Program, "key"> & { readonly beforeSource: string };
+/** Most keys of programs end with their source, which need not be there twice. Bytes of code are in base64. */
+type StoredProgram =
+  & Omit<Program, "key" | "code">
+  & { readonly code?: Omit<ProgramCode, "body"> & { readonly body: string } }
+  & ({ readonly key: string } | { readonly beforeSource: string });
+
+function stored({ key, code, ...program }: Program): StoredProgram {
+  const { source } = program;
+  const named = key.endsWith(source) ? { beforeSource: key.slice(0, key.length - source.length) } : { key };
+  return { ...program, ...named, ...code && { code: { ...code, body: toBase64(code.body) } } };
+}
+
+function restored({ code, ...stored }: StoredProgram): Program {
+  const ofCode = code && { code: { ...code, body: fromBase64(code.body) } };
+  if ("key" in stored) return { ...stored, ...ofCode };
+  const { beforeSource, ...program } = stored;
+  return { key: beforeSource + program.source, ...program, ...ofCode };
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
+
+function fromBase64(text: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+}
 
 function readPlan(path: string): Plan | undefined {
   const body = readWithDigest(path);
   if (body === undefined) return undefined;
   const plan = JSON.parse(body) as Omit<Plan, "programs"> & { readonly programs: readonly StoredProgram[] };
-  const programs = plan.programs.map((stored): Program => {
-    if (!("beforeSource" in stored)) return stored;
-    const { beforeSource, ...program } = stored;
-    return { key: beforeSource + program.source, ...program };
-  });
-  return { ...plan, programs };
+  return { ...plan, programs: plan.programs.map(restored) };
 }
 
 function keep(path: string, plan: Plan): void {
-  const programs = plan.programs.map((program): StoredProgram => {
-    const { key, ...rest } = program;
-    return key.endsWith(rest.source)
-      ? { ...rest, beforeSource: key.slice(0, key.length - rest.source.length) }
-      : program;
-  });
-  const body = JSON.stringify({ ...plan, programs });
+  const body = JSON.stringify({ ...plan, programs: plan.programs.map(stored) });
   const folder = path.slice(0, path.lastIndexOf("/"));
   // A plan that cannot be kept is compiled again by the next process.
   writing = writing.then(() => makePrivateFolder(folder))

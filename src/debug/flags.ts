@@ -18,6 +18,8 @@ export interface Flags {
   readonly validate: boolean;
   /** NOFUSE=1: one kernel per op. */
   readonly noFuse: boolean;
+  /** WASM=0: the cpu device computes in JavaScript, as where there is no WebAssembly with SIMD. */
+  readonly wasm: boolean;
   /** NOTUNE=1: schedules that were tuned are not used. */
   readonly noTune: boolean;
   /** MEMORY: the budget of each device, in MiB. */
@@ -48,8 +50,8 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
     return parsed;
   };
   const text = (name: string) => read<string | undefined>(name, (value) => value, "text", undefined);
-  const yesNo = (name: string) =>
-    read(name, (value) => (value === "1" ? true : value === "0" ? false : undefined), "0 or 1", false);
+  const yesNo = (name: string, otherwise = false) =>
+    read(name, (value) => (value === "1" ? true : value === "0" ? false : undefined), "0 or 1", otherwise);
   const levels = [0, 1, 2, 3, 4, 5] as const;
   return {
     debug: read("DEBUG", (value) => levels.find((level) => String(level) === value), "0, 1, 2, 3, 4 or 5", 0),
@@ -58,6 +60,7 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
     trace: text("TRACE"),
     validate: yesNo("VALIDATE"),
     noFuse: yesNo("NOFUSE"),
+    wasm: yesNo("WASM", true),
     noTune: yesNo("NOTUNE"),
     memoryBytes: read<number | undefined>(
       "MEMORY",

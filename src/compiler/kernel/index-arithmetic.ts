@@ -288,6 +288,33 @@ export function eachLeaf(a: Index, visit: (atom: Atom & { kind: "variable" | "va
   }
 }
 
+/** The range of an index where nothing is known but its counters; undefined where it is made of values. */
+export function unguardedRange(a: Index): { readonly min: number; readonly max: number } | undefined {
+  let [min, max] = [a.offset, a.offset];
+  for (const { atom, coefficient } of a.terms) {
+    const range = atomRangeUnguarded(atom);
+    if (range === undefined) return undefined;
+    min += coefficient * (coefficient > 0 ? range.min : range.max);
+    max += coefficient * (coefficient > 0 ? range.max : range.min);
+  }
+  return { min, max };
+}
+
+function atomRangeUnguarded(atom: Atom): { readonly min: number; readonly max: number } | undefined {
+  if (atom.kind === "variable") return { min: 0, max: Math.max(0, atom.variable.extent - 1) };
+  const of = atom.kind === "value" ? undefined : unguardedRange(atom.of);
+  // Quotients and remainders are of what is not negative.
+  if (of === undefined || atom.kind === "value" || (atom.kind !== "min" && of.min < 0)) return undefined;
+  switch (atom.kind) {
+    case "div":
+      return { min: Math.floor(of.min / atom.by), max: Math.floor(of.max / atom.by) };
+    case "mod":
+      return { min: 0, max: Math.min(atom.by - 1, of.max) };
+    case "min":
+      return { min: Math.min(of.min, atom.limit), max: Math.min(of.max, atom.limit) };
+  }
+}
+
 /** How much the index grows when `variable` grows by 1, where that is the same everywhere; else undefined. */
 export function strideOf(a: Index, variable: Variable): number | undefined {
   let stride = 0;

@@ -16,7 +16,7 @@ export function argsortProgram({ src: [keys], shape }: NodeOf<"argsort">, target
   const bindings = [{ access: "read", dtype }, { access: "readWrite", dtype: "i32" }] as const;
   const stages = Math.max(0, Math.ceil(Math.log2(length)));
   const costs = { flops: rows * length * stages * (stages + 1) / 2, bytes: 8 * rows * length };
-  if (target.language === "js") {
+  if (target.language !== "wgsl") {
     const source = jsSource(length, dtype);
     return {
       key: `${rows}|${dtype}|${source}`,

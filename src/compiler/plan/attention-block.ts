@@ -18,6 +18,7 @@ export interface AttentionBlock {
 
 /** The block of attentions on a device of this kind. */
 export function attentionBlock(target: Target): AttentionBlock {
+  if (target.class === "wasm") return { by: "each", lanes: 1, columns: 1, rows: 8, depth: 1 };
   if (target.class === "js") return { by: "each", lanes: 1, columns: 4, rows: 8, depth: 1 };
   if (target.class !== "software") return { by: "workgroup", lanes: 64, columns: 1, rows: 32, depth: 16 };
   const lanes = target.subgroupSize;

@@ -4,8 +4,11 @@
  */
 import type { DType } from "../../graph/dtype.ts";
 
-/** Which default schedules apply: `software` is a GPU API on the CPU (lavapipe, SwiftShader), `js` the cpu device. */
-export type DeviceClass = "software" | "discrete" | "integrated" | "js";
+/**
+ * Which default schedules apply: `software` is a GPU API on the CPU (lavapipe, SwiftShader), `wasm` the cpu device, and `js` that
+ * where it has no WebAssembly.
+ */
+export type DeviceClass = "software" | "discrete" | "integrated" | "wasm" | "js";
 
 /** What a schedule must keep within. */
 export interface Limits {
@@ -152,6 +155,11 @@ export function registerTile(edge: number): ContractionSchedule {
   return { kind: "registerTile", elements: [edge, edge], parts: 1 };
 }
 
+/** As many rows, each of whatever an invocation's lanes are. */
+function rowsTile(rows: number): ContractionSchedule {
+  return { kind: "registerTile", elements: [rows, 1], parts: 1 };
+}
+
 export function workgroupTile(
   threads: readonly [number, number],
   elements: readonly [number, number],
@@ -213,6 +221,7 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
     { schedule: registerTile(8), leastBlocks: 64 },
     { schedule: registerTile(4) },
   ],
+  wasm: [{ schedule: rowsTile(4) }],
   js: [{ schedule: registerTile(4) }],
 };
 
@@ -222,6 +231,7 @@ const splits: Readonly<Record<DeviceClass, { readonly blocks: number; readonly l
   integrated: { blocks: 32, leastTerms: 256 },
   // Only for few results of very long sums: the gradient of a convolution's first kernel.
   software: { blocks: 16, leastTerms: 1024 },
+  wasm: undefined,
   js: undefined,
 };
 

@@ -3,7 +3,7 @@ import type { ContractionSchedule, DeviceClass } from "./contraction-schedules.t
 
 /** What the compiler must know of the device that will run a plan, and of the plan's family. Plain data. */
 export interface Target {
-  readonly language: "wgsl" | "js";
+  readonly language: "wgsl" | "js" | "wasm";
   readonly class: DeviceClass;
   /**
    * Whether the driver is kept from unrolling loops: those of software adapters unroll up to 32 passes, and compile them for
@@ -35,19 +35,38 @@ export interface ProgramBinding {
   readonly dtype: DType;
 }
 
+/**
+ * A function of a WebAssembly module, as its bytes stand in the code section: it takes `parameters` i32, and runs combinations of its
+ * outer counters, each for a range of the fastest one (see compiler/wasm/module.ts).
+ */
+export interface ProgramCode {
+  readonly body: Uint8Array<ArrayBuffer>;
+  readonly parameters: number;
+  /** Combinations of the outer counters. */
+  readonly outer: number;
+  /** The extent of the fastest counter, of which a range begins at a multiple of `width`. */
+  readonly inner: number;
+  readonly width: number;
+  /** Bytes that it needs for itself while it runs. */
+  readonly scratch: number;
+}
+
 /** A kernel as source text. Plain data: it can be sent to a Worker. Equal keys mean equal programs. */
 export interface Program {
   readonly key: string;
   /** Tells op and shape, as in `reduce_64x32_exp_add`; also the label in WebGPU. */
   readonly name: string;
-  readonly language: "wgsl" | "js";
+  readonly language: "wgsl" | "js" | "wasm";
   /**
    * wgsl: a module with the entry point `main`, bindings 0… in group 0.
    * js: the body of `function (buffers, begin, end)`: `buffers` are typed arrays of the bindings' dtypes (bool as
    * Uint32Array, f16 as Uint16Array of the bits), and invocations `begin` to `end - 1` of `invocations` are to be run.
+   * wasm: a listing to be read; what runs is `code`.
    */
   readonly source: string;
   readonly bindings: readonly ProgramBinding[];
+  /** Of a wasm program, its function. */
+  readonly code?: ProgramCode;
   /** Workgroups to dispatch (wgsl); along z as many as there are items. */
   readonly workgroups: readonly [number, number, number];
   /**

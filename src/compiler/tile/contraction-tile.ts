@@ -198,7 +198,7 @@ function registerTile(
   const block = domain.map(() => 1);
   if (pair === undefined) {
     const last = domain.length - 1;
-    block[last] = inBlock(domain[last]!, width);
+    block[last] = inBlock(domain[last]!, Math.min(width, elements[1]));
   } else {
     block[pair.m] = inBlock(domain[pair.m]!, elements[0]);
     block[pair.n] = inBlock(domain[pair.n]!, elements[1]);

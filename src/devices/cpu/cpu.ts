@@ -1,10 +1,9 @@
 import type { Plan, Program, Target } from "../../compiler/plan/plan.ts";
-import { numberedSource } from "../../debug/listing.ts";
+import { spareBytes } from "../../compiler/wasm/render.ts";
+import { flags } from "../../debug/flags.ts";
 import { debugLine } from "../../debug/log.ts";
 import { traceSpan, tracing } from "../../debug/trace.ts";
-import { ArgumentError, DeviceError, InternalError, KernelCompileError } from "../../errors.ts";
-import type { DType } from "../../graph/dtype.ts";
-import { asWords, type Words } from "../../graph/words.ts";
+import { DeviceError, InternalError } from "../../errors.ts";
 import { nextTurn } from "../../host/host.ts";
 import { guard } from "../../signature/takes.ts";
 import type {
@@ -21,24 +20,18 @@ import { kernelRan, timingKernels } from "../device/profile.ts";
 import { type Identity, register } from "../device/registry.ts";
 import { checkReads, handled, partOffset, partOfItem } from "../memory/bind.ts";
 import { DeviceCore, LoadedExecutable } from "../memory/core.ts";
-import type { Block } from "../memory/pool.ts";
 import type { Lease } from "../memory/scratch.ts";
-
-type Kernel = (buffers: readonly Words[], begin: number, end: number) => void;
-
-/** Host memory with the views of it that kernels use. */
-interface Memory {
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly views: { readonly [K in DType]: Words };
-}
+import type { Piece } from "./arena.ts";
+import { ArenaMemory, ArrayMemory, type HostMemory } from "./host-memory.ts";
+import { hasWasm, type Kernel, Kernels } from "./kernels.ts";
 
 /** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
 const longestTurn = 12;
 
-/** Programs that are kept compiled beyond the executables that use them. */
-const keptKernels = 4096;
+/** Operations and bytes of a part of a kernel: V8 has better code for the next call than for one that runs, so it is called often. */
+const partWork = 2 ** 19;
 
-const target: Target = {
+const jsTarget: Target = {
   language: "js",
   class: "js",
   subgroupSize: 0,
@@ -49,43 +42,51 @@ const target: Target = {
   maxBindingBytes: 2 ** 32,
 };
 
-const info: DeviceInfo = {
-  vendor: "",
-  architecture: "js",
-  description: "JavaScript on the CPU",
-  software: true,
-  runtime: "none",
-};
+/** Memory that 32 bits address, less what belongs to no block. */
+const wasmTarget: Target = { ...jsTarget, language: "wasm", class: "wasm", maxBindingBytes: 2 ** 31 };
 
-class CpuExecutable extends LoadedExecutable<Memory> {
+const infos = {
+  wasm: "WebAssembly on the CPU",
+  js: "JavaScript on the CPU",
+} as const;
+
+class CpuExecutable extends LoadedExecutable<Piece> {
   readonly kernels: readonly Kernel[];
 
-  constructor(core: DeviceCore<Memory>, plan: Plan, items: number, lease: Lease<Memory>, kernels: readonly Kernel[]) {
+  constructor(core: DeviceCore<Piece>, plan: Plan, items: number, lease: Lease<Piece>, kernels: readonly Kernel[]) {
     super(core, plan, items, lease);
     this.kernels = kernels;
   }
 }
 
-/** The device that is always there: kernels are JavaScript functions, run as soon as they are asked for. */
+/**
+ * The device that is always there: kernels are functions in WebAssembly, or in JavaScript where that is not to be had, and are run
+ * as soon as they are asked for.
+ */
 export class CpuDevice implements Device {
   readonly id: number;
   readonly name: string;
   readonly kind = "cpu";
-  readonly info: DeviceInfo = info;
-  readonly target: Target = target;
-  readonly #core: DeviceCore<Memory>;
-  readonly #kernels = new Map<string, Kernel>();
+  readonly info: DeviceInfo;
+  readonly target: Target;
+  readonly #core: DeviceCore<Piece>;
+  readonly #memory: HostMemory<Piece>;
+  readonly #kernels: Kernels;
+  #kernelScratch: Piece = { offset: 0, bytes: 0 };
   #turnBegan = performance.now();
-  #compiled = 0;
 
-  /** `budget` is in bytes. */
-  constructor(identity: Identity, budget: number) {
+  /** `budget` is in bytes. `language` is that of its kernels: WebAssembly where there is some, else JavaScript. */
+  constructor(identity: Identity, budget: number, language: "wasm" | "js" = flags().wasm && hasWasm() ? "wasm" : "js") {
     this.id = identity.id;
     this.name = identity.name;
-    const limits = { budget, largest: target.maxBindingBytes };
-    this.#core = new DeviceCore<Memory>(identity, { create: hostMemory, destroy: () => {} }, limits);
+    this.target = language === "wasm" ? wasmTarget : jsTarget;
+    this.info = { vendor: "", architecture: language, description: infos[language], software: true, runtime: "none" };
+    const arena = language === "wasm" ? new ArenaMemory(spareBytes) : undefined;
+    this.#memory = arena ?? new ArrayMemory();
+    this.#kernels = new Kernels(arena?.arena.memory);
+    this.#core = new DeviceCore<Piece>(identity, this.#memory, { budget, largest: this.target.maxBindingBytes });
     register(this);
-    debugLine(1, () => `shardwise: ${this.name} is ${info.description}`);
+    debugLine(1, () => `shardwise: ${this.name} is ${this.info.description}`);
   }
 
   get lost(): Promise<DeviceLoss> {
@@ -109,14 +110,14 @@ export class CpuDevice implements Device {
   }
 
   write(buffer: DeviceBuffer, data: ArrayBufferView, offset = 0): void {
-    const { bytes } = this.#core.toWrite(buffer, offset, data.byteLength);
+    const bytes = this.#memory.bytes(this.#core.toWrite(buffer, offset, data.byteLength));
     bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
   }
 
   async read(buffer: DeviceBuffer, offset = 0, bytes: number = buffer.bytes - offset): Promise<ArrayBuffer> {
     const { lifetime } = this.#core;
     // Copied before the first await: later calls must not show in it.
-    const copy = this.#core.toRead(buffer, offset, bytes).bytes.slice(offset, offset + bytes).buffer;
+    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;
     lifetime.rethrow();
     this.#core.bytesRead += bytes;
     await this.#turn();
@@ -150,9 +151,9 @@ export class CpuDevice implements Device {
     // Everything happens now; a promise carries the outcome, errors too.
     return new Promise((resolve) => {
       this.#core.requireLoadable(plan, items);
-      const before = this.#compiled;
-      const kernels = plan.programs.map((program) => this.#compile(program));
-      const lease = this.#core.lease(plan, items, this.#compiled - before);
+      const before = this.#kernels.compiled;
+      const kernels = this.#kernels.of(plan.programs);
+      const lease = this.#core.lease(plan, items, this.#kernels.compiled - before);
       resolve(new CpuExecutable(this.#core, plan, items, lease, kernels));
     });
   }
@@ -169,15 +170,15 @@ export class CpuDevice implements Device {
       if (step.kind === "copy") {
         for (let item = 0; item < items; item++) {
           const start = partOffset(plan, step.from, item);
-          const from = required(slots, step.from).memory.bytes.subarray(start, start + step.bytes);
-          required(slots, step.to).memory.bytes.set(from, partOffset(plan, step.to, item));
+          const from = this.#memory.bytes(required(slots, step.from).memory).subarray(start, start + step.bytes);
+          this.#memory.bytes(required(slots, step.to).memory).set(from, partOffset(plan, step.to, item));
         }
         continue;
       }
       const program = plan.programs[step.program];
       const kernel = kernels[step.program];
       if (program === undefined || kernel === undefined) throw missingProgram(step.program);
-      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot)), items);
+      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot).memory), items);
     }
     this.#core.submissions++;
     if (tracing()) {
@@ -186,7 +187,7 @@ export class CpuDevice implements Device {
   }
 
   stats(): DeviceStats {
-    return this.#core.stats(this.#compiled);
+    return this.#core.stats(this.#kernels.compiled);
   }
 
   abandon(message: string): void {
@@ -208,17 +209,19 @@ export class CpuDevice implements Device {
     this.#kernels.clear();
   }
 
-  #dispatch(program: Program, kernel: Kernel, blocks: readonly Block<Memory>[], items: number): void {
-    const views = (item: number) =>
-      program.bindings.map(({ dtype }, index) => {
-        const { memory } = required(blocks, index);
-        return partOfItem(memory.views[dtype], program.strides?.[index], item);
-      });
+  #dispatch(program: Program, kernel: Kernel, pieces: readonly Piece[], items: number): void {
     this.#core.dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
     try {
-      for (let item = 0; item < items; item++) kernel(views(item), 0, program.invocations);
+      for (let item = 0; item < items; item++) {
+        if (kernel.kind === "wasm") this.#runWasm(program, kernel, pieces, item);
+        else {
+          const words = program.bindings.map(({ dtype }, i) => this.#memory.words(pieces[i]!, dtype, 0));
+          const parts = words.map((own, i) => partOfItem(own, program.strides?.[i], item));
+          kernel.run(parts, 0, program.invocations);
+        }
+      }
     } catch (cause) {
       this.#core.lifetime.fail(
         new DeviceError("run", {
@@ -231,35 +234,30 @@ export class CpuDevice implements Device {
     if (timing) kernelRan({ device: this.name, program, start, milliseconds: performance.now() - start });
   }
 
-  #compile(program: Program): Kernel {
-    const known = this.#kernels.get(program.key);
-    if (known !== undefined) return known;
-    if (program.language !== "js") {
-      throw new ArgumentError("load", {
-        got: `kernel ${program.name} in ${program.language}`,
-        need: "js, for the cpu device",
-      });
-    }
-    debugLine(4, () => `shardwise: ${program.name}\n${numberedSource(program.source)}`);
-    let kernel: Kernel;
-    try {
-      kernel = new Function("buffers", "begin", "end", program.source) as Kernel;
-    } catch (cause) {
-      throw new KernelCompileError("load", {
-        got: `kernel ${program.name}: ${String(cause)}\n${numberedSource(program.source)}`,
-        need: "JavaScript that compiles",
-        cause,
-      });
-    }
-    this.#kernels.set(program.key, kernel);
-    this.#compiled++;
-    if (this.#kernels.size > keptKernels) {
-      for (const oldest of this.#kernels.keys()) {
-        this.#kernels.delete(oldest);
-        break;
+  #runWasm(program: Program, { run, code }: Kernel & { kind: "wasm" }, pieces: readonly Piece[], item: number): void {
+    const { outer, inner, width, scratch } = code;
+    const addresses = pieces.map(({ offset }, i) => offset + (program.strides?.[i] ?? 0) * item);
+    const own = scratch === 0 ? 0 : this.#scratchOf(scratch);
+    const parts = Math.ceil((program.flops + program.bytes) / partWork);
+    if (parts <= 1) return run(0, outer, 0, inner, own, ...addresses);
+    if (outer > 1) {
+      const step = Math.ceil(outer / parts);
+      for (let begin = 0; begin < outer; begin += step) {
+        run(begin, Math.min(outer, begin + step), 0, inner, own, ...addresses);
       }
+      return;
     }
-    return kernel;
+    const step = Math.ceil(inner / parts / width) * width;
+    for (let from = 0; from < inner; from += step) run(0, 1, from, Math.min(inner, from + step), own, ...addresses);
+  }
+
+  /** Memory that kernels use while they run. */
+  #scratchOf(bytes: number): number {
+    if (this.#kernelScratch.bytes < bytes) {
+      if (this.#kernelScratch.bytes > 0) this.#memory.destroy(this.#kernelScratch);
+      this.#kernelScratch = this.#memory.create(bytes);
+    }
+    return this.#kernelScratch.offset;
   }
 
   /**
@@ -274,20 +272,6 @@ export class CpuDevice implements Device {
 }
 
 guard("device.", CpuDevice.prototype, ofUsers);
-
-function hostMemory(bytes: number): Memory {
-  const buffer = new ArrayBuffer(bytes);
-  return {
-    bytes: new Uint8Array(buffer),
-    views: {
-      f32: asWords("f32", buffer),
-      f16: asWords("f16", buffer),
-      i32: asWords("i32", buffer),
-      u32: asWords("u32", buffer),
-      bool: asWords("bool", buffer),
-    },
-  };
-}
 
 function required<T>(items: readonly (T | undefined)[], index: number): T {
   const item = items[index];

@@ -38,7 +38,7 @@ export function forgetTuned(): void {
 
 /** A target with the tuned schedules of its adapter. Software adapters have none: their schedules are measured and shipped. */
 export function withTuned(target: Target, key: string): Target {
-  if (target.class === "software" || target.class === "js" || flags().noTune) return target;
+  if (target.class === "software" || target.language !== "wgsl" || flags().noTune) return target;
   const { table, targets } = of(key);
   if (table === emptyTable || Object.keys(table.schedules).length === 0) return target;
   let tuned = targets.get(target);

@@ -31,7 +31,9 @@ export function differing(own: readonly Shape[], others: readonly Shape[]): Leng
 
 /** The plan of a graph, for any lengths where another graph of its family is known. */
 export function planInFamily(request: CompileRequest, target: Target, { family, others }: FamilyOptions): Plan {
-  if (family === undefined || others?.lengths === undefined || target.language === "js") return planOf(request, target);
+  if (family === undefined || others?.lengths === undefined || target.language !== "wgsl") {
+    return planOf(request, target);
+  }
   family.example ??= planOf(others.request, { ...target, varying: others.lengths.others }).programs;
   return planOf(request, { ...target, varying: others.lengths.own });
 }

@@ -186,7 +186,7 @@ const mostForms = 256;
 
 async function loadOfForm(device: Device, request: CompileRequest): Promise<Executable> {
   const { target } = device;
-  if (target.language === "js") return await device.load(planOf(request, target));
+  if (target.language !== "wgsl") return await device.load(planOf(request, target));
   let known = forms.get(device);
   if (known === undefined) forms.set(device, known = new Map());
   const order = toposort(request.roots);

@@ -115,7 +115,7 @@ export function tuneOn(
   const target = options.class === undefined
     ? own
     : { ...own, class: options.class, rollLoops: own.class === "software" };
-  if (target.class === "software" || target.class === "js") {
+  if (target.class === "software" || target.language !== "wgsl") {
     return Promise.resolve(
       new Tuning(name, [], `${name} is not tuned: its schedules are measured and come with the library`),
     );

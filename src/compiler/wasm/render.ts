@@ -1,0 +1,373 @@
+/**
+ * Kernel IR as WebAssembly: an invocation is a lane. The fastest counter goes by vectors of four lanes, statement by statement;
+ * invocations that work together are all in lockstep, so that a barrier is nothing and what they combine is a tree of vectors.
+ */
+import { InternalError } from "../../errors.ts";
+import { elementwise, type ElementwiseOp, reductions } from "../../graph/ops.ts";
+import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.ts";
+import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "../kernel/ir.ts";
+import { FunctionCode } from "./encode.ts";
+import { elementBytes, type Lanes, type Region } from "./indices.ts";
+import { leadingParameters } from "./module.ts";
+import { constantBits, Values } from "./values.ts";
+
+/** A kernel as a function of a module; see `leadingParameters`. */
+export interface WasmKernel {
+  readonly parameters: number;
+  readonly body: Uint8Array<ArrayBuffer>;
+  /** Combinations of the outer counters. */
+  readonly outer: number;
+  /** The extent of the fastest counter: it goes from 0. */
+  readonly inner: number;
+  /** Invocations of which none is run without the others; the fastest counter is cut at multiples of it. */
+  readonly width: number;
+  /** Bytes of memory that each thread needs. */
+  readonly scratch: number;
+}
+
+/** Vectors side by side in kernels that add up: so many chains of additions depend on nothing of each other. */
+const chains = 4;
+/** Statements of a kernel that is long enough already: all are spelled for each vector. */
+const mostForChains = 96;
+
+const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
+
+/** Behind arrays and buffers there are so many bytes that vectors may read. */
+export const spareBytes = 128;
+
+export function renderWasm(ir: KernelIR): WasmKernel {
+  const lanes = lanesOf(ir);
+  const parameters = leadingParameters + ir.buffers.length;
+  const kernel = new KernelCode(ir, new FunctionCode(parameters), lanes);
+  return {
+    parameters,
+    body: kernel.body(),
+    outer: lanes.outer.reduce((count, { extent }) => count * extent, 1),
+    inner: lanes.vector?.extent ?? 1,
+    width: 4 * lanes.vectors,
+    scratch: kernel.scratch,
+  };
+}
+
+function lanesOf(ir: KernelIR): Lanes {
+  const counters = ir.parallel.filter(({ extent }) => extent > 1);
+  const vector = counters.at(-1);
+  const outer = counters.slice(0, -1);
+  if (vector === undefined) return { vector, outer, vectors: 1 };
+  if (ir.together) {
+    if (vector.extent % 4 !== 0) {
+      throw new InternalError("wasm", { got: `${vector.extent} invocations together`, need: "a multiple of 4" });
+    }
+    return { vector, outer, vectors: vector.extent / 4 };
+  }
+  let adds = false;
+  let statements = 0;
+  eachStatement(ir.body, (statement) => {
+    statements++;
+    if (statement.kind === "update") adds = true;
+  });
+  const most = adds && statements <= mostForChains ? chains : 1;
+  return { vector, outer, vectors: Math.min(most, Math.ceil(vector.extent / 4)) };
+}
+
+class KernelCode extends Values {
+  /** Bytes of the arrays that invocations share. */
+  readonly scratch: number;
+  readonly #arrays: readonly Region[];
+
+  constructor(ir: KernelIR, code: FunctionCode, lanes: Lanes) {
+    super(ir, code, lanes);
+    let bytes = 0;
+    this.#arrays = ir.shared.map(({ dtype, length }) => {
+      const offset = bytes;
+      bytes += Math.ceil((elementBytes(dtype) * length + spareBytes) / 64) * 64;
+      return { base: scratch, offset, dtype };
+    });
+    this.scratch = bytes;
+  }
+
+  body(): Uint8Array<ArrayBuffer> {
+    const { code, lanes } = this;
+    const id = code.local("i32");
+    for (const variable of lanes.outer) this.counters.set(variable, code.local("i32"));
+    if (lanes.vector !== undefined) this.counters.set(lanes.vector, code.local("i32"));
+    code.get(begin);
+    code.set(id);
+    code.block();
+    code.get(id);
+    code.get(end);
+    code.op("i32.ge_s");
+    code.brIf(0);
+    code.loop();
+    this.#outerCounters(id);
+    const before = this.bound;
+    this.bound = new Map(before);
+    this.#vectors(this.#hoisted());
+    this.bound = before;
+    this.#next(id, 1, () => code.get(end));
+    code.op("end");
+    code.op("end");
+    return code.body();
+  }
+
+  protected override bufferRegion(buffer: number): Region {
+    return { base: leadingParameters + buffer, offset: 0, dtype: this.ir.buffers[buffer]!.dtype };
+  }
+
+  protected override sharedRegion(array: number): Region {
+    return this.#arrays[array]!;
+  }
+
+  /** The outer counters out of their joint number. */
+  #outerCounters(id: number): void {
+    const { code } = this;
+    let rest = id;
+    for (let i = this.lanes.outer.length - 1; i >= 0; i--) {
+      const variable = this.lanes.outer[i]!;
+      code.get(rest);
+      if (i > 0) {
+        code.i32(variable.extent);
+        code.op("i32.rem_u");
+      }
+      code.set(this.counters.get(variable)!);
+      if (i === 0) break;
+      const next = code.local("i32");
+      code.get(rest);
+      code.i32(variable.extent);
+      code.op("i32.div_u");
+      code.set(next);
+      rest = next;
+    }
+  }
+
+  /** Computes what all lanes have in common before the loop over vectors; gives the statements that are left. */
+  #hoisted(): readonly Statement[] {
+    const { statements } = this.ir.body;
+    if (this.lanes.vector === undefined) return statements;
+    return statements.filter((statement) => {
+      if (statement.kind !== "let" || !this.uses.has(statement.expr) || this.varies(statement.expr)) return true;
+      if (this.#changes(statement.expr)) return true;
+      this.bind(statement.expr);
+      return false;
+    });
+  }
+
+  /** Whether an expression depends on memory that the kernel writes. */
+  #changes(expr: Expr): boolean {
+    if (expr.kind === "load" && this.ir.buffers[expr.buffer]!.access === "readWrite") return true;
+    let changes = "args" in expr && expr.args.some((arg) => this.#changes(arg));
+    if ("index" in expr) {
+      eachLeaf(expr.index, (leaf) => {
+        if (leaf.kind === "value") changes ||= this.#changes(this.ir.values.get(leaf.name)!);
+      });
+    }
+    return changes;
+  }
+
+  /** The statements for all lanes of one combination of the outer counters. */
+  #vectors(statements: readonly Statement[]): void {
+    const { code, lanes: { vector, vectors } } = this;
+    if (vector === undefined) return this.#pass(statements);
+    const at = this.counters.get(vector)!;
+    const width = 4 * vectors;
+    code.get(from);
+    code.set(at);
+    if (this.ir.together) return this.#pass(statements);
+    const last = code.local("i32");
+    code.get(to);
+    code.i32(width);
+    code.op("i32.sub");
+    code.set(last);
+    this.withPointers(statements, vector, width, (step) => {
+      code.block();
+      code.get(at);
+      code.get(last);
+      code.op("i32.gt_s");
+      code.brIf(0);
+      code.loop();
+      this.#pass(statements);
+      step();
+      code.get(at);
+      code.i32(width);
+      code.op("i32.add");
+      code.tee(at);
+      code.get(last);
+      code.op("i32.le_s");
+      code.brIf(0);
+      code.op("end");
+      code.op("end");
+      if (vector.extent % width === 0) return;
+      code.get(at);
+      code.get(to);
+      code.op("i32.lt_s");
+      code.if();
+      this.tail = to;
+      this.#pass(statements);
+      this.tail = undefined;
+      code.op("end");
+    });
+  }
+
+  /** Statements, after which what they bound is forgotten. */
+  #pass(statements: readonly Statement[]): void {
+    const before = this.bound;
+    this.bound = new Map(before);
+    this.code.scoped(() => {
+      for (const statement of statements) {
+        if (statement.kind === "let") this.#let(statement.expr);
+        else if (statement.kind === "declare") this.#declare(statement.accumulator);
+        else this.code.scoped(() => this.#statement(statement));
+      }
+    });
+    this.bound = before;
+  }
+
+  #let(expr: Expr): void {
+    const uses = this.uses.get(expr) ?? 0;
+    const written = expr.kind === "load" && this.ir.buffers[expr.buffer]!.access === "readWrite";
+    // What lanes have in common would be computed for each vector.
+    const common = this.lanes.vectors > 1 && !this.varies(expr);
+    if (uses > 1 || (uses === 1 && (written || common))) this.bind(expr);
+  }
+
+  #declare(accumulator: Accumulator): void {
+    const { dtype, op } = accumulator;
+    const locals = Array.from({ length: this.lanes.vectors }, () => this.code.local("v128"));
+    this.accumulators.set(accumulator, locals);
+    for (const local of locals) {
+      this.v.bits(constantBits(reductions[op].identity(dtype), dtype))();
+      this.code.set(local);
+    }
+  }
+
+  #statement(statement: Exclude<Statement, { kind: "let" | "declare" }>): void {
+    const { code } = this;
+    switch (statement.kind) {
+      case "update":
+        return this.#each(statement.accumulator, (local, u) => {
+          const own = () => code.get(local);
+          this.#join(statement.accumulator, own, () => this.value(statement.value, u));
+          code.set(local);
+        });
+      case "assign":
+        return this.#each(statement.accumulator, (local, u) => {
+          this.value(statement.value, u);
+          code.set(local);
+        });
+      case "combine":
+        if (statement.columns !== 1) {
+          throw new InternalError("wasm", { got: `${statement.columns} columns`, need: "one that all combine" });
+        }
+        for (const accumulator of statement.accumulators) this.#combine(accumulator);
+        return;
+      case "barrier":
+        return;
+      case "loop":
+        return this.#loop(statement.variable, statement.body);
+      case "stop":
+        return this.#stop(statement.index, statement.limit);
+      case "stage":
+        return this.#stage(statement);
+      case "store": {
+        const region = this.bufferRegion(statement.buffer);
+        const { accumulate, index, value, when } = statement;
+        const onto: ElementwiseOp | undefined = accumulate && elementwise[reductions[accumulate].combine];
+        for (let u = 0; u < this.lanes.vectors; u++) this.store(region, index, value, { when, onto, u });
+        return;
+      }
+      case "mark":
+        for (let u = 0; u < this.lanes.vectors; u++) {
+          this.mark(this.bufferRegion(statement.buffer), statement.place, statement.value, statement.when, u);
+        }
+    }
+  }
+
+  #each(accumulator: Accumulator, emit: (local: number, u: number) => void): void {
+    this.accumulators.get(accumulator)!.forEach(emit);
+  }
+
+  #join({ op, dtype }: Accumulator, a: () => void, b: () => void): void {
+    this.combined(elementwise[reductions[op].combine], [a, b], dtype);
+  }
+
+  /** All lanes become the combination of all, in a fixed tree. */
+  #combine(accumulator: Accumulator): void {
+    const { code } = this;
+    const locals = this.accumulators.get(accumulator)!;
+    let count = locals.length;
+    const first = locals[0]!;
+    const join = (into: number, b: () => void) => {
+      this.#join(accumulator, () => code.get(into), b);
+      code.set(into);
+    };
+    while (count > 1) {
+      const half = Math.ceil(count / 2);
+      for (let u = 0; u + half < count; u++) join(locals[u]!, () => code.get(locals[u + half]!));
+      count = half;
+    }
+    for (const turn of [[2, 3, 0, 1], [1, 0, 3, 2]] as const) {
+      join(first, () => {
+        code.get(first);
+        code.get(first);
+        code.shuffle(turn);
+      });
+    }
+    for (const local of locals.slice(1)) {
+      code.get(first);
+      code.set(local);
+    }
+  }
+
+  #loop(variable: Variable, body: Scope): void {
+    const { code } = this;
+    if (variable.extent === 0) return;
+    const counter = code.local("i32");
+    this.counters.set(variable, counter);
+    code.i32(0);
+    code.set(counter);
+    const stops = body.statements.some(({ kind }) => kind === "stop");
+    this.withPointers(body.statements, variable, 1, (step) => {
+      if (stops) code.block();
+      code.loop();
+      this.#pass(body.statements);
+      step();
+      this.#next(counter, 1, () => code.i32(variable.extent));
+      code.op("end");
+      if (stops) code.op("end");
+    });
+  }
+
+  /** Leaves the loop where all lanes are to: what the others do there until then comes to nothing. */
+  #stop(index: Index, limit: number): void {
+    const { code } = this;
+    const count = this.indexVaries(index) ? this.lanes.vectors : 1;
+    for (let u = 0; u < count; u++) {
+      this.v.op("i32x4.ge_s", () => this.lanesOf(index, u), this.v.bits(limit))();
+      code.op("i32x4.all_true");
+      if (u > 0) code.op("i32.and");
+    }
+    code.brIf(1);
+  }
+
+  /** Raises a counter, and goes back to the loop's begin while it is below a limit. */
+  #next(counter: number, by: number, limit: () => void): void {
+    const { code } = this;
+    code.get(counter);
+    code.i32(by);
+    code.op("i32.add");
+    code.tee(counter);
+    limit();
+    code.op("i32.lt_s");
+    code.brIf(0);
+  }
+
+  #stage({ array, index, values }: Statement & { readonly kind: "stage" }): void {
+    const region = this.sharedRegion(array);
+    if (values.length !== 1) {
+      throw new InternalError("wasm", { got: "a vector put into shared memory", need: "one element" });
+    }
+    for (let u = 0; u < this.lanes.vectors; u++) {
+      this.store(region, index, values[0]!, { when: undefined, onto: undefined, u });
+    }
+  }
+}
