@@ -8,6 +8,7 @@ import { nn } from "./nn.ts";
 import { parallel } from "./parallel.ts";
 import { signature } from "./signature.ts";
 import { tensor } from "./tensor.ts";
+import { wasm } from "./wasm.ts";
 
 export type { Mutation } from "./mutation.ts";
 
@@ -16,6 +17,7 @@ export const mutations: readonly Mutation[] = [
   ...graph,
   ...autograd,
   ...compiler,
+  ...wasm,
   ...devices,
   ...tensor,
   ...parallel,
