@@ -7,6 +7,7 @@ import { type ChosenSchedule, compileGraph, type CompileRequest } from "../src/c
 import {
   type ContractionSchedule,
   gemv,
+  panel,
   registerTile,
   workgroupTile,
 } from "../src/compiler/plan/contraction-schedules.ts";
@@ -105,10 +106,11 @@ const gpuLike = ({ target }: Device): Target => ({
   rollLoops: target.class === "software",
 });
 
-/** Of each kind some schedules, the target that they are for, and lengths around which axes are chosen. */
+/** Of each kind some schedules, the device (a GPU by default) and the target that they are for, and lengths around which axes are chosen. */
 const kinds: Readonly<
   Record<ContractionSchedule["kind"], {
     readonly schedules: readonly ContractionSchedule[];
+    readonly kind?: "cpu";
     readonly on: (device: Device) => Target;
     readonly m: readonly number[];
     readonly n: readonly number[];
@@ -137,6 +139,18 @@ const kinds: Readonly<
     m: [16, 32, 64],
     n: [16, 32, 64],
   },
+  panel: {
+    schedules: [
+      panel([4, 8], [16, 16], 16),
+      panel([4, 8], [8, 32], 24),
+      panel([2, 16], [128, 256], 256),
+      panel([3, 4], [24, 8], 8),
+    ],
+    kind: "cpu",
+    on: ({ target }) => target,
+    m: [4, 16, 32],
+    n: [8, 16, 32],
+  },
   gemv: {
     schedules: [gemv([16, 8], 4, 1), gemv([1, 64], 1, 4), gemv([4, 16], 2, 4), { ...gemv([64, 1], 1, 1), parts: 2 }],
     on: gpuLike,
@@ -150,11 +164,17 @@ const around = (edges: readonly number[]) =>
     ...new Set(edges.flatMap((edge) => [edge - 1, edge, edge + 1, edge + 3]).filter((length) => length > 0)),
   );
 
-for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
+/** A device that is tested; a cpu device only where it computes in WebAssembly. */
+async function deviceOf(kind: "cpu" | "gpu"): Promise<Device | undefined> {
+  if (!testKinds.includes(kind)) return undefined;
+  const device = await testDevice(kind);
+  return kind === "gpu" || device?.target.class === "wasm" ? device : undefined;
+}
+
+for (const [kind, { schedules, kind: ofDevice = "gpu", on, m, n }] of Object.entries(kinds)) {
   test(`matrix products by ${kind}, exactly, at and around the edges of blocks`, async (t) => {
-    if (!testKinds.includes("gpu")) return t.skip("no adapter");
-    const device = await testDevice("gpu");
-    if (device === undefined) return t.skip("no adapter");
+    const device = await deviceOf(ofDevice);
+    if (device === undefined) return t.skip(`no ${ofDevice} device for it`);
     const used = new Set<string>();
     const shapes = fc.record({
       batch: fc.constantFrom(1, 1, 2),
@@ -192,9 +212,8 @@ for (const [kind, { schedules, on, m, n }] of Object.entries(kinds)) {
   });
 
   test(`convolutions and their gradients by ${kind}, exactly`, async (t) => {
-    if (!testKinds.includes("gpu")) return t.skip("no adapter");
-    const device = await testDevice("gpu");
-    if (device === undefined) return t.skip("no adapter");
+    const device = await deviceOf(ofDevice);
+    if (device === undefined) return t.skip(`no ${ofDevice} device for it`);
     const shapes = fc.record({
       images: fc.integer({ min: 1, max: 4 }),
       side: fc.integer({ min: 3, max: 9 }),
@@ -235,6 +254,70 @@ interface ShapeOfConv {
   readonly stride: number;
   readonly padding: "same" | "valid";
 }
+
+/** Operands of a product that are computed: [m, k] or [k, n], of an input that is made here. */
+const operands: Readonly<Record<string, (rows: number, columns: number) => { seen: Node; x: Node }>> = {
+  "as it lies": (rows, columns) => {
+    const x = g.input([rows, columns], "f32");
+    return { x, seen: x };
+  },
+  cast: (rows, columns) => {
+    const x = g.input([columns, rows], "i32");
+    return { x, seen: g.permute(g.cast(x, "f32"), [1, 0]) };
+  },
+  halves: (rows, columns) => {
+    const x = g.input([rows, columns], "f16");
+    return { x, seen: g.cast(x, "f32") };
+  },
+  padded: (rows, columns) => {
+    const x = g.input([rows, Math.max(1, columns - 3)], "f32");
+    return { x, seen: columns < 4 ? g.expand(x, [rows, columns]) : g.pad(x, [0, 1], [0, 2], 2) };
+  },
+  gathered: (rows, columns) => {
+    const x = g.input([7, columns], "f32");
+    const index = g.expand(g.reshape(g.cast(g.iota(rows), "i32"), [rows, 1]), [rows, columns]);
+    // Beyond the end there is 0.
+    return { x, seen: g.gather(x, index, 0) };
+  },
+};
+
+test("panels of computed operands, whose results are used at once, exactly", async (t) => {
+  const device = await deviceOf("cpu");
+  if (device === undefined) return t.skip("no cpu device for it");
+  const { schedules, m, n } = kinds.panel;
+  const kindsOfOperand = fc.constantFrom(...Object.keys(operands));
+  const lengths = { m: around(m), k: fc.integer({ min: 1, max: 60 }), n: around(n) };
+  const shapes = fc.record({ ...lengths, left: kindsOfOperand, right: kindsOfOperand, donated: fc.boolean() });
+  await fc.assert(
+    fc.asyncProperty(shapes, fc.constantFrom(...schedules), async ({ m, k, n, left, right, donated }, schedule) => {
+      const [a, b] = [operands[left]!(m, k), operands[right]!(k, n)];
+      const wide = (x: Node, shape: readonly number[]) => g.expand(g.reshape(x, shape), [m, k, n]);
+      const sum = g.reduce("sum", e("mul", wide(a.seen, [m, k, 1]), wide(b.seen, [1, k, n])), [1]);
+      const [residual, turned, row] = [g.input([m, n], "f32"), g.input([n, m], "f32"), g.input([m], "f32")];
+      const more = e("add", g.permute(turned, [1, 0]), g.expand(g.reshape(row, [m, 1]), [m, n]));
+      const root = e("add", residual, e("mul", e("relu", sum), more));
+      const inputs = [a.x, b.x, residual, turned, row];
+      const request = { roots: [root], inputs, ...donated && { donate: [{ input: 2, output: 0 }] } };
+      const data = inputs.map((input, i) => wholes(size(input.shape), i));
+      const expected = interpret(request.roots, new Map(inputs.map((input, i) => [input, data[i]!])));
+      const target = forced(request, device.target, schedule);
+      const [actual] = await evaluate(device, request, data, target);
+      assert.deepEqual(Array.from(actual!, (x) => x + 0), Array.from(expected[0]!, (x) => x + 0));
+    }),
+    { numRuns: 25, endOnFailure: true },
+  );
+});
+
+test("a product is added to what is donated in its place, by panels too", async (t) => {
+  const device = await deviceOf("cpu");
+  if (device === undefined) return t.skip("no cpu device for it");
+  const { root, inputs } = product({ batch: 1, m: 512, k: 64, n: 512, transposed: [false, false], epilogue: false });
+  const x = g.input(root.shape, "f32");
+  const request = { roots: [e("add", x, root)], inputs: [...inputs, x], donate: [{ input: 2, output: 0 }] };
+  assert.equal(contractionsIn(request, device.target)[0]!.schedule.kind, "panel");
+  const plan = compileGraph(request, device.target);
+  assert.deepEqual([plan.steps.length, plan.temporaries.length, plan.outputs[0]], [1, 0, plan.inputs[2]]);
+});
 
 test("few results of long columns, exactly: matrices by vectors, sums over rows", async (t) => {
   if (!testKinds.includes("gpu")) return t.skip("no adapter");
@@ -347,6 +430,25 @@ test("rows of any length are walked once for each reduction, whatever a team's s
     assert.equal(programs.length, 1);
     // The maximum, the sum, the quotients.
     assert.equal(programs[0]!.source.match(/for \(/g)!.length, 3, `${length}`);
+  }
+});
+
+test("what lanes compute of a row twice is kept on the cpu device", async (t) => {
+  const device = await deviceOf("cpu");
+  if (device === undefined) return t.skip("no cpu device for it");
+  for (const length of [8, 17, 64, 103, 1024]) {
+    const x = g.input([3, length], "f32");
+    const root = softmax(x, -1);
+    const request = { roots: [root], inputs: [x] };
+    const { programs } = compileGraph(request, device.target);
+    assert.equal(programs.length, 1);
+    assert.equal(programs[0]!.source.match(/exp\(/g)!.length, 1, `${length}`);
+    const data = Float32Array.from({ length: 3 * length }, (_, i) => 3 * Math.sin(i * 1.7));
+    const [expected] = interpret([root], new Map([[x, data]]));
+    const [actual] = await evaluate(device, request, [data]);
+    assertClose(actual!, expected!, { atol: 1e-7, rtol: 2e-5 });
+    const [again] = await evaluate(device, { ...request, donate: [{ input: 0, output: 0 }] }, [data]);
+    assert.deepEqual(again, actual, "in place");
   }
 });
 

@@ -253,6 +253,12 @@ export class KernelBuilder {
     });
   }
 
+  /** An element of workgroup memory as it is where the expression stands in `scope`: it changes in the course of the kernel. */
+  sharedLoadNow(array: number, index: Index, scope: Scope): Expr {
+    const { dtype } = this.shared[array]!;
+    return this.#make(`n${this.#nextId}`, scope, { kind: "shared", array, index, dtype });
+  }
+
   /** Names an i32 expression so that an index may contain it. */
   nameValue(expr: Expr): string {
     const name = `e${expr.id}`;

@@ -12,6 +12,7 @@ import {
   type PiecesDomain,
   piecesDomain,
 } from "./plain-domains.ts";
+import { type PanelDomain, panelDomain } from "./panel-contraction.ts";
 import { type SubgroupDomain, subgroupDomain } from "./subgroup-contraction.ts";
 import { type TeamDomain, teamDomain } from "./team.ts";
 import { type StagedDomain, stagedDomain } from "./workgroup-contraction.ts";
@@ -23,6 +24,7 @@ export type Domain =
   | TeamDomain
   | SubgroupDomain
   | StagedDomain
+  | PanelDomain
   | GemvDomain;
 
 /** The domain of so many elements along each axis. Along `varying` lengths blocks are guarded even where they divide them. */
@@ -56,6 +58,8 @@ function walkedBy(
       return subgroupDomain(builder, extents, walk, varying);
     case "staged":
       return stagedDomain(builder, extents, walk, varying);
+    case "panel":
+      return panelDomain(builder, extents, walk);
     case "gemv":
       return gemvDomain(builder, extents, walk);
   }

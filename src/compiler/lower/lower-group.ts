@@ -13,6 +13,7 @@ import { contractionTile } from "../tile/contraction-tile.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "../tile/shared-loads.ts";
 import { lanesTile } from "../tile/lanes-tile.ts";
 import { chooseTile, plainBlock, plainTile, type Tile } from "../tile/tile.ts";
+import { keptRows } from "./kept-rows.ts";
 import { lower } from "./lower.ts";
 
 export interface LoweredGroup {
@@ -41,7 +42,7 @@ export function lowerGroup(group: KernelGroup, memory: Memory, target: Target): 
 /** The kernel of a group without a contraction: of elements that share what they are made of, if that saves loads. */
 function lowerPlain(probe: (tile: Tile) => KernelIR, domain: readonly number[], target: Target): KernelIR {
   const plain = probe(plainTile);
-  if (target.language === "wasm") return probe(lanesTile(plain, probe, domain));
+  if (target.language === "wasm") return keptRows(probe(lanesTile(plain, probe, domain)));
   const tile = chooseTile(plain, domain, target);
   const tiled = probe(tile);
   const walksRows = tile.row > 1 || tile.reduce > 1 || tile.walk.kind === "team" || tile.walk.kind === "gemv";

@@ -9,10 +9,12 @@ import { markFaults } from "../group/watch.ts";
 import { addConstant, type Index, scale, unflatten, variableIndex, zeroIndex } from "../kernel/index-arithmetic.ts";
 import { KernelBuilder, type KernelIR, type Lane, type Statement } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
+import { dropUnread } from "../kernel/uses.ts";
 import type { AttentionBlock } from "../plan/attention-block.ts";
-import type { Tile } from "../tile/tile.ts";
+import { plainTile, type Tile } from "../tile/tile.ts";
 import { type Domain, domainOf } from "./domain.ts";
 import { ownKernel } from "./own-kernels.ts";
+import { closePanels } from "./panel-contraction.ts";
 import { openSteps } from "./team.ts";
 import { Values } from "./values.ts";
 
@@ -24,14 +26,18 @@ export function lower(group: KernelGroup, memory: Memory, tile: Tile, varying: r
   const builder = new KernelBuilder();
   const domain = domainOf(builder, splitAxes(first).outer.map((axis) => root.shape[axis]!), tile, varying);
   const roots = new Set(group.drafts.map((draft) => draft.root));
-  const values = new Values(builder, memory, roots, domain, tile.reduce);
+  const values = new Values(builder, memory, roots, domain, tile);
   const lowering: Lowering = { builder, memory, domain, values, row: tile.row, stores: [] };
   for (const draft of group.drafts) lowerDraft(lowering, draft);
   // After all loads: a value may be written over what another one is computed from.
   const loop = domain.kind === "pieces" ? domain.loop : undefined;
-  (loop?.body ?? builder.root).statements.push(...lowering.stores);
+  const body = domain.kind === "panel" ? domain.results[1].body : loop?.body ?? builder.root;
+  body.statements.push(...lowering.stores);
+  if (domain.kind === "panel") closePanels(domain);
   if (loop !== undefined) builder.root.statements.push({ kind: "loop", ...loop });
-  return builder.finish(kernelName(group), domain.parallel, domain.workgroup, domain.together);
+  const ir = builder.finish(kernelName(group), domain.parallel, domain.workgroup, domain.together);
+  // What is computed at lanes that are only loaded for would keep the kernel from being in place.
+  return domain.kind === "panel" ? dropUnread(ir) : ir;
 }
 
 function lowerOwn(
@@ -41,7 +47,7 @@ function lowerOwn(
   block: AttentionBlock,
 ): KernelIR {
   const builder = new KernelBuilder();
-  const values = new Values(builder, memory, new Set([node]), undefined, 1);
+  const values = new Values(builder, memory, new Set([node]), undefined, plainTile);
   return ownKernel({
     node,
     builder,
@@ -117,7 +123,9 @@ function store(
   lanes: readonly Lane[],
   statements: Statement[],
 ): void {
-  const values = of(root, lanes.map((lane) => ({ indices: lane.indices, when: undefined })));
+  // Lanes of panels lie beyond the edges, others never do.
+  const guarded = domain.kind === "panel";
+  const values = of(root, lanes.map(({ indices, when }) => ({ indices, when: guarded ? when : undefined })));
   const stored = lanes.slice(0, lanes.length - domain.loadedOnly);
   for (const location of memory.targets(root)) {
     const buffer = builder.buffer(location.slot, root.dtype, "readWrite");

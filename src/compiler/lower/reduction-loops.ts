@@ -13,6 +13,8 @@ export interface ReductionLoops {
   readonly parent: Scope;
   /** The most terms of a pass of the innermost loop; 1 where that does not divide them. */
   readonly unrolled: number;
+  /** Whether each axis has a loop of its own; else neighbouring axes are walked as one. */
+  readonly axisLoops: boolean;
   /** Independent partial results shorten the chain of dependent additions. */
   readonly partial: boolean;
   /** The invocations that walk the terms together. */
@@ -31,9 +33,9 @@ export function reducedInLoops(
   builder: KernelBuilder,
   node: ReductionNode,
   lanes: readonly Lane[],
-  { parent, unrolled, partial, team, computed, terms }: ReductionLoops,
+  { parent, unrolled, axisLoops, partial, team, computed, terms }: ReductionLoops,
 ): readonly Expr[] {
-  const { loops, innermost, along } = openNest(builder, node, parent, unrolled, team);
+  const { loops, innermost, along } = openNest(builder, node, parent, { unrolled, axisLoops, team });
   const factor = along.length;
   const identity = () => builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
   const partials = partial ? factor : 1;
@@ -75,12 +77,13 @@ function openNest(
   builder: KernelBuilder,
   { src: [source], attrs: { axes } }: ReductionNode,
   parent: Scope,
-  unrolled: number,
-  team: TeamDomain | undefined,
+  { unrolled, axisLoops, team }: Pick<ReductionLoops, "unrolled" | "axisLoops" | "team">,
 ): Nest {
   const loops: Steps[] = [];
   const outer: Index[] = [];
-  const runs = adjacentRuns(axes).map((run) => run.map((axis) => source!.shape[axis]!));
+  const runs = (axisLoops ? longAxes(axes, source!.shape) : adjacentRuns(axes)).map((run) =>
+    run.map((axis) => source!.shape[axis]!)
+  );
   const last = runs.pop()!;
   const scope = () => loops.at(-1)?.body ?? parent;
   for (const extents of runs) {
@@ -104,6 +107,16 @@ function adjacentRuns(axes: readonly number[]): number[][] {
   for (const axis of axes) {
     const last = runs.at(-1);
     if (last !== undefined && last.at(-1) === axis - 1) last.push(axis);
+    else runs.push([axis]);
+  }
+  return runs;
+}
+
+/** Each axis alone, but those of a single term with the one before: there is no loop to them. */
+function longAxes(axes: readonly number[], shape: readonly number[]): number[][] {
+  const runs: number[][] = [];
+  for (const axis of axes) {
+    if (runs.length > 0 && shape[axis] === 1) runs.at(-1)!.push(axis);
     else runs.push([axis]);
   }
   return runs;

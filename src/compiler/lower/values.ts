@@ -9,8 +9,10 @@ import { deeper, type Expr, type KernelBuilder, type Lane } from "../kernel/ir.t
 import { locate, type Memory } from "../kernel/location.ts";
 import { isContraction } from "../kernel/patterns.ts";
 import { sourceIndices, termIndices } from "../kernel/source-indices.ts";
+import type { Tile } from "../tile/tile.ts";
 import type { Domain } from "./domain.ts";
 import { gemvResults } from "./gemv.ts";
+import { panelSums } from "./panel-contraction.ts";
 import { reducedInLoops } from "./reduction-loops.ts";
 import { blockProducts } from "./subgroup-contraction.ts";
 import { stagedSums } from "./workgroup-contraction.ts";
@@ -25,8 +27,9 @@ export class Values {
   readonly #roots: ReadonlySet<Node>;
   /** How reductions are walked; undefined in a kernel of an op's own, where each invocation does all of them. */
   readonly #domain: Domain | undefined;
-  /** Terms of a reduction per pass of its loop. */
+  /** Terms of a reduction per pass of its loop, and how a contraction's loops are. */
   readonly #unrolled: number;
+  readonly #axisLoops: boolean;
   readonly #known = new Map<string, readonly Expr[]>();
 
   constructor(
@@ -34,13 +37,14 @@ export class Values {
     memory: Memory,
     roots: ReadonlySet<Node>,
     domain: Domain | undefined,
-    unrolled: number,
+    { reduce, axisLoops }: Pick<Tile, "reduce" | "axisLoops">,
   ) {
     this.#builder = builder;
     this.#memory = memory;
     this.#roots = roots;
     this.#domain = domain;
-    this.#unrolled = unrolled;
+    this.#unrolled = reduce;
+    this.#axisLoops = axisLoops;
   }
 
   /** The values of a node at some elements; equal elements are computed once. Recursion is bounded by the scheduler's depth. */
@@ -167,6 +171,7 @@ export class Values {
     const terms = size(node.attrs.axes.map((axis) => source.shape[axis]!));
     if (terms === 0) return lanes.map(() => this.#identity(node));
     if (contraction && domain?.kind === "staged") return stagedSums(builder, node, lanes, domain, this.of);
+    if (contraction && domain?.kind === "panel") return panelSums(builder, node, lanes, domain, this.of);
     if (!contraction && terms <= mostUnrolled) return this.#fewTerms(node, lanes, terms);
     // The loops go where all that the lanes depend on is known.
     const parent = lanes.reduce((scope, lane) => {
@@ -178,6 +183,7 @@ export class Values {
     return reducedInLoops(builder, node, lanes, {
       parent,
       unrolled: this.#unrolled,
+      axisLoops: contraction && this.#axisLoops,
       // A contraction has enough lanes.
       partial: !contraction,
       // In a loop, the invocations of a team are at different elements.

@@ -24,6 +24,8 @@ export interface Limits {
  *  - `subgroupOuter`: the lanes of a subgroup load rows and columns and broadcast the rows; the block is as many times
  *    `elements` as there are lanes, and takes `depth` terms at a time.
  *  - `workgroupTile`: a workgroup brings `depth` terms of both operands at a time to memory that it shares.
+ *  - `panel`: on the cpu device, `elements[1]` lanes compute a panel of as many columns, `elements[0]` rows at a time, of a
+ *    `block` of results along m and n. Both operands go to scratch memory, `depth` terms at most at a time.
  *  - `gemv`: for one short axis. `threads[1]` invocations walk the sum of the same results, `depth` terms each at a time, and
  *    add up what they have in a tree; all of the short axis, and `elements[1]` neighbours of the long one, are theirs.
  */
@@ -46,6 +48,11 @@ export type ContractionSchedule =
       readonly width: 1 | 4;
     }
     | {
+      readonly kind: "panel";
+      readonly block: readonly [m: number, n: number];
+      readonly depth: number;
+    }
+    | {
       readonly kind: "gemv";
       /** Invocations along the long axis and along k. */
       readonly threads: readonly [number, number];
@@ -54,6 +61,7 @@ export type ContractionSchedule =
   );
 
 export type WorkgroupTile = ContractionSchedule & { readonly kind: "workgroupTile" };
+export type Panel = ContractionSchedule & { readonly kind: "panel" };
 export type Gemv = ContractionSchedule & { readonly kind: "gemv" };
 
 /** Along which index the neighbours of an operand lie in memory: its own one (m or n), or that of the sum. */
@@ -74,6 +82,8 @@ export interface Problem {
 
 /** Workgroup memory of every WebGPU device, in bytes. */
 const workgroupBytes = 16384;
+/** Scratch memory of a panel on the cpu device, in bytes: what the caches near a core may hold. */
+const panelBytes = 2 ** 20;
 /** Results of one invocation: more of them do not fit into registers. */
 const mostElements = 64;
 /** The longest axis that counts as short. */
@@ -106,6 +116,11 @@ export function keepsLimits(schedule: ContractionSchedule, limits: Limits): bool
       return even && schedule.elements[1] > 1 && schedule.elements[0] * schedule.elements[1] <= mostElements &&
         m * n <= limits.maxInvocationsPerWorkgroup && 4 * depth * (block[0] + block[1]) <= workgroupBytes;
     }
+    case "panel": {
+      const { elements: [rows, columns], block: [m, n], depth } = schedule;
+      return columns % 4 === 0 && rows * columns <= mostElements && m % rows === 0 && n % columns === 0 &&
+        4 * (m * n + depth * (m + columns)) <= panelBytes;
+    }
     case "gemv": {
       const { threads: [long, k], elements } = schedule;
       const isPower = (count: number) => Number.isInteger(Math.log2(count));
@@ -128,6 +143,8 @@ export function isSchedule(value: unknown): value is ContractionSchedule {
       return isCount(rest["subgroups"]) && isCount(rest["depth"]);
     case "workgroupTile":
       return isPair(rest["threads"]) && isCount(rest["depth"]) && (rest["width"] === 1 || rest["width"] === 4);
+    case "panel":
+      return isPair(rest["block"]) && isCount(rest["depth"]);
     case "gemv":
       return isPair(rest["threads"]) && isCount(rest["depth"]);
     default:
@@ -173,6 +190,14 @@ export function gemv(threads: readonly [number, number], long: number, depth: nu
   return { kind: "gemv", threads, elements: [mostShort, long], depth, parts: 1 };
 }
 
+export function panel(
+  elements: readonly [number, number],
+  block: readonly [number, number],
+  depth: number,
+): Panel {
+  return { kind: "panel", elements, block, depth, parts: 1 };
+}
+
 /** The layout of the operand along the long axis of a contraction with a short one. */
 export function layoutOfLong({ m, n, rows, columns }: Problem): OperandLayout {
   return m < n ? columns : rows;
@@ -195,6 +220,14 @@ const smallBlocks: readonly Default[] = [
   { schedule: workgroupTile([8, 8], [4, 4], 8) },
   { schedule: registerTile(4) },
 ];
+
+/**
+ * Whether what bringing both operands to scratch memory costs is less than what it saves: where the columns are read again and again
+ * from beyond the nearest caches, or lane by lane. Narrow products do not earn back what packing the rows costs.
+ */
+function isWorthStaging({ m, n, k, columns }: Problem): boolean {
+  return m >= 16 && n >= 32 && k >= 16 && (n >= 512 || n * k >= 2 ** 19 || columns !== "own");
+}
 
 /** The first that suits is taken. */
 export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
@@ -221,7 +254,10 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
     { schedule: registerTile(8), leastBlocks: 64 },
     { schedule: registerTile(4) },
   ],
-  wasm: [{ schedule: rowsTile(4) }],
+  wasm: [
+    { schedule: panel([4, 8], [128, 256], 256), when: isWorthStaging },
+    { schedule: rowsTile(4) },
+  ],
   js: [{ schedule: registerTile(4) }],
 };
 
@@ -277,6 +313,8 @@ export function describeSchedule(schedule: ContractionSchedule): string {
       return `${kind} ${
         schedule.threads.join("x")
       } threads of ${block}, ${schedule.depth} deep, by ${schedule.width}${cut}`;
+    case "panel":
+      return `${kind} ${block} of ${schedule.block.join("x")}, ${schedule.depth} deep${cut}`;
     case "gemv":
       return `${kind} ${schedule.threads.join("x")} threads of ${elements[1]}, ${schedule.depth} deep${cut}`;
   }

@@ -3,7 +3,7 @@ import type { DType } from "../../graph/dtype.ts";
 import { type ReductionName, reductions } from "../../graph/ops.ts";
 import type { Index, Variable } from "../kernel/index-arithmetic.ts";
 import type { Accumulator, Expr, KernelIR, Scope, Statement } from "../kernel/ir.ts";
-import { countUses } from "./spelling.ts";
+import { countUses } from "../kernel/uses.ts";
 
 /** Walks a kernel and spells it. What a subclass gives is how its language says each thing. */
 export abstract class Renderer {

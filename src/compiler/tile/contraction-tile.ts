@@ -15,6 +15,7 @@ import {
   keepsLimits,
   layoutOfLong,
   type OperandLayout,
+  type Panel,
   type Problem,
   signatureOf,
   type WorkgroupTile,
@@ -177,11 +178,13 @@ function fit(
 ): Fitted | undefined {
   switch (schedule.kind) {
     case "registerTile":
-      return registerTile(schedule, contraction, target.varying ?? []);
+      return registerTile(schedule, contraction, target);
     case "subgroupOuter":
       return subgroupTile(schedule, contraction, target.subgroupSize);
     case "workgroupTile":
       return stagedTile(schedule, contraction, whole);
+    case "panel":
+      return target.language === "wasm" ? panelTile(schedule, contraction) : undefined;
     case "gemv":
       return gemvTile(schedule, contraction);
   }
@@ -191,7 +194,7 @@ function fit(
 function registerTile(
   { elements }: ContractionSchedule,
   { domain, pair }: Contraction,
-  varying: readonly number[],
+  { varying = [], language }: Target,
 ): Fitted {
   const inBlock = (extent: number, most: number) =>
     varying.includes(extent) ? Math.min(extent, most) : blockLength(extent, most);
@@ -204,7 +207,7 @@ function registerTile(
     block[pair.n] = inBlock(domain[pair.n]!, elements[1]);
   }
   return {
-    tile: { ...plainTile, walk: { kind: "blocks", block } },
+    tile: { ...plainTile, walk: { kind: "blocks", block }, axisLoops: language === "wasm" },
     blocks: size(domain) / (elements[0] * elements[1]),
   };
 }
@@ -310,6 +313,36 @@ function stagedTile(
     },
   };
   return { tile, blocks };
+}
+
+/** Blocks of equal lengths, and parts of the sum of equal lengths where there are such that are long enough. */
+function panelTile(
+  { elements: [rows, columns], block, depth }: Panel,
+  { problem: { k }, domain, axes, inner, pair }: Contraction,
+): Fitted | undefined {
+  if (pair === undefined || k < 2) return undefined;
+  const { runs, extents, place } = runsWith(rowRun(inner, axes, pair.m, pair.n), domain);
+  const [m, n] = [place(pair.m), place(pair.n)];
+  const last = axes[runs[m]!.at(-1)!]!;
+  const adjacent = inner.some((load) => strideOf(load.index, last) === 1 && strideOf(load.index, axes[pair.n]!) === 0);
+  const cut = (extent: number, unit: number, most: number) => {
+    const units = Math.ceil(extent / unit);
+    return Math.ceil(units / Math.ceil(units * unit / most));
+  };
+  const [tiles, panels] = [cut(extents[m]!, rows, block[0]), cut(extents[n]!, columns, block[1])];
+  const terms = k <= depth ? k : partLength(k, columns, depth);
+  const blocks = extents.reduce(
+    (count, extent, i) => count * Math.ceil(extent / (i === m ? tiles * rows : i === n ? panels * columns : 1)),
+    1,
+  );
+  const walk = { kind: "panel", runs, m, n, rows, columns, tiles, panels, adjacent } as const;
+  return { tile: { ...plainTile, walk: { ...walk, parts: Math.ceil(k / terms), depth: terms } }, blocks };
+}
+
+/** Terms of a part, a multiple of `unit`, at most `most`: that divide the sum if at least half as many do. */
+function partLength(terms: number, unit: number, most: number): number {
+  for (let length = most - most % unit; 2 * length >= most; length -= unit) if (terms % length === 0) return length;
+  return Math.ceil(terms / Math.ceil(terms / most) / unit) * unit;
 }
 
 function gemvTile(

@@ -13,6 +13,8 @@ export interface Tile {
   readonly row: number;
   /** Terms of a reduction per pass of its loop. */
   readonly reduce: number;
+  /** Whether each axis of a contraction's sum has a loop of its own, so that places in memory grow evenly in it. */
+  readonly axisLoops: boolean;
   /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
   readonly factors: readonly (readonly number[])[] | undefined;
   /** How an attention is walked. */
@@ -20,7 +22,7 @@ export interface Tile {
 }
 
 /** By invocations each for itself, the first three; the others by those of a workgroup, or of a subgroup, together. */
-export type Walk = FlatWalk | PiecesWalk | BlocksWalk | TeamWalk | SubgroupWalk | StagedWalk | GemvWalk;
+export type Walk = FlatWalk | PiecesWalk | BlocksWalk | TeamWalk | SubgroupWalk | StagedWalk | PanelWalk | GemvWalk;
 
 /** One counter over all elements; each invocation computes so many neighbours. */
 export interface FlatWalk {
@@ -89,6 +91,27 @@ export interface StagedWalk {
 }
 
 /**
+ * A block of a contraction on the cpu device, `tiles * rows` by `panels * columns` elements: `columns` lanes side by side take panel
+ * after panel, of each all rows, `rows` of them at a time.
+ */
+export interface PanelWalk {
+  readonly kind: "panel";
+  readonly runs: Runs;
+  /** The runs along which the rows and the columns of the block lie. */
+  readonly m: number;
+  readonly n: number;
+  readonly rows: number;
+  readonly columns: number;
+  readonly tiles: number;
+  readonly panels: number;
+  /** Parts of the sum, one after the other, and terms of each. */
+  readonly parts: number;
+  readonly depth: number;
+  /** Whether neighbours of the row operand along its run are neighbours in memory. */
+  readonly adjacent: boolean;
+}
+
+/**
  * A workgroup's `threads[0] * columns` elements along one run, and all along another, short one. `threads[1]` invocations
  * walk the terms of a reduction, or of a contraction, to the same elements, `depth` terms each at a time.
  */
@@ -108,6 +131,7 @@ export const plainTile: Tile = {
   walk: { kind: "flat", neighbours: 1 },
   row: 1,
   reduce: 1,
+  axisLoops: false,
   factors: undefined,
   attention: undefined,
 };

@@ -9,7 +9,7 @@ import {
   type Variable,
 } from "../kernel/index-arithmetic.ts";
 import type { Expr, KernelIR, Statement } from "../kernel/ir.ts";
-import { countUses } from "../render/spelling.ts";
+import { countUses } from "../kernel/uses.ts";
 import type { FunctionCode } from "./encode.ts";
 
 /** Bytes of an element in memory. */

@@ -30,6 +30,9 @@ const chains = 4;
 /** Statements of a kernel that is long enough already: all are spelled for each vector. */
 const mostForChains = 96;
 
+/** Vectors of sums that registers hold beside the operands: with more of them V8 puts some into memory. */
+const mostSums = 8;
+
 const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
 
 /** Behind arrays and buffers there are so many bytes that vectors may read. */
@@ -60,14 +63,15 @@ function lanesOf(ir: KernelIR): Lanes {
     }
     return { vector, outer, vectors: vector.extent / 4 };
   }
-  let adds = false;
+  let sums = 0;
   let statements = 0;
-  eachStatement(ir.body, (statement) => {
+  eachStatement(ir.body, ({ kind }) => {
     statements++;
-    if (statement.kind === "update") adds = true;
+    if (kind === "declare") sums++;
   });
-  const most = adds && statements <= mostForChains ? chains : 1;
-  return { vector, outer, vectors: Math.min(most, Math.ceil(vector.extent / 4)) };
+  const most = sums === 0 || statements > mostForChains ? 1 : Math.floor(mostSums / sums);
+  const vectors = Math.max(1, Math.min(chains, most));
+  return { vector, outer, vectors: Math.min(vectors, Math.ceil(vector.extent / 4)) };
 }
 
 class KernelCode extends Values {
