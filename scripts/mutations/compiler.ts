@@ -223,6 +223,13 @@ export const compiler: readonly Mutation[] = [
     gpu: true,
   },
   {
+    file: "compiler/lower/values.ts",
+    find: "(ofMember || !this.#isOfMember([condition]))",
+    put: "true",
+    tests: { "conv": "pooling and its gradients" },
+    why: "a team adds up what only some of its members are asked for",
+  },
+  {
     file: "compiler/lower/gemv.ts",
     find: "const inside = whole ? undefined : builder.within(terms % depth === 0 ? group : position, 0, terms);",
     put: "const inside = undefined as Expr | undefined;",

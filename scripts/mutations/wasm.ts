@@ -13,7 +13,7 @@ export const wasm: readonly Mutation[] = [
     file: "compiler/wasm/values.ts",
     find: "if (u === 0 || !this.indexVaries(index)) this.index(index);",
     put: "if (u === 0 || stride === 0) this.index(index);",
-    tests: { "conformance-structural": "window: what it gives" },
+    tests: { "conformance-structural": ": what it gives" },
     why: "indices of later vectors are those of the first where lanes of one have the same",
   },
   {

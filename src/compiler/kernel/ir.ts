@@ -168,6 +168,22 @@ export class KernelBuilder {
     return scope;
   }
 
+  /** Whether an index, or an expression, depends on a variable. */
+  dependsOn(of: Index | Expr, variable: Variable): boolean {
+    if ("terms" in of) {
+      let depends = false;
+      eachLeaf(of, (leaf) => {
+        depends ||= leaf.kind === "variable"
+          ? leaf.variable === variable
+          : this.dependsOn(this.values.get(leaf.name)!, variable);
+      });
+      return depends;
+    }
+    return ("index" in of && this.dependsOn(of.index, variable)) ||
+      (of.kind === "load" && of.when !== undefined && this.dependsOn(of.when, variable)) ||
+      ("args" in of && of.args.some((arg) => this.dependsOn(arg, variable)));
+  }
+
   constant(value: number, dtype: DType): Expr {
     return this.#make(
       `c${dtype}${Object.is(value, -0) ? "-0" : value}`,

@@ -4,7 +4,7 @@ import { isKind, type Node, type NodeOf, type ReductionNode } from "../../graph/
 import { type ElementwiseName, isElementwise, isReduction, reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
 import { isMovement, type StructuralOf } from "../../graph/structural.ts";
-import { constantIndex, unflatten, valueIndex } from "../kernel/index-arithmetic.ts";
+import { constantIndex, type Index, unflatten, valueIndex } from "../kernel/index-arithmetic.ts";
 import { deeper, type Expr, type KernelBuilder, type Lane } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
 import { isContraction } from "../kernel/patterns.ts";
@@ -65,15 +65,25 @@ export class Values {
   };
 
   /**
-   * The lane of a reduction for all passes of a loop whose passes only its guard tells apart: so that it is computed once,
-   * before the loop.
+   * The lane of a reduction for all passes of a loop, or all members of a team, that only its guard tells apart: so that it is
+   * computed once, before the loop, and by the team together.
    */
   #withoutInnerGuard(lane: Lane): Lane {
     const { indices, when } = lane;
     if (when === undefined) return lane;
     const depth = Math.max(0, ...indices.map((index) => this.#builder.scopeOfIndex(index).depth));
-    if (when.scope.depth <= depth) return lane;
-    return { indices, when: this.#all(conditions(when).filter((condition) => condition.scope.depth <= depth)) };
+    const ofMember = this.#isOfMember(indices);
+    const all = conditions(when);
+    const kept = all.filter((condition) =>
+      condition.scope.depth <= depth && (ofMember || !this.#isOfMember([condition]))
+    );
+    return kept.length === all.length ? lane : { indices, when: this.#all(kept) };
+  }
+
+  /** Whether members of a team, if there is one, have different ones. */
+  #isOfMember(of: readonly (Index | Expr)[]): boolean {
+    const domain = this.#domain;
+    return domain?.kind === "team" && of.some((one) => this.#builder.dependsOn(one, domain.member));
   }
 
   #all(conditions: readonly Expr[]): Expr | undefined {
@@ -186,8 +196,11 @@ export class Values {
       axisLoops: contraction && this.#axisLoops,
       // A contraction has enough lanes.
       partial: !contraction,
-      // In a loop, the invocations of a team are at different elements.
-      team: domain?.kind === "team" && parent === builder.root && !contraction ? domain : undefined,
+      // In a loop, and where it is of a member, the invocations of a team are at different elements.
+      team: domain?.kind === "team" && parent === builder.root && !contraction &&
+          !lanes.some(({ indices }) => this.#isOfMember(indices))
+        ? domain
+        : undefined,
       computed: lanes.length - (subgroup?.loadedOnly ?? 0),
       terms: (steps, factor) =>
         subgroup === undefined
