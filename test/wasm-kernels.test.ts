@@ -1,6 +1,5 @@
 /** Kernels in WebAssembly where vectors end: lengths around groups of lanes, guards, and addresses at the edges of memory. */
 import fc from "fast-check";
-import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CpuDevice } from "../src/devices/cpu/cpu.ts";
 import { claimIdentity } from "../src/devices/device/registry.ts";
