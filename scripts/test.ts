@@ -80,6 +80,8 @@ const long = [
   "half-training",
   "package",
   "schedules",
+  "wasm-functions",
+  "wasm-kernels",
   "conformance-structural",
 ].map((name) => `test/${name}.test.ts`);
 
