@@ -253,8 +253,10 @@ function renderProgram(
   }
   if (target.language === "wasm") {
     const source = renderText(ir);
-    const key = `wasm|${strides ?? ""}|${source}`;
-    return { ...common, key, language: "wasm", source, code: renderWasm(ir), workgroups: [1, 1, 1] };
+    const code = renderWasm(ir);
+    // Kernels that read alike may differ in what is known of their indices.
+    const key = `wasm|${strides ?? ""}|${hashOf(code.body)}|${source}`;
+    return { ...common, key, language: "wasm", source, code, workgroups: [1, 1, 1] };
   }
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
@@ -272,4 +274,11 @@ function renderProgram(
     ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } }
     : {};
   return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
+}
+
+/** A number of 32 bits of some bytes: FNV-1a. http://www.isthe.com/chongo/tech/comp/fnv */
+function hashOf(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
+  return hash >>> 0;
 }
