@@ -91,6 +91,24 @@ test("memory that turned out unusable does not come back", () => {
   assert.deepEqual([pool.liveBytes, pool.pooledBytes, ledger.bytes], [0, 0, 0]);
 });
 
+test("what is kept for reuse makes room where the device has less than the budget", () => {
+  class Small extends Ledger {
+    override create(bytes: number): { readonly bytes: number } {
+      if (this.bytes + bytes > 12_000) throw new OutOfMemoryError("alloc", { got: `${bytes}`, need: "12000 in all" });
+      return super.create(bytes);
+    }
+  }
+  const ledger = new Small();
+  const pool = new MemoryPool("test", ledger, { budget: 2 ** 30, largest: 2 ** 30 });
+  pool.free(pool.alloc(6000));
+  assert.equal(pool.pooledBytes, ledger.bytes);
+  const other = pool.alloc(9000);
+  assert.deepEqual([pool.pooledBytes, pool.liveBytes], [0, ledger.bytes]);
+  assert.throws(() => pool.alloc(6000), OutOfMemoryError);
+  assert.equal(pool.liveBytes, ledger.bytes);
+  pool.free(other);
+});
+
 test("plans share scratch memory, and none of it is left when all are released", () => {
   fc.assert(fc.property(
     fc.array(fc.array(fc.integer({ min: 1, max: 4096 }), { maxLength: 8 }), { maxLength: 8 }),

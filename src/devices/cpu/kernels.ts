@@ -50,8 +50,9 @@ export class Kernels {
     for (const program of fresh.values()) {
       if (program.language !== "wasm") kernels.set(program.key, { kind: "js", run: compileJs(program) });
     }
+    const found = programs.map(({ key }) => kernels.get(key) ?? this.#known.get(key)!);
     for (const [key, kernel] of kernels) this.#keep(key, kernel);
-    return programs.map(({ key }) => kernels.get(key) ?? this.#known.get(key)!);
+    return found;
   }
 
   #keep(key: string, kernel: Kernel): void {

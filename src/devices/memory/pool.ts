@@ -173,10 +173,21 @@ export class MemoryPool<T> {
       });
     }
     this.#trim(budget - this.#liveBytes - wanted);
-    const memory = this.#allocator.create(wanted);
+    const memory = this.#create(wanted);
     this.#allocations++;
     this.#count(wanted);
     return new PooledBlock(wanted, memory, this.#content);
+  }
+
+  /** What is kept for reuse makes room where the device has less than the budget. */
+  #create(bytes: number): T {
+    try {
+      return this.#allocator.create(bytes);
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError) || this.#pooledBytes === 0) throw error;
+      this.#trim(0);
+      return this.#allocator.create(bytes);
+    }
   }
 
   /** Gives a block back for reuse. */
