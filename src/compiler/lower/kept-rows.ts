@@ -2,22 +2,9 @@
  * What a team computes of each element of its row in one loop and again in a later one is kept in scratch memory on the cpu device, where
  * that costs less than computing it: a softmax takes one exponential of an element, not two. The value is the same, to the bit.
  */
-import type { ElementwiseName } from "../../graph/ops.ts";
+import { elementwise } from "../../graph/ops.ts";
 import { add, type Index, scale, strideOf, type Variable, variableIndex } from "../kernel/index-arithmetic.ts";
 import { type Expr, type KernelIR, type Scope, type SharedArray, type Statement } from "../kernel/ir.ts";
-
-/** Ops that take many times as long as a load and a store. */
-const costly: ReadonlySet<ElementwiseName> = new Set<ElementwiseName>([
-  "exp",
-  "expm1",
-  "log",
-  "log1p",
-  "sin",
-  "cos",
-  "tanh",
-  "erf",
-  "pow",
-]);
 
 /** Elements of the longest row that is kept: they stay in the caches near a core. */
 const mostKept = 2 ** 15;
@@ -31,7 +18,7 @@ interface Kept {
   array: number | undefined;
 }
 
-/** The kernel with such rows kept; itself where there are none. */
+/** The kernel with such rows kept; itself where there are none. Its scopes are changed: no other kernel may have them. */
 export function keptRows(ir: KernelIR): KernelIR {
   const member = ir.parallel.at(-1);
   if (!ir.together || member === undefined) return ir;
@@ -47,7 +34,10 @@ export function keptRows(ir: KernelIR): KernelIR {
       const row = rowOf(statement, member);
       // The last one that is costly has the others in it.
       for (const inner of statement.body.statements.toReversed()) {
-        if (inner.kind !== "let" || inner.expr.kind !== "op" || !costly.has(inner.expr.op) || within.has(inner.expr)) {
+        if (
+          inner.kind !== "let" || inner.expr.kind !== "op" || elementwise[inner.expr.op].heavy !== true ||
+          within.has(inner.expr)
+        ) {
           continue;
         }
         const words = inWords(inner.expr, { loop: statement, row, stored: before });

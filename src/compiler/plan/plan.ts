@@ -44,7 +44,7 @@ export interface ProgramCode {
   readonly parameters: number;
   /** Combinations of the outer counters. */
   readonly outer: number;
-  /** The extent of the fastest counter, of which a range begins at a multiple of `width`. */
+  /** The extent of the fastest counter, which goes from 0; a range of it begins at a multiple of `width`. */
   readonly inner: number;
   readonly width: number;
   /** Bytes that it needs for itself while it runs. */

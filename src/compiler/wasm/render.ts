@@ -6,24 +6,11 @@ import { InternalError } from "../../errors.ts";
 import { elementwise, type ElementwiseOp, reductions } from "../../graph/ops.ts";
 import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.ts";
 import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "../kernel/ir.ts";
+import type { ProgramCode } from "../plan/plan.ts";
 import { FunctionCode } from "./encode.ts";
 import { elementBytes, type Lanes, type Region } from "./indices.ts";
 import { leadingParameters } from "./module.ts";
 import { constantBits, Values } from "./values.ts";
-
-/** A kernel as a function of a module; see `leadingParameters`. */
-export interface WasmKernel {
-  readonly parameters: number;
-  readonly body: Uint8Array<ArrayBuffer>;
-  /** Combinations of the outer counters. */
-  readonly outer: number;
-  /** The extent of the fastest counter: it goes from 0. */
-  readonly inner: number;
-  /** Invocations of which none is run without the others; the fastest counter is cut at multiples of it. */
-  readonly width: number;
-  /** Bytes of memory that each thread needs. */
-  readonly scratch: number;
-}
 
 /** Vectors side by side in kernels that add up: so many chains of additions depend on nothing of each other. */
 const chains = 4;
@@ -38,7 +25,7 @@ const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
 /** Behind arrays and buffers there are so many bytes that vectors may read. */
 export const spareBytes = 128;
 
-export function renderWasm(ir: KernelIR): WasmKernel {
+export function renderWasm(ir: KernelIR): ProgramCode {
   const lanes = lanesOf(ir);
   const parameters = leadingParameters + ir.buffers.length;
   const kernel = new KernelCode(ir, new FunctionCode(parameters), lanes);
