@@ -38,7 +38,7 @@ interface Pointer {
  * Which invocations are computed: the fastest counter goes by vectors of four, `vectors` of them side by side; the other counters one
  * by one. Invocations that work together are all side by side.
  */
-export interface Lanes {
+export interface LaneCounters {
   readonly vector: Variable | undefined;
   readonly outer: readonly Variable[];
   readonly vectors: number;
@@ -48,7 +48,7 @@ export interface Lanes {
 export abstract class Indices {
   protected readonly ir: KernelIR;
   protected readonly code: FunctionCode;
-  protected readonly lanes: Lanes;
+  protected readonly lanes: LaneCounters;
   /** How often each expression is read. */
   protected readonly uses: ReadonlyMap<Expr, number>;
   /** The locals with counters. */
@@ -60,7 +60,7 @@ export abstract class Indices {
   readonly #pointers: Map<string, Pointer>[] = [];
   readonly #varying = new Map<Expr, boolean>();
 
-  constructor(ir: KernelIR, code: FunctionCode, lanes: Lanes) {
+  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
     this.ir = ir;
     this.code = code;
     this.lanes = lanes;
@@ -113,7 +113,7 @@ export abstract class Indices {
   }
 
   /**
-   * Pushes an address in a region and gives what is to be added to it for the index at the first lane of vector `u`. Lanes with a
+   * Pushes an address in a region and gives what is to be added to it for the index at the first lane of vector `u`. LaneCounters with a
    * negative stride lie below.
    */
   protected address(region: Region, index: Index, u: number, stride: number): number {

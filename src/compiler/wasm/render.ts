@@ -8,9 +8,9 @@ import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.
 import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "../kernel/ir.ts";
 import type { ProgramCode } from "../plan/plan.ts";
 import { FunctionCode } from "./encode.ts";
-import { elementBytes, type Lanes, type Region } from "./indices.ts";
+import { elementBytes, type LaneCounters, type Region } from "./indices.ts";
 import { leadingParameters } from "./module.ts";
-import { constantBits, Values } from "./values.ts";
+import { constantBits, LaneValues } from "./values.ts";
 
 /** Vectors side by side in kernels that add up: so many chains of additions depend on nothing of each other. */
 const chains = 4;
@@ -26,7 +26,7 @@ const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
 export const spareBytes = 128;
 
 export function renderWasm(ir: KernelIR): ProgramCode {
-  const lanes = lanesOf(ir);
+  const lanes = countersOf(ir);
   const parameters = leadingParameters + ir.buffers.length;
   const kernel = new KernelCode(ir, new FunctionCode(parameters), lanes);
   return {
@@ -39,7 +39,7 @@ export function renderWasm(ir: KernelIR): ProgramCode {
   };
 }
 
-function lanesOf(ir: KernelIR): Lanes {
+function countersOf(ir: KernelIR): LaneCounters {
   const counters = ir.parallel.filter(({ extent }) => extent > 1);
   const vector = counters.at(-1);
   const outer = counters.slice(0, -1);
@@ -61,12 +61,12 @@ function lanesOf(ir: KernelIR): Lanes {
   return { vector, outer, vectors: Math.min(vectors, Math.ceil(vector.extent / 4)) };
 }
 
-class KernelCode extends Values {
+class KernelCode extends LaneValues {
   /** Bytes of the arrays that invocations share. */
   readonly scratch: number;
   readonly #arrays: readonly Region[];
 
-  constructor(ir: KernelIR, code: FunctionCode, lanes: Lanes) {
+  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
     super(ir, code, lanes);
     let bytes = 0;
     this.#arrays = ir.shared.map(({ dtype, length }) => {

@@ -2,25 +2,25 @@
 import { InternalError } from "../../errors.ts";
 import type { DType } from "../../graph/dtype.ts";
 import { toHalfBits } from "../../graph/half.ts";
-import type { Lanes as Pushed } from "../../graph/lanes.ts";
+import type { Lanes } from "../../graph/lanes.ts";
 import { cast, elementwise, type ElementwiseOp } from "../../graph/ops.ts";
 import { type Index, unguardedRange } from "../kernel/index-arithmetic.ts";
 import type { Accumulator, Expr, KernelIR } from "../kernel/ir.ts";
 import { bitsOfF32, type FunctionCode } from "./encode.ts";
-import { elementBytes, Indices, type Lanes, type Region } from "./indices.ts";
+import { elementBytes, Indices, type LaneCounters, type Region } from "./indices.ts";
 import { LaneCode } from "./lane-code.ts";
 import { hostIndex } from "./module.ts";
 
 const zeros = [0, 0, 0, 0] as const;
 
 /** Values of one kernel. */
-export abstract class Values extends Indices {
+export abstract class LaneValues extends Indices {
   protected readonly v: LaneCode;
   /** The locals of expressions that have some: one for each vector, or one for all. */
   protected bound = new Map<Expr, readonly number[]>();
   protected readonly accumulators = new Map<Accumulator, readonly number[]>();
 
-  constructor(ir: KernelIR, code: FunctionCode, lanes: Lanes) {
+  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
     super(ir, code, lanes);
     this.v = new LaneCode(code, hostIndex);
   }
@@ -45,7 +45,7 @@ export abstract class Values extends Indices {
   }
 
   /** An elementwise op of lanes that are pushed. */
-  protected combined(op: ElementwiseOp, x: readonly Pushed[], dtype: DType): void {
+  protected combined(op: ElementwiseOp, x: readonly Lanes[], dtype: DType): void {
     op.wasm(this.v, x, dtype)();
   }
 
@@ -250,13 +250,10 @@ export abstract class Values extends Indices {
     }
     const stored = this.v.keep(push);
     const mask = when && this.v.keep(() => this.value(when, u));
-    if (!this.indexVaries(index)) {
-      // All lanes store to one place: those with the guard have one value.
-      if (onto !== undefined && this.lanes.vector !== undefined) {
-        return this.#eachLane(region, index, stored, mask, onto, u);
-      }
-      if (u === 0 || (when !== undefined && this.varies(when))) this.#storeOne(region, index, stored, mask, onto, u);
-      return;
+    if (!this.indexVaries(index) && (onto === undefined || this.lanes.vector === undefined)) {
+      // All lanes store to one place: those for which the guard holds have one value.
+      if (u > 0 && !(when !== undefined && this.varies(when))) return;
+      if (mask === undefined) return this.#storeLane(region, index, stored, onto, 4 * u);
     }
     if (stride === 1 && mask !== undefined && this.tail === undefined) {
       mask();
@@ -272,13 +269,13 @@ export abstract class Values extends Indices {
   }
 
   /** What is there combined with what is stored, lanes being side by side. */
-  #ontoAll(region: Region, index: Index, push: Pushed, onto: ElementwiseOp | undefined, u: number): Pushed {
+  #ontoAll(region: Region, index: Index, push: Lanes, onto: ElementwiseOp | undefined, u: number): Lanes {
     if (onto === undefined) return push;
     const there = this.v.keep(() => this.#loadAll(region, index, u));
     return onto.wasm(this.v, [there, push], region.dtype);
   }
 
-  #storeAll(region: Region, index: Index, push: Pushed, u: number): void {
+  #storeAll(region: Region, index: Index, push: Lanes, u: number): void {
     const { code } = this;
     if (region.dtype !== "f16") {
       const offset = this.address(region, index, u, 1);
@@ -296,33 +293,17 @@ export abstract class Values extends Indices {
     code.laneMemory("v128.store64_lane", offset, 0);
   }
 
-  /** One place for all lanes: the first of those for which the guard holds. */
-  #storeOne(
-    region: Region,
-    index: Index,
-    stored: Pushed,
-    mask: Pushed | undefined,
-    onto: ElementwiseOp | undefined,
-    u: number,
-  ): void {
-    if (mask === undefined) return this.#storeLane(region, index, stored, onto, 4 * u);
-    for (let lane = 0; lane < (this.lanes.vector === undefined ? 1 : 4); lane++) {
-      if (this.#pushGuards(mask, 4 * u + lane)) this.code.if();
-      this.#storeLane(region, index, stored, onto, 4 * u + lane);
-      this.code.op("end");
-    }
-  }
-
+  /** Stores lane by lane, where a lane is there and its guard holds. */
   #eachLane(
     region: Region,
     index: Index,
-    stored: Pushed,
-    mask: Pushed | undefined,
+    stored: Lanes,
+    mask: Lanes | undefined,
     onto: ElementwiseOp | undefined,
     u: number,
   ): void {
     const { code } = this;
-    for (let lane = 0; lane < 4; lane++) {
+    for (let lane = 0; lane < this.#lanesOfVector; lane++) {
       const guards = this.#pushGuards(mask, 4 * u + lane);
       if (guards) code.if();
       this.#storeLane(region, index, stored, onto, 4 * u + lane);
@@ -330,8 +311,13 @@ export abstract class Values extends Indices {
     }
   }
 
+  /** Without a vector there is one invocation. */
+  get #lanesOfVector(): number {
+    return this.lanes.vector === undefined ? 1 : 4;
+  }
+
   /** Pushes whether a lane is there and its guard holds; false where there is nothing to be tested. */
-  #pushGuards(mask: Pushed | undefined, lane: number): boolean {
+  #pushGuards(mask: Lanes | undefined, lane: number): boolean {
     const { code } = this;
     if (mask !== undefined) {
       mask();
@@ -347,7 +333,7 @@ export abstract class Values extends Indices {
     return true;
   }
 
-  #storeLane(region: Region, index: Index, stored: Pushed, onto: ElementwiseOp | undefined, lane: number): void {
+  #storeLane(region: Region, index: Index, stored: Lanes, onto: ElementwiseOp | undefined, lane: number): void {
     const { code } = this;
     const half = region.dtype === "f16";
     const at = this.addressAt(lane, region, index);
@@ -370,11 +356,10 @@ export abstract class Values extends Indices {
     const { code } = this;
     const mask = this.v.keep(() => this.value(when, u));
     const marked = this.v.keep(() => this.value(value, u));
-    const count = this.lanes.vector === undefined ? 1 : 4;
     mask();
     code.op("v128.any_true");
     code.if();
-    for (let lane = 0; lane < count; lane++) {
+    for (let lane = 0; lane < this.#lanesOfVector; lane++) {
       if (this.#pushGuards(mask, 4 * u + lane)) code.if();
       const [there, own] = [code.local("i32"), code.local("i32")];
       code.get(region.base);
