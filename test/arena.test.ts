@@ -18,7 +18,7 @@ function numbers(seed: number): () => number {
 
 test("blocks that are in use lie apart, at multiples of 64, and keep what is written", () => {
   fc.assert(fc.property(fc.array(fc.tuple(fc.nat(3000), fc.nat(40)), { minLength: 1, maxLength: 200 }), (calls) => {
-    const arena = new Arena(spare);
+    const arena = new Arena(spare, false);
     const used: { piece: Piece; mark: number }[] = [];
     calls.forEach(([bytes, which], i) => {
       if (used.length > which) {
@@ -42,7 +42,7 @@ test("blocks that are in use lie apart, at multiples of 64, and keep what is wri
 });
 
 test("a hundred thousand blocks of any size leave memory in one piece, and little more than was in use", () => {
-  const arena = new Arena(spare);
+  const arena = new Arena(spare, false);
   const random = numbers(7);
   const used: Piece[] = [];
   let live = 0;
@@ -71,7 +71,7 @@ test("a hundred thousand blocks of any size leave memory in one piece, and littl
 });
 
 test("what does not fit is told, and nothing is lost by it", () => {
-  const arena = new Arena(spare);
+  const arena = new Arena(spare, false);
   const piece = arena.create(1000);
   assert.throws(() => arena.create(2 ** 32), OutOfMemoryError);
   arena.destroy(piece);

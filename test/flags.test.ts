@@ -6,17 +6,18 @@ import { ArgumentError } from "../src/errors.ts";
 
 const read = (variables: Record<string, string>) => readFlags((name) => variables[name]);
 
-test("flags have defaults and are at most ten", () => {
+test("flags have defaults and are at most twelve", () => {
   const flags = read({});
   assert.deepEqual([flags.debug, flags.validate, flags.noFuse], [0, false, false]);
   assert.deepEqual([flags.device, flags.dump, flags.trace, flags.memoryBytes], Array(4).fill(undefined));
-  assert.ok(Object.keys(flags).length <= 10);
+  assert.ok(Object.keys(flags).length <= 12);
 });
 
 test("flags are read", () => {
   const flags = read({
     SHARDWISE_DEBUG: "3",
     SHARDWISE_DEVICE: "llvmpipe",
+    SHARDWISE_THREADS: "3",
     SHARDWISE_VALIDATE: "1",
     SHARDWISE_NOFUSE: "0",
     SHARDWISE_MEMORY: "512",
@@ -24,6 +25,7 @@ test("flags are read", () => {
   });
   assert.equal(flags.debug, 3);
   assert.equal(flags.device, "llvmpipe");
+  assert.equal(flags.threads, 3);
   assert.equal(flags.validate, true);
   assert.equal(flags.noFuse, false);
   assert.equal(flags.memoryBytes, 512 * 2 ** 20);
@@ -32,10 +34,19 @@ test("flags are read", () => {
 
 test("bad values are refused with the legal ones", () => {
   for (
-    const [name, value] of [["DEBUG", "6"], ["DEBUG", "on"], ["VALIDATE", "yes"], ["NOFUSE", "2"], ["MEMORY", "-1"], [
-      "MEMORY",
-      "1GB",
-    ]]
+    const [name, value] of [
+      ["DEBUG", "6"],
+      ["DEBUG", "on"],
+      ["VALIDATE", "yes"],
+      ["NOFUSE", "2"],
+      ["THREADS", "0"],
+      ["THREADS", "257"],
+      ["MEMORY", "-1"],
+      [
+        "MEMORY",
+        "1GB",
+      ],
+    ]
   ) {
     assert.throws(() => read({ [`SHARDWISE_${name}`]: value ?? "" }), (error: unknown) => {
       assert.ok(error instanceof ArgumentError);

@@ -20,6 +20,8 @@ export interface Flags {
   readonly noFuse: boolean;
   /** WASM=0: the cpu device computes in JavaScript, as where there is no WebAssembly with SIMD. */
   readonly wasm: boolean;
+  /** THREADS: how many threads a cpu device computes on; by default as many as there are processors, 8 at most. */
+  readonly threads: number | undefined;
   /** NOTUNE=1: schedules that were tuned are not used. */
   readonly noTune: boolean;
   /** MEMORY: the budget of each device, in MiB. */
@@ -27,6 +29,9 @@ export interface Flags {
   /** CACHE: a folder for compiled plans, by default one in the user's cache folder; 0 (false): none are kept on disk. */
   readonly cache: string | false | undefined;
 }
+
+/** Threads that one device may be asked to compute on. */
+export const mostThreads = 256;
 
 let current: Flags | undefined;
 
@@ -61,6 +66,12 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
     validate: yesNo("VALIDATE"),
     noFuse: yesNo("NOFUSE"),
     wasm: yesNo("WASM", true),
+    threads: read<number | undefined>(
+      "THREADS",
+      (value) => (/^[1-9]\d*$/.test(value) && Number(value) <= mostThreads ? Number(value) : undefined),
+      `a whole number from 1 to ${mostThreads}`,
+      undefined,
+    ),
     noTune: yesNo("NOTUNE"),
     memoryBytes: read<number | undefined>(
       "MEMORY",

@@ -1,4 +1,4 @@
-import { flags } from "../debug/flags.ts";
+import { flags, mostThreads } from "../debug/flags.ts";
 import { ArgumentError, DeviceError } from "../errors.ts";
 import { memoryBytes, runtime } from "../host/host.ts";
 import { boolean, number, oneOf, options, string } from "../signature/kinds.ts";
@@ -33,6 +33,12 @@ export interface DeviceOptions {
    * computed in.
    */
   readonly memoryBytes?: number | undefined;
+  /**
+   * Threads that each of these devices computes on, 1 to 256, where they are cpu devices; by default as many as there are
+   * processors, 8 at most. Results are the same for any number, to the last bit. One thread where memory cannot be shared, as in a
+   * page that is not isolated from others.
+   */
+  readonly threads?: number | undefined;
 }
 
 /** Logical devices on one adapter. */
@@ -46,6 +52,7 @@ const signature = takes("devices", {
     runtime: oneOf("dawn", "deno"),
     software: boolean,
     memoryBytes: number,
+    threads: number,
   }),
 });
 
@@ -66,12 +73,12 @@ export async function devices(options: DeviceOptions = {}): Promise<Device[]> {
   const wanted = normalize(options);
   if (wanted.kind === "cpu") {
     asked = true;
-    return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+    return cpuDevices(wanted);
   }
   const { chosen, refusal } = await chooseAdapters(wanted);
   if (chosen.length === 0) {
     if (wanted.kind === "gpu" || wanted.name !== undefined || wanted.software !== undefined) throw refusal;
-    return cpuDevices(wanted.virtual ?? 1, wanted.memoryBytes);
+    return cpuDevices(wanted);
   }
   const first = chosen[0];
   const count = wanted.virtual ?? 1;
@@ -93,7 +100,7 @@ export async function firstDevice(options: DeviceOptions = {}): Promise<Device> 
 }
 
 function normalize(options: DeviceOptions): DeviceOptions {
-  const { virtual, kind, name, runtime: served, memoryBytes: bytes } = options;
+  const { virtual, kind, name, runtime: served, memoryBytes: bytes, threads } = options;
   const refuse = (got: string, need: string): never => {
     throw new ArgumentError("devices", { got, need });
   };
@@ -102,6 +109,9 @@ function normalize(options: DeviceOptions): DeviceOptions {
   }
   if (served === "deno" && runtime !== "deno") refuse(`runtime: "deno" in ${runtime}`, 'Deno, or runtime: "dawn"');
   if (bytes !== undefined && !(bytes > 0)) refuse(`memoryBytes: ${bytes}`, "a positive number of bytes");
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= mostThreads)) {
+    refuse(`threads: ${threads}`, `a whole number from 1 to ${mostThreads}`);
+  }
   if (name !== "cpu" && name !== "gpu") return options;
   if (kind !== undefined && kind !== name) refuse(`name: "${name}" with kind: "${kind}"`, "one of them, or the same");
   const { name: _, ...rest } = options;
@@ -152,14 +162,17 @@ async function chooseAdapters(wanted: DeviceOptions): Promise<{ chosen: Adapter[
   return { chosen: hardware.length > 0 || wanted.kind !== "gpu" ? hardware : software, refusal };
 }
 
-async function cpuDevices(count: number, budget: number | undefined): Promise<Device[]> {
-  const indices = Array.from({ length: count }, (_, index) => index);
+async function cpuDevices({ virtual = 1, memoryBytes: budget, threads }: DeviceOptions): Promise<Device[]> {
+  const indices = Array.from({ length: virtual }, (_, index) => index);
   const opened = await Promise.all(
     indices.map((index) =>
       openOnce(`cpu ${index}`, () => Promise.resolve(new CpuDevice(claimIdentity("cpu"), budgetOf(budget, true))))
     ),
   );
-  for (const device of opened) setBudget(device, budget);
+  for (const device of opened) {
+    setBudget(device, budget);
+    if (threads !== undefined && device instanceof CpuDevice) device.threads = threads;
+  }
   return opened;
 }
 

@@ -342,6 +342,7 @@ export function processSpace(): string | undefined {
   }
 }
 
-function builtin<T>(name: string): T | undefined {
+/** A module of the runtime; undefined in a browser. */
+export function builtin<T>(name: string): T | undefined {
   return hostProcess?.getBuiltinModule?.(name) as T | undefined;
 }

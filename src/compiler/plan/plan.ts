@@ -36,12 +36,11 @@ export interface ProgramBinding {
 }
 
 /**
- * A function of a WebAssembly module, as its bytes stand in the code section: it takes `parameters` i32, and runs combinations of its
- * outer counters, each for a range of the fastest one (see compiler/wasm/module.ts).
+ * A function of a WebAssembly module, as its bytes stand in the code section: it runs combinations of its outer counters, each for a range of
+ * the fastest one (see compiler/wasm/module.ts).
  */
 export interface ProgramCode {
   readonly body: Uint8Array<ArrayBuffer>;
-  readonly parameters: number;
   /** Combinations of the outer counters. */
   readonly outer: number;
   /** The extent of the fastest counter, which goes from 0; a range of it begins at a multiple of `width`. */

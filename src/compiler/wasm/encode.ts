@@ -70,6 +70,7 @@ const memory = {
   "i32.load16_u": [0x2f, undefined, 1],
   "i32.store": [0x36, undefined, 2],
   "i32.store16": [0x3b, undefined, 1],
+  "i32.atomic.rmw.cmpxchg": [0xfe, 0x48, 2],
 } as const;
 
 /** Loads and stores of one lane. */

@@ -21,14 +21,23 @@ export function hostIndex(name: HostFunction): number {
 }
 
 /**
- * A kernel as a function takes (begin, end, from, to, scratch, ...addresses of its buffers): combinations `begin` to `end - 1` of its
- * outer counters, of each `from` to `to - 1` of the fastest counter, and the address of its scratch memory.
+ * A kernel as a function takes (begin, end, from, to, scratch): combinations `begin` to `end - 1` of its outer counters, of each
+ * `from` to `to - 1` of the fastest counter, and the address of its scratch memory.
  */
-export const leadingParameters = 5;
+export const kernelParameters = 5;
+
+/** Where the addresses of a kernel's buffers lie while it runs, 4 bytes each: a call has as many arguments for all kernels then. */
+export const addressTable = 1024;
+/** Behind the last address that there may be. */
+export const addressTableEnd = 4096;
 
 /** The bytes of a module of kernels, the exports `k0`, `k1`, …. */
-export function kernelModule(functions: readonly EncodedFunction[], shared: boolean): Uint8Array<ArrayBuffer> {
+export function kernelModule(
+  kernels: readonly { body: ArrayLike<number> }[],
+  shared: boolean,
+): Uint8Array<ArrayBuffer> {
   const imported = names.map((name): Imported => ({ name, parameters: host[name].parameters, results: ["f64"] }));
+  const functions = kernels.map(({ body }): EncodedFunction => ({ parameters: kernelParameters, body }));
   return encodeModule(functions, imported, { shared });
 }
 

@@ -9,7 +9,7 @@ import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, 
 import type { ProgramCode } from "../plan/plan.ts";
 import { FunctionCode } from "./encode.ts";
 import { elementBytes, type LaneCounters, type Region } from "./indices.ts";
-import { leadingParameters } from "./module.ts";
+import { addressTable, kernelParameters } from "./module.ts";
 import { constantBits, LaneValues } from "./values.ts";
 
 /** Vectors side by side in kernels that add up: so many chains of additions depend on nothing of each other. */
@@ -27,10 +27,8 @@ export const spareBytes = 128;
 
 export function renderWasm(ir: KernelIR): ProgramCode {
   const lanes = countersOf(ir);
-  const parameters = leadingParameters + ir.buffers.length;
-  const kernel = new KernelCode(ir, new FunctionCode(parameters), lanes);
+  const kernel = new KernelCode(ir, new FunctionCode(kernelParameters), lanes);
   return {
-    parameters,
     body: kernel.body(),
     outer: lanes.outer.reduce((count, { extent }) => count * extent, 1),
     inner: lanes.vector?.extent ?? 1,
@@ -65,6 +63,8 @@ class KernelCode extends LaneValues {
   /** Bytes of the arrays that invocations share. */
   readonly scratch: number;
   readonly #arrays: readonly Region[];
+  /** The locals with the addresses of buffers. */
+  readonly #addresses: readonly number[];
 
   constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
     super(ir, code, lanes);
@@ -75,10 +75,16 @@ class KernelCode extends LaneValues {
       return { base: scratch, offset, dtype };
     });
     this.scratch = bytes;
+    this.#addresses = ir.buffers.map(() => code.local("i32"));
   }
 
   body(): Uint8Array<ArrayBuffer> {
     const { code, lanes } = this;
+    this.#addresses.forEach((local, buffer) => {
+      code.i32(0);
+      code.memory("i32.load", addressTable + 4 * buffer);
+      code.set(local);
+    });
     const id = code.local("i32");
     for (const variable of lanes.outer) this.counters.set(variable, code.local("i32"));
     if (lanes.vector !== undefined) this.counters.set(lanes.vector, code.local("i32"));
@@ -102,7 +108,7 @@ class KernelCode extends LaneValues {
   }
 
   protected override bufferRegion(buffer: number): Region {
-    return { base: leadingParameters + buffer, offset: 0, dtype: this.ir.buffers[buffer]!.dtype };
+    return { base: this.#addresses[buffer]!, offset: 0, dtype: this.ir.buffers[buffer]!.dtype };
   }
 
   protected override sharedRegion(array: number): Region {

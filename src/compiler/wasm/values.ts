@@ -361,23 +361,41 @@ export abstract class LaneValues extends Indices {
     code.if();
     for (let lane = 0; lane < this.#lanesOfVector; lane++) {
       if (this.#pushGuards(mask, 4 * u + lane)) code.if();
-      const [there, own] = [code.local("i32"), code.local("i32")];
-      code.get(region.base);
-      code.memory("i32.load", region.offset + elementBytes(region.dtype) * place);
-      code.set(there);
+      const own = code.local("i32");
       marked();
       code.lane("i32x4.extract_lane", lane);
       code.set(own);
-      code.get(region.base);
-      code.get(own);
-      code.get(there);
-      code.get(there);
-      code.get(own);
-      code.op("i32.lt_u");
-      code.op("select");
-      code.memory("i32.store", region.offset + elementBytes(region.dtype) * place);
+      this.#raise(region, region.offset + elementBytes(region.dtype) * place, own);
       code.op("end");
     }
+    code.op("end");
+  }
+
+  /** Makes a u32 the larger of itself and a local, whichever threads do so at once. */
+  #raise(region: Region, offset: number, own: number): void {
+    const { code } = this;
+    const [there, seen] = [code.local("i32"), code.local("i32")];
+    code.get(region.base);
+    code.memory("i32.load", offset);
+    code.set(there);
+    code.block();
+    code.loop();
+    code.get(own);
+    code.get(there);
+    code.op("i32.lt_u");
+    code.brIf(1);
+    code.get(region.base);
+    code.get(there);
+    code.get(own);
+    code.memory("i32.atomic.rmw.cmpxchg", offset);
+    code.tee(seen);
+    code.get(there);
+    code.op("i32.eq");
+    code.brIf(1);
+    code.get(seen);
+    code.set(there);
+    code.br(0);
+    code.op("end");
     code.op("end");
   }
 }

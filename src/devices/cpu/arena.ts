@@ -1,5 +1,6 @@
 /** Memory of the cpu device in which WebAssembly computes: one memory that grows, and blocks of it. */
 import { OutOfMemoryError } from "../../errors.ts";
+import { addressTable, addressTableEnd } from "../../compiler/wasm/module.ts";
 import { mebibytes } from "../memory/pool.ts";
 
 /** A block of an arena, or of memory of its own. */
@@ -13,8 +14,8 @@ const page = 65536;
 /** All that 32 bits can address. */
 const mostPages = 65536;
 /** Blocks begin at multiples of it, the length of a cache line. */
-const alignment = 64;
-/** Left alone, so that no address that a kernel makes lies below 0, whatever comes before a block's first element. */
+export const alignment = 64;
+/** Before it lie the addresses of buffers; and no address that a kernel makes is below 0, whatever comes before a block. */
 const firstByte = page;
 
 /**
@@ -33,19 +34,38 @@ export class Arena {
   /** The bytes of blocks in use, by where they begin. */
   readonly #used = new Map<number, number>();
   #bytes: Uint8Array<ArrayBuffer>;
+  #addresses: Int32Array<ArrayBuffer>;
 
-  constructor(spare: number) {
+  /** With `shared`, threads can share the memory. */
+  constructor(spare: number, shared: boolean) {
     this.#spare = spare;
     this.#pages = 2;
-    this.memory = new WebAssembly.Memory({ initial: this.#pages, maximum: mostPages });
-    this.#bytes = new Uint8Array(this.memory.buffer as ArrayBuffer);
+    this.memory = new WebAssembly.Memory({ initial: this.#pages, maximum: mostPages, shared });
+    this.#bytes = this.#bytesNow();
+    this.#addresses = this.#addressesNow();
     this.#put(firstByte, this.#pages * page - firstByte);
   }
 
   /** All of the memory, as it is now: growing ends what was given before. */
   get bytes(): Uint8Array<ArrayBuffer> {
-    if (this.#bytes.length === 0) this.#bytes = new Uint8Array(this.memory.buffer as ArrayBuffer);
+    // A view of memory that has grown is short where that is shared, and empty where it is not.
+    if (this.#bytes.length !== this.#pages * page) this.#bytes = this.#bytesNow();
     return this.#bytes;
+  }
+
+  /** Where kernels find the addresses of their buffers. */
+  get addresses(): Int32Array<ArrayBuffer> {
+    if (this.#addresses.length === 0) this.#addresses = this.#addressesNow();
+    return this.#addresses;
+  }
+
+  // What tells shared memory from other memory does not matter to who copies out of it, or into it.
+  #bytesNow(): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.memory.buffer as ArrayBuffer);
+  }
+
+  #addressesNow(): Int32Array<ArrayBuffer> {
+    return new Int32Array(this.memory.buffer as ArrayBuffer, addressTable, (addressTableEnd - addressTable) / 4);
   }
 
   /** A block whose bytes are whatever was there. Throws OutOfMemoryError where 4 GiB, or the machine, have no room for it. */

@@ -1,4 +1,4 @@
-import type { Plan, Program, Target } from "../../compiler/plan/plan.ts";
+import type { Plan, PlanStep, Program, Target } from "../../compiler/plan/plan.ts";
 import { spareBytes } from "../../compiler/wasm/render.ts";
 import { flags } from "../../debug/flags.ts";
 import { debugLine } from "../../debug/log.ts";
@@ -19,17 +19,27 @@ import { ofUsers } from "../device/kinds.ts";
 import { kernelRan, timingKernels } from "../device/profile.ts";
 import { type Identity, register } from "../device/registry.ts";
 import { checkReads, handled, partOffset, partOfItem } from "../memory/bind.ts";
-import { DeviceCore, LoadedExecutable } from "../memory/core.ts";
+import { type BoundRun, DeviceCore, LoadedExecutable } from "../memory/core.ts";
 import type { Lease } from "../memory/scratch.ts";
-import type { Piece } from "./arena.ts";
+import { alignment, type Arena, type Piece } from "./arena.ts";
+import { canShare, type Chunks, type Crew, crewOfProcess, defaultThreads } from "./crew.ts";
 import { ArenaMemory, ArrayMemory, type HostMemory } from "./host-memory.ts";
-import { hasWasm, type Kernel, Kernels } from "./kernels.ts";
+import { hasWasm, type Kernel, Kernels, type WasmKernel } from "./kernels.ts";
 
 /** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
 const longestTurn = 12;
 
-/** Operations and bytes of a part of a kernel: V8 has better code for the next call than for one that runs, so it is called often. */
-const partWork = 2 ** 19;
+/**
+ * Operations and bytes of a chunk of a kernel, some 5 to 20 microseconds: threads take them in turns, and V8 has better code for the
+ * next call than for one that runs.
+ */
+const chunkWork = 2 ** 18;
+/** Chunks of a kernel at most. */
+const mostChunks = 4096;
+/** Operations and bytes that are worth the help of threads that are awake, and those that are worth waking them. */
+const [sharedWork, wakingWork] = [4 * chunkWork, 8 * chunkWork] as const;
+/** Operations and bytes after which threads are started, some 50 milliseconds: what takes less does not get back what a start takes. */
+const startWork = 2 ** 30;
 
 const jsTarget: Target = {
   language: "js",
@@ -50,13 +60,44 @@ const infos = {
   js: "JavaScript on the CPU",
 } as const;
 
+/** A kernel of a plan with what it needs to be run. */
+interface DispatchStep {
+  readonly kind: "dispatch";
+  readonly program: Program;
+  readonly kernel: Kernel;
+  readonly slots: readonly number[];
+  readonly chunks: Chunks;
+  /** Operations and bytes. */
+  readonly work: number;
+}
+
+type Step = Extract<PlanStep, { readonly kind: "copy" }> | DispatchStep;
+
 class CpuExecutable extends LoadedExecutable<Piece> {
-  readonly kernels: readonly Kernel[];
+  readonly steps: readonly Step[];
 
   constructor(core: DeviceCore<Piece>, plan: Plan, items: number, lease: Lease<Piece>, kernels: readonly Kernel[]) {
     super(core, plan, items, lease);
-    this.kernels = kernels;
+    this.steps = plan.steps.map((step): Step => {
+      if (step.kind === "copy") return step;
+      const program = plan.programs[step.program];
+      const kernel = kernels[step.program];
+      if (program === undefined || kernel === undefined) throw missingProgram(step.program);
+      const work = program.flops + program.bytes;
+      return { kind: "dispatch", program, kernel, slots: step.slots, chunks: chunksOf(program, work), work };
+    });
   }
+}
+
+/** Cuts a kernel: into chunks of combinations of its outer counters, and where these are few, of the fastest one, too. */
+function chunksOf({ code }: Program, work: number): Chunks {
+  const { outer, inner, width } = code ?? { outer: 1, inner: 1, width: 1 };
+  const wanted = Math.min(Math.ceil(work / chunkWork), mostChunks);
+  const outerStep = Math.ceil(outer / wanted);
+  const rows = Math.ceil(outer / outerStep);
+  const innerStep = Math.ceil(inner / Math.ceil(wanted / rows) / width) * width;
+  const across = Math.ceil(inner / innerStep);
+  return { chunks: rows * across, across, outer, outerStep, inner, innerStep };
 }
 
 /**
@@ -71,7 +112,13 @@ export class CpuDevice implements Device {
   readonly target: Target;
   readonly #core: DeviceCore<Piece>;
   readonly #memory: HostMemory<Piece>;
+  readonly #arena: Arena | undefined;
   readonly #kernels: Kernels;
+  /** Threads that help this device, where there can be any. */
+  readonly #crew: Crew | undefined;
+  #threads: number;
+  /** Operations and bytes of kernels that threads could have helped with. */
+  #sharable = 0;
   #kernelScratch: Piece = { offset: 0, bytes: 0 };
   #turnBegan = performance.now();
 
@@ -81,9 +128,16 @@ export class CpuDevice implements Device {
     this.name = identity.name;
     this.target = language === "wasm" ? wasmTarget : jsTarget;
     this.info = { vendor: "", architecture: language, description: infos[language], software: true, runtime: "none" };
-    const arena = language === "wasm" ? new ArenaMemory(spareBytes) : undefined;
-    this.#memory = arena ?? new ArrayMemory();
-    this.#kernels = new Kernels(arena?.arena.memory);
+    const shared = canShare();
+    const memory = language === "wasm" ? new ArenaMemory(spareBytes, shared) : undefined;
+    this.#arena = memory?.arena;
+    this.#memory = memory ?? new ArrayMemory();
+    this.#kernels = new Kernels(memory?.arena.memory, shared);
+    if (memory !== undefined && shared) {
+      this.#crew = crewOfProcess();
+      this.#crew.attach(this.id, memory.arena.memory);
+    }
+    this.#threads = flags().threads ?? defaultThreads();
     this.#core = new DeviceCore<Piece>(identity, this.#memory, { budget, largest: this.target.maxBindingBytes });
     register(this);
     debugLine(1, () => `shardwise: ${this.name} is ${this.info.description}`);
@@ -95,6 +149,15 @@ export class CpuDevice implements Device {
 
   get isLost(): boolean {
     return this.#core.lifetime.isLost;
+  }
+
+  /** Threads that compute, the caller's among them; one where memory cannot be shared. */
+  get threads(): number {
+    return this.#crew === undefined ? 1 : this.#threads;
+  }
+
+  set threads(count: number) {
+    this.#threads = count;
   }
 
   set budget(bytes: number) {
@@ -164,9 +227,9 @@ export class CpuDevice implements Device {
     outputs: readonly DeviceBuffer[],
     items = 1,
   ): void {
-    const { executable: { plan, kernels }, slots } = this.#core.bind(CpuExecutable, executable, inputs, outputs, items);
+    const { executable: { plan, steps }, slots } = this.#core.bind(CpuExecutable, executable, inputs, outputs, items);
     const start = performance.now();
-    for (const step of plan.steps) {
+    for (const step of steps) {
       if (step.kind === "copy") {
         for (let item = 0; item < items; item++) {
           const start = partOffset(plan, step.from, item);
@@ -175,10 +238,7 @@ export class CpuDevice implements Device {
         }
         continue;
       }
-      const program = plan.programs[step.program];
-      const kernel = kernels[step.program];
-      if (program === undefined || kernel === undefined) throw missingProgram(step.program);
-      this.#dispatch(program, kernel, step.slots.map((slot) => required(slots, slot).memory), items);
+      this.#dispatch(step, slots, items);
     }
     this.#core.submissions++;
     if (tracing()) {
@@ -207,18 +267,28 @@ export class CpuDevice implements Device {
     if (!this.#core.lifetime.end(reason, message)) return;
     this.#core.pool.clear();
     this.#kernels.clear();
+    this.#crew?.detach(this.id);
   }
 
-  #dispatch(program: Program, kernel: Kernel, pieces: readonly Piece[], items: number): void {
+  #dispatch(step: DispatchStep, slots: BoundRun<Piece, unknown>["slots"], items: number): void {
+    const { program, kernel } = step;
     this.#core.dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
     try {
       for (let item = 0; item < items; item++) {
-        if (kernel.kind === "wasm") this.#runWasm(program, kernel, pieces, item);
-        else {
-          const words = program.bindings.map(({ dtype }, i) => this.#memory.words(pieces[i]!, dtype, 0));
-          const parts = words.map((own, i) => partOfItem(own, program.strides?.[i], item));
+        if (kernel.kind === "wasm") {
+          const { addresses } = this.#arena!;
+          for (let i = 0; i < step.slots.length; i++) {
+            const { offset } = required(slots, step.slots[i]!).memory;
+            addresses[i] = offset + (program.strides === undefined ? 0 : program.strides[i]! * item);
+          }
+          this.#runWasm(kernel, step);
+        } else {
+          const parts = program.bindings.map(({ dtype }, i) => {
+            const words = this.#memory.words(required(slots, step.slots[i]!).memory, dtype, 0);
+            return partOfItem(words, program.strides?.[i], item);
+          });
           kernel.run(parts, 0, program.invocations);
         }
       }
@@ -234,21 +304,34 @@ export class CpuDevice implements Device {
     if (timing) kernelRan({ device: this.name, program, start, milliseconds: performance.now() - start });
   }
 
-  #runWasm(program: Program, { run, code }: Kernel & { kind: "wasm" }, pieces: readonly Piece[], item: number): void {
-    const { outer, inner, width, scratch } = code;
-    const addresses = pieces.map(({ offset }, i) => offset + (program.strides?.[i] ?? 0) * item);
-    const own = scratch === 0 ? 0 : this.#scratchOf(scratch);
-    const parts = Math.ceil((program.flops + program.bytes) / partWork);
-    if (parts <= 1) return run(0, outer, 0, inner, own, ...addresses);
-    if (outer > 1) {
-      const step = Math.ceil(outer / parts);
-      for (let begin = 0; begin < outer; begin += step) {
-        run(begin, Math.min(outer, begin + step), 0, inner, own, ...addresses);
-      }
-      return;
+  #runWasm({ run, code, module, index }: WasmKernel, { chunks, work }: DispatchStep): void {
+    const { outer, inner, scratch } = code;
+    if (chunks.chunks === 1) return run(0, outer, 0, inner, scratch === 0 ? 0 : this.#scratchOf(scratch));
+    const helpers = work >= sharedWork ? this.#helpers(work) : 0;
+    if (helpers > 0) {
+      const whole = Math.ceil(scratch / alignment) * alignment;
+      return this.#crew!.run(this.id, module, index, run, chunks, {
+        limit: helpers,
+        scratch: scratch === 0 ? 0 : this.#scratchOf(whole * (helpers + 1)),
+        scratchStride: whole,
+        wake: work >= wakingWork,
+      });
     }
-    const step = Math.ceil(inner / parts / width) * width;
-    for (let from = 0; from < inner; from += step) run(0, 1, from, Math.min(inner, from + step), own, ...addresses);
+    const own = scratch === 0 ? 0 : this.#scratchOf(scratch);
+    const { outerStep, innerStep } = chunks;
+    for (let begin = 0; begin < outer; begin += outerStep) {
+      const end = Math.min(outer, begin + outerStep);
+      for (let from = 0; from < inner; from += innerStep) run(begin, end, from, Math.min(inner, from + innerStep), own);
+    }
+  }
+
+  /** How many threads may help with a kernel of so much work; they are started when there was enough of it. */
+  #helpers(work: number): number {
+    const wanted = this.#threads - 1;
+    if (this.#crew === undefined || wanted === 0) return 0;
+    if (this.#sharable < startWork) this.#sharable += work;
+    else this.#crew.grow(wanted);
+    return Math.min(wanted, this.#crew.size);
   }
 
   /** Memory that kernels use while they run. */

@@ -14,8 +14,8 @@ export interface HostMemory<P> extends Allocator<P> {
 export class ArenaMemory implements HostMemory<Piece> {
   readonly arena: Arena;
 
-  constructor(spare: number) {
-    this.arena = new Arena(spare);
+  constructor(spare: number, shared: boolean) {
+    this.arena = new Arena(spare, shared);
   }
 
   create(bytes: number): Piece {

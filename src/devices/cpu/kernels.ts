@@ -5,16 +5,22 @@ import { numberedSource } from "../../debug/listing.ts";
 import { debugLine } from "../../debug/log.ts";
 import { ArgumentError, InternalError, KernelCompileError } from "../../errors.ts";
 import type { Words } from "../../graph/words.ts";
+import type { CrewModule } from "./crew.ts";
+import type { WasmFunction } from "./crew-member.ts";
 
 /** A function of JavaScript, for invocations `begin` to `end - 1`. */
 export type JsKernel = (buffers: readonly Words[], begin: number, end: number) => void;
 
-/** A function of a module; see compiler/wasm/module.ts. */
-export type WasmFunction = (begin: number, end: number, from: number, to: number, ...addresses: number[]) => void;
+export interface WasmKernel {
+  readonly kind: "wasm";
+  readonly run: WasmFunction;
+  readonly code: ProgramCode;
+  /** The module that it is in, and its number there. */
+  readonly module: CrewModule;
+  readonly index: number;
+}
 
-export type Kernel =
-  | { readonly kind: "js"; readonly run: JsKernel }
-  | { readonly kind: "wasm"; readonly run: WasmFunction; readonly code: ProgramCode };
+export type Kernel = { readonly kind: "js"; readonly run: JsKernel } | WasmKernel;
 
 /** Programs that are kept compiled beyond the executables that use them. */
 const keptKernels = 4096;
@@ -23,10 +29,14 @@ const keptKernels = 4096;
 export class Kernels {
   readonly #known = new Map<string, Kernel>();
   readonly #memory: WebAssembly.Memory | undefined;
+  readonly #shared: boolean;
   #compiled = 0;
+  #modules = 0;
 
-  constructor(memory: WebAssembly.Memory | undefined) {
+  /** `shared` tells whether threads share the memory. */
+  constructor(memory: WebAssembly.Memory | undefined, shared: boolean) {
     this.#memory = memory;
+    this.#shared = shared;
   }
 
   /** How many were compiled so far. */
@@ -81,9 +91,13 @@ export class Kernels {
       return code;
     });
     try {
-      const module = new WebAssembly.Module(kernelModule(codes, false));
-      const { exports } = new WebAssembly.Instance(module, kernelImports(memory));
-      return codes.map((code, i) => [programs[i]!.key, { kind: "wasm", run: exports[`k${i}`] as WasmFunction, code }]);
+      const compiled = new WebAssembly.Module(kernelModule(codes, this.#shared));
+      const { exports } = new WebAssembly.Instance(compiled, kernelImports(memory));
+      const module: CrewModule = { id: this.#modules++, module: compiled, kernels: codes.length };
+      return codes.map((code, index) => {
+        const run = exports[`k${index}`] as unknown as WasmFunction;
+        return [programs[index]!.key, { kind: "wasm", run, code, module, index }];
+      });
     } catch (cause) {
       throw new KernelCompileError("load", {
         got: `kernels ${names}: ${String(cause)}`,
@@ -121,7 +135,7 @@ function tryWasm(): boolean {
   const vector = [0xfd, 0x0c, ...new Array<number>(16).fill(0), 0x1a];
   const body = [0, ...vector, 0x0b];
   try {
-    new WebAssembly.Module(kernelModule([{ parameters: 0, body }], false));
+    new WebAssembly.Module(kernelModule([{ body }], false));
     return true;
   } catch {
     return false;
