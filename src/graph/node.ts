@@ -1,3 +1,4 @@
+import { Finalizer } from "./collected.ts";
 import type { DType } from "./dtype.ts";
 import { type ElementwiseName, isElementwise, type ReductionName } from "./ops.ts";
 import type { Shape } from "./shape.ts";
@@ -25,6 +26,15 @@ interface NodeBase {
   readonly dtype: DType;
   /** The device to which the value is bound; undefined where any will do (constants, host data, placeholders). */
   readonly device: number | undefined;
+  readonly notes: Notes;
+}
+
+/** What changes of a node, which says nothing of what it computes. */
+interface Notes {
+  /** What tensors know of it: theirs alone. A map beside the graph would cost more than what most ops compute. */
+  record: object | undefined;
+  /** Takes it off the readers of its storages when it is gone. */
+  readers: Finalizer<object, readonly StorageToken[]> | undefined;
 }
 
 /**
@@ -128,7 +138,7 @@ export function makeNode(
     source.attrs.storage.readers++;
     (storages ??= []).push(source.attrs.storage);
   }
-  if (storages !== undefined) collected.register(node, storages, node);
+  if (storages !== undefined) node.notes.readers = new Finalizer(collected, node, storages);
   watcher?.(node, purpose);
   return node;
 }
@@ -148,7 +158,8 @@ function make(
   dtype: DType,
   device: number | undefined,
 ): Node {
-  return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device }) as Node;
+  const notes: Notes = { record: undefined, readers: undefined };
+  return Object.freeze({ id: nextId++, op, src: kept(src), attrs, shape: kept(shape), dtype, device, notes }) as Node;
 }
 
 /** A list that nobody can change. */
@@ -158,7 +169,7 @@ function kept<T>(list: readonly T[]): readonly T[] {
 
 /** Does now what else happens when a node is collected, which nobody can reach any more. */
 export function release(node: Node): void {
-  if (!collected.unregister(node)) return;
+  if (node.notes.readers?.callOff() !== true) return;
   for (const source of node.src) if (source.op === "storage") source.attrs.storage.readers--;
 }
 

@@ -3,6 +3,7 @@ import type { Device } from "../devices/device/device.ts";
 import { deviceById } from "../devices/device/registry.ts";
 import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import * as build from "../graph/build.ts";
+import { Finalizer } from "../graph/collected.ts";
 import type { DType, HostArray } from "../graph/dtype.ts";
 import type { Node } from "../graph/node.ts";
 import { formatShape, sameShape, size } from "../graph/shape.ts";
@@ -24,7 +25,12 @@ interface Place<T> {
 
 interface Alias<T> extends Place<T>, Part {}
 
-const dropped = new FinalizationRegistry<HandleCount>((handles) => handles.count--);
+/** The count in which a handle is. */
+interface Counted {
+  handles: HandleCount;
+}
+
+const dropped = new FinalizationRegistry<Counted>(({ handles }) => handles.count--);
 
 /**
  * What a tensor is before any op: a handle that shows a node of the graph, or a part of what another one shows. It can be made to show
@@ -37,7 +43,8 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
   readonly dtype: D;
   #node: Node;
   #frame: Frame | undefined;
-  #handles: HandleCount;
+  readonly #counted: Counted;
+  readonly #finalizer: Finalizer<TensorHandle<D>, Counted>;
   #alias: Alias<this> | undefined;
   #disposed = false;
   /** Stands for the value to those that show a part of it: another one with every value that the handle is made to show. */
@@ -63,9 +70,9 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
     this.#frame = outside ? undefined : currentFrame();
     const record = recordOf(node);
     record.shown = true;
-    this.#handles = record.handles;
-    this.#handles.count++;
-    dropped.register(this, this.#handles, this);
+    record.handles.count++;
+    this.#counted = { handles: record.handles };
+    this.#finalizer = new Finalizer(dropped, this, this.#counted);
     if (this.#frame === undefined && !outside) backlog.notice(this, node);
   }
 
@@ -167,19 +174,19 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
     this.#node = node;
     const record = recordOf(node);
     record.shown = true;
-    this.#handles = record.handles;
-    this.#handles.count++;
-    dropped.register(this, this.#handles, this);
+    record.handles.count++;
+    this.#counted.handles = record.handles;
   }
 
   /** @internal Whether no other handle shows this one's node. */
   get isOnlyHandle(): boolean {
-    return this.#handles.count === 1;
+    return this.#counted.handles.count === 1;
   }
 
+  /** Shows nothing of its own from now on, and is in no node's count. */
   #release(): void {
-    dropped.unregister(this);
-    this.#handles.count--;
+    this.#counted.handles.count--;
+    this.#counted.handles = { count: 1 };
   }
 
   /** @internal Once the node has a value, the handle shows that. */
@@ -232,6 +239,7 @@ export class TensorHandle<out D extends DType = DType> implements Pending {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#finalizer.callOff();
     if (this.#alias !== undefined) return;
     this.#release();
     const leaf = valueOf(this.#node);

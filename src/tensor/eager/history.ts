@@ -5,6 +5,7 @@
  */
 import { GradientError } from "../../errors.ts";
 import { withSources } from "../../graph/build.ts";
+import { LateReference } from "../../graph/collected.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
@@ -56,7 +57,7 @@ export function settleHistory(leaf: Leaf): void {
   }
   record.history = { ...history, nodes, bytes };
   if (isLong({ nodes, bytes })) return cut(leaf);
-  const reference = new WeakRef(leaf);
+  const reference = new LateReference(leaf);
   remembered.add(reference);
   for (const source of history.origin.src) if (source.op === "storage") recordOf(source).heir = reference;
   counted += own;
@@ -101,9 +102,18 @@ function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
     return false;
   }
   end(recordOf(leaf));
+  forget(recordOf(source));
   const { handles, consumed, leaf: value } = recordOf(origin);
   if (handles.count === 0 && !consumed && value === leaf) release(origin);
   return true;
+}
+
+/** Forgets what was computed from a leaf last, and how that came about. */
+function forget(record: NodeRecord): void {
+  if (record.heir === undefined) return;
+  remembered.delete(record.heir);
+  record.heir.drop();
+  record.heir = undefined;
 }
 
 /** Whether a tensor may show `node` or something behind it. Looks no further than constants. */
@@ -156,7 +166,7 @@ const worthPruning = 1000;
  */
 let counted = 0;
 let remaining = 0;
-const remembered = new Set<WeakRef<Leaf>>();
+const remembered = new Set<LateReference<Leaf>>();
 
 /** Forgets histories in which no living tensor is left to differentiate by. */
 export function prune(): void {

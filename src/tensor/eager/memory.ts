@@ -1,6 +1,7 @@
 /** Memory of devices for tensors, and what is given up for it: dropped tensors, and histories that nobody needs. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import { OutOfMemoryError } from "../../errors.ts";
+import { Young } from "../../graph/collected.ts";
 import { toWords } from "../../graph/words.ts";
 import { collectGarbage, nextTurn } from "../../host/host.ts";
 import { prune } from "./history.ts";
@@ -79,6 +80,7 @@ const ballastPieces = 4;
  * and what was collected is finalized in later ones.
  */
 async function reclaim(): Promise<void> {
+  Young.ageAll();
   await nextTurn();
   if (!collectGarbage()) {
     // V8 counts array buffers towards its next collection.

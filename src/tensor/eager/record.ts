@@ -1,5 +1,6 @@
 /** What is known of a node besides its parts: its value once there is one, its age, and who holds it. */
 import { TraceError } from "../../errors.ts";
+import type { LateReference } from "../../graph/collected.ts";
 import { leaf as leafOf, type Node, type NodeOf, toposort } from "../../graph/node.ts";
 import { Storage } from "./storage.ts";
 
@@ -28,7 +29,7 @@ export interface NodeRecord {
   /** Of a leaf: the node whose value it is, kept for differentiation. */
   history: History | undefined;
   /** Of a leaf: the one that was computed from it last and remembers that. */
-  heir: WeakRef<Leaf> | undefined;
+  heir: LateReference<Leaf> | undefined;
 }
 
 /** What a value is still to be computed from. */
@@ -61,33 +62,32 @@ export interface Lost {
   readonly references: readonly WeakRef<Node>[];
 }
 
-const records = new WeakMap<Node, NodeRecord>();
-
 /** The record of a node, made with those of its sources at the first call. */
 export function recordOf(node: Node): NodeRecord {
-  return records.get(node) ?? enlist(node);
+  return knownRecord(node) ?? enlist(node);
 }
 
 /** The record of a node that was a tensor's, or a source of one. */
 export function knownRecord(node: Node): NodeRecord | undefined {
-  return records.get(node);
+  return node.notes.record as NodeRecord | undefined;
 }
 
 function enlist(root: Node): NodeRecord {
   for (const source of root.src) {
-    if (records.has(source)) continue;
-    for (const node of toposort([source], (node) => !records.has(node))) enter(node);
+    if (source.notes.record !== undefined) continue;
+    if (source.src.length === 0) enter(source);
+    else for (const node of toposort([source], (node) => node.notes.record === undefined)) enter(node);
   }
   return enter(root);
 }
 
 /** The record of a node whose sources have one. */
 function enter(node: Node): NodeRecord {
-  const known = records.get(node);
+  const known = knownRecord(node);
   if (known !== undefined) return known;
   let symbolic = node.op === "input";
   for (const source of node.src) {
-    const record = records.get(source)!;
+    const record = knownRecord(source)!;
     record.consumed = true;
     symbolic ||= record.symbolic;
   }
@@ -102,25 +102,25 @@ function enter(node: Node): NodeRecord {
     history: undefined,
     heir: undefined,
   };
-  records.set(node, record);
+  node.notes.record = record;
   return record;
 }
 
 /** Whether a node is a leaf whose value is still to be computed. */
 export function isDue(node: Node): boolean {
-  return node.op === "storage" && records.get(node)?.due !== undefined;
+  return node.op === "storage" && knownRecord(node)?.due !== undefined;
 }
 
 /** The leaf that a node's value is due to be in. */
 export function dueOf(node: Node): Leaf | undefined {
-  const leaf = records.get(node)?.leaf;
+  const leaf = knownRecord(node)?.leaf;
   return leaf !== undefined && isDue(leaf) ? leaf : undefined;
 }
 
 /** The leaf that holds a node's value, where it exists; of a leaf itself, also where it is due. */
 export function valueOf(node: Node): Leaf | undefined {
   if (node.op === "storage") return node;
-  const leaf = records.get(node)?.leaf;
+  const leaf = knownRecord(node)?.leaf;
   return leaf !== undefined && storageOf(leaf).exists ? leaf : undefined;
 }
 

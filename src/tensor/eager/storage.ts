@@ -1,6 +1,7 @@
 /** Data that exists: on the host, on devices, or both. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import { DeviceError, InternalError } from "../../errors.ts";
+import { Finalizer } from "../../graph/collected.ts";
 import { type DType, dtypes, type HostArray } from "../../graph/dtype.ts";
 import type { StorageToken } from "../../graph/node.ts";
 import { asWords, bytesOf, fromWords, toWords, type Words } from "../../graph/words.ts";
@@ -42,6 +43,7 @@ export class Storage implements StorageToken {
   /** Number of elements. */
   readonly count: number;
   #memory: Memory | undefined;
+  #finalizer: Finalizer<Storage, Memory> | undefined;
   /** Whether it was freed when there was nothing yet. */
   #unwanted = false;
 
@@ -49,7 +51,7 @@ export class Storage implements StorageToken {
     this.dtype = dtype;
     this.count = count;
     this.#memory = memory;
-    if (memory !== undefined) collected.register(this, memory, this);
+    this.#finalizer = memory && new Finalizer(collected, this, memory);
   }
 
   /** Of data that is still to be computed. */
@@ -64,7 +66,7 @@ export class Storage implements StorageToken {
     memory.owners++;
     storage.free();
     this.#memory = memory;
-    collected.register(this, memory, this);
+    this.#finalizer = new Finalizer(collected, this, memory);
   }
 
   /** Takes over a host array. */
@@ -183,7 +185,7 @@ export class Storage implements StorageToken {
       this.#unwanted = true;
       return;
     }
-    collected.unregister(this);
+    this.#finalizer?.callOff();
     drop(this.#memory);
     this.#memory = undefined;
   }
