@@ -87,6 +87,10 @@ export class LateReference<T extends object> extends Young {
     this.#strong = target;
   }
 
+  get isStrong(): boolean {
+    return this.#strong !== undefined;
+  }
+
   deref(): T | undefined {
     return this.#strong ?? this.#weak?.deref();
   }

@@ -192,25 +192,36 @@ function attributesKey(attrs: object): string {
   return key;
 }
 
+/** Nodes of a graph up to which a list is searched faster than a set. */
+const few = 8;
+
 /** All nodes reachable from `roots`, sources first. Iterative, as graphs may be deep. `into` may cut the walk at a node. */
-export function toposort(roots: readonly Node[], into: (node: Node) => boolean = () => true): Node[] {
+export function toposort(roots: readonly Node[], into?: (node: Node) => boolean): Node[] {
   const order: Node[] = [];
-  const seen = new Set<Node>();
-  const stack: { node: Node; next: number }[] = [];
-  for (const root of roots) {
-    if (seen.has(root)) continue;
-    seen.add(root);
-    stack.push({ node: root, next: 0 });
-    while (stack.length > 0) {
-      const top = stack[stack.length - 1]!;
-      const source = into(top.node) ? top.node.src[top.next++] : undefined;
-      if (source === undefined) {
-        order.push(top.node);
-        stack.pop();
-      } else if (!seen.has(source)) {
-        seen.add(source);
-        stack.push({ node: source, next: 0 });
+  const path: Node[] = [];
+  /** Which source of each node of the path is next. */
+  const next: number[] = [];
+  let seen: Set<Node> | undefined;
+  for (let root = 0; root < roots.length; root++) {
+    let node: Node | undefined = roots[root]!;
+    for (;;) {
+      if (node !== undefined) {
+        if (seen === undefined ? !order.includes(node) && !path.includes(node) : !seen.has(node)) {
+          path.push(node);
+          next.push(into === undefined || into(node) ? 0 : node.src.length);
+          if (seen !== undefined) seen.add(node);
+          else if (order.length + path.length > few) seen = new Set([...order, ...path]);
+        }
       }
+      const last = path.length - 1;
+      if (last < 0) break;
+      const top: Node = path[last]!;
+      node = top.src[next[last]!];
+      if (node === undefined) {
+        order.push(top);
+        path.pop();
+        next.pop();
+      } else next[last]!++;
     }
   }
   return order;

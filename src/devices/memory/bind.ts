@@ -52,27 +52,28 @@ export function bindSlots<T>(
     });
   }
   const slots = new Array<Block<T> | undefined>(plan.slots.length).fill(undefined);
-  const give = (what: string, slot: number, buffer: DeviceBuffer): void => {
+  const give = (what: "input" | "output", index: number, slot: number, buffer: DeviceBuffer | undefined): void => {
+    if (buffer === undefined || slot < 0) return;
     const bytes = slotBytes(plan, slot, items);
     if (bytes === undefined || buffer.bytes < bytes) {
-      throw new ArgumentError("run", { got: `${buffer.bytes} bytes for ${what}`, need: `${bytes} bytes or more` });
+      throw new ArgumentError("run", {
+        got: `${buffer.bytes} bytes for ${what} ${index}`,
+        need: `${bytes} bytes or more`,
+      });
     }
     const block = blockOf(buffer);
     const before = slots[slot];
     if (before !== undefined && before !== block) {
-      throw new InternalError("run", { got: `two buffers for slot ${slot} (${what})`, need: "the same buffer for it" });
+      throw new InternalError("run", {
+        got: `two buffers for slot ${slot} (${what} ${index})`,
+        need: "the same buffer for it",
+      });
     }
     slots[slot] = block;
   };
-  plan.inputs.forEach((slot, index) => {
-    const buffer = inputs[index];
-    if (slot >= 0 && buffer !== undefined) give(`input ${index}`, slot, buffer);
-  });
-  plan.outputs.forEach((slot, index) => {
-    const buffer = outputs[index];
-    if (buffer !== undefined) give(`output ${index}`, slot, buffer);
-  });
-  plan.temporaries.forEach((slot, index) => slots[slot] = temporaries[index]);
+  for (let i = 0; i < inputs.length; i++) give("input", i, plan.inputs[i]!, inputs[i]);
+  for (let i = 0; i < outputs.length; i++) give("output", i, plan.outputs[i]!, outputs[i]);
+  for (let i = 0; i < temporaries.length; i++) slots[plan.temporaries[i]!] = temporaries[i];
   return slots;
 }
 

@@ -24,6 +24,8 @@ export interface Block<T> {
 class PooledBlock<T> implements Block<T> {
   readonly id: number = nextId++;
   readonly bytes: number;
+  /** When it was given back: a number that grows. */
+  freed = 0;
   readonly #pool: { readonly memory: WeakMap<object, T> };
 
   constructor(bytes: number, memory: T, pool: { readonly memory: WeakMap<object, T> }) {
@@ -82,9 +84,8 @@ export class MemoryPool<T> {
   readonly #allocator: Allocator<T>;
   #limits: PoolLimits;
   /** Free blocks of each size, the one freed last at the end. */
-  readonly #free = new Map<number, Block<T>[]>();
-  /** All free blocks, the one freed first at the front. */
-  readonly #freed = new Set<Block<T>>();
+  readonly #free = new Map<number, PooledBlock<T>[]>();
+  #given = 0;
   readonly #content = { memory: new WeakMap<object, T>() };
   #dropped = false;
   #liveBytes = 0;
@@ -161,7 +162,6 @@ export class MemoryPool<T> {
     if (this.#liveBytes + wanted > budget) wanted = Math.max(smallest, Math.ceil(bytes / 4) * 4);
     const reused = this.#free.get(wanted)?.pop();
     if (reused !== undefined) {
-      this.#freed.delete(reused);
       this.#pooledBytes -= reused.bytes;
       this.#count(wanted);
       return reused;
@@ -191,7 +191,8 @@ export class MemoryPool<T> {
   }
 
   /** Gives a block back for reuse. */
-  give(block: Block<T>): void {
+  give(given: Block<T>): void {
+    const block = given as PooledBlock<T>;
     this.#liveBytes -= block.bytes;
     if (this.#dropped) return;
     if (this.#allocator.usable?.(block.memory) === false) {
@@ -202,7 +203,7 @@ export class MemoryPool<T> {
     const same = this.#free.get(block.bytes);
     if (same === undefined) this.#free.set(block.bytes, [block]);
     else same.push(block);
-    this.#freed.add(block);
+    block.freed = this.#given++;
     this.#trim(Math.max(alwaysKept, this.#peakBytes));
   }
 
@@ -216,7 +217,6 @@ export class MemoryPool<T> {
     this.#dropped = true;
     this.#content.memory = new WeakMap();
     this.#free.clear();
-    this.#freed.clear();
     this.#pooledBytes = 0;
   }
 
@@ -227,12 +227,14 @@ export class MemoryPool<T> {
 
   /** Ends free blocks, oldest first, until no more than `bytes` of them are kept. */
   #trim(bytes: number): void {
-    for (const block of this.#freed) {
-      if (this.#pooledBytes <= bytes) return;
-      this.#freed.delete(block);
+    while (this.#pooledBytes > bytes) {
+      let oldest: PooledBlock<T>[] | undefined;
+      for (const same of this.#free.values()) {
+        if (same.length > 0 && (oldest === undefined || same[0]!.freed < oldest[0]!.freed)) oldest = same;
+      }
+      const block = oldest?.shift();
+      if (block === undefined) return;
       this.#pooledBytes -= block.bytes;
-      const same = this.#free.get(block.bytes);
-      same?.splice(same.indexOf(block), 1);
       this.#allocator.destroy(block.memory);
     }
   }

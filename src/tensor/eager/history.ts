@@ -5,7 +5,7 @@
  */
 import { GradientError } from "../../errors.ts";
 import { withSources } from "../../graph/build.ts";
-import { LateReference } from "../../graph/collected.ts";
+import { LateReference, Young } from "../../graph/collected.ts";
 import { isFloat } from "../../graph/dtype.ts";
 import { type Node, release, toposort } from "../../graph/node.ts";
 import { isMovement } from "../../graph/structural.ts";
@@ -57,8 +57,7 @@ export function settleHistory(leaf: Leaf): void {
   }
   record.history = { ...history, nodes, bytes };
   if (isLong({ nodes, bytes })) return cut(leaf);
-  const reference = new LateReference(leaf);
-  remembered.add(reference);
+  const reference = new Remembered(leaf);
   for (const source of history.origin.src) if (source.op === "storage") recordOf(source).heir = reference;
   counted += own;
   if (counted > Math.max(worthPruning, remaining)) prune();
@@ -111,7 +110,7 @@ function forgetOrigin(leaf: Leaf, source: Leaf): boolean {
 /** Forgets what was computed from a leaf last, and how that came about. */
 function forget(record: NodeRecord): void {
   if (record.heir === undefined) return;
-  remembered.delete(record.heir);
+  if (!record.heir.isStrong) remembered.delete(record.heir);
   record.heir.drop();
   record.heir = undefined;
 }
@@ -168,8 +167,17 @@ let counted = 0;
 let remaining = 0;
 const remembered = new Set<LateReference<Leaf>>();
 
+/** A leaf with a history, which is looked through for useless ones when it is some time old. */
+class Remembered extends LateReference<Leaf> {
+  protected override age(): void {
+    super.age();
+    remembered.add(this);
+  }
+}
+
 /** Forgets histories in which no living tensor is left to differentiate by. */
 export function prune(): void {
+  Young.ageAll();
   const leaves: Leaf[] = [];
   for (const reference of remembered) {
     const leaf = reference.deref();

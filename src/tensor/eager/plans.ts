@@ -8,6 +8,7 @@ import type { DType } from "../../graph/dtype.ts";
 import { type Node, type NodeOf, toposort } from "../../graph/node.ts";
 import { toWords } from "../../graph/words.ts";
 import { differing, planInFamily } from "./lengths.ts";
+import { RecentGraphs } from "./recent.ts";
 
 /** A plan and what it must be given. */
 export interface LoadedGraph {
@@ -30,6 +31,7 @@ interface Canonical {
  * `lifted`: read from memory, so that the next number needs no new plan.
  */
 interface Entry {
+  readonly key: string;
   readonly values: number[];
   readonly lifted: boolean[];
   readonly executable: Promise<Executable>;
@@ -38,7 +40,15 @@ interface Entry {
 }
 
 const mostPlans = 1024;
-const caches = new WeakMap<Device, Map<string, Entry>>();
+
+/** The plans of a device. */
+interface Plans {
+  /** The most recently used come last. */
+  readonly byKey: Map<string, Entry>;
+  readonly recent: RecentGraphs<Entry>;
+}
+
+const plansOn = new WeakMap<Device, Plans>();
 
 /**
  * The plan that computes `roots` from nodes for which `isGiven`; `order` has all nodes between them, sources first. Not to
@@ -51,10 +61,10 @@ export async function loadGraph(
   isGiven: (node: Node) => boolean,
 ): Promise<LoadedGraph> {
   const graph = canonical(roots, order, isGiven);
-  const cache = cacheOf(device);
+  const { byKey: cache, recent } = plansOf(device);
   let entry = cache.get(graph.key);
   if (entry === undefined) {
-    await evict(cache);
+    await evict(cache, recent);
     entry = entryFor(device, roots, graph, graph.constants.map(() => false));
   } else if (!fits(entry, graph)) {
     const before = entry;
@@ -62,6 +72,7 @@ export async function loadGraph(
       before.lifted[i]! || !Object.is(node.attrs.value, before.values[i])
     );
     entry = entryFor(device, roots, graph, lifted);
+    recent.forget(before);
     await before.executable.then((executable) => executable.release(), () => undefined);
   }
   use(cache, graph.key, entry);
@@ -70,6 +81,7 @@ export async function loadGraph(
     return loadedFrom(entry, entry.ready, graph);
   } catch (error) {
     cache.delete(graph.key);
+    recent.forget(entry);
     throw error;
   }
 }
@@ -81,29 +93,34 @@ export function loadedGraph(
   order: readonly Node[],
   isGiven: (node: Node) => boolean,
 ): LoadedGraph | undefined {
+  const { byKey: cache, recent } = plansOf(device);
+  const found = recent.find(roots, order, isGiven);
+  if (found?.found.ready !== undefined) {
+    if (cache.size > mostPlans / 2) use(cache, found.found.key, found.found);
+    return loadedFrom(found.found, found.found.ready, found);
+  }
   const graph = canonical(roots, order, isGiven);
-  const cache = cacheOf(device);
   const entry = cache.get(graph.key);
   if (entry?.ready === undefined || !fits(entry, graph)) return undefined;
   if (cache.size > mostPlans / 2) use(cache, graph.key, entry);
+  recent.remember(roots, order, isGiven, entry.lifted, entry);
   return loadedFrom(entry, entry.ready, graph);
 }
 
-/** The most recently used come last. */
 function use(cache: Map<string, Entry>, key: string, entry: Entry): void {
   cache.delete(key);
   cache.set(key, entry);
 }
 
-function cacheOf(device: Device): Map<string, Entry> {
-  let cache = caches.get(device);
-  if (cache === undefined) caches.set(device, cache = new Map());
-  return cache;
+function plansOf(device: Device): Plans {
+  let plans = plansOn.get(device);
+  if (plans === undefined) plansOn.set(device, plans = { byKey: new Map(), recent: new RecentGraphs() });
+  return plans;
 }
 
 function entryFor(device: Device, roots: readonly Node[], graph: Canonical, lifted: boolean[]): Entry {
   const values = graph.constants.map((node) => node.attrs.value);
-  return { values, lifted, executable: load(device, roots, graph, lifted), ready: undefined };
+  return { key: graph.key, values, lifted, executable: load(device, roots, graph, lifted), ready: undefined };
 }
 
 /** Whether the constants that the plan holds are those of the graph. */
@@ -111,14 +128,21 @@ function fits({ values, lifted }: Entry, { constants }: Canonical): boolean {
   return constants.every((node, i) => lifted[i]! || Object.is(node.attrs.value, values[i]));
 }
 
-function loadedFrom({ lifted }: Entry, executable: Executable, { given, constants }: Canonical): LoadedGraph {
-  return { executable, given, numbers: numbersOf(constants, lifted) };
+function loadedFrom(
+  { lifted }: Entry,
+  executable: Executable,
+  { given, constants }: Pick<Canonical, "given" | "constants">,
+): LoadedGraph {
+  return { executable, given, numbers: lifted.includes(true) ? numbersOf(constants, lifted) : none };
 }
 
-async function evict(cache: Map<string, Entry>): Promise<void> {
+const none: readonly never[] = [];
+
+async function evict(cache: Map<string, Entry>, recent: RecentGraphs<Entry>): Promise<void> {
   for (const [key, entry] of cache) {
     if (cache.size < mostPlans) return;
     cache.delete(key);
+    recent.forget(entry);
     await entry.executable.then((executable) => executable.release(), () => undefined);
   }
 }
@@ -233,8 +257,8 @@ function numbersOf(constants: readonly NodeOf<"const">[], lifted: readonly boole
 }
 
 /** Buffers of the numbers of a plan; the caller frees them once the plan was run. */
-export function numberBuffers(device: Device, { numbers }: LoadedGraph): DeviceBuffer[] {
-  return numbers.map((data) => {
+export function numberBuffers(device: Device, { numbers }: LoadedGraph): readonly DeviceBuffer[] {
+  return numbers.length === 0 ? none : numbers.map((data) => {
     const buffer = device.alloc(data.byteLength);
     device.write(buffer, data);
     return buffer;

@@ -297,17 +297,20 @@ function launch(
   inputs: readonly DeviceBuffer[],
   outputs: readonly DeviceBuffer[],
 ): void {
-  let numbers: DeviceBuffer[] = [];
+  let numbers: readonly DeviceBuffer[] = [];
   try {
     numbers = numberBuffers(device, graph);
     device.run(graph.executable, numbers.length === 0 ? inputs : [...inputs, ...numbers], outputs);
   } catch (error) {
-    outputs.forEach((buffer) => device.free(buffer));
+    for (const buffer of outputs) device.free(buffer);
     throw error;
   } finally {
-    numbers.forEach((buffer) => device.free(buffer));
+    for (const buffer of numbers) device.free(buffer);
   }
-  roots.forEach((root, i) => settle(root, Storage.ofBuffer(device, outputs[i]!, root.dtype, size(root.shape))));
+  for (let i = 0; i < roots.length; i++) {
+    const root = roots[i]!;
+    settle(root, Storage.ofBuffer(device, outputs[i]!, root.dtype, size(root.shape)));
+  }
   for (const node of order) if (node.src.length > 0) recordOf(node).computed = true;
 }
 
@@ -316,10 +319,9 @@ function launch(
  * so that nothing is computed more than twice. Of a region of such nodes, those that new ones read.
  */
 function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readonly Node[] {
+  if (!order.some(isOld)) return wanted;
   const kept = new Set<Node>();
   const roots = new Set(wanted);
-  const isOld = (node: Node) =>
-    node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
   for (const node of order) {
     if (isOld(node) || isGiven(node)) continue;
     for (const source of node.src) {
@@ -328,6 +330,11 @@ function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readon
     }
   }
   return kept.size === 0 ? wanted : [...wanted, ...kept];
+}
+
+/** Whether a node was computed, and not kept. */
+function isOld(node: Node): boolean {
+  return node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
 }
 
 /** What a chain of views shows. */

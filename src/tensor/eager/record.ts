@@ -137,7 +137,11 @@ export function sharedLeaf(leaf: Leaf): Leaf {
 
 /** Nodes that must be computed for `roots`, sources first, and the nodes with values that they start from. */
 export function pendingOrder(roots: readonly Node[]): Node[] {
-  return toposort(roots, (node) => valueOf(node) === undefined);
+  return toposort(roots, hasNoValue);
+}
+
+function hasNoValue(node: Node): boolean {
+  return valueOf(node) === undefined;
 }
 
 /** Throws TraceError when a node depends on a placeholder, and so has no value. */

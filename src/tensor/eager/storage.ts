@@ -9,10 +9,55 @@ import { asWords, bytesOf, fromWords, toWords, type Words } from "../../graph/wo
 /** The content of storages: equal bytes in several places. */
 interface Memory {
   host: HostArray | undefined;
-  readonly buffers: Map<Device, DeviceBuffer>;
+  readonly buffers: DeviceBuffers;
   /** Storages that show this content. */
   owners: number;
   spare?: FindSpare;
+}
+
+/** A buffer on each of some devices, of which there mostly is one: a map for each tensor would be most of what a small one takes. */
+class DeviceBuffers {
+  #device: Device | undefined;
+  #buffer: DeviceBuffer | undefined;
+  #more: Map<Device, DeviceBuffer> | undefined;
+
+  get size(): number {
+    return (this.#device === undefined ? 0 : 1) + (this.#more?.size ?? 0);
+  }
+
+  get(device: Device): DeviceBuffer | undefined {
+    return this.#device === device ? this.#buffer : this.#more?.get(device);
+  }
+
+  set(device: Device, buffer: DeviceBuffer): this {
+    if (this.#device === device || (this.#device === undefined && this.#more?.has(device) !== true)) {
+      this.#device = device;
+      this.#buffer = buffer;
+    } else (this.#more ??= new Map()).set(device, buffer);
+    return this;
+  }
+
+  delete(device: Device): void {
+    if (this.#device === device) this.#device = this.#buffer = undefined;
+    else this.#more?.delete(device);
+  }
+
+  clear(): void {
+    this.#device = this.#buffer = this.#more = undefined;
+  }
+
+  /** The first that is there. */
+  find(wanted: (device: Device) => boolean): Device | undefined {
+    if (this.#device !== undefined && wanted(this.#device)) return this.#device;
+    for (const device of this.#more?.keys() ?? []) if (wanted(device)) return device;
+    return undefined;
+  }
+
+  freeAll(): void {
+    if (this.#device !== undefined && !this.#device.isLost) this.#device.free(this.#buffer!);
+    for (const [device, buffer] of this.#more ?? []) if (!device.isLost) device.free(buffer);
+    this.clear();
+  }
 }
 
 /** Equal bytes that somebody else keeps. */
@@ -21,14 +66,14 @@ export type Spare = { readonly host: HostArray } | { readonly device: Device; re
 type FindSpare = (failed: ReadonlySet<Device>) => Spare | undefined;
 
 const none: ReadonlySet<Device> = new Set();
+const isThere = (device: Device) => !device.isLost;
 
 let nextId = 0;
 const collected = new FinalizationRegistry<Memory>(drop);
 
 function drop(memory: Memory): void {
   if (--memory.owners > 0) return;
-  for (const [device, buffer] of memory.buffers) if (!device.isLost) device.free(buffer);
-  memory.buffers.clear();
+  memory.buffers.freeAll();
   memory.host = undefined;
 }
 
@@ -71,12 +116,16 @@ export class Storage implements StorageToken {
 
   /** Takes over a host array. */
   static ofHost(data: HostArray, dtype: DType): Storage {
-    return new Storage(dtype, data.length, { host: data, buffers: new Map(), owners: 1 });
+    return new Storage(dtype, data.length, { host: data, buffers: new DeviceBuffers(), owners: 1 });
   }
 
   /** Takes over a buffer. */
   static ofBuffer(device: Device, buffer: DeviceBuffer, dtype: DType, count: number): Storage {
-    return new Storage(dtype, count, { host: undefined, buffers: new Map([[device, buffer]]), owners: 1 });
+    return new Storage(dtype, count, {
+      host: undefined,
+      buffers: new DeviceBuffers().set(device, buffer),
+      owners: 1,
+    });
   }
 
   get bytes(): number {
@@ -85,8 +134,10 @@ export class Storage implements StorageToken {
 
   /** Whether the data is still there: it was neither freed nor overwritten, nor did it go with its device. */
   get exists(): boolean {
-    if (this.#memory === undefined) return false;
-    return this.#source() !== undefined;
+    const memory = this.#memory;
+    if (memory === undefined) return false;
+    return memory.host !== undefined || memory.buffers.find(isThere) !== undefined ||
+      memory.spare?.(none) !== undefined;
   }
 
   /** Whether no other storage shows the same memory. */
@@ -106,8 +157,7 @@ export class Storage implements StorageToken {
 
   /** A device that holds the data. */
   get home(): Device | undefined {
-    for (const device of this.#content("read").buffers.keys()) if (!device.isLost) return device;
-    return undefined;
+    return this.#content("read").buffers.find((device) => !device.isLost);
   }
 
   /**
@@ -194,8 +244,8 @@ export class Storage implements StorageToken {
   #source(failed: ReadonlySet<Device> = none): Spare | undefined {
     const { host, buffers, spare } = this.#content("read");
     if (host !== undefined) return { host };
-    for (const [device, buffer] of buffers) if (!device.isLost && !failed.has(device)) return { device, buffer };
-    return spare?.(failed);
+    const device = buffers.find((device) => !device.isLost && !failed.has(device));
+    return device === undefined ? spare?.(failed) : { device, buffer: buffers.get(device)! };
   }
 
   #content(op: string): Memory {
