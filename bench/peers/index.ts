@@ -14,13 +14,16 @@ export async function loadPeers(
   if (wants("shardwise")) {
     const ours = await import("./ours.ts");
     ours.chooseAdapter(adapter);
-    peers.push(target === "gpu" ? ours.oursGpu : ours.oursCpu);
+    peers.push(...(target === "gpu" ? [ours.oursGpu] : [ours.oursOnOneThread, ours.oursOnTwoThreads]));
   }
   if (wants("tfjs")) {
     const tfjs = await import("./tfjs.ts");
-    peers.push(...(target === "gpu" ? [tfjs.tfjsWebGPU] : [tfjs.tfjsWasm, tfjs.tfjsCpu]));
+    peers.push(target === "gpu" ? tfjs.tfjsWebGPU : tfjs.tfjsWasm);
   }
-  if (target === "gpu" && wants("jax-js")) peers.push((await import("./jax.ts")).jaxWebGPU);
+  if (wants("jax-js")) {
+    const jax = await import("./jax.ts");
+    peers.push(target === "gpu" ? jax.jaxWebGPU : jax.jaxWasm);
+  }
   navigator.chooseAdapter(adapter);
   return peers;
 }

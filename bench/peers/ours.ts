@@ -5,8 +5,9 @@ import { type Engine, type OpenPeer, type Peer, prepare, versionIn } from "./pee
 /** shardwise on a WebGPU adapter: the hardware one, or the software one where there is none. */
 export const oursGpu: Peer = { name: "shardwise", target: "gpu", open: () => open("gpu") };
 
-/** shardwise on its own cpu device. */
-export const oursCpu: Peer = { name: "shardwise", target: "cpu", open: () => open("cpu") };
+/** shardwise on its own cpu device: on as many threads as the peers have, and on two. */
+export const oursOnOneThread: Peer = { name: "shardwise", target: "cpu", open: () => open("cpu", 1) };
+export const oursOnTwoThreads: Peer = { name: "on 2 threads", target: "cpu", open: () => open("cpu", 2) };
 
 let adapter: string | undefined;
 
@@ -15,7 +16,7 @@ export function chooseAdapter(name: string | undefined): void {
   adapter = name;
 }
 
-async function open(kind: "gpu" | "cpu"): Promise<OpenPeer> {
+async function open(kind: "gpu" | "cpu", threads = 1): Promise<OpenPeer> {
   const named = kind === "gpu" && adapter !== undefined ? { name: adapter } : {};
   const [device] = await devices({ kind, ...named });
   if (device === undefined) throw new Error(`shardwise found no ${kind} device`);
@@ -32,8 +33,12 @@ async function open(kind: "gpu" | "cpu"): Promise<OpenPeer> {
   };
   return {
     version: () => versionIn("package.json"),
-    runsOn: kind === "gpu" ? device.info.description : "generated JavaScript",
-    prepare: (workload) => prepare(engine, workload),
+    runsOn: kind === "gpu" ? device.info.description : `WebAssembly, ${threads} threads`,
+    async prepare(workload) {
+      // Of the cpu device there is one.
+      if (kind === "cpu") await devices({ kind, threads });
+      return await prepare(engine, workload);
+    },
     memory: () => device.stats(),
     close() {
       setDefaultDevice(undefined);

@@ -5,7 +5,7 @@ import { offerWebGPU } from "./navigator.ts";
 import { type Engine, type OpenPeer, type Peer, prepare } from "./peer.ts";
 import { tfjsPrograms } from "./tfjs-programs.ts";
 
-/** TensorFlow.js with its WebGPU, WASM and plain JS backends. It computes op by op; there is nothing to compile. */
+/** TensorFlow.js with its WebGPU and WASM backends. It computes op by op; there is nothing to compile. */
 export const tfjsWebGPU: Peer = {
   name: "tfjs webgpu",
   target: "gpu",
@@ -24,19 +24,8 @@ export const tfjsWasm: Peer = {
     const tf = await core();
     const wasm = await import("@tensorflow/tfjs-backend-wasm");
     const opened = await start(tf, "wasm", "WebAssembly");
+    // Node has the build without threads, whatever is asked for.
     return { ...opened, runsOn: `WebAssembly, ${wasm.getThreadsCount()} threads` };
-  },
-};
-
-export const tfjsCpu: Peer = {
-  name: "tfjs cpu",
-  target: "cpu",
-  // Its gradients of a convolution take a minute, those of the network half of one.
-  takes: ({ kind }) => kind !== "convGradients" && kind !== "cnnSgd",
-  async open() {
-    const tf = await core();
-    await import("@tensorflow/tfjs-backend-cpu");
-    return await start(tf, "cpu", "plain JavaScript");
   },
 };
 
