@@ -1,4 +1,4 @@
-/** One row of the measurements in a fresh process: `child.ts ROW ENGINE [ADAPTER]` prints a line of JSON. */
+/** One row of the measurements in a fresh process: `child.ts ROW gpu|cpu ENGINE [ADAPTER]` prints a line of JSON. */
 import process from "node:process";
 import { watchBuffers } from "../counters.ts";
 import { relativeError } from "../errors.ts";
@@ -6,16 +6,17 @@ import { loadPeers } from "../peers/index.ts";
 import { type AnyWorkload, fresh } from "../workloads/index.ts";
 import type { FreshMeasurement } from "./rows.ts";
 
-const [row, engine, adapter] = process.argv.slice(2);
+const [row, target, engine, adapter] = process.argv.slice(2);
 if (row !== "first" && row !== "training" && row !== "memory") {
   throw new Error(`${row}: need first, training or memory`);
 }
+if (target !== "gpu" && target !== "cpu") throw new Error(`${target}: need gpu or cpu`);
 const made = fresh[row].make();
 const workload = { ...made, sets: made.sets.slice(0, 1) } as AnyWorkload;
 const buffers = row === "memory" ? await watchBuffers() : undefined;
 
 const begin = performance.now();
-const [peer] = await loadPeers("gpu", (name) => name === engine, adapter);
+const [peer] = await loadPeers(target, (name) => name === engine, adapter);
 if (peer === undefined) throw new Error(`${engine}: no such engine`);
 const opened = await peer.open();
 const loaded = performance.now();

@@ -28,20 +28,25 @@ const mostSamples = 3;
 const enough = 8;
 const patience = 120;
 
-const peerNames = { shardwise: "shardwise", tfjs: "tfjs webgpu", "jax-js": "jax-js webgpu" } as const;
+const peerNames = {
+  gpu: { shardwise: "shardwise", tfjs: "tfjs webgpu", "jax-js": "jax-js webgpu" },
+  cpu: { shardwise: "shardwise", tfjs: "tfjs wasm", "jax-js": "jax-js wasm" },
+} as const;
 
 export async function measureFresh(
   row: FreshRow,
+  target: "gpu" | "cpu",
   engine: typeof engines[number],
   adapter: string | undefined,
 ): Promise<Result> {
   const { name, make } = fresh[row];
-  const head = { workload: name, target: "gpu", peer: peerNames[engine] } as const;
+  const head = { workload: name, target, peer: peerNames[target][engine] } as const;
   const samples: FreshMeasurement[] = [];
   const begin = performance.now();
   try {
-    if (row === "first") await sample(row, engine, adapter); // the driver's cache knows the kernels from now on
-    do samples.push(await sample(row, engine, adapter)); while (
+    // The driver's cache knows the kernels from now on.
+    if (row === "first" && target === "gpu") await sample(row, target, engine, adapter);
+    do samples.push(await sample(row, target, engine, adapter)); while (
       row !== "memory" && samples.length < mostSamples && performance.now() - begin < enough * 1000
     );
   } catch (error) {
@@ -54,12 +59,18 @@ export async function measureFresh(
   return row === "memory" ? { ...common, bytes } : { ...common, median: milliseconds, loading };
 }
 
-/** A training starts with an empty cache of the driver, the others with the one of the bench. */
-async function sample(row: FreshRow, engine: string, adapter: string | undefined): Promise<FreshMeasurement> {
-  if (row !== "training") return await run(row, engine, adapter, {});
+/** A training starts with empty caches of the driver and of plans, the others with those of the bench. */
+async function sample(
+  row: FreshRow,
+  target: "gpu" | "cpu",
+  engine: string,
+  adapter: string | undefined,
+): Promise<FreshMeasurement> {
+  const asked = [row, target, engine, ...(adapter === undefined ? [] : [adapter])];
+  if (row !== "training") return await run(asked, {});
   const folder = await mkdtemp(join(tmpdir(), "shardwise-cold-"));
   try {
-    return await run(row, engine, adapter, { MESA_SHADER_CACHE_DIR: folder });
+    return await run(asked, { MESA_SHADER_CACHE_DIR: join(folder, "driver"), SHARDWISE_CACHE: join(folder, "plans") });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -74,12 +85,10 @@ async function command(): Promise<string[]> {
 }
 
 async function run(
-  row: FreshRow,
-  engine: string,
-  adapter: string | undefined,
+  asked: readonly string[],
   environment: Readonly<Record<string, string>>,
 ): Promise<FreshMeasurement> {
-  const args = [...await command(), row, engine, ...(adapter === undefined ? [] : [adapter])];
+  const args = [...await command(), ...asked];
   const child = spawn(process.execPath, args, {
     env: { ...process.env, ...environment },
     stdio: ["ignore", "pipe", "pipe"],
