@@ -14,6 +14,8 @@ const teams: readonly { readonly length: number; readonly invocations: number }[
   { length: 8, invocations: 4 },
 ];
 
+const laneTile: Tile = { ...plainTile, knownRanges: true };
+
 /** Chooses the tile of a kernel without contractions. `probe` lowers it, `plain` is what it gives for plainTile. */
 export function lanesTile(plain: KernelIR, probe: (tile: Tile) => KernelIR, domain: readonly number[]): Tile {
   const { loads, stores } = accessesOf(plain);
@@ -26,12 +28,12 @@ export function lanesTile(plain: KernelIR, probe: (tile: Tile) => KernelIR, doma
   if (termsAlongLanes || rowsAlongLanes) {
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop.extent));
     const team = teams.find(({ length }) => longest >= length);
-    if (team !== undefined) return { ...plainTile, walk: { kind: "team", invocations: team.invocations } };
+    if (team !== undefined) return { ...laneTile, walk: { kind: "team", invocations: team.invocations } };
   }
   const uneven = unevenAccesses(plain);
-  if (uneven === 0 || domain.length < 2 || domain.at(-1)! < lanes) return plainTile;
-  const block = plainBlock(domain.length);
-  return unevenAccesses(probe(block)) < uneven ? block : plainTile;
+  if (uneven === 0 || domain.length < 2 || domain.at(-1)! < lanes) return laneTile;
+  const block = { ...plainBlock(domain.length), knownRanges: true };
+  return unevenAccesses(probe(block)) < uneven ? block : laneTile;
 }
 
 /** How many loads and stores are not at even distances along the lanes of a vector. */

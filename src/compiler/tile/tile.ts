@@ -17,6 +17,8 @@ export interface Tile {
   readonly axisLoops: boolean;
   /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
   readonly factors: readonly (readonly number[])[] | undefined;
+  /** Whether exponentials and quotients are spelled by fewer instructions where something is known of their operands. */
+  readonly knownRanges: boolean;
   /** How an attention is walked. */
   readonly attention: AttentionBlock | undefined;
 }
@@ -133,6 +135,7 @@ export const plainTile: Tile = {
   reduce: 1,
   axisLoops: false,
   factors: undefined,
+  knownRanges: false,
   attention: undefined,
 };
 
