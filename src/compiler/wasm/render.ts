@@ -273,7 +273,6 @@ class KernelCode extends LaneValues {
   }
 
   #statement(statement: Exclude<Statement, { kind: "let" | "declare" }>): void {
-    const { code } = this;
     if (isApart(statement)) {
       for (let u = 0; u < this.lanes.vectors; u++) this.#vectorOf(statement, u);
       return;
