@@ -9,6 +9,7 @@ import {
   gemv,
   panel,
   registerTile,
+  strip,
   workgroupTile,
 } from "../src/compiler/plan/contraction-schedules.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
@@ -147,6 +148,8 @@ const kinds: Readonly<
       panel([4, 8], [8, 32], 24),
       panel([2, 16], [128, 256], 256),
       panel([3, 4], [24, 8], 8),
+      strip([1, 16], 32, 8),
+      strip([4, 8], 16, 16),
     ],
     kind: "cpu",
     on: ({ target }) => target,

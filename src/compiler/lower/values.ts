@@ -189,7 +189,9 @@ export class Values {
     const terms = size(node.attrs.axes.map((axis) => source.shape[axis]!));
     if (terms === 0) return lanes.map(() => this.#identity(node));
     if (contraction && domain?.kind === "staged") return stagedSums(builder, node, lanes, domain, this.of);
-    if (contraction && domain?.kind === "panel") return panelSums(builder, node, lanes, domain, this.of);
+    if (domain?.kind === "panel" && (contraction || domain.walk.direct)) {
+      return panelSums(builder, node, lanes, domain, this.of);
+    }
     if (!contraction && terms <= mostUnrolled) return this.#fewTerms(node, lanes, terms);
     // The loops go where all that the lanes depend on is known.
     const parent = lanes.reduce((scope, lane) => {

@@ -99,7 +99,7 @@ export interface StagedWalk {
 export interface PanelWalk {
   readonly kind: "panel";
   readonly runs: Runs;
-  /** The runs along which the rows and the columns of the block lie. */
+  /** The runs along which the rows and the columns of the block lie; -1: there is one row. */
   readonly m: number;
   readonly n: number;
   readonly rows: number;
@@ -111,6 +111,8 @@ export interface PanelWalk {
   readonly depth: number;
   /** Whether neighbours of the row operand along its run are neighbours in memory. */
   readonly adjacent: boolean;
+  /** Whether operands are read where they are, and not from scratch memory. */
+  readonly direct: boolean;
 }
 
 /**
