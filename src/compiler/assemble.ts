@@ -253,7 +253,7 @@ function renderProgram(
   }
   if (target.language === "wasm") {
     const source = renderText(ir);
-    const code = renderWasm(ir);
+    const code = renderWasm(ir, target.relaxed === true);
     // Kernels that read alike may differ in what is known of their indices.
     const key = `wasm|${strides ?? ""}|${hashOf(code.body)}|${source}`;
     return { ...common, key, language: "wasm", source, code, workgroups: [1, 1, 1] };

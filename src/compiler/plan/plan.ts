@@ -12,6 +12,8 @@ export interface Target {
   readonly rollLoops?: boolean;
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
+  /** Whether sums of products in WebAssembly are relaxed: a product may be rounded before it is added, or not. */
+  readonly relaxed?: true;
   /** How kernels hold an f16: as a type of their own, or two in a u32 (see half-storage.ts). The cpu device has its bits. */
   readonly f16: "native" | "packed";
   readonly maxStorageBuffersPerKernel: number;

@@ -3,7 +3,7 @@ import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
 import { type Index, strideInGroup, strideOf } from "../kernel/index-arithmetic.ts";
 import type { KernelIR } from "../kernel/ir.ts";
 import { isLongStrip, stripDepth, stripWidth } from "../plan/contraction-schedules.ts";
-import { plainBlock, plainTile, type Tile } from "./tile.ts";
+import { partLength, plainBlock, plainTile, type Tile } from "./tile.ts";
 
 /** Lanes of a vector. */
 const lanes = 4;
@@ -76,6 +76,7 @@ function stripTile({ body, parallel }: KernelIR, domain: readonly number[]): Til
   const [extent, terms] = [domain[along]!, loop!.variable.extent];
   if (accumulators !== 1 || !even || !far || !isLongStrip(extent, terms)) return undefined;
   const units = Math.ceil(extent / stripColumns);
+  const depth = partLength(terms, 1, stripDepth);
   return {
     ...laneTile,
     walk: {
@@ -87,8 +88,8 @@ function stripTile({ body, parallel }: KernelIR, domain: readonly number[]): Til
       columns: stripColumns,
       tiles: 1,
       panels: Math.ceil(units / Math.ceil(extent / stripWidth)),
-      parts: Math.ceil(terms / stripDepth),
-      depth: stripDepth,
+      parts: Math.ceil(terms / depth),
+      depth,
       adjacent: false,
       direct: true,
     },

@@ -261,3 +261,9 @@ export function countOperations(ir: KernelIR): number {
   });
   return operations * invocations;
 }
+
+/** Terms of a part, a multiple of `unit`, at most `most`: that divide the sum if at least half as many do. */
+export function partLength(terms: number, unit: number, most: number): number {
+  for (let length = most - most % unit; 2 * length >= most; length -= unit) if (terms % length === 0) return length;
+  return Math.ceil(terms / Math.ceil(terms / most) / unit) * unit;
+}

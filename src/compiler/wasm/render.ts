@@ -25,9 +25,10 @@ const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
 /** Behind arrays and buffers there are so many bytes that vectors may read. */
 export const spareBytes = 128;
 
-export function renderWasm(ir: KernelIR): ProgramCode {
+/** `relaxed`: products are added by an instruction that may round them first, or not. */
+export function renderWasm(ir: KernelIR, relaxed = false): ProgramCode {
   const lanes = countersOf(ir);
-  const kernel = new KernelCode(ir, new FunctionCode(kernelParameters), lanes);
+  const kernel = new KernelCode(ir, new FunctionCode(kernelParameters), lanes, relaxed);
   return {
     body: kernel.body(),
     outer: lanes.outer.reduce((count, { extent }) => count * extent, 1),
@@ -66,8 +67,11 @@ class KernelCode extends LaneValues {
   /** The locals with the addresses of buffers. */
   readonly #addresses: readonly number[];
 
-  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
+  readonly #relaxed: boolean;
+
+  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters, relaxed: boolean) {
     super(ir, code, lanes);
+    this.#relaxed = relaxed;
     let bytes = 0;
     this.#arrays = ir.shared.map(({ dtype, length }) => {
       const offset = bytes;
@@ -311,7 +315,11 @@ class KernelCode extends LaneValues {
     const { accumulator, kind, value } = statement;
     const local = this.accumulators.get(accumulator)![u]!;
     if (kind === "assign") this.value(value, u);
-    else this.#join(accumulator, () => code.get(local), () => this.value(value, u));
+    else if (this.#relaxed && accumulator.op === "sum" && isProduct(value) && !this.bound.has(value)) {
+      for (const factor of value.args) this.value(factor, u);
+      code.get(local);
+      code.op("f32x4.relaxed_madd");
+    } else this.#join(accumulator, () => code.get(local), () => this.value(value, u));
     code.set(local);
   }
 
@@ -396,6 +404,10 @@ class KernelCode extends LaneValues {
     }
     this.store(this.sharedRegion(array), index, values[0]!, { when: undefined, onto: undefined, u });
   }
+}
+
+function isProduct(expr: Expr): expr is Expr & { readonly kind: "op" } {
+  return expr.kind === "op" && expr.op === "mul" && expr.dtype === "f32";
 }
 
 type Apart = Statement & { readonly kind: "let" | "update" | "assign" | "stage" };

@@ -24,7 +24,7 @@ import type { Lease } from "../memory/scratch.ts";
 import { alignment, type Arena, type Piece } from "./arena.ts";
 import { canShare, type Chunks, type Crew, crewOfProcess, defaultThreads } from "./crew.ts";
 import { ArenaMemory, ArrayMemory, type HostMemory } from "./host-memory.ts";
-import { hasWasm, type Kernel, Kernels, type WasmKernel } from "./kernels.ts";
+import { hasRelaxedWasm, hasWasm, type Kernel, Kernels, type WasmKernel } from "./kernels.ts";
 
 /** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
 const longestTurn = 12;
@@ -126,7 +126,8 @@ export class CpuDevice implements Device {
   constructor(identity: Identity, budget: number, language: "wasm" | "js" = flags().wasm && hasWasm() ? "wasm" : "js") {
     this.id = identity.id;
     this.name = identity.name;
-    this.target = language === "wasm" ? wasmTarget : jsTarget;
+    const relaxed = language === "wasm" && flags().relaxed && hasRelaxedWasm();
+    this.target = language === "js" ? jsTarget : relaxed ? { ...wasmTarget, relaxed } : wasmTarget;
     this.info = { vendor: "", architecture: language, description: infos[language], software: true, runtime: "none" };
     const shared = canShare();
     const memory = language === "wasm" ? new ArenaMemory(spareBytes, shared) : undefined;
@@ -141,6 +142,9 @@ export class CpuDevice implements Device {
     this.#core = new DeviceCore<Piece>(identity, this.#memory, { budget, largest: this.target.maxBindingBytes });
     register(this);
     debugLine(1, () => `shardwise: ${this.name} is ${this.info.description}`);
+    if (language === "wasm" && flags().relaxed && !relaxed) {
+      debugLine(1, () => `shardwise: ${this.name} has no relaxed SIMD: SHARDWISE_RELAXED does nothing`);
+    }
   }
 
   get lost(): Promise<DeviceLoss> {
