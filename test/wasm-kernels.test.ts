@@ -43,7 +43,7 @@ test("columns, rows and elements of every length, on either side of groups of la
 
 test("long columns are reduced a strip at a time, whatever their lengths and what is computed of them", async () => {
   const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
-  for (const [terms, columns] of [[2048, 64], [2049, 65], [1040, 131], [79, 1700], [1100, 2051]] as const) {
+  for (const [terms, columns] of [[2049, 65], [79, 1700], [130, 2051]] as const) {
     const x = g.input([terms, columns], "f32");
     const whole = g.input([terms, columns], "i32");
     const weights = g.input([terms], "f32");
@@ -96,6 +96,16 @@ test("what lies beyond padding is 0, whatever lies there in memory", async () =>
     ),
     { numRuns: 40 },
   );
+});
+
+test("of two guards around one index each has the bounds that it needs", async () => {
+  // p[i] is read where i < 10, so that its padding begins at 10, and where 1 <= i < 11.
+  const x = g.input([8], "f32");
+  const p = e("neg", g.pad(x, [2], [2], -1));
+  const first = g.pad(g.slice(p, [0], [10], [1]), [0], [2]);
+  const second = g.pad(g.slice(p, [1], [10], [1]), [1], [1]);
+  await exactly([e("add", first, second)], [x]);
+  await exactly([e("add", second, first)], [x]);
 });
 
 test("a long tensor that is read backwards from where memory begins", async () => {

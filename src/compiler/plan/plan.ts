@@ -79,9 +79,15 @@ export interface Program {
   readonly invocations: number;
   /**
    * With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations, and
-   * whether it rounds to f16: then what differs in the last bits may differ by a step of those.
+   * whether it rounds to f16: then what differs in the last bits may differ by a step of those. `order` has the bindings that its
+   * buffers are, where that is not all in their order.
    */
-  readonly reference?: { readonly source: string; readonly invocations: number; readonly roundsToHalf: boolean };
+  readonly reference?: {
+    readonly source: string;
+    readonly invocations: number;
+    readonly roundsToHalf: boolean;
+    readonly order?: readonly number[];
+  };
   /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
   readonly flops: number;
   readonly bytes: number;

@@ -4,6 +4,7 @@ import { flags } from "../../debug/flags.ts";
 import { debugLine } from "../../debug/log.ts";
 import { traceSpan, tracing } from "../../debug/trace.ts";
 import { DeviceError, InternalError } from "../../errors.ts";
+import type { Words } from "../../graph/words.ts";
 import { nextTurn } from "../../host/host.ts";
 import { guard } from "../../signature/takes.ts";
 import type {
@@ -20,6 +21,7 @@ import { kernelRan, timingKernels } from "../device/profile.ts";
 import { type Identity, register } from "../device/registry.ts";
 import { checkReads, handled, partOffset, partOfItem } from "../memory/bind.ts";
 import { type BoundRun, DeviceCore, LoadedExecutable } from "../memory/core.ts";
+import { References } from "../memory/references.ts";
 import type { Lease } from "../memory/scratch.ts";
 import { alignment, type Arena, type Piece } from "./arena.ts";
 import { canShare, type Chunks, type Crew, crewOfProcess, defaultThreads } from "./crew.ts";
@@ -114,6 +116,8 @@ export class CpuDevice implements Device {
   readonly #memory: HostMemory<Piece>;
   readonly #arena: Arena | undefined;
   readonly #kernels: Kernels;
+  /** With the flag VALIDATE, for kernels in WebAssembly. */
+  readonly #references: References | undefined;
   /** Threads that help this device, where there can be any. */
   readonly #crew: Crew | undefined;
   #threads: number;
@@ -139,6 +143,7 @@ export class CpuDevice implements Device {
       this.#crew.attach(this.id, memory.arena.memory);
     }
     this.#threads = flags().threads ?? defaultThreads();
+    this.#references = flags().validate ? new References() : undefined;
     this.#core = new DeviceCore<Piece>(identity, this.#memory, { budget, largest: this.target.maxBindingBytes });
     register(this);
     debugLine(1, () => `shardwise: ${this.name} is ${this.info.description}`);
@@ -279,6 +284,8 @@ export class CpuDevice implements Device {
     this.#core.dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
+    const validated = this.#references !== undefined && program.reference !== undefined;
+    const before = validated ? this.#contentOf(step, slots).map((words) => words.slice()) : undefined;
     try {
       for (let item = 0; item < items; item++) {
         if (kernel.kind === "wasm") {
@@ -305,7 +312,19 @@ export class CpuDevice implements Device {
         }),
       );
     }
+    if (before !== undefined) {
+      const after = this.#contentOf(step, slots).map((words, i) =>
+        program.bindings[i]!.access === "readWrite" ? words : undefined
+      );
+      const disagreement = this.#references!.compare({ program, device: this.name, items, before, after });
+      if (disagreement !== undefined) this.#core.lifetime.fail(disagreement.error);
+    }
     if (timing) kernelRan({ device: this.name, program, start, milliseconds: performance.now() - start });
+  }
+
+  /** What the blocks hold that a kernel binds. */
+  #contentOf({ program, slots: bound }: DispatchStep, slots: BoundRun<Piece, unknown>["slots"]): Words[] {
+    return program.bindings.map(({ dtype }, i) => this.#memory.words(required(slots, bound[i]!).memory, dtype, 0));
   }
 
   #runWasm({ run, code, module, index }: WasmKernel, { chunks, work }: DispatchStep): void {
