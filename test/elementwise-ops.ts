@@ -38,6 +38,10 @@ export const tested: Readonly<Record<ElementwiseName, Tested>> = {
     promised: { rtol: 180 * ulp, atol: least, when: (x) => !(Math.abs(x) > 87 && Math.abs(x) < 100) && number(x) },
     smooth: [[-2, 2]],
   },
+  // Of what is at most 0, or infinite.
+  expUnder: {
+    promised: { rtol: 180 * ulp, atol: least, when: (x) => (x <= 0 || x === Infinity) && !(x < -87 && x > -100) },
+  },
   // From 0.25 on it is exp(x) - 1, which multiplies the error of exp by 5.
   expm1: { promised: { rtol: 180 * ulp, atol: least, when: (x) => !(x > 87 && x < 100) }, smooth: [[-2, 2]] },
   // WGSL: 2^-21 absolutely between 0.5 and 2, 3 ulp elsewhere.

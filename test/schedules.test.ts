@@ -9,6 +9,7 @@ import {
   gemv,
   panel,
   registerTile,
+  strip,
   workgroupTile,
 } from "../src/compiler/plan/contraction-schedules.ts";
 import type { Target } from "../src/compiler/plan/plan.ts";
@@ -21,7 +22,7 @@ import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { size } from "../src/graph/shape.ts";
 import { convolve } from "../src/tensor/ops/conv.ts";
-import { softmax } from "../src/tensor/ops/reduce.ts";
+import { logSoftmax, softmax } from "../src/tensor/ops/reduce.ts";
 import { evaluate } from "./evaluate.ts";
 import { assertClose, testDevice, testKinds } from "./harness.ts";
 import { discreteTarget } from "./targets.ts";
@@ -147,6 +148,8 @@ const kinds: Readonly<
       panel([4, 8], [8, 32], 24),
       panel([2, 16], [128, 256], 256),
       panel([3, 4], [24, 8], 8),
+      strip([1, 16], 32, 8),
+      strip([4, 8], 16, 16),
     ],
     kind: "cpu",
     on: ({ target }) => target,
@@ -447,13 +450,52 @@ test("what lanes compute of a row twice is kept on the cpu device", async () => 
     const request = { roots: [root], inputs: [x] };
     const { programs } = compileGraph(request, device.target);
     assert.equal(programs.length, 1);
-    assert.equal(programs[0]!.source.match(/exp\(/g)!.length, 1, `${length}`);
+    assert.equal(programs[0]!.source.match(/expUnder\(/g)!.length, 1, `${length}`);
     const data = Float32Array.from({ length: 3 * length }, (_, i) => 3 * Math.sin(i * 1.7));
     const [expected] = interpret([root], new Map([[x, data]]));
     const [actual] = await evaluate(device, request, [data]);
     assertClose(actual!, expected!, { atol: 1e-7, rtol: 2e-5 });
     const [again] = await evaluate(device, { ...request, donate: [{ input: 0, output: 0 }] }, [data]);
     assert.deepEqual(again, actual, "in place");
+  }
+});
+
+test("an exponential of what is at most 0, and the quotient of a row's sum, are spelled for that on the cpu device only", async () => {
+  const device = cpuDevice();
+  const x = g.input([6, 40], "f32");
+  const keys = (root: Node, target = device.target) => {
+    const source = compileGraph({ roots: [root], inputs: [x] }, target).programs.map((program) => program.source)
+      .join();
+    return { under: source.includes("expUnder("), quotient: source.includes("div(1, ") };
+  };
+  assert.deepEqual(keys(softmax(x, -1)), { under: true, quotient: true });
+  assert.deepEqual(keys(logSoftmax(x, -1)), { under: true, quotient: false });
+  assert.deepEqual(keys(softmax(x, 0)), { under: true, quotient: true }, "along columns");
+  const most = (of: Node, axis: number) =>
+    g.expand(g.reshape(g.reduce("amax", of, [axis]), axis === 0 ? [1, 40] : [6, 1]), [6, 40]);
+  const e = (a: Node, b: Node) => g.elementwise("exp", g.elementwise("sub", a, b));
+  assert.deepEqual(keys(e(x, most(x, 1))), { under: true, quotient: false }, "without a shift of infinities");
+  // Of another tensor's largest, and of one that is somewhere else, nothing is known.
+  const other = g.elementwise("neg", x);
+  assert.equal(keys(e(x, most(other, 1))).under, false);
+  assert.equal(keys(e(x, g.slice(most(x, 1), [5, 0], [6, 40], [-1, 1]))).under, false);
+  const shares = e(x, most(x, 1));
+  const byColumn = g.expand(g.reshape(g.reduce("sum", shares, [0]), [1, 40]), [6, 40]);
+  assert.equal(keys(g.elementwise("div", shares, byColumn)).quotient, false, "a sum of other rows may be 0");
+  // Differences that give what is subnormal, and nothing; rows with infinities; one of equal elements.
+  const rows = [
+    (i: number) => -2.7 * i,
+    (i: number) => i === 3 ? 0 : -87 - i / 2,
+    (i: number) => i === 39 ? Infinity : i,
+    (i: number) => i % 2 ? -Infinity : i,
+    () => -Infinity,
+    () => 7,
+  ];
+  const data = Float32Array.from({ length: 240 }, (_, i) => rows[Math.floor(i / 40)]!(i % 40));
+  for (const root of [softmax(x, -1), shares]) {
+    const [expected] = interpret([root], new Map([[x, data]]));
+    const [actual] = await evaluate(device, { roots: [root], inputs: [x] }, [data]);
+    assertClose(actual!, expected!, { atol: 2 ** -149, rtol: 4e-7 });
   }
 });
 

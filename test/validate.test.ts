@@ -1,4 +1,4 @@
-/** The flag VALIDATE: kernels of WebGPU against the same kernels in JavaScript. */
+/** The flag VALIDATE: kernels of WebGPU, and of WebAssembly, against the same kernels in JavaScript. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import process from "node:process";
@@ -8,13 +8,17 @@ import { gradients } from "../src/autograd/grad.ts";
 import { compileGraph } from "../src/compiler/compile.ts";
 import type { Plan, Program } from "../src/compiler/plan/plan.ts";
 import { readFlags, setFlags } from "../src/debug/flags.ts";
+import { CpuDevice } from "../src/devices/cpu/cpu.ts";
 import type { Device } from "../src/devices/device/device.ts";
+import { claimIdentity } from "../src/devices/device/registry.ts";
 import { devices } from "../src/devices/discovery.ts";
 import { InternalError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
 import { runtime } from "../src/host/host.ts";
+import { matmul } from "../src/tensor/ops/contract.ts";
+import { softmax } from "../src/tensor/ops/reduce.ts";
 import { assertClose, testDevice, testKinds } from "./harness.ts";
 import { affine, chain, increment, inPlace } from "./tiny-plans.ts";
 
@@ -246,4 +250,56 @@ test("SHARDWISE_VALIDATE=1 with SHARDWISE_DEBUG=1 tells how many kernels were va
   assert.equal(status, 0, stderr);
   // Its only kernel is written by hand and has no reference.
   assert.match(stderr, /^shardwise: gpu:0 validated 0 kernels \(0 differ\), passed over 1 without a reference$/m);
+});
+
+/** A test with a cpu device that compares. */
+function onCpu(name: string, body: (device: CpuDevice) => Promise<void>): void {
+  test(name, async () => {
+    setFlags({ ...readFlags(() => undefined), validate: true });
+    const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+    try {
+      await body(device);
+    } finally {
+      device.close();
+      setFlags(undefined);
+    }
+  });
+}
+
+onCpu("kernels in WebAssembly pass, those of lanes that work together too", async (device) => {
+  const [m, k, n] = [40, 100, 520];
+  const [a, b] = [g.input([m, k], "f32"), g.input([k, n], "f32")];
+  const product = matmul(a, b);
+  const shares = softmax(product, -1);
+  const loss = g.reduce("sum", shares, [0, 1]);
+  const plan = await passes(device, [product, shares, loss, ...gradients([loss], [a, b])], [a, b]);
+  assert.ok(plan.programs.some(({ source }) => source.includes("together")));
+  assert.ok(plan.programs.every(({ reference }) => reference !== undefined), "all have a reference");
+  assert.ok(plan.programs.some(({ reference }) => reference!.order !== undefined), "some another one's");
+});
+
+onCpu("a wrong kernel in WebAssembly is named, with its first wrong element", async (device) => {
+  for (const length of [20, 64]) {
+    const x = g.input([3, length], "f32");
+    const [right, wrong] = ["sum", "amax"].map((op) =>
+      compileGraph({ roots: [g.reduce(op as "sum", x, [1])], inputs: [x] }, device.target)
+    );
+    const programs = right!.programs.map((program, i) => ({
+      ...program,
+      code: wrong!.programs[i]!.code!,
+      key: `wrong ${length}`,
+    }));
+    const executable = await device.load({ ...right!, programs });
+    const [from, to] = [device.alloc(12 * length), device.alloc(12)];
+    device.write(from, Float32Array.from({ length: 3 * length }, (_, i) => i < length ? 0 : 1));
+    device.run(executable, [from], [to]);
+    await assert.rejects(device.read(to), (error: unknown) => {
+      assert.ok(error instanceof InternalError);
+      assert.match(error.got, /^1 in element 1 of binding 1 \(f32\) after kernel .*; 2 elements differ$/);
+      assert.match(error.need, new RegExp(`^${length}, which`));
+      return true;
+    });
+    device.run(await device.load({ ...right!, programs: right!.programs }), [from], [to]);
+    assert.deepEqual([...new Float32Array(await device.read(to, 0, 12))], [0, length, length]);
+  }
 });

@@ -342,12 +342,18 @@ function distance(got: number, right: number): number {
   return Math.abs(a - b) / 2 ** (exponent - 150);
 }
 
+/** Where a function is only known for some operands. */
+const domains: Partial<Record<ElementwiseName, (x: number) => boolean>> = {
+  expUnder: (x) => !(x > 71 && x < Infinity),
+};
+
 const negative = (x: number) => x < 0 || Object.is(x, -0);
 
 for (const op of names.filter((op) => isFunction(op, "f32"))) {
   const { arity, f64, wasm } = record(op);
   test(`${op} of f32 is within 2 units in the last place, with the right sign of 0, infinities and NaN`, () => {
-    const rows: number[][] = arity === 1 ? points().map((x) => [x]) : pairs();
+    const known = domains[op] ?? (() => true);
+    const rows: number[][] = arity === 1 ? points().filter((x) => known(Math.fround(x))).map((x) => [x]) : pairs();
     const columns = Array.from({ length: arity }, (_, i) => rows.map((row) => bitsOf(row[i]!)));
     let worst = 0;
     let at = "";

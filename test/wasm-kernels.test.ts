@@ -1,6 +1,8 @@
 /** Kernels in WebAssembly where vectors end: lengths around groups of lanes, guards, and addresses at the edges of memory. */
+import assert from "node:assert/strict";
 import fc from "fast-check";
 import { test } from "node:test";
+import { compileGraph } from "../src/compiler/compile.ts";
 import { CpuDevice } from "../src/devices/cpu/cpu.ts";
 import { claimIdentity } from "../src/devices/device/registry.ts";
 import * as g from "../src/graph/build.ts";
@@ -39,6 +41,48 @@ test("columns, rows and elements of every length, on either side of groups of la
   }
 });
 
+test("long columns are reduced a strip at a time, whatever their lengths and what is computed of them", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  for (const [terms, columns] of [[2049, 65], [79, 1700], [130, 2051]] as const) {
+    const x = g.input([terms, columns], "f32");
+    const whole = g.input([terms, columns], "i32");
+    const weights = g.input([terms], "f32");
+    const weighted = e("mul", x, g.expand(g.reshape(weights, [terms, 1]), [terms, columns]));
+    const backwards = g.slice(x, [terms - 1, 0], [terms, columns], [-1, 1]);
+    const roots = [
+      g.reduce("sum", x, [0]),
+      e("add", g.reduce("sum", weighted, [0]), g.full([columns], 3, "f32")),
+      g.reduce("amax", e("sub", x, g.full([terms, columns], 20, "f32")), [0]),
+      g.reduce("amin", whole, [0]),
+      g.reduce("amin", e("add", backwards, g.expand(g.reshape(weights, [terms, 1]), [terms, columns])), [0]),
+    ];
+    for (const root of roots) {
+      const inputs = [x, whole, weights];
+      await exactly([root], inputs);
+      const { programs } = compileGraph({ roots: [root], inputs }, device.target);
+      assert.ok(
+        programs.length === 1 && programs[0]!.source.includes("part"),
+        programs.map(({ source }) => source).join(),
+      );
+    }
+  }
+  device.close();
+});
+
+test("a long column in which there is a NaN or an infinity, and equal strips", async () => {
+  const x = g.input([2, 1500, 100], "f32");
+  const data = Float32Array.from({ length: 300_000 }, (_, i) => i % 7 - 3);
+  data.set([NaN, Infinity, -Infinity, -0], 40_004);
+  const roots = [g.reduce("sum", x, [1]), g.reduce("sum", e("abs", x), [1])];
+  const expected = interpret(roots, new Map([[x, data]]));
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  for (const [i, root] of roots.entries()) {
+    const [actual] = await evaluate(device, { roots: [root], inputs: [x] }, [data]);
+    assertClose(actual!, expected[i]!, { atol: 0, rtol: 0, message: `root ${i}` });
+  }
+  device.close();
+});
+
 test("what lies beyond padding is 0, whatever lies there in memory", async () => {
   await fc.assert(
     fc.asyncProperty(
@@ -52,6 +96,16 @@ test("what lies beyond padding is 0, whatever lies there in memory", async () =>
     ),
     { numRuns: 40 },
   );
+});
+
+test("of two guards around one index each has the bounds that it needs", async () => {
+  // p[i] is read where i < 10, so that its padding begins at 10, and where 1 <= i < 11.
+  const x = g.input([8], "f32");
+  const p = e("neg", g.pad(x, [2], [2], -1));
+  const first = g.pad(g.slice(p, [0], [10], [1]), [0], [2]);
+  const second = g.pad(g.slice(p, [1], [10], [1]), [1], [1]);
+  await exactly([e("add", first, second)], [x]);
+  await exactly([e("add", second, first)], [x]);
 });
 
 test("a long tensor that is read backwards from where memory begins", async () => {

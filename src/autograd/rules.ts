@@ -101,6 +101,8 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   cbrt: [(g, y) => div(g, mul(square(y), 3))],
   // y = eˣ: dx = g y
   exp: [(g, y) => mul(g, y)],
+  // Comes about in the compiler.
+  expUnder: "none",
   // y = eˣ - 1: dx = g (y + 1)
   expm1: [(g, y) => mul(g, add(y, 1))],
   // y = ln x: dx = g / x

@@ -6,8 +6,9 @@ import { size } from "../graph/shape.ts";
 import type { StructuralOf } from "../graph/structural.ts";
 import { type Layout, shareTemporaries, type SlotDraft } from "./group/memory.ts";
 import type { KernelGroup } from "./group/merge.ts";
+import { accessesOf } from "./kernel/accesses.ts";
 import { eachStatement, type KernelIR } from "./kernel/ir.ts";
-import type { Location } from "./kernel/location.ts";
+import type { Location, Memory } from "./kernel/location.ts";
 import { overwritesSlot } from "./lower/in-place.ts";
 import { type LoweredGroup, lowerGroup } from "./lower/lower-group.ts";
 import { ownProgram } from "./lower/programs.ts";
@@ -50,6 +51,8 @@ interface ToRender {
   readonly slots: readonly number[];
   /** The slot over which it writes the value of another one. */
   readonly overwritten?: number;
+  /** Where it finds what it reads, if that is not what the layout says. */
+  readonly memory?: Memory;
 }
 
 /** A program of a plan and what it is given. */
@@ -155,9 +158,10 @@ function writtenOver(
   }
   if (source.access !== "read" || !overwritesSlot(ir, old, fresh)) return undefined;
   const here = (location: Location | undefined) => location?.slot === old ? { ...location, slot: fresh } : location;
-  const { ir: again } = lowerGroup(group, { ...layout, source: (node) => here(layout.source(node)) }, target);
+  const memory = { ...layout, source: (node: Node) => here(layout.source(node)) };
+  const { ir: again } = lowerGroup(group, memory, target);
   if (again === undefined || !overwritesSlot(again, fresh, fresh)) return undefined;
-  return { group, ir: again, slots: slotsOf(again), overwritten: old };
+  return { group, ir: again, slots: slotsOf(again), overwritten: old, memory };
 }
 
 /** Each program once, and the dispatches of them. */
@@ -232,12 +236,37 @@ function roundsToHalf(ir: KernelIR): boolean {
 /** 64 invocations are a multiple of every subgroup size in use. */
 const workgroupSize = 64;
 
+/**
+ * A kernel in JavaScript, to compare with: the same one, or, where invocations work together, one of the same group for a device on
+ * which they do not. Undefined where that reads or writes something else, or not in one go.
+ */
+function referenceOf({ group, ir, memory }: ToRender, layout: Layout, target: Target): Program["reference"] {
+  const invocations = (kernel: KernelIR) => kernel.parallel.reduce((n, variable) => n * variable.extent, 1);
+  if (!ir.together) {
+    return { source: renderJs(ir), invocations: invocations(ir), roundsToHalf: roundsToHalf(ir) };
+  }
+  if (target.language !== "wasm") return undefined;
+  const alone = lowerGroup(group, memory ?? layout, { ...target, language: "js", class: "js" }).ir;
+  if (alone === undefined || alone.together) return undefined;
+  const order = alone.buffers.map(({ slot, dtype, access }) =>
+    ir.buffers.findIndex((own) => own.slot === slot && own.dtype === dtype && own.access === access)
+  );
+  if (order.includes(-1)) return undefined;
+  const { loads } = accessesOf(alone);
+  const inPlace = alone.buffers.filter(({ access }, buffer) =>
+    access === "readWrite" && loads.some((load) => load.buffer === buffer)
+  );
+  if (!inPlace.every(({ slot }) => overwritesSlot(alone, slot, slot))) return undefined;
+  return { source: renderJs(alone), invocations: invocations(alone), roundsToHalf: roundsToHalf(alone), order };
+}
+
 function renderProgram(
-  { group, ir, overwritten }: ToRender,
+  kernel: ToRender,
   layout: Layout,
   target: Target,
   strides: readonly number[] | undefined,
 ): Program {
+  const { group, ir, overwritten } = kernel;
   const bindings = ir.buffers.map(({ access, dtype }) => ({ access, dtype }));
   const invocations = ir.parallel.reduce((n, variable) => n * variable.extent, 1);
   // Every buffer at least once, whole; a part of a flat vector counts as all of it.
@@ -252,11 +281,12 @@ function renderProgram(
     return { ...common, key, language: "js", source, workgroups: [1, 1, 1] };
   }
   if (target.language === "wasm") {
+    const reference = flags().validate ? referenceOf(kernel, layout, target) : undefined;
     const source = renderText(ir);
-    const code = renderWasm(ir);
+    const code = renderWasm(ir, target.relaxed === true);
     // Kernels that read alike may differ in what is known of their indices.
     const key = `wasm|${strides ?? ""}|${hashOf(code.body)}|${source}`;
-    return { ...common, key, language: "wasm", source, code, workgroups: [1, 1, 1] };
+    return { ...common, ...reference && { reference }, key, language: "wasm", source, code, workgroups: [1, 1, 1] };
   }
   const { source, workgroups } = renderWgsl(ir, {
     workgroupSize: Math.min(workgroupSize, target.maxInvocationsPerWorkgroup),
@@ -270,10 +300,15 @@ function renderProgram(
     guarded: target.varying !== undefined,
     strides,
   });
-  const reference = flags().validate && !ir.together
-    ? { reference: { source: renderJs(ir), invocations, roundsToHalf: roundsToHalf(ir) } }
-    : {};
-  return { ...common, ...reference, key: `${workgroups}|${source}`, language: "wgsl", source, workgroups };
+  const reference = flags().validate ? referenceOf(kernel, layout, target) : undefined;
+  return {
+    ...common,
+    ...reference && { reference },
+    key: `${workgroups}|${source}`,
+    language: "wgsl",
+    source,
+    workgroups,
+  };
 }
 
 /** A number of 32 bits of some bytes: FNV-1a. http://www.isthe.com/chongo/tech/comp/fnv */

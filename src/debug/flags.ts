@@ -22,6 +22,8 @@ export interface Flags {
   readonly wasm: boolean;
   /** THREADS: how many threads a cpu device computes on; by default as many as there are processors, 8 at most. */
   readonly threads: number | undefined;
+  /** RELAXED=1: kernels in WebAssembly multiply and add in one instruction where the runtime has one: other bits on other machines. */
+  readonly relaxed: boolean;
   /** NOTUNE=1: schedules that were tuned are not used. */
   readonly noTune: boolean;
   /** MEMORY: the budget of each device, in MiB. */
@@ -72,6 +74,7 @@ export function readFlags(variable: (name: string) => string | undefined): Flags
       `a whole number from 1 to ${mostThreads}`,
       undefined,
     ),
+    relaxed: yesNo("RELAXED"),
     noTune: yesNo("NOTUNE"),
     memoryBytes: read<number | undefined>(
       "MEMORY",

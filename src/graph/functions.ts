@@ -78,6 +78,7 @@ function circular(f64: (x: number) => number, name: string, wasm: Vector): Eleme
 export type FunctionName =
   | "cbrt"
   | "exp"
+  | "expUnder"
   | "expm1"
   | "log"
   | "log1p"
@@ -115,6 +116,11 @@ export const functions: Readonly<Record<FunctionName, ElementwiseOp>> = {
 }`,
   ),
   exp: native(Math.exp, "exp", lanes.exp),
+  /** exp(x) of an x that the compiler knows to be at most 0, or infinite: what is between 71 and 89 may give infinity. */
+  expUnder: {
+    ...native(Math.exp, "exp", lanes.expUnder),
+    js: ([x]) => `(${x} > 71 ? Infinity : Math.exp(${x}))`,
+  },
   expm1: own(
     Math.expm1,
     "expm1",

@@ -234,7 +234,9 @@ export class KernelBuilder {
   }
 
   within(index: Index, low: number, high: number): Expr {
-    return this.#make(`w(${index.key},${low},${high})`, this.scopeOfIndex(index), {
+    // Guards may tell equal indices apart by their ranges, and a test that one of them does not need another one does.
+    const needed = `${index.min < low ? low : ""},${index.max >= high ? high : ""}`;
+    return this.#make(`w(${index.key},${needed})`, this.scopeOfIndex(index), {
       kind: "within",
       index,
       low,

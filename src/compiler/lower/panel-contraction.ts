@@ -1,9 +1,10 @@
 /**
  * Contractions on the cpu device: lanes side by side compute a panel of columns. Both operands are put into scratch memory first, a
- * block of rows and a panel of columns at a time, so that what adds up reads nothing else, wherever and however they lie.
+ * block of rows and a panel of columns at a time, so that what adds up reads nothing else, wherever and however they lie. A `direct`
+ * walk reads them where they are.
  */
 import type { Node, ReductionNode } from "../../graph/node.ts";
-import type { ElementwiseName } from "../../graph/ops.ts";
+import { type ElementwiseName, reductions } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
 import {
   add,
@@ -16,7 +17,8 @@ import {
   within,
   zeroIndex,
 } from "../kernel/index-arithmetic.ts";
-import type { Expr, KernelBuilder, Lane, Scope, ValuesOf } from "../kernel/ir.ts";
+import type { Accumulator, Expr, KernelBuilder, Lane, Scope, ValuesOf } from "../kernel/ir.ts";
+import { termIndices } from "../kernel/source-indices.ts";
 import type { PanelWalk } from "../tile/tile.ts";
 import { dependsOn, productAt } from "./contraction-operands.ts";
 import type { Invocations } from "./plain-domains.ts";
@@ -43,6 +45,8 @@ export interface PanelDomain extends Invocations {
   readonly lane: Variable;
   /** The lanes of the domain at a row that is packed and at a column that is staged. */
   readonly brought: { readonly row: number; readonly column: number };
+  /** The lanes at the rows of the tile that walks a panel. */
+  readonly walked: readonly number[];
   /** A lane at any column, which `variable` stands for: it tells what depends on the column. */
   readonly column: { readonly variable: Variable; readonly lane: number };
 }
@@ -87,14 +91,16 @@ export function panelDomain(builder: KernelBuilder, domain: readonly number[], w
       indices: places.flatMap((place, axis) =>
         unflatten(within(place, 0, extents[axis]! - 1), runs[axis]!.map((of) => domain[of]!))
       ),
-      when: builder.and(guard(m, places[m]!), guard(n, places[n]!)),
+      when: builder.and(m < 0 ? undefined : guard(m, places[m]!), guard(n, places[n]!)),
     };
   };
   const columnOf = ({ variable }: Open) => add(scale(variableIndex(variable), columns), variableIndex(lane));
-  const ofTile = Array.from(
-    { length: rows },
-    (_, r) => at(addConstant(scale(variableIndex(results[1].variable), rows), r), columnOf(results[0])),
-  );
+  const rowsAt = (panel: Open, tile: Open) =>
+    Array.from(
+      { length: rows },
+      (_, r) => at(addConstant(scale(variableIndex(tile.variable), rows), r), columnOf(panel)),
+    );
+  const ofTile = rowsAt(...results);
   const alongLanes = add(scale(variableIndex(inner.variable), columns), variableIndex(lane));
   const lanes = [...ofTile];
   // Lanes are distinct: what is staged may lie where a row of the tile does.
@@ -107,6 +113,7 @@ export function panelDomain(builder: KernelBuilder, domain: readonly number[], w
     row: laneOf(at(adjacent ? alongLanes : variableIndex(around.variable), zeroIndex)),
     column: laneOf(at(zeroIndex, columnOf(panel))),
   };
+  const walked = walk.direct ? rowsAt(panel, tile).map(laneOf) : [];
   // Of an index that is known to be less than its terms may be, a division may leave what is always 0: this one has its exact range.
   const whole = builder.variable("column", extents[n]!);
   const first = unflatten(variableIndex(whole), runs[n]!.map((of) => domain[of]!));
@@ -127,11 +134,15 @@ export function panelDomain(builder: KernelBuilder, domain: readonly number[], w
     results,
     lane,
     brought,
+    walked,
     column,
   };
 }
 
-/** The sums of a tile's rows; those at what is only loaded are 0. `lanes` are those of the domain at the contraction. */
+/**
+ * The sums of a tile's rows; those at what is only loaded are 0. `lanes` are those of the domain at the contraction, or at any other
+ * reduction where operands are read where they are.
+ */
 export function panelSums(
   builder: KernelBuilder,
   node: ReductionNode,
@@ -139,8 +150,52 @@ export function panelSums(
   domain: PanelDomain,
   values: ValuesOf,
 ): readonly Expr[] {
-  const { walk: { rows, columns, tiles, panels, parts, depth, adjacent }, part, packed, panel, tile, lane, brought } =
-    domain;
+  const { walk: { rows, columns, tiles, panels, parts, direct }, part, panel, tile, lane } = domain;
+  const zero = builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
+  const own = variableIndex(lane);
+  const height = tiles * rows;
+  const addUp = direct ? directly : throughScratch;
+  const sums = addUp(builder, node, lanes, domain, values);
+  const ofPart = sums.map((accumulator) => builder.result(accumulator, tile.body));
+  if (parts === 1) return lanes.map((_, i) => ofPart[i] ?? zero);
+
+  // Parts are added up in scratch memory, in their order.
+  const width = panels * columns;
+  const totals = builder.sharedArray(node.dtype, height * width, false);
+  const place = ([panel, tile]: readonly [Open, Open], r: number) => {
+    const row = addConstant(scale(variableIndex(tile.variable), rows), r);
+    return add(scale(row, width), add(scale(variableIndex(panel.variable), columns), own));
+  };
+  ofPart.forEach((value, r) => {
+    const index = place([panel, tile], r);
+    const total = builder.combine(node.op, builder.sharedLoadNow(totals, index, tile.body), value);
+    tile.body.statements.push({ kind: "stage", array: totals, index, values: [total] });
+  });
+  panel.body.statements.push({ kind: "barrier" });
+  close(tile);
+  close(panel);
+  const cleared = open(builder, "z", height * panels, builder.root);
+  cleared.body.statements.push({
+    kind: "stage",
+    array: totals,
+    index: add(scale(variableIndex(cleared.variable), columns), own),
+    values: [zero],
+  });
+  close(cleared);
+  close(part);
+  const { body } = domain.results[1];
+  return lanes.map((_, r) => r < rows ? builder.sharedLoadNow(totals, place(domain.results, r), body) : zero);
+}
+
+/** Sums of a part by operands that are brought to scratch memory first. */
+function throughScratch(
+  builder: KernelBuilder,
+  node: ReductionNode,
+  lanes: readonly Lane[],
+  domain: PanelDomain,
+  values: ValuesOf,
+): readonly Accumulator[] {
+  const { walk: { rows, columns, tiles, parts, depth, adjacent }, part, packed, panel, tile, lane, brought } = domain;
   const extents = node.attrs.axes.map((axis) => node.src[0].shape[axis]!);
   const terms = size(extents);
   const zero = builder.constant(0, node.dtype);
@@ -195,35 +250,34 @@ export function panelSums(
     walked.body.statements.push({ kind: "update", accumulator, value });
   });
   close(walked);
-  const ofPart = sums.map((accumulator) => builder.result(accumulator, tile.body));
-  if (parts === 1) return lanes.map((_, i) => ofPart[i] ?? zero);
+  return sums;
+}
 
-  // Parts are added up in scratch memory, in their order.
-  const width = panels * columns;
-  const totals = builder.sharedArray(node.dtype, height * width, false);
-  const place = ([panel, tile]: readonly [Open, Open], r: number) => {
-    const row = addConstant(scale(variableIndex(tile.variable), rows), r);
-    return add(scale(row, width), add(scale(variableIndex(panel.variable), columns), own));
-  };
-  ofPart.forEach((value, r) => {
-    const index = place([panel, tile], r);
-    const total = builder.combine(node.op, builder.sharedLoadNow(totals, index, tile.body), value);
-    tile.body.statements.push({ kind: "stage", array: totals, index, values: [total] });
+/** Sums of a part by operands that are read where they are. */
+function directly(
+  builder: KernelBuilder,
+  node: ReductionNode,
+  lanes: readonly Lane[],
+  { walk: { parts, depth }, part, tile, walked }: PanelDomain,
+  values: ValuesOf,
+): readonly Accumulator[] {
+  const terms = size(node.attrs.axes.map((axis) => node.src[0].shape[axis]!));
+  const zero = builder.constant(reductions[node.op].identity(node.dtype), node.dtype);
+  const sums = walked.map(() => builder.accumulator(node.op, node.dtype, tile.body));
+  const term = open(builder, "k", depth, tile.body);
+  const position = add(scale(variableIndex(part.variable), depth), variableIndex(term.variable));
+  const inside = position.max < terms ? undefined : builder.within(position, 0, terms);
+  const along = unflatten(within(position, 0, terms - 1), node.attrs.axes.map((axis) => node.src[0].shape[axis]!));
+  const places = walked.map((i): Lane => ({
+    indices: termIndices(node, lanes[i]!.indices, along),
+    when: builder.and(lanes[i]!.when, inside),
+  }));
+  values(node.src[0], places).forEach((value, r) => {
+    const counted = inside === undefined || parts === 1 ? value : builder.op("where", inside, value, zero);
+    term.body.statements.push({ kind: "update", accumulator: sums[r]!, value: counted });
   });
-  panel.body.statements.push({ kind: "barrier" });
-  close(tile);
-  close(panel);
-  const cleared = open(builder, "z", height * panels, builder.root);
-  cleared.body.statements.push({
-    kind: "stage",
-    array: totals,
-    index: add(scale(variableIndex(cleared.variable), columns), own),
-    values: [zero],
-  });
-  close(cleared);
-  close(part);
-  const { body } = domain.results[1];
-  return lanes.map((_, r) => r < rows ? builder.sharedLoadNow(totals, place(domain.results, r), body) : zero);
+  close(term);
+  return sums;
 }
 
 /** Puts the loops around the stores of an invocation's elements. */

@@ -13,6 +13,7 @@ import type { Tile } from "../tile/tile.ts";
 import type { Domain } from "./domain.ts";
 import { gemvResults } from "./gemv.ts";
 import { panelSums } from "./panel-contraction.ts";
+import { isShareOfRow, isUnderMost } from "./known-ranges.ts";
 import { reducedInLoops } from "./reduction-loops.ts";
 import { blockProducts } from "./subgroup-contraction.ts";
 import { stagedSums } from "./workgroup-contraction.ts";
@@ -30,6 +31,7 @@ export class Values {
   /** Terms of a reduction per pass of its loop, and how a contraction's loops are. */
   readonly #unrolled: number;
   readonly #axisLoops: boolean;
+  readonly #knownRanges: boolean;
   readonly #known = new Map<string, readonly Expr[]>();
 
   constructor(
@@ -37,7 +39,7 @@ export class Values {
     memory: Memory,
     roots: ReadonlySet<Node>,
     domain: Domain | undefined,
-    { reduce, axisLoops }: Pick<Tile, "reduce" | "axisLoops">,
+    { reduce, axisLoops, knownRanges }: Pick<Tile, "reduce" | "axisLoops" | "knownRanges">,
   ) {
     this.#builder = builder;
     this.#memory = memory;
@@ -45,6 +47,7 @@ export class Values {
     this.#domain = domain;
     this.#unrolled = reduce;
     this.#axisLoops = axisLoops;
+    this.#knownRanges = knownRanges;
   }
 
   /** The values of a node at some elements; equal elements are computed once. Recursion is bounded by the scheduler's depth. */
@@ -107,7 +110,12 @@ export class Values {
     if (isKind(node, "reduction")) return this.#reduction(node, lanes);
     if (isElementwise(node.op)) {
       const sources = node.src.map((source) => this.of(source, lanes));
-      return lanes.map((_, i) => builder.op(node.op as ElementwiseName, ...sources.map((values) => values[i]!)));
+      if (this.#knownRanges && isShareOfRow(node)) {
+        const one = builder.constant(1, node.dtype);
+        return lanes.map((_, i) => builder.op("mul", sources[0]![i]!, builder.op("div", one, sources[1]![i]!)));
+      }
+      const op = this.#knownRanges && isUnderMost(node) ? "expUnder" : node.op as ElementwiseName;
+      return lanes.map((_, i) => builder.op(op, ...sources.map((values) => values[i]!)));
     }
     switch (node.op) {
       case "const":
@@ -181,7 +189,9 @@ export class Values {
     const terms = size(node.attrs.axes.map((axis) => source.shape[axis]!));
     if (terms === 0) return lanes.map(() => this.#identity(node));
     if (contraction && domain?.kind === "staged") return stagedSums(builder, node, lanes, domain, this.of);
-    if (contraction && domain?.kind === "panel") return panelSums(builder, node, lanes, domain, this.of);
+    if (domain?.kind === "panel" && (contraction || domain.walk.direct)) {
+      return panelSums(builder, node, lanes, domain, this.of);
+    }
     if (!contraction && terms <= mostUnrolled) return this.#fewTerms(node, lanes, terms);
     // The loops go where all that the lanes depend on is known.
     const parent = lanes.reduce((scope, lane) => {

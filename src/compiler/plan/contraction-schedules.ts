@@ -25,7 +25,8 @@ export interface Limits {
  *    `elements` as there are lanes, and takes `depth` terms at a time.
  *  - `workgroupTile`: a workgroup brings `depth` terms of both operands at a time to memory that it shares.
  *  - `panel`: on the cpu device, `elements[1]` lanes compute a panel of as many columns, `elements[0]` rows at a time, of a
- *    `block` of results along m and n. Both operands go to scratch memory, `depth` terms at most at a time.
+ *    `block` of results along m and n. Both operands go to scratch memory, `depth` terms at most at a time; `direct`: they are
+ *    read where they are, which is enough where there are few rows to share the columns.
  *  - `gemv`: for one short axis. `threads[1]` invocations walk the sum of the same results, `depth` terms each at a time, and
  *    add up what they have in a tree; all of the short axis, and `elements[1]` neighbours of the long one, are theirs.
  */
@@ -51,6 +52,7 @@ export type ContractionSchedule =
       readonly kind: "panel";
       readonly block: readonly [m: number, n: number];
       readonly depth: number;
+      readonly direct?: true;
     }
     | {
       readonly kind: "gemv";
@@ -144,7 +146,7 @@ export function isSchedule(value: unknown): value is ContractionSchedule {
     case "workgroupTile":
       return isPair(rest["threads"]) && isCount(rest["depth"]) && (rest["width"] === 1 || rest["width"] === 4);
     case "panel":
-      return isPair(rest["block"]) && isCount(rest["depth"]);
+      return isPair(rest["block"]) && isCount(rest["depth"]) && (rest["direct"] ?? true) === true;
     case "gemv":
       return isPair(rest["threads"]) && isCount(rest["depth"]);
     default:
@@ -198,6 +200,11 @@ export function panel(
   return { kind: "panel", elements, block, depth, parts: 1 };
 }
 
+/** A panel whose operands are read where they are: a few rows of so many columns, `depth` terms at a time. */
+export function strip(elements: readonly [number, number], columns: number, depth: number): Panel {
+  return { ...panel(elements, [4 * elements[0], columns], depth), direct: true };
+}
+
 /** The layout of the operand along the long axis of a contraction with a short one. */
 export function layoutOfLong({ m, n, rows, columns }: Problem): OperandLayout {
   return m < n ? columns : rows;
@@ -229,6 +236,23 @@ function isWorthStaging({ m, n, k, columns }: Problem): boolean {
   return m >= 16 && n >= 32 && k >= 16 && (n >= 512 || n * k >= 2 ** 19 || columns !== "own");
 }
 
+/** Columns of a strip, which are read in one piece, and rows of them that are read at a time: as many as can be fetched ahead. */
+export const stripWidth = 1024;
+export const stripDepth = 16;
+
+/** Whether so many columns of so many terms do not stay in the nearest cache. */
+export function isLongStrip(columns: number, terms: number): boolean {
+  return columns >= 64 && terms >= 64 && columns * terms >= 2 ** 17;
+}
+
+/**
+ * Whether a few rows read the columns from far away: by one column after the other they would come to a row of them in every step,
+ * and to none of its neighbours for long.
+ */
+function isStrip({ m, n, k, columns }: Problem): boolean {
+  return m <= 8 && isLongStrip(n, k) && columns === "own";
+}
+
 /** The first that suits is taken. */
 export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
   discrete: [
@@ -255,6 +279,8 @@ export const defaults: Readonly<Record<DeviceClass, readonly Default[]>> = {
     { schedule: registerTile(4) },
   ],
   wasm: [
+    { schedule: strip([2, 16], stripWidth, stripDepth), when: (p) => isStrip(p) && p.m <= 2 },
+    { schedule: strip([4, 8], stripWidth, stripDepth), when: isStrip },
     { schedule: panel([4, 8], [128, 256], 256), when: isWorthStaging },
     { schedule: rowsTile(4) },
   ],
@@ -314,7 +340,9 @@ export function describeSchedule(schedule: ContractionSchedule): string {
         schedule.threads.join("x")
       } threads of ${block}, ${schedule.depth} deep, by ${schedule.width}${cut}`;
     case "panel":
-      return `${kind} ${block} of ${schedule.block.join("x")}, ${schedule.depth} deep${cut}`;
+      return `${kind} ${block} of ${schedule.block.join("x")}, ${schedule.depth} deep${
+        schedule.direct === true ? ", direct" : ""
+      }${cut}`;
     case "gemv":
       return `${kind} ${schedule.threads.join("x")} threads of ${elements[1]}, ${schedule.depth} deep${cut}`;
   }

@@ -12,6 +12,8 @@ export interface Target {
   readonly rollLoops?: boolean;
   /** Lanes of a subgroup, where kernels may use subgroup operations and the size was probed; else 0. */
   readonly subgroupSize: number;
+  /** Whether sums of products in WebAssembly are relaxed: a product may be rounded before it is added, or not. */
+  readonly relaxed?: true;
   /** How kernels hold an f16: as a type of their own, or two in a u32 (see half-storage.ts). The cpu device has its bits. */
   readonly f16: "native" | "packed";
   readonly maxStorageBuffersPerKernel: number;
@@ -77,9 +79,15 @@ export interface Program {
   readonly invocations: number;
   /**
    * With the flag VALIDATE: the same kernel as JavaScript, as `source` of the language "js", with its invocations, and
-   * whether it rounds to f16: then what differs in the last bits may differ by a step of those.
+   * whether it rounds to f16: then what differs in the last bits may differ by a step of those. `order` has the bindings that its
+   * buffers are, where that is not all in their order.
    */
-  readonly reference?: { readonly source: string; readonly invocations: number; readonly roundsToHalf: boolean };
+  readonly reference?: {
+    readonly source: string;
+    readonly invocations: number;
+    readonly roundsToHalf: boolean;
+    readonly order?: readonly number[];
+  };
   /** For reports: arithmetic operations, and bytes loaded and stored at least once. */
   readonly flops: number;
   readonly bytes: number;

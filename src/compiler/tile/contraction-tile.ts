@@ -22,7 +22,7 @@ import {
 } from "../plan/contraction-schedules.ts";
 import type { Target } from "../plan/plan.ts";
 import { problemOf } from "../prepare/contraction.ts";
-import { plainBlock, plainTile, powerFor, type Runs, type Tile } from "./tile.ts";
+import { partLength, plainBlock, plainTile, powerFor, type Runs, type Tile } from "./tile.ts";
 
 /** Vectors are four elements wide, the width of a load of WGSL. */
 const width = 4;
@@ -317,32 +317,28 @@ function stagedTile(
 
 /** Blocks of equal lengths, and parts of the sum of equal lengths where there are such that are long enough. */
 function panelTile(
-  { elements: [rows, columns], block, depth }: Panel,
-  { problem: { k }, domain, axes, inner, pair }: Contraction,
+  { elements: [rows, columns], block, depth, direct: wantsDirect }: Panel,
+  { problem: { k }, domain, axes, inner, pair, long, lastTerms }: Contraction,
 ): Fitted | undefined {
-  if (pair === undefined || k < 2) return undefined;
-  const { runs, extents, place } = runsWith(rowRun(inner, axes, pair.m, pair.n), domain);
-  const [m, n] = [place(pair.m), place(pair.n)];
-  const last = axes[runs[m]!.at(-1)!]!;
-  const adjacent = inner.some((load) => strideOf(load.index, last) === 1 && strideOf(load.index, axes[pair.n]!) === 0);
+  const direct = wantsDirect === true;
+  if (k < 2 || (direct ? lastTerms !== k : pair === undefined)) return undefined;
+  const { runs, extents, place } = runsWith(pair === undefined ? [long] : rowRun(inner, axes, pair.m, pair.n), domain);
+  const [m, n] = pair === undefined ? [-1, place(long)] : [place(pair.m), place(pair.n)];
+  const last = axes[runs[m]?.at(-1) ?? -1];
+  const adjacent = last !== undefined &&
+    inner.some((load) => strideOf(load.index, last) === 1 && strideOf(load.index, axes[long]!) === 0);
   const cut = (extent: number, unit: number, most: number) => {
     const units = Math.ceil(extent / unit);
     return Math.ceil(units / Math.ceil(units * unit / most));
   };
-  const [tiles, panels] = [cut(extents[m]!, rows, block[0]), cut(extents[n]!, columns, block[1])];
-  const terms = k <= depth ? k : partLength(k, columns, depth);
+  const [tiles, panels] = [cut(extents[m] ?? 1, rows, block[0]), cut(extents[n]!, columns, block[1])];
+  const terms = k <= depth ? k : partLength(k, direct ? 1 : columns, depth);
   const blocks = extents.reduce(
     (count, extent, i) => count * Math.ceil(extent / (i === m ? tiles * rows : i === n ? panels * columns : 1)),
     1,
   );
-  const walk = { kind: "panel", runs, m, n, rows, columns, tiles, panels, adjacent } as const;
+  const walk = { kind: "panel", runs, m, n, rows, columns, tiles, panels, adjacent, direct } as const;
   return { tile: { ...plainTile, walk: { ...walk, parts: Math.ceil(k / terms), depth: terms } }, blocks };
-}
-
-/** Terms of a part, a multiple of `unit`, at most `most`: that divide the sum if at least half as many do. */
-function partLength(terms: number, unit: number, most: number): number {
-  for (let length = most - most % unit; 2 * length >= most; length -= unit) if (terms % length === 0) return length;
-  return Math.ceil(terms / Math.ceil(terms / most) / unit) * unit;
 }
 
 function gemvTile(

@@ -2,10 +2,14 @@
 import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
 import { type Index, strideInGroup, strideOf } from "../kernel/index-arithmetic.ts";
 import type { KernelIR } from "../kernel/ir.ts";
-import { plainBlock, plainTile, type Tile } from "./tile.ts";
+import { isLongStrip, stripDepth, stripWidth } from "../plan/contraction-schedules.ts";
+import { partLength, plainBlock, plainTile, type Tile } from "./tile.ts";
 
 /** Lanes of a vector. */
 const lanes = 4;
+
+/** Lanes side by side of a strip. */
+const stripColumns = 16;
 
 /** A row is walked by at least a vector of lanes, and by more of them where it is long: sums do not wait for each other then. */
 const teams: readonly { readonly length: number; readonly invocations: number }[] = [
@@ -13,6 +17,8 @@ const teams: readonly { readonly length: number; readonly invocations: number }[
   { length: 16, invocations: 8 },
   { length: 8, invocations: 4 },
 ];
+
+const laneTile: Tile = { ...plainTile, knownRanges: true };
 
 /** Chooses the tile of a kernel without contractions. `probe` lowers it, `plain` is what it gives for plainTile. */
 export function lanesTile(plain: KernelIR, probe: (tile: Tile) => KernelIR, domain: readonly number[]): Tile {
@@ -26,12 +32,14 @@ export function lanesTile(plain: KernelIR, probe: (tile: Tile) => KernelIR, doma
   if (termsAlongLanes || rowsAlongLanes) {
     const longest = Math.max(...[...loopLoads, ...rowStores].map(({ loop }) => loop.extent));
     const team = teams.find(({ length }) => longest >= length);
-    if (team !== undefined) return { ...plainTile, walk: { kind: "team", invocations: team.invocations } };
+    if (team !== undefined) return { ...laneTile, walk: { kind: "team", invocations: team.invocations } };
   }
+  const strip = stripTile(plain, domain);
+  if (strip !== undefined) return strip;
   const uneven = unevenAccesses(plain);
-  if (uneven === 0 || domain.length < 2 || domain.at(-1)! < lanes) return plainTile;
-  const block = plainBlock(domain.length);
-  return unevenAccesses(probe(block)) < uneven ? block : plainTile;
+  if (uneven === 0 || domain.length < 2 || domain.at(-1)! < lanes) return laneTile;
+  const block = { ...plainBlock(domain.length), knownRanges: true };
+  return unevenAccesses(probe(block)) < uneven ? block : laneTile;
 }
 
 /** How many loads and stores are not at even distances along the lanes of a vector. */
@@ -42,4 +50,48 @@ function unevenAccesses(ir: KernelIR): number {
     strideOf(index, vector) === undefined && strideInGroup(index, vector, lanes) === undefined;
   const { loads, stores } = accessesOf(ir);
   return [...loads, ...stores].filter(isUneven).length;
+}
+
+/** A tile of a kernel that is one reduction of long columns, neighbours of which lie side by side: some terms of all at a time. */
+function stripTile({ body, parallel }: KernelIR, domain: readonly number[]): Tile | undefined {
+  const loops = body.statements.filter((statement) => statement.kind === "loop");
+  const [loop] = loops;
+  const along = domain.findLastIndex((extent) => extent > 1);
+  const vector = parallel.findLast(({ extent }) => extent > 1);
+  if (loops.length !== 1 || vector === undefined || along < 0) return undefined;
+  let accumulators = 0;
+  let even = true;
+  let far = false;
+  const { statements } = loop!.body;
+  for (const statement of body.statements) if (statement.kind === "declare") accumulators++;
+  for (const statement of statements) {
+    if (statement.kind === "update" && statement.accumulator.dtype !== "bool") continue;
+    if (statement.kind !== "let") return undefined;
+    const { expr } = statement;
+    if (expr.kind !== "load") continue;
+    const stride = strideOf(expr.index, vector) ?? strideInGroup(expr.index, vector, lanes);
+    even &&= stride === 0 || stride === 1;
+    far ||= stride === 1 && Math.abs(strideOf(expr.index, loop!.variable) ?? 0) >= stripColumns;
+  }
+  const [extent, terms] = [domain[along]!, loop!.variable.extent];
+  if (accumulators !== 1 || !even || !far || !isLongStrip(extent, terms)) return undefined;
+  const units = Math.ceil(extent / stripColumns);
+  const depth = partLength(terms, 1, stripDepth);
+  return {
+    ...laneTile,
+    walk: {
+      kind: "panel",
+      runs: domain.map((_, axis) => [axis]),
+      m: -1,
+      n: along,
+      rows: 1,
+      columns: stripColumns,
+      tiles: 1,
+      panels: Math.ceil(units / Math.ceil(extent / stripWidth)),
+      parts: Math.ceil(terms / depth),
+      depth,
+      adjacent: false,
+      direct: true,
+    },
+  };
 }

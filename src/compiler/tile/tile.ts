@@ -17,6 +17,8 @@ export interface Tile {
   readonly axisLoops: boolean;
   /** For each axis of the domain the lengths of those that it is walked by: of 256, [8, 32]. Undefined: each by itself. */
   readonly factors: readonly (readonly number[])[] | undefined;
+  /** Whether exponentials and quotients are spelled by fewer instructions where something is known of their operands. */
+  readonly knownRanges: boolean;
   /** How an attention is walked. */
   readonly attention: AttentionBlock | undefined;
 }
@@ -97,7 +99,7 @@ export interface StagedWalk {
 export interface PanelWalk {
   readonly kind: "panel";
   readonly runs: Runs;
-  /** The runs along which the rows and the columns of the block lie. */
+  /** The runs along which the rows and the columns of the block lie; -1: there is one row. */
   readonly m: number;
   readonly n: number;
   readonly rows: number;
@@ -109,6 +111,8 @@ export interface PanelWalk {
   readonly depth: number;
   /** Whether neighbours of the row operand along its run are neighbours in memory. */
   readonly adjacent: boolean;
+  /** Whether operands are read where they are, and not from scratch memory. */
+  readonly direct: boolean;
 }
 
 /**
@@ -133,6 +137,7 @@ export const plainTile: Tile = {
   reduce: 1,
   axisLoops: false,
   factors: undefined,
+  knownRanges: false,
   attention: undefined,
 };
 
@@ -255,4 +260,10 @@ export function countOperations(ir: KernelIR): number {
     ) operations += times;
   });
   return operations * invocations;
+}
+
+/** Terms of a part, a multiple of `unit`, at most `most`: that divide the sum if at least half as many do. */
+export function partLength(terms: number, unit: number, most: number): number {
+  for (let length = most - most % unit; 2 * length >= most; length -= unit) if (terms % length === 0) return length;
+  return Math.ceil(terms / Math.ceil(terms / most) / unit) * unit;
 }

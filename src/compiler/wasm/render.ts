@@ -25,9 +25,10 @@ const [begin, end, from, to, scratch] = [0, 1, 2, 3, 4] as const;
 /** Behind arrays and buffers there are so many bytes that vectors may read. */
 export const spareBytes = 128;
 
-export function renderWasm(ir: KernelIR): ProgramCode {
+/** `relaxed`: products are added by an instruction that may round them first, or not. */
+export function renderWasm(ir: KernelIR, relaxed = false): ProgramCode {
   const lanes = countersOf(ir);
-  const kernel = new KernelCode(ir, new FunctionCode(kernelParameters), lanes);
+  const kernel = new KernelCode(ir, new FunctionCode(kernelParameters), lanes, relaxed);
   return {
     body: kernel.body(),
     outer: lanes.outer.reduce((count, { extent }) => count * extent, 1),
@@ -66,8 +67,11 @@ class KernelCode extends LaneValues {
   /** The locals with the addresses of buffers. */
   readonly #addresses: readonly number[];
 
-  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters) {
+  readonly #relaxed: boolean;
+
+  constructor(ir: KernelIR, code: FunctionCode, lanes: LaneCounters, relaxed: boolean) {
     super(ir, code, lanes);
+    this.#relaxed = relaxed;
     let bytes = 0;
     this.#arrays = ir.shared.map(({ dtype, length }) => {
       const offset = bytes;
@@ -210,7 +214,14 @@ class KernelCode extends LaneValues {
     const before = this.bound;
     this.bound = new Map(before);
     this.code.scoped(() => {
-      for (const statement of statements) {
+      for (let i = 0; i < statements.length;) {
+        const apart = this.#apartFrom(statements, i);
+        if (apart.length > 1) {
+          for (let u = 0; u < this.lanes.vectors; u++) for (const statement of apart) this.#ofVector(statement, u);
+          i += apart.length;
+          continue;
+        }
+        const statement = statements[i++]!;
         if (statement.kind === "let") this.#let(statement.expr);
         else if (statement.kind === "declare") this.#declare(statement.accumulator);
         else this.code.scoped(() => this.#statement(statement));
@@ -219,12 +230,40 @@ class KernelCode extends LaneValues {
     this.bound = before;
   }
 
+  /**
+   * The statements from one on in which no vector waits for another one: they may be spelled for one vector after the other. That is
+   * worth it where there is much to be computed: side by side the vectors would not have enough registers.
+   */
+  #apartFrom(statements: readonly Statement[], from: number): readonly Apart[] {
+    if (this.lanes.vectors === 1) return [];
+    const apart: Apart[] = [];
+    let heavy = false;
+    for (const statement of statements.slice(from)) {
+      if (!isApart(statement)) break;
+      apart.push(statement);
+      heavy ||= statement.kind === "let" && statement.expr.kind === "op" &&
+        elementwise[statement.expr.op].heavy === true;
+    }
+    return heavy ? apart : [];
+  }
+
   #let(expr: Expr): void {
+    if (this.#isNamed(expr)) this.bind(expr);
+  }
+
+  /** Whether an expression gets a local: it is read more than once, or where its value could have changed. */
+  #isNamed(expr: Expr): boolean {
     const uses = this.uses.get(expr) ?? 0;
     const written = expr.kind === "load" && this.ir.buffers[expr.buffer]!.access === "readWrite";
     // What lanes have in common would be computed for each vector.
     const common = this.lanes.vectors > 1 && !this.varies(expr);
-    if (uses > 1 || (uses === 1 && (written || common))) this.bind(expr);
+    return uses > 1 || (uses === 1 && (written || common));
+  }
+
+  #ofVector(statement: Apart, u: number): void {
+    if (statement.kind === "let") {
+      if (this.#isNamed(statement.expr)) this.bindVector(statement.expr, u);
+    } else this.code.scoped(() => this.#vectorOf(statement, u));
   }
 
   #declare(accumulator: Accumulator): void {
@@ -238,19 +277,11 @@ class KernelCode extends LaneValues {
   }
 
   #statement(statement: Exclude<Statement, { kind: "let" | "declare" }>): void {
-    const { code } = this;
+    if (isApart(statement)) {
+      for (let u = 0; u < this.lanes.vectors; u++) this.#vectorOf(statement, u);
+      return;
+    }
     switch (statement.kind) {
-      case "update":
-        return this.#each(statement.accumulator, (local, u) => {
-          const own = () => code.get(local);
-          this.#join(statement.accumulator, own, () => this.value(statement.value, u));
-          code.set(local);
-        });
-      case "assign":
-        return this.#each(statement.accumulator, (local, u) => {
-          this.value(statement.value, u);
-          code.set(local);
-        });
       case "combine":
         if (statement.columns !== 1) {
           throw new InternalError("wasm", { got: `${statement.columns} columns`, need: "one that all combine" });
@@ -263,8 +294,6 @@ class KernelCode extends LaneValues {
         return this.#loop(statement.variable, statement.body);
       case "stop":
         return this.#stop(statement.index, statement.limit);
-      case "stage":
-        return this.#stage(statement);
       case "store": {
         const region = this.bufferRegion(statement.buffer);
         const { accumulate, index, value, when } = statement;
@@ -279,8 +308,19 @@ class KernelCode extends LaneValues {
     }
   }
 
-  #each(accumulator: Accumulator, emit: (local: number, u: number) => void): void {
-    this.accumulators.get(accumulator)!.forEach(emit);
+  /** One vector of a statement in which none waits for another one. */
+  #vectorOf(statement: Exclude<Apart, { kind: "let" }>, u: number): void {
+    const { code } = this;
+    if (statement.kind === "stage") return this.#stage(statement, u);
+    const { accumulator, kind, value } = statement;
+    const local = this.accumulators.get(accumulator)![u]!;
+    if (kind === "assign") this.value(value, u);
+    else if (this.#relaxed && accumulator.op === "sum" && isProduct(value) && !this.bound.has(value)) {
+      for (const factor of value.args) this.value(factor, u);
+      code.get(local);
+      code.op("f32x4.relaxed_madd");
+    } else this.#join(accumulator, () => code.get(local), () => this.value(value, u));
+    code.set(local);
   }
 
   #join({ op, dtype }: Accumulator, a: () => void, b: () => void): void {
@@ -358,13 +398,21 @@ class KernelCode extends LaneValues {
     code.brIf(0);
   }
 
-  #stage({ array, index, values }: Statement & { readonly kind: "stage" }): void {
-    const region = this.sharedRegion(array);
+  #stage({ array, index, values }: Statement & { readonly kind: "stage" }, u: number): void {
     if (values.length !== 1) {
       throw new InternalError("wasm", { got: "a vector put into shared memory", need: "one element" });
     }
-    for (let u = 0; u < this.lanes.vectors; u++) {
-      this.store(region, index, values[0]!, { when: undefined, onto: undefined, u });
-    }
+    this.store(this.sharedRegion(array), index, values[0]!, { when: undefined, onto: undefined, u });
   }
+}
+
+function isProduct(expr: Expr): expr is Expr & { readonly kind: "op" } {
+  return expr.kind === "op" && expr.op === "mul" && expr.dtype === "f32";
+}
+
+type Apart = Statement & { readonly kind: "let" | "update" | "assign" | "stage" };
+
+function isApart(statement: Statement): statement is Apart {
+  const { kind } = statement;
+  return kind === "let" || kind === "update" || kind === "assign" || kind === "stage";
 }

@@ -27,21 +27,26 @@ export abstract class LaneValues extends Indices {
 
   /** Computes an expression here, once for all that read it. */
   protected bind(expr: Expr): void {
-    const count = this.varies(expr) ? this.lanes.vectors : 1;
-    const locals = Array.from({ length: count }, () => this.code.local("v128"));
-    locals.forEach((local, u) =>
-      this.code.scoped(() => {
-        this.#spell(expr, u);
-        this.code.set(local);
-      })
-    );
+    for (let u = 0; u < this.lanes.vectors; u++) this.bindVector(expr, u);
+  }
+
+  /** Vector `u` alone; what vectors have in common is computed with the first. */
+  protected bindVector(expr: Expr, u: number): void {
+    const varies = this.varies(expr);
+    if (u > 0 && !varies) return;
+    const locals = u === 0 ? [] : [...this.bound.get(expr)!];
+    locals[u] = this.code.local("v128");
+    this.code.scoped(() => {
+      this.#spell(expr, u);
+      this.code.set(locals[u]!);
+    });
     this.bound.set(expr, locals);
   }
 
   protected override value(expr: Expr, u: number): void {
     const known = this.bound.get(expr);
     if (known === undefined) this.#spell(expr, u);
-    else this.code.get(known[known.length === 1 ? 0 : u]!);
+    else this.code.get(known[this.varies(expr) ? u : 0]!);
   }
 
   /** An elementwise op of lanes that are pushed. */

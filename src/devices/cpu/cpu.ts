@@ -4,6 +4,7 @@ import { flags } from "../../debug/flags.ts";
 import { debugLine } from "../../debug/log.ts";
 import { traceSpan, tracing } from "../../debug/trace.ts";
 import { DeviceError, InternalError } from "../../errors.ts";
+import type { Words } from "../../graph/words.ts";
 import { nextTurn } from "../../host/host.ts";
 import { guard } from "../../signature/takes.ts";
 import type {
@@ -20,11 +21,12 @@ import { kernelRan, timingKernels } from "../device/profile.ts";
 import { type Identity, register } from "../device/registry.ts";
 import { checkReads, handled, partOffset, partOfItem } from "../memory/bind.ts";
 import { type BoundRun, DeviceCore, LoadedExecutable } from "../memory/core.ts";
+import { References } from "../memory/references.ts";
 import type { Lease } from "../memory/scratch.ts";
 import { alignment, type Arena, type Piece } from "./arena.ts";
 import { canShare, type Chunks, type Crew, crewOfProcess, defaultThreads } from "./crew.ts";
 import { ArenaMemory, ArrayMemory, type HostMemory } from "./host-memory.ts";
-import { hasWasm, type Kernel, Kernels, type WasmKernel } from "./kernels.ts";
+import { hasRelaxedWasm, hasWasm, type Kernel, Kernels, type WasmKernel } from "./kernels.ts";
 
 /** Milliseconds that awaited calls may follow each other before timers, input and signals get a turn. */
 const longestTurn = 12;
@@ -114,6 +116,8 @@ export class CpuDevice implements Device {
   readonly #memory: HostMemory<Piece>;
   readonly #arena: Arena | undefined;
   readonly #kernels: Kernels;
+  /** With the flag VALIDATE, for kernels in WebAssembly. */
+  readonly #references: References | undefined;
   /** Threads that help this device, where there can be any. */
   readonly #crew: Crew | undefined;
   #threads: number;
@@ -126,7 +130,8 @@ export class CpuDevice implements Device {
   constructor(identity: Identity, budget: number, language: "wasm" | "js" = flags().wasm && hasWasm() ? "wasm" : "js") {
     this.id = identity.id;
     this.name = identity.name;
-    this.target = language === "wasm" ? wasmTarget : jsTarget;
+    const relaxed = language === "wasm" && flags().relaxed && hasRelaxedWasm();
+    this.target = language === "js" ? jsTarget : relaxed ? { ...wasmTarget, relaxed } : wasmTarget;
     this.info = { vendor: "", architecture: language, description: infos[language], software: true, runtime: "none" };
     const shared = canShare();
     const memory = language === "wasm" ? new ArenaMemory(spareBytes, shared) : undefined;
@@ -138,9 +143,13 @@ export class CpuDevice implements Device {
       this.#crew.attach(this.id, memory.arena.memory);
     }
     this.#threads = flags().threads ?? defaultThreads();
+    this.#references = flags().validate ? new References() : undefined;
     this.#core = new DeviceCore<Piece>(identity, this.#memory, { budget, largest: this.target.maxBindingBytes });
     register(this);
     debugLine(1, () => `shardwise: ${this.name} is ${this.info.description}`);
+    if (language === "wasm" && flags().relaxed && !relaxed) {
+      debugLine(1, () => `shardwise: ${this.name} has no relaxed SIMD: SHARDWISE_RELAXED does nothing`);
+    }
   }
 
   get lost(): Promise<DeviceLoss> {
@@ -275,6 +284,8 @@ export class CpuDevice implements Device {
     this.#core.dispatches++;
     const timing = timingKernels();
     const start = timing ? performance.now() : 0;
+    const validated = this.#references !== undefined && program.reference !== undefined;
+    const before = validated ? this.#contentOf(step, slots).map((words) => words.slice()) : undefined;
     try {
       for (let item = 0; item < items; item++) {
         if (kernel.kind === "wasm") {
@@ -301,7 +312,19 @@ export class CpuDevice implements Device {
         }),
       );
     }
+    if (before !== undefined) {
+      const after = this.#contentOf(step, slots).map((words, i) =>
+        program.bindings[i]!.access === "readWrite" ? words : undefined
+      );
+      const disagreement = this.#references!.compare({ program, device: this.name, items, before, after });
+      if (disagreement !== undefined) this.#core.lifetime.fail(disagreement.error);
+    }
     if (timing) kernelRan({ device: this.name, program, start, milliseconds: performance.now() - start });
+  }
+
+  /** What the blocks hold that a kernel binds. */
+  #contentOf({ program, slots: bound }: DispatchStep, slots: BoundRun<Piece, unknown>["slots"]): Words[] {
+    return program.bindings.map(({ dtype }, i) => this.#memory.words(required(slots, bound[i]!).memory, dtype, 0));
   }
 
   #runWasm({ run, code, module, index }: WasmKernel, { chunks, work }: DispatchStep): void {

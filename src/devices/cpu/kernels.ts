@@ -123,17 +123,24 @@ function compileJs({ name, language, source }: Program): JsKernel {
   }
 }
 
-let supported: boolean | undefined;
+let simd: boolean | undefined;
+let relaxedSimd: boolean | undefined;
 
 /** Whether there is WebAssembly with SIMD, and this page, or process, may compile some. */
 export function hasWasm(): boolean {
-  return supported ??= tryWasm();
+  // (func (drop (v128.const …)))
+  return simd ??= compiles([0, ...vector, 0x1a, 0x0b]);
 }
 
-function tryWasm(): boolean {
-  // A function of a vector: (func (drop (v128.const …))).
-  const vector = [0xfd, 0x0c, ...new Array<number>(16).fill(0), 0x1a];
-  const body = [0, ...vector, 0x0b];
+/** Whether there is relaxed SIMD, too: in Node 20 with --experimental-wasm-relaxed-simd. */
+export function hasRelaxedWasm(): boolean {
+  // (func (drop (f32x4.relaxed_madd (v128.const …) (v128.const …) (v128.const …))))
+  return relaxedSimd ??= compiles([0, ...vector, ...vector, ...vector, 0xfd, 0x85, 0x02, 0x1a, 0x0b]);
+}
+
+const vector = [0xfd, 0x0c, ...new Array<number>(16).fill(0)];
+
+function compiles(body: readonly number[]): boolean {
   try {
     new WebAssembly.Module(kernelModule([{ body }], false));
     return true;

@@ -1,16 +1,13 @@
 import type { Program } from "../../compiler/plan/plan.ts";
 import { debugLine } from "../../debug/log.ts";
 import { InternalError } from "../../errors.ts";
-import { type DType, isFloat } from "../../graph/dtype.ts";
-import { asWords, fromWords, type Words } from "../../graph/words.ts";
+import { asWords } from "../../graph/words.ts";
 import { stderrLine } from "../../host/host.ts";
 import type { Lifetime } from "../device/lifetime.ts";
-import { partOfItem } from "../memory/bind.ts";
 import { type Block, mebibytes, type MemoryPool } from "../memory/pool.ts";
+import { References } from "../memory/references.ts";
 import type { Recorder } from "./recorder.ts";
 import { mapForReading } from "./usage.ts";
-
-type Reference = (buffers: readonly Words[], begin: number, end: number) => void;
 
 /** What of a device its validator uses. */
 export interface ValidatorParts {
@@ -49,7 +46,7 @@ interface Check {
  */
 export class Validator {
   readonly parts: ValidatorParts;
-  readonly #references = new WeakMap<Program, Reference>();
+  readonly #references = new References();
   #checked: Promise<void> = Promise.resolve();
   #waitingBytes = 0;
   #waiting = 0;
@@ -151,64 +148,25 @@ export class Validator {
 
   #compare({ program, items, before, after }: Check, content: ReadonlyMap<Snapshot, ArrayBuffer>): void {
     this.#waiting--;
-    const { reference } = program;
-    if (reference === undefined) return;
-    const buffers = program.bindings.map(({ dtype }, binding) => {
-      const bytes = contentOf(content, before[binding]);
-      // What is only read may be shared with other checks and is not copied.
-      return asWords(dtype, after[binding] === undefined ? bytes : bytes.slice(0));
-    });
-    try {
-      const run = this.#reference(program, reference.source);
-      for (let item = 0; item < items; item++) {
-        run(
-          buffers.map((buffer, binding) => partOfItem(buffer, program.strides?.[binding], item)),
-          0,
-          reference.invocations,
-        );
-      }
-    } catch (cause) {
-      this.parts.lifetime.fail(
-        new InternalError("run", {
-          got: `${String(cause)} in the reference of kernel ${program.name}`,
-          need: "JavaScript that runs",
-          cause,
-        }),
-      );
-      return;
-    }
-    this.#validated++;
-    for (let binding = 0; binding < buffers.length; binding++) {
+    const contents = program.bindings.map((_, binding) => contentOf(content, before[binding]));
+    // What is only read may be shared with other checks and is not copied.
+    const buffers = program.bindings.map(({ dtype }, binding) =>
+      asWords(dtype, after[binding] === undefined ? contents[binding]! : contents[binding]!.slice(0))
+    );
+    const written = program.bindings.map(({ dtype }, binding) => {
       const snapshot = after[binding];
-      const need = buffers[binding];
-      const dtype = program.bindings[binding]?.dtype;
-      if (snapshot === undefined || need === undefined || dtype === undefined) continue;
-      const difference = firstDifference(
-        asWords(dtype, contentOf(content, snapshot)),
-        need,
-        dtype,
-        reference.roundsToHalf,
-      );
-      if (difference === undefined) continue;
-      this.#differing++;
-      this.parts.lifetime.fail(
-        new InternalError("run", {
-          got: `${difference.got} in element ${difference.index} of binding ${binding} (${dtype}) after kernel ` +
-            `${program.name} on ${this.parts.name}; ${difference.count} elements differ`,
-          need: `${difference.need}, which is what the same kernel in JavaScript makes of the same buffers`,
-        }),
-      );
-      return;
-    }
-  }
-
-  #reference(program: Program, source: string): Reference {
-    let reference = this.#references.get(program);
-    if (reference === undefined) {
-      reference = new Function("buffers", "begin", "end", source) as Reference;
-      this.#references.set(program, reference);
-    }
-    return reference;
+      return snapshot && asWords(dtype, contentOf(content, snapshot));
+    });
+    const failure = this.#references.compare({
+      program,
+      device: this.parts.name,
+      items,
+      before: buffers,
+      after: written,
+    });
+    if (failure?.found === "difference") this.#differing++;
+    if (failure?.found !== "error") this.#validated++;
+    if (failure !== undefined) this.parts.lifetime.fail(failure.error);
   }
 }
 
@@ -284,43 +242,4 @@ function contentOf(content: ReadonlyMap<Snapshot, ArrayBuffer>, snapshot: Snapsh
     throw new InternalError("run", { got: "a binding without a copy", need: "a copy of each buffer bound" });
   }
   return bytes;
-}
-
-/** How far apart f32 may be: the order of a sum and the functions of a GPU are its own. */
-const absolute = 1e-5;
-const relative = 1e-4;
-/** What of that is near the middle between two f16 goes to either, or to an infinity instead of the largest one. */
-const relativeOfHalves = relative + 2 ** -10;
-const largestHalf = 65504;
-
-function agree(got: number, need: number, within: number): boolean {
-  if (got === need || (Number.isNaN(got) && Number.isNaN(need))) return true;
-  return Number.isFinite(need) && Math.abs(got - need) <= absolute + within * Math.abs(need);
-}
-
-function agreeAsFloats(got: number, need: number): boolean {
-  return agree(got, need, relative);
-}
-
-function agreeAsHalves(got: number, need: number): boolean {
-  const limit = (x: number) => Math.abs(x) === Infinity ? Math.sign(x) * largestHalf : x;
-  return agree(limit(got), limit(need), relativeOfHalves);
-}
-
-function firstDifference(
-  got: Words,
-  need: Words,
-  dtype: DType,
-  roundsToHalf: boolean,
-): { readonly index: number; readonly got: number; readonly need: number; readonly count: number } | undefined {
-  const same = !isFloat(dtype) ? Object.is : roundsToHalf ? agreeAsHalves : agreeAsFloats;
-  const [values, needed] = [got, need].map((words) => dtype === "f16" ? fromWords(dtype, words, words.length) : words);
-  let first = -1;
-  let count = 0;
-  for (let index = 0; index < needed!.length; index++) {
-    if (same(values![index] ?? NaN, needed![index] ?? NaN)) continue;
-    if (count++ === 0) first = index;
-  }
-  if (count === 0) return undefined;
-  return { index: first, got: values![first] ?? NaN, need: needed![first] ?? NaN, count };
 }
