@@ -24,7 +24,7 @@ async function main(asked: Options): Promise<void> {
   const chosen = await chooseDevices(asked);
   const options: Resolved = { ...asked, shards: shardsOn(chosen, asked) };
   console.log(`MNIST: ${train.count} images to train on, ${test.count} to validate with`);
-  chosen.forEach((device, i) => console.log(`  ${i + 1}  ${device.name}  ${describe(device)}`));
+  chosen.forEach((device, i) => console.log(`  ${i + 1}  ${device.name}  ${device.info.description}`));
   const plan = planned(train.count, options, chosen.length);
   for (const { rows, shares, batches } of plan) {
     console.log(`${batches} ${batches === 1 ? "batch" : "batches"} of ${rows} rows, shared ${shares.join(", ")}`);
@@ -59,7 +59,7 @@ async function main(asked: Options): Promise<void> {
   console.log(`validation accuracy ${validation.metrics["accuracy"]?.toFixed(4)}, loss ${validation.loss.toFixed(4)}`);
   await writeReport(reportPath, {
     title: `MNIST on ${chosen.length} ${chosen.length === 1 ? "device" : "devices"}`,
-    devices: chosen.map((device) => ({ name: device.name, kind: device.kind, description: describe(device) })),
+    devices: chosen.map((device) => ({ name: device.name, kind: device.kind, description: device.info.description })),
     sharing: shared(history.steps),
     lost,
     loss: history.steps.map(({ step, loss }) => ({ step, value: loss })),
@@ -84,10 +84,6 @@ async function chooseDevices({ devices: count, kind }: Options): Promise<Device[
   if (found[0]?.kind !== "gpu") return await devices({ kind: "cpu", virtual: count });
   for (const device of found) device.close();
   return await devices({ kind: "gpu", virtual: count });
-}
-
-function describe(device: Device): string {
-  return device.kind === "cpu" ? "CPU, generated JavaScript" : device.info.description;
 }
 
 /** The sizes of batches in the run, and how each will be shared while no device is lost. */

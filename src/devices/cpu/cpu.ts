@@ -187,14 +187,21 @@ export class CpuDevice implements Device {
   }
 
   async read(buffer: DeviceBuffer, offset = 0, bytes: number = buffer.bytes - offset): Promise<ArrayBuffer> {
+    this.#core.toRead(buffer, offset, bytes); // Before there is an array of so many bytes.
+    const copy = new ArrayBuffer(bytes);
+    await this.#readInto(new Uint8Array(copy), buffer, offset);
+    return copy;
+  }
+
+  async #readInto(into: Uint8Array, buffer: DeviceBuffer, offset: number): Promise<void> {
     const { lifetime } = this.#core;
+    const bytes = into.byteLength;
     // Copied before the first await: later calls must not show in it.
-    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;
+    into.set(this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).subarray(offset, offset + bytes));
     lifetime.rethrow();
     this.#core.bytesRead += bytes;
     await this.#turn();
     lifetime.require("read"); // What comes late from a device that was lost meanwhile is not wanted any more.
-    return copy;
   }
 
   runAndRead(
@@ -206,10 +213,9 @@ export class CpuDevice implements Device {
   ): Promise<void>[] {
     checkReads(outputs, reads);
     this.run(executable, inputs, outputs, items);
-    return handled(reads.map(async ({ output, into, offset }) => {
-      new Uint8Array(into.buffer, into.byteOffset, into.byteLength).set(
-        new Uint8Array(await this.read(outputs[output]!, offset, into.byteLength)),
-      );
+    return handled(reads.map(({ output, into, offset = 0 }) => {
+      const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+      return this.#readInto(bytes, outputs[output]!, offset);
     }));
   }
 
