@@ -57,11 +57,6 @@ const jsTarget: Target = {
 /** Memory that 32 bits address, less what belongs to no block. */
 const wasmTarget: Target = { ...jsTarget, language: "wasm", class: "wasm", maxBindingBytes: 2 ** 31 };
 
-const infos = {
-  wasm: "WebAssembly on the CPU",
-  js: "JavaScript on the CPU",
-} as const;
-
 /** A kernel of a plan with what it needs to be run. */
 interface DispatchStep {
   readonly kind: "dispatch";
@@ -110,7 +105,6 @@ export class CpuDevice implements Device {
   readonly id: number;
   readonly name: string;
   readonly kind = "cpu";
-  readonly info: DeviceInfo;
   readonly target: Target;
   readonly #core: DeviceCore<Piece>;
   readonly #memory: HostMemory<Piece>;
@@ -132,7 +126,6 @@ export class CpuDevice implements Device {
     this.name = identity.name;
     const relaxed = language === "wasm" && flags().relaxed && hasRelaxedWasm();
     this.target = language === "js" ? jsTarget : relaxed ? { ...wasmTarget, relaxed } : wasmTarget;
-    this.info = { vendor: "", architecture: language, description: infos[language], software: true, runtime: "none" };
     const shared = canShare();
     const memory = language === "wasm" ? new ArenaMemory(spareBytes, shared) : undefined;
     this.#arena = memory?.arena;
@@ -158,6 +151,13 @@ export class CpuDevice implements Device {
 
   get isLost(): boolean {
     return this.#core.lifetime.isLost;
+  }
+
+  get info(): DeviceInfo {
+    const { language } = this.target;
+    const on = this.threads === 1 ? "the CPU" : `${this.threads} threads of the CPU`;
+    const description = `${language === "wasm" ? "WebAssembly" : "JavaScript"} on ${on}`;
+    return { vendor: "", architecture: language, description, software: true, runtime: "none" };
   }
 
   /** Threads that compute, the caller's among them; one where memory cannot be shared. */
