@@ -375,3 +375,28 @@ onEachDevice("buffers in and out, for those who run plans of their own", (device
     const words = await device.read(await bufferOf(part, device), 0, 8);
     assert.deepEqual([...new Float32Array(words)], [3, 4]);
   }));
+
+/** Small graphs in pairs, each of two that differ in one thing. */
+const pairs: Record<
+  string,
+  readonly [(x: Tensor) => Tensor, (x: Tensor) => Tensor, readonly number[], readonly number[]]
+> = {
+  "a number": [(x) => x.add(1), (x) => x.add(2), [2, 3, 4, 5], [3, 4, 5, 6]],
+  "an attribute": [(x) => x.sum({ axis: 0 }), (x) => x.sum({ axis: 1 }), [4, 6], [3, 7]],
+  "a list": [(x) => x.pad([[1, 0], [0, 0]]), (x) => x.pad([[0, 1], [0, 0]]), [0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 0, 0]],
+  "operands": [(x) => x.sub(x.add(1)), (x) => x.add(1).sub(x), [-1, -1, -1, -1], [1, 1, 1, 1]],
+  "the op": [(x) => x.mul(3), (x) => x.div(0.25), [3, 6, 9, 12], [4, 8, 12, 16]],
+  "shape": [(x) => x.reshape([4]).mul(2), (x) => x.reshape([1, 4]).mul(2), [2, 4, 6, 8], [2, 4, 6, 8]],
+  "dtype": [(x) => x.cast("i32").mul(5), (x) => x.mul(5), [5, 10, 15, 20], [5, 10, 15, 20]],
+};
+
+onEachDevice("small graphs that are computed again and again are told apart by all that they are", async (device) => {
+  for (const [what, [one, other, first, second]] of Object.entries(pairs)) {
+    for (let turn = 0; turn < 5; turn++) {
+      const x = tensor([[1, 2], [3, 4]], { device });
+      const [a, b] = [await one(x).realize(), await other(x).realize()];
+      assert.deepEqual([...await a.data()], first, what);
+      assert.deepEqual([...await b.data()], second, what);
+    }
+  }
+});

@@ -98,11 +98,37 @@ export const devices: readonly Mutation[] = [
   },
   {
     file: "devices/cpu/cpu.ts",
-    find: `// Copied before the first await: later calls must not show in it.
-    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;`,
-    put: `await this.#turn();
-    const copy = this.#memory.bytes(this.#core.toRead(buffer, offset, bytes)).slice(offset, offset + bytes).buffer;`,
+    find: "    // Copied before the first await: later calls must not show in it.",
+    put: "    await Promise.resolve();",
     tests: { "devices": "a read sees its moment" },
     why: "a read shows what later calls did",
+  },
+  {
+    file: "devices/cpu/cpu.ts",
+    find: "scratchStride: whole,",
+    put: "scratchStride: 0,",
+    tests: { "threads": "every kind of kernel" },
+    why: "threads put what they pack into the same memory",
+  },
+  {
+    file: "devices/cpu/crew.ts",
+    find: "      this.#join();\n",
+    put: "",
+    tests: { "threads": "" },
+    why: "a kernel has ended before the threads that help with it",
+  },
+  {
+    file: "devices/cpu/crew-member.ts",
+    find: "const column = chunk % across;",
+    put: "const column = 0;",
+    tests: { "threads": "every kind of kernel" },
+    why: "of chunks side by side threads compute the first alone",
+  },
+  {
+    file: "graph/collected.ts",
+    find: "    young[next]?.age();\n",
+    put: "",
+    tests: { "realize-memory": "" },
+    why: "what was dropped is watched by nobody, and its memory kept",
   },
 ];

@@ -137,4 +137,18 @@ export const tensor: readonly Mutation[] = [
     tests: { "identity": "equal tensors have gradients of their own" },
     why: "two gradients of one value are one variable",
   },
+  {
+    file: "tensor/eager/recent.ts",
+    find: "if (!like.anyNumber && !sameAttributes(node.attrs, like.attrs)) return false;",
+    put: "",
+    tests: { "realize": "small graphs" },
+    why: "graphs that differ in a number or an attribute are taken for one",
+  },
+  {
+    file: "tensor/eager/recent.ts",
+    find: "for (let k = 0; k < like.src.length; k++) if (order[like.src[k]!] !== node.src[k]) return false;",
+    put: "",
+    tests: { "realize": "small graphs" },
+    why: "graphs that differ in the order of operands are taken for one",
+  },
 ];

@@ -62,7 +62,7 @@ export const wasm: readonly Mutation[] = [
   },
   {
     file: "devices/cpu/arena.ts",
-    find: "if (this.#bytes.length === 0) ",
+    find: "if (this.#bytes.length !== this.#pages * page) ",
     put: "if (this.#bytes === undefined) ",
     tests: { "arena": "a hundred thousand blocks" },
     why: "a view of memory that has grown is used still",
