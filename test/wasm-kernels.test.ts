@@ -98,6 +98,39 @@ test("what lies beyond padding is 0, whatever lies there in memory", async () =>
   );
 });
 
+test("what lies across the lanes is read in squares, at every length along the lanes and in any direction", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  for (let length = 512; length < 522; length++) {
+    for (const dtype of ["f32", "i32"] as const) {
+      const x = g.input([length, 12], dtype);
+      const y = g.input([12, length], dtype);
+      const turned = g.permute(x, [1, 0]);
+      const upside = g.permute(g.slice(x, [length - 1, 0], [length, 12], [-1, 1]), [1, 0]);
+      const mirrored = g.permute(g.slice(x, [0, 11], [length, 12], [1, -1]), [1, 0]);
+      for (
+        const root of [e("add", turned, y), e("sub", e("mul", turned, turned), upside), g.contiguous(turned), mirrored]
+      ) {
+        await exactly([root], [x, y]);
+      }
+      const { programs } = compileGraph({ roots: [e("add", turned, y)], inputs: [x, y] }, device.target);
+      assert.equal(programs[0]!.invocations, 3 * length);
+    }
+  }
+  const x = g.input([3, 16, 9, 40], "f32");
+  const half = g.input([70, 64], "f16");
+  const whole = g.input([70, 64], "i32");
+  const flags = g.contiguous(e("lt", whole, g.full([70, 64], 0, "i32")));
+  for (const axes of [[0, 2, 1, 3], [3, 2, 1, 0], [0, 3, 1, 2], [2, 3, 0, 1], [1, 0, 3, 2]]) {
+    await exactly([g.contiguous(g.permute(x, axes)), e("neg", g.permute(x, axes))], [x]);
+  }
+  const sum = e("add", g.cast(g.permute(half, [1, 0]), "f32"), g.cast(g.permute(flags, [1, 0]), "f32"));
+  await exactly([sum], [half, whole]);
+  // Padded and repeated, and next to what goes along the lanes.
+  const wide = g.pad(x, [0, 0, 0, 1], [0, 0, 0, 3], 2);
+  await exactly([g.contiguous(g.permute(wide, [3, 2, 1, 0]))], [x]);
+  device.close();
+});
+
 test("of two guards around one index each has the bounds that it needs", async () => {
   // p[i] is read where i < 10, so that its padding begins at 10, and where 1 <= i < 11.
   const x = g.input([8], "f32");
