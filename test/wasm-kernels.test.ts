@@ -153,3 +153,33 @@ test("positions out of range read nothing, and positions may be anything", async
   const far = e("mul", index, g.full([50, 7], 100_000_000, "i32"));
   await exactly([g.gather(x, index, 0), g.gather(x, far, 0), g.scatterAdd(index, x, 0, 4)], [x, index]);
 });
+
+test("argsort of rows of every kind: equal keys stay in order, zeros are equal, NaN is last", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  const special = [NaN, 0, -0, Infinity, -Infinity, 2 ** -149, -(2 ** -149), 3.4e38, -3.4e38, 1, -1];
+  const keys = {
+    f32: (i: number) =>
+      i % 3 === 0 ? special[i * 7 % special.length]! : Math.fround(Math.sin(i * 12.9) * 10 ** (i % 9 - 4)),
+    i32: (i: number) => i % 5 === 0 ? [-2147483648, 2147483647, 0, -1][i % 4]! : Math.imul(i, 0x9e3779b1) >> i % 30,
+    u32: (i: number) => i % 5 === 0 ? [4294967295, 2147483648, 0][i % 3]! : Math.imul(i, 0x9e3779b1) >>> i % 31,
+  } as const;
+  for (const [dtype, key] of Object.entries(keys) as [keyof typeof keys, (i: number) => number][]) {
+    for (const length of [1, 2, 3, 4, 5, 9, 17, 255, 256, 257, 2047, 2048, 2049, 5003]) {
+      const rows = length < 300 ? 3 : 2;
+      const x = g.input([rows, length], dtype);
+      const data = Array.from({ length: rows * length }, (_, i) => key(i));
+      const request = { roots: [g.argsort(x)], inputs: [x] };
+      const [program] = compileGraph(request, device.target).programs;
+      assert.equal(program!.language, "wasm");
+      const [actual] = await evaluate(device, request, [data]);
+      const expected = Array.from({ length: rows }, (_, row) => {
+        const at = (i: number) => data[row * length + i]!;
+        const rank = (a: number, b: number) =>
+          a < b ? -1 : a > b ? 1 : a === b ? 0 : Number(Number.isNaN(a)) - Number(Number.isNaN(b));
+        return Array.from({ length }, (_, i) => i).sort((a, b) => rank(at(a), at(b)) || a - b);
+      }).flat();
+      assert.deepEqual(Array.from(actual!), expected, `${dtype} ${length}`);
+    }
+  }
+  device.close();
+});
