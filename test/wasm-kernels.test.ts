@@ -98,6 +98,39 @@ test("what lies beyond padding is 0, whatever lies there in memory", async () =>
   );
 });
 
+test("what lies across the lanes is read in squares, at every length along the lanes and in any direction", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  for (let length = 512; length < 522; length++) {
+    for (const dtype of ["f32", "i32"] as const) {
+      const x = g.input([length, 12], dtype);
+      const y = g.input([12, length], dtype);
+      const turned = g.permute(x, [1, 0]);
+      const upside = g.permute(g.slice(x, [length - 1, 0], [length, 12], [-1, 1]), [1, 0]);
+      const mirrored = g.permute(g.slice(x, [0, 11], [length, 12], [1, -1]), [1, 0]);
+      for (
+        const root of [e("add", turned, y), e("sub", e("mul", turned, turned), upside), g.contiguous(turned), mirrored]
+      ) {
+        await exactly([root], [x, y]);
+      }
+      const { programs } = compileGraph({ roots: [e("add", turned, y)], inputs: [x, y] }, device.target);
+      assert.equal(programs[0]!.invocations, 3 * length);
+    }
+  }
+  const x = g.input([3, 16, 9, 40], "f32");
+  const half = g.input([70, 64], "f16");
+  const whole = g.input([70, 64], "i32");
+  const flags = g.contiguous(e("lt", whole, g.full([70, 64], 0, "i32")));
+  for (const axes of [[0, 2, 1, 3], [3, 2, 1, 0], [0, 3, 1, 2], [2, 3, 0, 1], [1, 0, 3, 2]]) {
+    await exactly([g.contiguous(g.permute(x, axes)), e("neg", g.permute(x, axes))], [x]);
+  }
+  const sum = e("add", g.cast(g.permute(half, [1, 0]), "f32"), g.cast(g.permute(flags, [1, 0]), "f32"));
+  await exactly([sum], [half, whole]);
+  // Padded and repeated, and next to what goes along the lanes.
+  const wide = g.pad(x, [0, 0, 0, 1], [0, 0, 0, 3], 2);
+  await exactly([g.contiguous(g.permute(wide, [3, 2, 1, 0]))], [x]);
+  device.close();
+});
+
 test("of two guards around one index each has the bounds that it needs", async () => {
   // p[i] is read where i < 10, so that its padding begins at 10, and where 1 <= i < 11.
   const x = g.input([8], "f32");
@@ -119,4 +152,34 @@ test("positions out of range read nothing, and positions may be anything", async
   const index = g.input([50, 7], "i32");
   const far = e("mul", index, g.full([50, 7], 100_000_000, "i32"));
   await exactly([g.gather(x, index, 0), g.gather(x, far, 0), g.scatterAdd(index, x, 0, 4)], [x, index]);
+});
+
+test("argsort of rows of every kind: equal keys stay in order, zeros are equal, NaN is last", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  const special = [NaN, 0, -0, Infinity, -Infinity, 2 ** -149, -(2 ** -149), 3.4e38, -3.4e38, 1, -1];
+  const keys = {
+    f32: (i: number) =>
+      i % 3 === 0 ? special[i * 7 % special.length]! : Math.fround(Math.sin(i * 12.9) * 10 ** (i % 9 - 4)),
+    i32: (i: number) => i % 5 === 0 ? [-2147483648, 2147483647, 0, -1][i % 4]! : Math.imul(i, 0x9e3779b1) >> i % 30,
+    u32: (i: number) => i % 5 === 0 ? [4294967295, 2147483648, 0][i % 3]! : Math.imul(i, 0x9e3779b1) >>> i % 31,
+  } as const;
+  for (const [dtype, key] of Object.entries(keys) as [keyof typeof keys, (i: number) => number][]) {
+    for (const length of [1, 2, 3, 4, 5, 9, 17, 255, 256, 257, 2047, 2048, 2049, 5003]) {
+      const rows = length < 300 ? 3 : 2;
+      const x = g.input([rows, length], dtype);
+      const data = Array.from({ length: rows * length }, (_, i) => key(i));
+      const request = { roots: [g.argsort(x)], inputs: [x] };
+      const [program] = compileGraph(request, device.target).programs;
+      assert.equal(program!.language, "wasm");
+      const [actual] = await evaluate(device, request, [data]);
+      const expected = Array.from({ length: rows }, (_, row) => {
+        const at = (i: number) => data[row * length + i]!;
+        const rank = (a: number, b: number) =>
+          a < b ? -1 : a > b ? 1 : a === b ? 0 : Number(Number.isNaN(a)) - Number(Number.isNaN(b));
+        return Array.from({ length }, (_, i) => i).sort((a, b) => rank(at(a), at(b)) || a - b);
+      }).flat();
+      assert.deepEqual(Array.from(actual!), expected, `${dtype} ${length}`);
+    }
+  }
+  device.close();
 });

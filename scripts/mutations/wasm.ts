@@ -3,6 +3,27 @@ import type { Mutation } from "./mutation.ts";
 
 export const wasm: readonly Mutation[] = [
   {
+    file: "compiler/kernel/ir.ts",
+    find: 'index.max >= high ? high : ""',
+    put: '""',
+    tests: { "wasm-kernels": "of two guards around one index" },
+    why: "a guard lacks a bound that another one around the same index has no need of",
+  },
+  {
+    file: "compiler/lower/known-ranges.ts",
+    find: "const same = kept.every((index, i) => index.key === element.indices[i]?.key);",
+    put: "const same = kept.length > 0;",
+    tests: { "schedules": "an exponential of what is at most 0" },
+    why: "the largest of another row is taken for that of the own one",
+  },
+  {
+    file: "compiler/lower/known-ranges.ts",
+    find: "axes.every((axis) => sum.attrs.axes.includes(axis))",
+    put: "axes.length > 0",
+    tests: { "schedules": "an exponential of what is at most 0" },
+    why: "a sum of other elements than those of the row may be 0, and is taken for at least 1",
+  },
+  {
     file: "compiler/wasm/values.ts",
     find: "range !== undefined && range.min >= 0 && range.max <= index.max + mostBehind",
     put: "range === undefined || range.max <= index.max + mostBehind",

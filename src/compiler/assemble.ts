@@ -12,10 +12,11 @@ import type { Location, Memory } from "./kernel/location.ts";
 import { overwritesSlot } from "./lower/in-place.ts";
 import { type LoweredGroup, lowerGroup } from "./lower/lower-group.ts";
 import { ownProgram } from "./lower/programs.ts";
-import type { Plan, PlanStep, Program, Target } from "./plan/plan.ts";
+import type { Plan, PlanStep, Program, ProgramCode, Target } from "./plan/plan.ts";
 import { renderJs } from "./render/js.ts";
 import { renderWgsl } from "./render/wgsl.ts";
 import { countOperations } from "./tile/tile.ts";
+import { argsortCode } from "./wasm/argsort.ts";
 import { renderWasm } from "./wasm/render.ts";
 import { renderText } from "./wasm/text.ts";
 
@@ -88,7 +89,24 @@ function ownDispatch(root: NodeOf<StructuralOf<"program">>, layout: Layout, targ
     throw new InternalError(root.op, { got: "an operand inside another value", need: "memory of its own" });
   }
   const slots = [...from, to].flatMap((location) => location === undefined ? [] : [location.slot]);
-  return { program: ownProgram(root, target), slots };
+  const program = ownProgram(root, target);
+  return { program: target.language === "wasm" ? inWasm(root, program) : program, slots };
+}
+
+/** The codes of ops that have a program of their own, in WebAssembly. */
+const codes: { readonly [K in StructuralOf<"program">]: (node: NodeOf<K>) => ProgramCode } = {
+  argsort: ({ src: [keys], shape }) => {
+    const length = shape.at(-1)!;
+    return argsortCode(size(shape) / length, length, keys!.dtype);
+  },
+};
+
+/** A program of JavaScript in WebAssembly. */
+function inWasm(root: NodeOf<StructuralOf<"program">>, program: Program): Program {
+  const code = codes[root.op](root);
+  const { source, invocations } = program;
+  const reference = flags().validate ? { reference: { source, invocations, roundsToHalf: false } } : {};
+  return { ...program, ...reference, key: `wasm|${hashOf(code.body)}|${program.key}`, language: "wasm", code };
 }
 
 function slotsOf(ir: KernelIR): number[] {

@@ -12,8 +12,8 @@ interface Element {
 }
 
 /**
- * Whether it is exp(x - m) of the largest m of x along some axes, 0 standing for an m that is not finite. So it is of what is at most
- * 0, but in rows in which there is an infinity.
+ * Whether it is exp(x - m) of the largest m of x along some axes, 0 standing for an m that is not finite, or too low. So it is of what
+ * is at most 0, but in rows in which there is an infinity.
  */
 export function isUnderMost(node: Node): boolean {
   return axesOfMost(node) !== undefined;
@@ -68,19 +68,22 @@ function unmoved({ node, indices }: Element): Element | undefined {
   return element;
 }
 
-/** m of what is m where that is finite, else 0; any other node itself. */
+/** m of what is m where that is finite, else 0, or 0 where m is below a number that is at most 0, else m; any other node itself. */
 function shifted(node: Node): Node {
   if (node.op !== "where") return node;
-  const [finite, most, other] = node.src;
-  const [magnitude, limit] = finite!.src;
-  const [bits, mask] = magnitude?.src ?? [];
-  const tests = finite!.op === "lt" && magnitude?.op === "and" && bits?.op === "bitcast" && bits.src[0] === most &&
-    isConstant(mask, 0x7fffffff) && isConstant(limit, 0x7f800000) && isConstant(other, 0);
-  return tests ? most! : node;
+  const [test, first, second] = node.src;
+  const [left, right] = test!.src;
+  if (test!.op !== "lt") return node;
+  if (left === second && isConstant(first, 0) && isConstant(right, (value) => value <= 0)) return second!;
+  const [bits, mask] = left!.op === "and" ? left!.src : [];
+  const finite = bits?.op === "bitcast" && bits.src[0] === first && isConstant(mask, 0x7fffffff) &&
+    isConstant(right, 0x7f800000) && isConstant(second, 0);
+  return finite ? first! : node;
 }
 
-function isConstant(node: Node | undefined, value: number): boolean {
+function isConstant(node: Node | undefined, value: number | ((value: number) => boolean)): boolean {
   let constant = node;
   while (constant !== undefined && (constant.op === "expand" || constant.op === "reshape")) constant = constant.src[0];
-  return constant?.op === "const" && constant.attrs.value === value;
+  if (constant?.op !== "const") return false;
+  return typeof value === "number" ? constant.attrs.value === value : value(constant.attrs.value);
 }

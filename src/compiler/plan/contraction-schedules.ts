@@ -159,7 +159,8 @@ export interface Default {
   readonly schedule: ContractionSchedule;
   /** Fewer blocks leave the device idle: a smaller block is better. */
   readonly leastBlocks?: number;
-  readonly when?: (problem: Problem) => boolean;
+  /** `computed`: of the operands, some are more than what is in memory. */
+  readonly when?: (problem: Problem, computed: boolean) => boolean;
 }
 
 const outer = (rows: number, depth: number): ContractionSchedule => ({
@@ -230,10 +231,10 @@ const smallBlocks: readonly Default[] = [
 
 /**
  * Whether what bringing both operands to scratch memory costs is less than what it saves: where the columns are read again and again
- * from beyond the nearest caches, or lane by lane. Narrow products do not earn back what packing the rows costs.
+ * from beyond the nearest caches, or lane by lane, or where operands are computed. Narrow products do not earn back what packing the rows costs.
  */
-function isWorthStaging({ m, n, k, columns }: Problem): boolean {
-  return m >= 16 && n >= 32 && k >= 16 && (n >= 512 || n * k >= 2 ** 19 || columns !== "own");
+function isWorthStaging({ m, n, k, columns }: Problem, computed: boolean): boolean {
+  return m >= 16 && n >= 32 && k >= 16 && (n >= 512 || n * k >= 2 ** 19 || columns !== "own" || computed);
 }
 
 /** Columns of a strip, which are read in one piece, and rows of them that are read at a time: as many as can be fetched ahead. */

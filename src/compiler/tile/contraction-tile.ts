@@ -4,7 +4,7 @@ import { size } from "../../graph/shape.ts";
 import type { KernelGroup } from "../group/merge.ts";
 import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
 import { type Index, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
-import type { KernelIR } from "../kernel/ir.ts";
+import { eachStatement, type KernelIR } from "../kernel/ir.ts";
 import {
   blockOf,
   type ContractionSchedule,
@@ -40,6 +40,8 @@ interface Contraction {
   readonly long: number;
   /** Length of the last axis of the sum. */
   readonly lastTerms: number;
+  /** Whether of the operands some are more than what is in memory. */
+  readonly computed: boolean;
 }
 
 /** A schedule that was fitted, and how many blocks of it there are. */
@@ -78,7 +80,7 @@ export function contractionTile(
     ...defaults[target.class],
   ];
   for (const { schedule, leastBlocks, when } of choices) {
-    if (when?.(contraction.problem) === false || !keepsLimits(schedule, target)) continue;
+    if (when?.(contraction.problem, contraction.computed) === false || !keepsLimits(schedule, target)) continue;
     const fitted = fit(schedule, contraction, target, leastBlocks !== undefined);
     if (fitted === undefined || fitted.blocks < (leastBlocks ?? 0)) continue;
     return { tile: { ...fitted.tile, factors }, schedule };
@@ -166,7 +168,20 @@ function contractionOf(
     rows: pair === undefined ? "neither" : layoutAlong(pair.m),
     columns: layoutAlong(long),
   };
-  return { problem, domain, axes, inner, pair, long, lastTerms: terms[terms.length - 1] ?? 1 };
+  let operations = 0;
+  eachStatement(ir.body, (statement, _, scope) => {
+    if (scope !== ir.body && statement.kind === "let" && statement.expr.kind === "op") operations++;
+  });
+  return {
+    problem,
+    domain,
+    axes,
+    inner,
+    pair,
+    long,
+    lastTerms: terms[terms.length - 1] ?? 1,
+    computed: operations > 1,
+  };
 }
 
 /** A tile by a schedule; undefined where the schedule is for other contractions. `whole`: only where an axis holds a block. */

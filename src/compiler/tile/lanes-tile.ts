@@ -1,4 +1,5 @@
 /** The tile of a kernel on the cpu device, where invocations are lanes of vectors: what lies side by side goes along them. */
+import { size } from "../../graph/shape.ts";
 import { accessesOf, inLoops, type LoopAccess } from "../kernel/accesses.ts";
 import { type Index, strideInGroup, strideOf } from "../kernel/index-arithmetic.ts";
 import type { KernelIR } from "../kernel/ir.ts";
@@ -36,6 +37,8 @@ export function lanesTile(plain: KernelIR, probe: (tile: Tile) => KernelIR, doma
   }
   const strip = stripTile(plain, domain);
   if (strip !== undefined) return strip;
+  const transposed = loopLoads.length + rowStores.length > 0 ? undefined : acrossTile(probe, domain);
+  if (transposed !== undefined) return transposed;
   const uneven = unevenAccesses(plain);
   if (uneven === 0 || domain.length < 2 || domain.at(-1)! < lanes) return laneTile;
   const block = { ...plainBlock(domain.length), knownRanges: true };
@@ -93,5 +96,31 @@ function stripTile({ body, parallel }: KernelIR, domain: readonly number[]): Til
       adjacent: false,
       direct: true,
     },
+  };
+}
+
+/** So many elements along an axis an invocation computes where that axis goes along memory, and the lanes do not. */
+const across = [8, 4] as const;
+/** Fewer elements stay in the nearest cache however they are walked. */
+const leastAcross = 2 ** 12;
+
+/** A tile of a kernel that reads across the lanes, as a transpose does. */
+function acrossTile(probe: (tile: Tile) => KernelIR, domain: readonly number[]): Tile | undefined {
+  if (domain.length < 2 || size(domain) < leastAcross) return undefined;
+  const { parallel, ...ir } = probe(plainBlock(domain.length));
+  const { loads, stores } = accessesOf({ parallel, ...ir });
+  const vector = parallel.findLastIndex(({ extent }) => extent > 1);
+  if (vector < 0 || stores.some(({ index }) => strideOf(index, parallel[vector]!) !== 1)) return undefined;
+  const along = loads.flatMap(({ index }) => {
+    const stride = strideOf(index, parallel[vector]!);
+    if (stride === undefined || Math.abs(stride) < 2) return [];
+    return [parallel.findIndex((variable, axis) => axis !== vector && strideOf(index, variable) === 1)];
+  });
+  const [axis] = along;
+  if (axis === undefined || axis < 0 || along.some((other) => other !== axis)) return undefined;
+  const length = across.find((length) => domain[axis]! % length === 0);
+  return length === undefined ? undefined : {
+    ...laneTile,
+    walk: { kind: "blocks", block: domain.map((_, of) => of === axis ? length : 1) },
   };
 }

@@ -4,13 +4,13 @@
  */
 import { InternalError } from "../../errors.ts";
 import { elementwise, type ElementwiseOp, reductions } from "../../graph/ops.ts";
-import { eachLeaf, type Index, type Variable } from "../kernel/index-arithmetic.ts";
+import { addConstant, eachLeaf, type Index, strideOf, type Variable } from "../kernel/index-arithmetic.ts";
 import { type Accumulator, eachStatement, type Expr, type KernelIR, type Scope, type Statement } from "../kernel/ir.ts";
 import type { ProgramCode } from "../plan/plan.ts";
 import { FunctionCode } from "./encode.ts";
 import { elementBytes, type LaneCounters, type Region } from "./indices.ts";
 import { addressTable, kernelParameters } from "./module.ts";
-import { constantBits, LaneValues } from "./values.ts";
+import { constantBits, LaneValues, type Load } from "./values.ts";
 
 /** Vectors side by side in kernels that add up: so many chains of additions depend on nothing of each other. */
 const chains = 4;
@@ -214,7 +214,14 @@ class KernelCode extends LaneValues {
     const before = this.bound;
     this.bound = new Map(before);
     this.code.scoped(() => {
+      const squares = this.tail === undefined ? this.#squares(statements) : [];
       for (let i = 0; i < statements.length;) {
+        const square = squares.find((loads) => loads.some((load) => load === letOf(statements[i]!)));
+        if (square !== undefined) {
+          if (!this.bound.has(square[0]!)) this.bindSquare(square);
+          i++;
+          continue;
+        }
         const apart = this.#apartFrom(statements, i);
         if (apart.length > 1) {
           for (let u = 0; u < this.lanes.vectors; u++) for (const statement of apart) this.#ofVector(statement, u);
@@ -228,6 +235,32 @@ class KernelCode extends LaneValues {
       }
     });
     this.bound = before;
+  }
+
+  /** Loads that are four neighbours in memory, at lanes that are further apart. */
+  #squares(statements: readonly Statement[]): readonly (readonly Load[])[] {
+    const rows = new Map<string, Load[]>();
+    for (const statement of statements) {
+      const expr = letOf(statement);
+      if (expr?.kind !== "load" || expr.when !== undefined || !this.uses.has(expr)) continue;
+      if (expr.dtype === "bool" || expr.dtype === "f16" || this.ir.buffers[expr.buffer]!.access !== "read") continue;
+      const { vector } = this.lanes;
+      const stride = vector && strideOf(expr.index, vector);
+      if (stride === undefined || Math.abs(stride) < 2) continue;
+      const key = `${expr.buffer} ${addConstant(expr.index, -expr.index.offset).key}`;
+      rows.set(key, [...rows.get(key) ?? [], expr]);
+    }
+    const squares: Load[][] = [];
+    for (const loads of rows.values()) {
+      const sorted = loads.toSorted((a, b) => a.index.offset - b.index.offset);
+      for (let i = 0; i + 4 <= sorted.length;) {
+        const square = sorted.slice(i, i + 4);
+        const adjacent = square.every((load, k) => load.index.offset === square[0]!.index.offset + k);
+        if (adjacent) squares.push(square);
+        i += adjacent ? 4 : 1;
+      }
+    }
+    return squares;
   }
 
   /**
@@ -404,6 +437,10 @@ class KernelCode extends LaneValues {
     }
     this.store(this.sharedRegion(array), index, values[0]!, { when: undefined, onto: undefined, u });
   }
+}
+
+function letOf(statement: Statement): Expr | undefined {
+  return statement.kind === "let" ? statement.expr : undefined;
 }
 
 function isProduct(expr: Expr): expr is Expr & { readonly kind: "op" } {

@@ -13,6 +13,8 @@ import { hostIndex } from "./module.ts";
 
 const zeros = [0, 0, 0, 0] as const;
 
+export type Load = Expr & { readonly kind: "load" };
+
 /** Values of one kernel. */
 export abstract class LaneValues extends Indices {
   protected readonly v: LaneCode;
@@ -41,6 +43,47 @@ export abstract class LaneValues extends Indices {
       this.code.set(locals[u]!);
     });
     this.bound.set(expr, locals);
+  }
+
+  /**
+   * Loads of four neighbours in memory, at lanes that lie further apart: as rows of a square, whose columns they are. In a tail there are
+   * no such rows for some lanes.
+   */
+  protected bindSquare(square: readonly Load[]): void {
+    const { code } = this;
+    const [first] = square;
+    const stride = this.strideOf(first!.index)!;
+    const locals = square.map(() => Array.from({ length: this.lanes.vectors }, () => code.local("v128")));
+    for (let u = 0; u < this.lanes.vectors; u++) {
+      code.scoped(() => {
+        const at = code.local("i32");
+        const offset = this.address(this.bufferRegion(first!.buffer), first!.index, u, stride);
+        code.set(at);
+        const rows = [0, 1, 2, 3].map((lane) =>
+          this.v.keep(() => {
+            code.get(at);
+            code.memory("v128.load", offset + 4 * Math.abs(stride) * (stride < 0 ? 3 - lane : lane));
+          })
+        );
+        const joined = (a: Lanes, b: Lanes, lanes: readonly [number, number, number, number]) =>
+          this.v.keep(() => {
+            a();
+            b();
+            code.shuffle(lanes);
+          });
+        const [low, high] = [[0, 4, 1, 5], [2, 6, 3, 7]] as const;
+        for (const [pair, lanes] of [low, high].entries()) {
+          const [a, b] = [joined(rows[0]!, rows[1]!, lanes), joined(rows[2]!, rows[3]!, lanes)];
+          for (const [i, halves] of ([[0, 1, 4, 5], [2, 3, 6, 7]] as const).entries()) {
+            a();
+            b();
+            code.shuffle(halves);
+            code.set(locals[2 * pair + i]![u]!);
+          }
+        }
+      });
+    }
+    square.forEach((load, i) => this.bound.set(load, locals[i]!));
   }
 
   protected override value(expr: Expr, u: number): void {
