@@ -62,6 +62,9 @@ const kinds: Record<string, (x: (...shape: number[]) => Tensor) => Tensor> = {
   "f16": (x) => x(300_007).cast("f16").mul(3),
   "bool": (x) => x(300_007).greater(0),
   "a gather": (x) => x(1000, 301).take(x(1400).abs().mul(200).cast("i32"), { axis: 0 }),
+  "a sort": (x) => x(301, 700).argsort({ axis: 1 }),
+  "attention that is causal": (x) =>
+    x(4, 2, 130, 32).scaledDotProductAttention(x(4, 2, 130, 32), x(4, 2, 130, 32), { causal: true }),
   "a running sum": (x) => x(301, 900).cumsum({ axis: 1 }),
 };
 
