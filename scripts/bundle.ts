@@ -20,13 +20,16 @@ export async function bundle(outfile: string): Promise<Metafile> {
     metafile: true,
     logLevel: "warning",
   });
-  await nameClasses(outfile);
+  await writeFile(outfile, withClassNames(await readFile(outfile, "utf8")));
   return metafile;
 }
 
-/** A class that names itself, `class Tensor`, was made `Tensor = class _Tensor`: that name is in stacks, messages and consoles. */
-async function nameClasses(path: string): Promise<void> {
-  const text = await readFile(path, "utf8");
+/**
+ * JavaScript as esbuild bundles it, with classes under their names: one that names itself, `class Tensor`, was made
+ * `Tensor = class _Tensor`, and that name is in stacks, messages and consoles.
+ */
+export function withClassNames(text: string): string {
   const renamed = [...text.matchAll(/\b(\w+) = class _\1\b/g)].map(([, name]) => name);
-  await writeFile(path, text.replaceAll(new RegExp(`\\b_(${renamed.join("|")})\\b`, "g"), "$1"));
+  if (renamed.length === 0) return text;
+  return text.replaceAll(new RegExp(`\\b_(${renamed.join("|")})\\b`, "g"), "$1");
 }

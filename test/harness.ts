@@ -8,7 +8,7 @@ import type { Target } from "../src/compiler/plan/plan.ts";
 import type { Device } from "../src/devices/device/device.ts";
 import { devices } from "../src/devices/discovery.ts";
 import { DeviceError } from "../src/errors.ts";
-import { environment, stderrLine } from "../src/host/host.ts";
+import { environment, runtime, stderrLine } from "../src/host/host.ts";
 
 export type TestKind = "cpu" | "gpu";
 
@@ -78,6 +78,14 @@ export async function testDevices(): Promise<Device[]> {
 export async function virtualDevices(kind: TestKind, count: number): Promise<Device[] | undefined> {
   if (await testDevice(kind) === undefined) return undefined;
   return (await devices({ kind, virtual: count })).map(scheduled);
+}
+
+/**
+ * Those of many cases of a law which this runtime takes, where the law knows nothing of runtimes and all of its cases take long: every
+ * second one in Node, the others in Deno.
+ */
+export function ownShare<T>(cases: readonly T[]): T[] {
+  return cases.filter((_, i) => i % 2 === (runtime === "deno" ? 1 : 0));
 }
 
 /** One test for each test device. */

@@ -21,6 +21,7 @@ import type { Tensor } from "../src/tensor/tensor.ts";
 import { compile } from "../src/tensor/transform/compile.ts";
 import { withFolder } from "./folder.ts";
 import { onEachDevice, testKinds, virtualDevices } from "./harness.ts";
+import { runOf } from "./programs.ts";
 import { cpuTarget } from "./targets.ts";
 
 const numbers = async (x: Tensor): Promise<number[]> => Array.from(await x.data());
@@ -276,8 +277,7 @@ test("folders are made, links followed, and a file keeps its mode", () =>
 const program = fileURLToPath(new URL("io-program.ts", import.meta.url));
 
 function start(...args: string[]): ChildProcess {
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  return spawn(process.execPath, [...before, program, ...args], { stdio: ["pipe", "pipe", "inherit"] });
+  return spawn(process.execPath, [...runOf(program), ...args], { stdio: ["pipe", "pipe", "inherit"] });
 }
 
 const ended = (child: ChildProcess): Promise<number | null> => new Promise((resolve) => child.on("close", resolve));

@@ -85,6 +85,8 @@ const modes: Readonly<Record<string, Options>> = {
 for (const kind of testKinds) {
   for (const count of [1, 3]) {
     for (const [mode, options] of Object.entries(modes)) {
+      // The update is the kernels of one GPU on several, too: which optimizer it is of makes no difference to the fleet.
+      if (kind === "gpu" && count > 1 && options.optimizer !== undefined) continue;
       test(`a gradient that is not finite changes nothing: ${mode} [${kind} x ${count}]`, async (t) => {
         const devices = await virtualDevices(kind, count);
         if (devices === undefined) return t.skip("no adapter");

@@ -10,11 +10,15 @@ import { data, nn, optim, random } from "../src/index.ts";
 import { FaultyDevice } from "./faulty-device.ts";
 import { testDevice, type TestKind, testKinds, virtualDevices } from "./harness.ts";
 
+/** Steps of the runs that are not counted otherwise. */
+const few = 20;
 /** Many in one runtime and on one kind of device, where they are fast. */
-const stepsOn = (kind: TestKind) => runtime !== "deno" && kind === "cpu" ? 200 : 40;
+const stepsOn = (kind: TestKind) => runtime !== "deno" && kind === "cpu" ? 200 : few;
 const batchSize = 61;
 const { train } = await loadMnist();
-const digits = first(train, stepsOn("cpu") * batchSize);
+/** Steps of a network that learns more slowly. */
+const most = 40;
+const digits = first(train, Math.max(most, stepsOn("cpu")) * batchSize);
 const batches = [...data.batches({
   x: data.array(digits.images, { shape: [digits.count, 784], scale: 1 / 255 }),
   y: data.array(digits.labels, { dtype: "i32" }),
@@ -54,7 +58,7 @@ const models = {
 async function trained(
   devices: readonly Device[],
   options: Options,
-  count = 40,
+  count = few,
   kind: keyof typeof models = "perceptron",
 ): Promise<string> {
   random.seed(3);
@@ -87,7 +91,7 @@ for (const kind of testKinds) {
     for (const count of [2, 3, 5, 8]) {
       assert.equal(await trained(eight.slice(0, count), { deterministic }, steps), expected, `on ${count} devices`);
     }
-    const early = steps === 40 ? expected : await trained(one, { deterministic });
+    const early = steps === few ? expected : await trained(one, { deterministic });
     const shuffled = [5, 2, 7, 0].map((i) => eight[i]!);
     assert.equal(await trained(shuffled, { deterministic }), early, "in another order");
     // Reads wait for 0 to 3 ms, so that the shards come in ever other orders.
@@ -107,11 +111,11 @@ for (const kind of testKinds) {
     if (eight === undefined) return t.skip("no adapter");
     const deterministic = { shards: 8 };
     // Each of its steps is run in three stages, and every stage read on every device.
-    const expected = await trained((await virtualDevices(kind, 1))!, { deterministic }, 40, "convolutions");
+    const expected = await trained((await virtualDevices(kind, 1))!, { deterministic }, most, "convolutions");
     // Drivers compile each kernel anew for each virtual GPU.
     for (const devices of kind === "cpu" ? [2, 3, 5, 8] : [2, 3]) {
       assert.equal(
-        await trained(eight.slice(0, devices), { deterministic }, 40, "convolutions"),
+        await trained(eight.slice(0, devices), { deterministic }, most, "convolutions"),
         expected,
         `on ${devices} devices`,
       );

@@ -16,8 +16,8 @@ import { type Flags, readFlags, setFlags } from "../src/debug/flags.ts";
 import * as g from "../src/graph/build.ts";
 import { makeNode, type Node, toposort } from "../src/graph/node.ts";
 import { isElementwise } from "../src/graph/ops.ts";
-import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds } from "./harness.ts";
+import { runOf } from "./programs.ts";
 import { randomGraph } from "./random-graph.ts";
 import { cpuTarget as target } from "./targets.ts";
 
@@ -232,8 +232,7 @@ const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("plan-cache-program.ts", import.meta.url));
 
 function train(kind: string, cache: string): Promise<string> {
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  const child = spawn(process.execPath, [...before, program, kind], {
+  const child = spawn(process.execPath, [...runOf(program), kind], {
     cwd: project,
     env: { ...process.env, SHARDWISE_CACHE: cache },
     stdio: ["ignore", "pipe", "inherit"],

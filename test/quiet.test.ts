@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { devices } from "../src/devices/discovery.ts";
 import { runtime } from "../src/host/host.ts";
 import { testDevice, testKinds } from "./harness.ts";
+import { runOf } from "./programs.ts";
 
 const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("small-program.ts", import.meta.url));
@@ -20,11 +21,10 @@ function run(
   words: readonly string[],
   variables: Readonly<Record<string, string>> = {},
 ): { readonly stdout: string; readonly stderr: string } {
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
   const own = Object.entries(process.env).filter(([name]) =>
     !name.startsWith("SHARDWISE_") || name === "SHARDWISE_CACHE"
   );
-  const { status, stdout, stderr } = spawnSync(process.execPath, [...before, program, ...words], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...runOf(program), ...words], {
     cwd: project,
     env: { ...Object.fromEntries(own), ...variables },
     encoding: "utf8",

@@ -11,6 +11,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import * as errors from "../src/errors.ts";
+import { importable } from "./programs.ts";
 
 const root = new URL("../", import.meta.url);
 const documents = (await readdir(new URL("docs/", root))).filter((name) => name.endsWith(".md")).sort();
@@ -36,9 +37,9 @@ async function run(code: string): Promise<void> {
   const log = console.log;
   const here = process.cwd();
   try {
-    const file = join(folder, "example.mts");
-    const index = new URL("src/index.ts", root).href;
-    await writeFile(file, code.replaceAll('from "shardwise"', `from "${index}"`));
+    const { text, extension } = await importable(code);
+    const file = join(folder, `example${extension}`);
+    await writeFile(file, text);
     console.log = (...values: unknown[]) => void printed.push(values);
     process.chdir(folder); // Where examples write files.
     await import(pathToFileURL(file).href);

@@ -5,11 +5,14 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runtime } from "../src/host/host.ts";
+import { runInNode } from "./programs.ts";
 
 const project = fileURLToPath(new URL("..", import.meta.url));
 
-function weightsOf(command: string, before: readonly string[]): string {
-  const args = [...before, "examples/mnist.ts", "--limit", "1280", "--devices", "3"];
+const program = fileURLToPath(new URL("../examples/mnist.ts", import.meta.url));
+
+function weightsOf(command: string, run: readonly string[]): string {
+  const args = [...run, "--limit", "1280", "--devices", "3"];
   const env = { ...process.env, SHARDWISE_DEVICE: "cpu" };
   const { stdout, stderr } = spawnSync(command, args, { cwd: project, env, encoding: "utf8", timeout: 120_000 });
   const found = /^weights sha256: ([0-9a-f]{64})$/m.exec(stdout);
@@ -20,7 +23,7 @@ function weightsOf(command: string, before: readonly string[]): string {
 // The run in Node compares both.
 if (runtime !== "deno") {
   test("weights after ten steps on three cpu devices are the same in Node and in Deno", () => {
-    const inDeno = weightsOf(`${project}/node_modules/.bin/deno`, ["run", "--allow-all", "--no-check"]);
-    assert.equal(weightsOf(process.execPath, ["--import", "tsx"]), inDeno);
+    const inDeno = weightsOf(`${project}/node_modules/.bin/deno`, ["run", "--allow-all", "--no-check", program]);
+    assert.equal(weightsOf(process.execPath, runInNode(program)), inDeno);
   });
 }

@@ -14,7 +14,8 @@ import { Crew, crewOfProcess } from "../src/devices/cpu/crew.ts";
 import type { WasmFunction } from "../src/devices/cpu/crew-member.ts";
 import { claimIdentity } from "../src/devices/device/registry.ts";
 import { data, devices, nn, optim, random, type Tensor, tensor } from "../src/index.ts";
-import { nextTurn, runtime } from "../src/host/host.ts";
+import { nextTurn } from "../src/host/host.ts";
+import { runOf } from "./programs.ts";
 
 const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("crew-program.ts", import.meta.url));
@@ -193,10 +194,9 @@ test("threads are an option of devices, on those that are open, too", async () =
   assert.equal(device!.threads, 2);
 });
 
-const asProgram = runtime === "deno" ? ["run", "--no-check", "--allow-read"] : ["--import", "tsx"];
 for (const how of ["open", "busy", "closed"]) {
   test(`a process whose cpu device has threads ends by itself, left ${how}`, () => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [...asProgram, program, how, "3"], {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [...runOf(program), how, "3"], {
       cwd: project,
       encoding: "utf8",
       timeout: 60_000,

@@ -7,9 +7,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { runtime } from "../src/host/host.ts";
 import type { DeviceLost } from "../src/parallel/run/fleet.ts";
 import { testDevice, testKinds } from "./harness.ts";
+import { runOf } from "./programs.ts";
 
 const project = fileURLToPath(new URL("..", import.meta.url));
 const program = fileURLToPath(new URL("training-program.ts", import.meta.url));
@@ -17,8 +17,7 @@ const hasGpu = testKinds.includes("gpu") && await testDevice("gpu") !== undefine
 
 /** What the program prints; it is ended after two minutes. */
 async function output(manner: string, environment: Record<string, string> = {}): Promise<string> {
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  const child = spawn(process.execPath, [...before, program, manner], {
+  const child = spawn(process.execPath, [...runOf(program), manner], {
     cwd: project,
     env: { ...process.env, ...environment },
     stdio: ["ignore", "pipe", "inherit"],

@@ -32,13 +32,13 @@ import type { Device } from "../src/devices/device/device.ts";
 import { forgetTuned, learn, withTuned } from "../src/devices/device/tuned.ts";
 import { tuningKeyOf } from "../src/devices/gpu/measure.ts";
 import { input } from "../src/graph/build.ts";
-import { runtime } from "../src/host/host.ts";
 import { grad, nn, setDefaultDevice, type Tensor, tensor, TraceError, tune } from "../src/index.ts";
 import { SharedGraph } from "../src/parallel/run/shared-graph.ts";
 import { requestOf, tuneOn } from "../src/tensor/inspect/tune.ts";
 import { matmul } from "../src/tensor/ops/contract.ts";
 import { evaluate } from "./evaluate.ts";
 import { testDevice, virtualDevices } from "./harness.ts";
+import { runOf } from "./programs.ts";
 import { discreteTarget } from "./targets.ts";
 
 const gpu: Target = { ...discreteTarget, maxBindingBytes: 2 ** 30 };
@@ -259,8 +259,7 @@ test("a table is whole at any time, while several processes write it", () =>
 /** Runs a process that adds entries to a table; resolves with its exit code. */
 function added(folder: string, name: string): Promise<number | null> {
   const program = fileURLToPath(new URL("tuned-program.ts", import.meta.url));
-  const args = runtime === "deno" ? ["run", "-A", "--no-check", program, name] : ["--import", "tsx", program, name];
-  const child = spawn(process.execPath, args, {
+  const child = spawn(process.execPath, [...runOf(program), name], {
     stdio: ["ignore", "inherit", "inherit"],
     env: { ...process.env, SHARDWISE_CACHE: folder },
   });

@@ -16,10 +16,10 @@ import { InternalError } from "../src/errors.ts";
 import * as g from "../src/graph/build.ts";
 import { interpret } from "../src/graph/interpret.ts";
 import type { Node } from "../src/graph/node.ts";
-import { runtime } from "../src/host/host.ts";
 import { matmul } from "../src/tensor/ops/contract.ts";
 import { softmax } from "../src/tensor/ops/reduce.ts";
 import { assertClose, testDevice, testKinds } from "./harness.ts";
+import { runOf } from "./programs.ts";
 import { affine, chain, increment, inPlace } from "./tiny-plans.ts";
 
 const count = 100;
@@ -241,8 +241,7 @@ withFlag(false, "without the flag nothing is copied, and nothing is found", asyn
 test("SHARDWISE_VALIDATE=1 with SHARDWISE_DEBUG=1 tells how many kernels were validated", async (context) => {
   if (!testKinds.includes("gpu") || await testDevice("gpu") === undefined) return context.skip("no adapter");
   const program = fileURLToPath(new URL("device-program.ts", import.meta.url));
-  const before = runtime === "deno" ? ["run", "--allow-all", "--no-check"] : ["--import", "tsx"];
-  const { status, stderr } = spawnSync(process.execPath, [...before, program, "gpu", "closed"], {
+  const { status, stderr } = spawnSync(process.execPath, [...runOf(program), "gpu", "closed"], {
     env: { ...process.env, SHARDWISE_VALIDATE: "1", SHARDWISE_DEBUG: "1" },
     encoding: "utf8",
     timeout: 30_000,
