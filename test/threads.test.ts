@@ -62,7 +62,9 @@ const kinds: Record<string, (x: (...shape: number[]) => Tensor) => Tensor> = {
   "f16": (x) => x(300_007).cast("f16").mul(3),
   "bool": (x) => x(300_007).greater(0),
   "a gather": (x) => x(1000, 301).take(x(1400).abs().mul(200).cast("i32"), { axis: 0 }),
-  "a running sum": (x) => x(301, 900).cumsum({ axis: 1 }),
+  "running sums of rows": (x) => x(301, 900).cumsum({ axis: 1 }),
+  "running sums down columns": (x) => x(900, 301).cumsum({ axis: 0 }),
+  "running sums of short rows": (x) => x(60_007, 5).cumsum({ axis: 1 }),
 };
 
 test("every kind of kernel has the same bits on 1, 2 and 3 threads", async () => {
