@@ -130,7 +130,9 @@ async function save(adapter: string, record: object, options: BenchOptions): Pro
 function heading(target: "gpu" | "cpu", adapter: string): string {
   const processor = cpus();
   const place = `${processor[0]?.model.trim() ?? "unknown"}, ${processor.length} cores, ${runtime()}`;
-  return target === "gpu" ? `WebGPU on ${adapter} (${place}):` : `On the CPU (${place}; on one thread where nothing else is said):`;
+  return target === "gpu"
+    ? `WebGPU on ${adapter} (${place}):`
+    : `On the CPU (${place}; on one thread where nothing else is said):`;
 }
 
 /** Replaces what stands between the two marks in README.md. */

@@ -219,6 +219,15 @@ test("gather, scatterAdd and scatterMax agree with central differences, twice", 
   check((x, y) => curve(b.scatterMax(x, index([1, 0, 1, 1, 3, 0], [3, 2]), y, 0)), [2, 2], [3, 2]);
 });
 
+test("running sums and products agree with central differences, twice", () => {
+  const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
+  for (const how of ["sum", "prod"] as const) {
+    for (const axis of [0, 1, 2]) check((x) => curve(b.scan(how, curve(x), axis)), [2, 3, 2]);
+    check((x) => curve(b.scan(how, curve(x), 1)), [2, 1]);
+    check((x) => b.scan(how, b.scan(how, curve(x), 0), 1), [2, 2]);
+  }
+});
+
 test("regions between checkpoints agree with central differences, twice", () => {
   const curve = (x: Node) => b.elementwise("sin", b.elementwise("mul", x, x));
   check(

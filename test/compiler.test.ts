@@ -620,7 +620,7 @@ test("flattening an unflattened position leaves no division", () => {
   }));
 });
 
-/** Two layers with dropout-like masks, a reduction and a concatenation: a graph whose plan has temporaries of many sizes. */
+/** Two layers with dropout-like masks, a reduction, a concatenation and running sums: a graph whose plan has temporaries of many sizes. */
 function ofAnItem(): { roots: Node[]; inputs: Node[] } {
   const [x, w, mask] = [g.input([5, 7], "f32"), g.input([7, 6], "f32"), g.input([5, 6], "bool")];
   const product = g.reduce(
@@ -631,7 +631,7 @@ function ofAnItem(): { roots: Node[]; inputs: Node[] } {
   const masked = g.elementwise("where", mask, g.elementwise("tanh", product), g.full([5, 6], 0, "f32"));
   const sums = g.reduce("sum", masked, [0]);
   const joined = g.concat([sums, g.elementwise("exp", sums), g.reshape(g.reduce("amax", masked, [0, 1]), [1])], 0);
-  return { roots: [joined, masked, w], inputs: [x, w, mask] };
+  return { roots: [joined, masked, w, g.scan("sum", masked, 0), g.scan("sum", masked, 1)], inputs: [x, w, mask] };
 }
 
 onEachDevice("a plan for items gives each of them the bits that it gives one alone", async (device) => {

@@ -485,6 +485,62 @@ const cases: Record<Exclude<StructuralName, ReductionName>, (batch: Batch, devic
     batch.check("ranks", g.argsort(g.argsort(e("neg", x))));
     batch.check("as parts, of parts", g.concat([g.argsort(x), g.argsort(g.concat([x, x], 1))], 1));
   },
+  scan(batch, device) {
+    // Sums stay whole numbers that an f32 holds.
+    const leaf = (shape: Shape, dtype: "f32" | "i32" | "u32" = "f32") =>
+      batch.leaf(
+        shape,
+        dtype,
+        Array.from({ length: size(shape) }, (_, i) => dtype === "u32" ? i % 7 : (5 * i) % 11 - 4),
+      );
+    for (const dtype of numbers) {
+      for (const axis of [0, 1, 2]) {
+        batch.check(`${dtype}, axis ${axis}`, g.scan("sum", leaf([4, 5, 6], dtype), axis));
+        batch.check(
+          `${dtype} of a computed value, axis ${axis}`,
+          g.scan("sum", computed(leaf([3, 2, 19], dtype)), axis),
+        );
+      }
+    }
+    batch.check("integers wrap", g.scan("sum", batch.leaf([3], "i32", [2147483647, 1, -5]), 0));
+    batch.check("of unsigned ones, too", g.scan("sum", batch.leaf([3], "u32", [4294967295, 1, 5]), 0));
+    for (const shape of [[0], [0, 3], [3, 0], [1], [3, 1]]) {
+      batch.check(`[${shape}]`, g.scan("sum", leaf(shape), shape.length - 1));
+      batch.check(`[${shape}] along the first axis`, g.scan("sum", leaf(shape), 0));
+    }
+    const special = [1, NaN, 2, Infinity, -Infinity, 1, Infinity, 1, 2, -Infinity];
+    batch.check("what is not finite", g.scan("sum", batch.leaf([5, 2], "f32", special), 1));
+    batch.check("down columns", g.scan("sum", batch.leaf([5, 2], "f32", special), 0));
+    const x = leaf([6, 130]);
+    batch.check("of a transpose", g.scan("sum", g.permute(x, [1, 0]), 0));
+    batch.check("of a flip", g.scan("sum", cut(x, [[5, 6, -1], [129, 130, -1]]), 1));
+    batch.check("of a padded view", g.scan("sum", g.pad(x, [0, 3], [1, 2], 1), 1));
+    batch.check(
+      "of scans, as parts",
+      g.concat([g.scan("sum", g.scan("sum", x, 0), 1), e("neg", g.scan("sum", x, 1))], 0),
+    );
+    batch.check("read backwards", cut(g.scan("sum", x, 1), [[5, 3, -2], [129, 65, -2]]));
+    const sign = (shape: Shape, dtype: "f32" | "i32" = "f32") =>
+      batch.leaf(shape, dtype, Array.from({ length: size(shape) }, (_, i) => i % 97 === 90 ? 0 : i % 5 === 3 ? -1 : 1));
+    for (const axis of [0, 1]) {
+      batch.check(`products, axis ${axis}`, g.scan("prod", sign([130, 20]), axis));
+      batch.check(`products of integers, axis ${axis}`, g.scan("prod", sign([3, 20], "i32"), axis));
+    }
+    batch.check("products that wrap", g.scan("prod", batch.leaf([3], "u32", [65537, 65537, 3]), 0));
+    batch.check("products that are not finite", g.scan("prod", batch.leaf([5, 2], "f32", special), 1));
+    batch.check("two levels of blocks", g.scan("sum", leaf([2, 300]), 1));
+    // On GPUs every length is a kernel of its own.
+    if (device.kind !== "cpu") return;
+    for (const length of [15, 16, 17, 63, 64, 65, 127, 128, 129, 131, 255, 257, 500, 1000, 16384, 16385, 40_001]) {
+      batch.check(`rows of ${length}`, g.scan("sum", leaf([2, length]), 1));
+      batch.check(`columns of ${length}`, g.scan("sum", leaf([length, 5]), 0));
+      batch.check(`narrow columns of ${length}`, g.scan("sum", leaf([9, length, 2]), 1));
+    }
+    for (const width of [1, 2, 3, 4, 7, 16, 17]) {
+      batch.check(`${width} columns`, g.scan("sum", leaf([2, 140, width]), 1));
+      batch.check(`${width} short rows`, g.scan("sum", leaf([width, 9]), 1));
+    }
+  },
   concat(batch) {
     for (const dtype of dtypeNames) {
       for (const axis of [0, 1, 2]) {

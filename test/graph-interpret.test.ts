@@ -128,6 +128,16 @@ test("gather, scatterAdd, scatterMax and argsort", () => {
   assert.deepEqual(value(b.argsort(leaf([3, NaN, -0, 0, -Infinity, NaN, 3, 1], [2, 4]))), [2, 3, 0, 1, 0, 3, 2, 1]);
 });
 
+test("scan", () => {
+  const { leaf, value } = leaves();
+  const x = leaf(count(6), [2, 3]);
+  assert.deepEqual(value(b.scan("sum", x, 0)), [0, 1, 2, 3, 5, 7]);
+  assert.deepEqual(value(b.scan("sum", x, 1)), [0, 1, 3, 3, 7, 12]);
+  assert.deepEqual(value(b.scan("sum", leaf([2147483647, 1], [2], "i32"), 0)), [2147483647, -2147483648]);
+  assert.deepEqual(value(b.scan("prod", leaf([65537, 65537, -2], [3], "i32"), 0)), [65537, 131073, -262146]);
+  assert.deepEqual(value(b.scan("sum", leaf([], [0, 2]), 1)), []);
+});
+
 test("values may be given for any node, and must fit", () => {
   const { leaf } = leaves();
   const x = leaf([1, 2]);

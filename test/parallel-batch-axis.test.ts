@@ -27,6 +27,7 @@ import {
   permute,
   reduce,
   reshape,
+  scan,
   scatterAdd,
   scatterMax,
   slice,
@@ -80,6 +81,8 @@ test("rows stay rows through elementwise ops, movement and reductions of other a
   assert.deepEqual(judge((x) => window(x, pairs(1))), batched(0));
   assert.deepEqual(judge((x) => unwindow(window(x, pairs(1)), { ...pairs(1), length: 3 })), batched(0));
   assert.deepEqual(judge((x) => argsort(x)), batched(0));
+  assert.deepEqual(judge((x) => scan("sum", x, 1)), batched(0));
+  assert.deepEqual(judge((x) => scan("sum", sumRows(x), 0)), partial);
   assert.deepEqual(judge((x) => concat([x, x], 1)), batched(0));
   assert.deepEqual(judge((x) => cast(elementwise("lt", x, full(x.shape, 0, "f32")), "i32")), batched(0));
   assert.deepEqual(judge((_x, w) => elementwise("exp", w)), replicated);
@@ -199,6 +202,8 @@ test("what mixes rows throws, with the op, what it got and what to do", () => {
   mixing((x) => elementwise("div", sumRows(x), sumRows(x)), "div", /divided by a sum/);
   mixing((x, w) => add(sumRows(x), w), "add", /each shard would count it/);
   mixing((x) => argsort(permute(x, [1, 0])), "argsort", /sorted among each other/);
+  mixing((x) => scan("prod", sumRows(x), 0), "scan", /not linear/);
+  mixing((x) => scan("sum", x, 0), "scan", /running sums or products over its rows/);
   mixing((x, _w, rows) => slice(x, [rows - 1, 0], [rows, 3], [-1, 1]), "slice", /some of the rows/);
   mixing((x, _w, rows) => slice(x, [0, 0], [rows - 1, 3], [1, 1]), "slice", /some of the rows/);
   mixing((x) => slice(x, [0, 0], [2, 3], [1, 1]), "slice", /some of the rows/);

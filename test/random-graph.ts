@@ -136,7 +136,7 @@ class Builder {
   #smooth(): Node {
     const x = this.#any();
     const one = b.full(x.shape, 1, "f32");
-    switch (this.#next(14)) {
+    switch (this.#next(15)) {
       case 0:
         return b.elementwise(this.#pick(["sin", "cos", "tanh", "atan", "erf", "neg"] as const), x);
       case 1:
@@ -166,6 +166,8 @@ class Builder {
       }
       case 10:
         return this.#index(x);
+      case 11:
+        return b.elementwise("sin", this.#scan(x));
       default:
         return this.#move(x);
     }
@@ -177,7 +179,7 @@ class Builder {
     if (x.dtype === "f16") {
       return this.#next(3) === 0 ? b.cast(x, "f32") : this.#next(3) === 0 ? this.#select(x) : this.#move(x);
     }
-    switch (this.#next(12)) {
+    switch (this.#next(13)) {
       case 0:
       case 1:
         return this.#unary(x);
@@ -193,6 +195,8 @@ class Builder {
         return this.#select(x);
       case 7:
         return this.#index(x);
+      case 8:
+        return x.dtype === "bool" ? this.#unary(x) : this.#scan(x);
       default:
         return this.#move(x);
     }
@@ -221,6 +225,12 @@ class Builder {
     // A divisor of at least 1: a zero's sign, which is not kept, would show in a quotient by it.
     const divisor = () => b.elementwise("add", b.elementwise("mul", right, right), b.full(right.shape, 1, "f32"));
     return b.elementwise(op, left, op === "div" ? divisor() : right);
+  }
+
+  #scan(x: Node): Node {
+    return x.shape.length === 0
+      ? b.reshape(x, [1])
+      : b.scan(this.#pick(["sum", "prod"] as const), x, this.#next(x.shape.length));
   }
 
   #select(x: Node): Node {

@@ -289,6 +289,7 @@ const smooth: Record<string, { shapes: number[][]; f: (...x: Tensor[]) => Tensor
   cumsum: { shapes: [[2, 5]], f: (x) => x.cumsum() },
   cumprod: { shapes: [[5]], f: (x) => x.cumprod() },
   longCumsum: { shapes: [[140]], f: (x) => x.cumsum().slice({ step: 35 }) },
+  longCumprod: { shapes: [[140]], f: (x) => x.mul(0.02).add(1).cumprod().slice({ step: 35 }) },
   sort: { shapes: [[2, 4]], f: (x) => x.sort({ descending: true }) },
   take: { shapes: [[4, 2]], f: (x) => x.take(tensor([3, 0, 3], { dtype: "i32" })) },
   scatterAdd: {

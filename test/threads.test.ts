@@ -66,7 +66,9 @@ const kinds: Record<string, (x: (...shape: number[]) => Tensor) => Tensor> = {
   "a sort": (x) => x(301, 700).argsort({ axis: 1 }),
   "attention that is causal": (x) =>
     x(4, 2, 130, 32).scaledDotProductAttention(x(4, 2, 130, 32), x(4, 2, 130, 32), { causal: true }),
-  "a running sum": (x) => x(301, 900).cumsum({ axis: 1 }),
+  "running sums of rows": (x) => x(301, 900).cumsum({ axis: 1 }),
+  "running sums down columns": (x) => x(900, 301).cumsum({ axis: 0 }),
+  "running sums of short rows": (x) => x(60_007, 5).cumsum({ axis: 1 }),
 };
 
 test("every kind of kernel has the same bits on 1, 2 and 3 threads", async () => {

@@ -154,6 +154,23 @@ test("positions out of range read nothing, and positions may be anything", async
   await exactly([g.gather(x, index, 0), g.gather(x, far, 0), g.scatterAdd(index, x, 0, 4)], [x, index]);
 });
 
+test("running sums lose no more digits in long rows than in short ones", async () => {
+  const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
+  const length = 1_000_000;
+  const values = Array.from({ length }, (_, i) => Math.fround((i * 0.618034) % 1));
+  for (const [shape, axis] of [[[length], 0], [[length, 1], 0], [[length / 4, 4], 0]] as const) {
+    const x = g.input(shape, "f32");
+    const scan = g.scan("sum", x, axis);
+    const [actual] = await evaluate(device, { roots: [scan], inputs: [x] }, [values]);
+    const [expected] = interpret([scan], new Map([[x, values]]));
+    let worst = 0;
+    expected!.forEach((sum, i) => worst = Math.max(worst, Math.abs(actual![i]! - sum) / (sum || 1)));
+    // Added up one after another they are 6e-7 off at least.
+    assert.ok(worst < 8 * 2 ** -24, `${worst} of [${shape}]`);
+  }
+  device.close();
+});
+
 test("argsort of rows of every kind: equal keys stay in order, zeros are equal, NaN is last", async () => {
   const device = new CpuDevice(claimIdentity("cpu"), Infinity, "wasm");
   const special = [NaN, 0, -0, Infinity, -Infinity, 2 ** -149, -(2 ** -149), 3.4e38, -3.4e38, 1, -1];

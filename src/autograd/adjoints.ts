@@ -15,6 +15,13 @@ export function sumToShape(g: Node, shape: Shape): Node {
   return reshape(reduce("sum", g, axes), shape);
 }
 
+/** The elements in the opposite order along an axis. */
+export function reversed(x: Node, axis: number): Node {
+  const turned = (i: number) => i === axis && x.shape[i]! > 0;
+  const start = x.shape.map((n, i) => turned(i) ? n - 1 : 0);
+  return slice(x, start, x.shape, x.shape.map((_, i) => turned(i) ? -1 : 1));
+}
+
 /** Zeros of `shape`, in which index `start + i * step` of each axis holds index i of `g`. */
 export function unslice(g: Node, start: readonly number[], step: readonly number[], shape: Shape): Node {
   if (size(g.shape) === 0) return full(shape, 0, g.dtype);

@@ -21,6 +21,7 @@ import {
   reduce,
   reduceScatter,
   reshape,
+  scan,
   scatterAdd,
   slice,
   unwindow,
@@ -29,7 +30,8 @@ import { isFloat } from "../graph/dtype.ts";
 import type { Node, NodeOf, Op, ReductionNode, StructuralName } from "../graph/node.ts";
 import { powersOfTwo } from "../graph/powers.ts";
 import { attentionAdjoint, attentionGradientAdjoint } from "./attention.ts";
-import { alongAxes, placesOfWindows, productAdjoint, sumToShape, unslice } from "./adjoints.ts";
+import { runningProductAdjoint } from "./running.ts";
+import { alongAxes, placesOfWindows, productAdjoint, reversed, sumToShape, unslice } from "./adjoints.ts";
 import {
   abs,
   add,
@@ -245,6 +247,11 @@ export const rules: { readonly [K in Op]: Rule<Result<K>> } = {
   // Softmax of scores, applied: see attention.ts.
   attention: attentionAdjoint,
   attentionGradient: attentionGradientAdjoint,
+  // yᵢ = Σ xⱼ over j ≤ i: dxⱼ = Σ gᵢ over i ≥ j, the running sums from the other end. Of products see running.ts.
+  scan: [(g, y, x) => {
+    const { axis, how } = y.attrs;
+    return how === "prod" ? runningProductAdjoint(g, x, axis) : reversed(scan("sum", reversed(g, axis), axis), axis);
+  }],
   argsort: "none",
   // y = parts joined: the cotangent of a part is that part of g
   concat: (g, y, operand) => {

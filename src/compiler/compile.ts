@@ -15,6 +15,7 @@ import type { Plan, Target } from "./plan/plan.ts";
 import { wholeBlocks } from "./prepare/attention-operands.ts";
 import { problemOf } from "./prepare/contraction.ts";
 import { readHalves } from "./prepare/half-reads.ts";
+import { scansInBlocks } from "./prepare/scans.ts";
 import { splitReductions } from "./prepare/split-reductions.ts";
 import { storeOperands } from "./prepare/stored-operands.ts";
 import { keepDonors, materializeOperands } from "./prepare/written-values.ts";
@@ -112,12 +113,13 @@ function prepared(
 ): { roots: Node[]; watched: Map<Node, Watched[]>; waits: Waits } {
   // What is watched is stored as roots are, but has no memory outside of the plan.
   const watched = watch?.values ?? [];
-  const simplified = simplify([...roots, ...watched.map(({ node }) => node)], given);
+  const all = [...roots, ...watched.map(({ node }) => node)];
+  const simplified = simplify(target.language === "wgsl" ? scansInBlocks(all, given) : all, given);
   const operands = storeOperands(wholeBlocks(readHalves(simplified, given), given, target), given);
   const written = materializeOperands(splitReductions(operands, given, target), given);
-  const { roots: all, waits } = takeWaits(keepDonors(written, inputs, donate), given);
-  const values = watched.map((of, i) => ({ ...of, node: all[roots.length + i]! }));
-  return { roots: all.slice(0, roots.length), watched: watchedParts(values, given), waits };
+  const { roots: last, waits } = takeWaits(keepDonors(written, inputs, donate), given);
+  const values = watched.map((of, i) => ({ ...of, node: last[roots.length + i]! }));
+  return { roots: last.slice(0, roots.length), watched: watchedParts(values, given), waits };
 }
 
 /** Kernels in their memory. Updating in place is tried first; what turns out to be read after it is written goes through a copy. */

@@ -397,6 +397,15 @@ export function argsort(x: Node): Node {
   return makeNode("argsort", [x], {}, x.shape, "i32", x.device);
 }
 
+/** Running sums or products along an axis. */
+export function scan(how: "sum" | "prod", x: Node, axis: number): Node {
+  requireDType("scan", x.dtype, ["f32", "i32", "u32"]);
+  if (!Number.isInteger(axis) || axis < 0 || axis >= x.shape.length) {
+    throw new ShapeError("scan", { got: `axis ${axis} of ${formatShape(x.shape)}`, need: "an axis that it has" });
+  }
+  return makeNode("scan", [x], { axis, how }, x.shape, x.dtype, x.device);
+}
+
 /** Operands of one dtype joined on `axis`; the other axes are equal. */
 export function concat(src: readonly Node[], axis: number): Node {
   const [first] = src;
@@ -516,6 +525,7 @@ const makers: { readonly [K in Exclude<StructuralName, ReductionName>]: (node: N
     return attentionGradient(attrs.of, { q, k, v, norm, g, delta, bias }, attrs.diagonal);
   },
   argsort: ({ src }) => argsort(src[0]!),
+  scan: ({ src, attrs }) => scan(attrs.how, src[0]!, attrs.axis),
   concat: ({ src, attrs }) => concat(src, attrs.axis),
   contiguous: ({ src }) => contiguous(src[0]!),
   stopGradient: ({ src }) => stopGradient(src[0]!),

@@ -6,7 +6,7 @@
 import { ArgumentError, ShapeError } from "../errors.ts";
 import type { DType } from "./dtype.ts";
 import { attention, attentionGradient } from "./interpret-attention.ts";
-import { isKind, type Node, type ReductionNode, toposort } from "./node.ts";
+import { isKind, type Node, type NodeOf, type ReductionNode, toposort } from "./node.ts";
 import { bitcast, cast, elementwise, reductions } from "./ops.ts";
 import { formatShape, type Shape, size, strides } from "./shape.ts";
 
@@ -116,6 +116,8 @@ function evaluate(node: Node, src: readonly Values[]): Values {
       return attentionGradient(node, src);
     case "argsort":
       return argsort(x, shape[shape.length - 1]!);
+    case "scan":
+      return scan(x, node);
     case "concat":
       return concat(node.src, src, shape, node.attrs.axis);
     default: {
@@ -240,6 +242,18 @@ function argsort(x: Values, length: number): Values {
     });
     out.set(order, row);
   }
+  return out;
+}
+
+function scan(x: Values, { shape, dtype, attrs: { axis, how } }: NodeOf<"scan">): Values {
+  const { combine } = reductions[how];
+  const f = exact(combine, dtype) ?? elementwise[combine].f64;
+  const out = x.slice();
+  const { inner } = around(shape, axis);
+  const run = shape[axis]! * inner;
+  out.forEach((value, i) => {
+    if (i % run >= inner) out[i] = wrap(f(out[i - inner]!, value), dtype);
+  });
   return out;
 }
 

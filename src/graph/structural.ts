@@ -83,6 +83,8 @@ export interface OpAttributes {
   attentionGradient: { readonly of: "queries" | "keys"; readonly diagonal: number | undefined };
   /** i32 positions that sort the last axis ascending, stably; NaN last. */
   argsort: Record<never, never>;
+  /** Running sums or products: out[i] = that of x[i with i[axis] := k] over k <= i[axis]. */
+  scan: { readonly axis: number; readonly how: "sum" | "prod" };
   concat: { readonly axis: number };
   /** The same values; forces them into memory, and so ends a fusion. */
   contiguous: Record<never, never>;
@@ -176,6 +178,7 @@ export const structural = {
   attention: { kernel: "own", reads: "matrices" },
   attentionGradient: { kernel: "own", reads: "matrices" },
   argsort: { kernel: "program" },
+  scan: { kernel: "own", reads: "axis" },
   concat: { kernel: "region" },
   contiguous: { kernel: "same", stored: true },
   stopGradient: { kernel: "same" },

@@ -68,6 +68,11 @@ export type Statement =
     readonly columns: number;
     readonly array: number;
   }
+  /**
+   * What each invocation of a workgroup has in the accumulator becomes its combination with what those before it have, and with
+   * `total`, which all have in common and which becomes that of the last one.
+   */
+  | { readonly kind: "prefix"; readonly accumulator: Accumulator; readonly total: Accumulator }
   /** All invocations of a workgroup come here before any of them goes on. */
   | { readonly kind: "barrier" }
   /** What the buffer holds becomes the value, or its combination with the value as in the reduction `accumulate`. */

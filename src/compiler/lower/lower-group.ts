@@ -12,9 +12,10 @@ import type { Target } from "../plan/plan.ts";
 import { contractionTile } from "../tile/contraction-tile.ts";
 import { loadsPerElement, readsInParts, sharedLoads } from "../tile/shared-loads.ts";
 import { lanesTile } from "../tile/lanes-tile.ts";
-import { chooseTile, plainBlock, plainTile, type Tile } from "../tile/tile.ts";
+import { chooseTile, plainBlock, plainTile, type Tile, type Walk } from "../tile/tile.ts";
 import { keptRows } from "./kept-rows.ts";
 import { lower } from "./lower.ts";
+import { scanTeam } from "./scan.ts";
 
 export interface LoweredGroup {
   readonly group: KernelGroup;
@@ -29,7 +30,9 @@ export function lowerGroup(group: KernelGroup, memory: Memory, target: Target): 
   const kernel = kernelOf(draft.root);
   if (kernel === "region" || kernel === "program" || size(draft.root.shape) === 0) return { group, ir: undefined };
   if (kernel === "own") {
-    return { group, ir: lower(group, memory, { ...plainTile, attention: attentionBlock(target) }) };
+    const invocations = draft.root.op === "scan" && target.language === "wasm" ? scanTeam(draft.root) : 1;
+    const walk: Walk = invocations > 1 ? { kind: "team", invocations } : plainTile.walk;
+    return { group, ir: lower(group, memory, { ...plainTile, walk, attention: attentionBlock(target) }) };
   }
   const domain = outerExtents(draft);
   const probe = (tile: Tile) => lower(group, memory, tile, target.varying);

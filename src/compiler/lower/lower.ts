@@ -10,7 +10,6 @@ import { addConstant, type Index, scale, unflatten, variableIndex, zeroIndex } f
 import { KernelBuilder, type KernelIR, type Lane, type Statement } from "../kernel/ir.ts";
 import { locate, type Memory } from "../kernel/location.ts";
 import { dropUnread } from "../kernel/uses.ts";
-import type { AttentionBlock } from "../plan/attention-block.ts";
 import { plainTile, type Tile } from "../tile/tile.ts";
 import { type Domain, domainOf } from "./domain.ts";
 import { ownKernel } from "./own-kernels.ts";
@@ -22,7 +21,7 @@ import { Values } from "./values.ts";
 export function lower(group: KernelGroup, memory: Memory, tile: Tile, varying: readonly number[] = []): KernelIR {
   const [first] = group.drafts;
   const { root } = first;
-  if (isKind(root, "own")) return lowerOwn(group, root, memory, tile.attention!);
+  if (isKind(root, "own")) return lowerOwn(group, root, memory, tile);
   const builder = new KernelBuilder();
   const domain = domainOf(builder, splitAxes(first).outer.map((axis) => root.shape[axis]!), tile, varying);
   const roots = new Set(group.drafts.map((draft) => draft.root));
@@ -44,7 +43,7 @@ function lowerOwn(
   group: KernelGroup,
   node: NodeOf<StructuralOf<"own">>,
   memory: Memory,
-  block: AttentionBlock,
+  { attention, walk }: Tile,
 ): KernelIR {
   const builder = new KernelBuilder();
   const values = new Values(builder, memory, new Set([node]), undefined, plainTile);
@@ -54,7 +53,8 @@ function lowerOwn(
     targets: memory.targets(node),
     values: values.of,
     name: (kind) => kernelName(group, kind),
-    block,
+    block: attention!,
+    team: walk.kind === "team" ? walk.invocations : 1,
   });
 }
 

@@ -2,25 +2,13 @@
 import type { Node, NodeOf } from "../../graph/node.ts";
 import type { ReductionName } from "../../graph/ops.ts";
 import { size } from "../../graph/shape.ts";
-import type { StructuralOf, StructuralReading } from "../../graph/structural.ts";
+import type { StructuralOf } from "../../graph/structural.ts";
 import { type Index, unflatten, valueIndex, variableIndex } from "../kernel/index-arithmetic.ts";
-import type { Expr, KernelBuilder, KernelIR, Lane } from "../kernel/ir.ts";
-import { locate, type Location } from "../kernel/location.ts";
-import type { AttentionBlock } from "../plan/attention-block.ts";
+import type { KernelIR, Lane } from "../kernel/ir.ts";
+import { locate } from "../kernel/location.ts";
 import { attentionKernel } from "./attention.ts";
-
-/** A node with a kernel of its own, and what is there to make it. */
-export interface OwnKernel<N extends Node = Node> {
-  readonly node: N;
-  readonly builder: KernelBuilder;
-  /** Where the result goes. */
-  readonly targets: readonly Location[];
-  /** The elements of a source, whether it is in memory or computed here. */
-  readonly values: (source: Node, lanes: readonly Lane[]) => readonly Expr[];
-  /** A name for the kernel, of that kind. */
-  readonly name: (kind: string) => string;
-  readonly block: AttentionBlock;
-}
+import type { OwnKernel } from "./own-kernel.ts";
+import { scanKernel } from "./scan.ts";
 
 const kernels: { readonly [K in StructuralOf<"own">]: (of: OwnKernel<NodeOf<K>>) => KernelIR } = {
   scatterAdd: (of) => {
@@ -31,6 +19,7 @@ const kernels: { readonly [K in StructuralOf<"own">]: (of: OwnKernel<NodeOf<K>>)
     const [onto, index, values] = of.node.src as readonly [Node, Node, Node];
     return scatterKernel(of, { onto, index, values, as: "amax" });
   },
+  scan: scanKernel,
   attention: attentionKernel,
   attentionGradient: attentionKernel,
 };
@@ -50,7 +39,7 @@ interface Scatter {
 
 /** Serial along the axis, parallel across the others: the order of additions is that of positions, on every device. */
 function scatterKernel(
-  { node, builder, targets, values: valuesOf, name }: OwnKernel<NodeOf<StructuralReading<"axis">>>,
+  { node, builder, targets, values: valuesOf, name }: OwnKernel<NodeOf<"scatterAdd" | "scatterMax">>,
   { onto, index, values, as }: Scatter,
 ): KernelIR {
   const { axis } = node.attrs;

@@ -73,6 +73,10 @@ class JsRenderer extends Renderer {
     return refuseShared();
   }
 
+  protected override prefix(): never {
+    return refuseShared();
+  }
+
   protected override barrier(): never {
     return refuseShared();
   }

@@ -38,6 +38,7 @@ export abstract class Renderer {
   /** Puts values into workgroup memory. */
   protected abstract stage(array: number, index: Index, values: readonly string[]): void;
   protected abstract combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void;
+  protected abstract prefix(accumulator: Accumulator, total: Accumulator): void;
   protected abstract barrier(): void;
   /** The statement that makes an element of a buffer the larger of itself and a value. */
   protected abstract mark(buffer: number, place: number, value: string): string;
@@ -115,6 +116,9 @@ export abstract class Renderer {
         break;
       case "combine":
         this.combineAll(statement.accumulators, statement.columns, statement.array);
+        break;
+      case "prefix":
+        this.prefix(statement.accumulator, statement.total);
         break;
       case "barrier":
         this.barrier();

@@ -341,6 +341,13 @@ class WgslRenderer extends Renderer {
       );}
   }
 
+  protected override prefix(): never {
+    throw new InternalError("renderWgsl", {
+      got: "running sums of a workgroup",
+      need: "reductions: see scansInBlocks",
+    });
+  }
+
   protected override combineAll(accumulators: readonly Accumulator[], columns: number, array: number): void {
     const s = `s${array}`;
     const invocations = this.ir.shared[array]!.length / accumulators.length;

@@ -24,6 +24,8 @@ export function movementRule(node: Node, graph: Rewriting): Node | undefined {
       return size(node.src[1]!.shape) === 0 ? full(node.shape, 0, node.dtype) : undefined;
     case "argsort":
       return node.shape.at(-1) === 1 ? full(node.shape, 0, node.dtype) : undefined;
+    case "scan":
+      return node.shape[node.attrs.axis]! <= 1 || size(node.shape) === 0 ? node.src[0] : undefined;
     default:
       return undefined;
   }

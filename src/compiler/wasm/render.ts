@@ -321,6 +321,8 @@ class KernelCode extends LaneValues {
         }
         for (const accumulator of statement.accumulators) this.#combine(accumulator);
         return;
+      case "prefix":
+        return this.#prefix(statement.accumulator, statement.total);
       case "barrier":
         return;
       case "loop":
@@ -385,6 +387,55 @@ class KernelCode extends LaneValues {
     for (const local of locals.slice(1)) {
       code.get(first);
       code.set(local);
+    }
+  }
+
+  /** Each vector becomes its running combination; what comes before it is joined to all of its lanes then. */
+  #prefix(accumulator: Accumulator, total: Accumulator): void {
+    const { code } = this;
+    const { op, dtype } = accumulator;
+    const locals = this.accumulators.get(accumulator)!;
+    const totals = this.accumulators.get(total)!;
+    const identity = this.v.bits(constantBits(reductions[op].identity(dtype), dtype));
+    const join = (into: number, a: () => void, b: () => void) => {
+      this.#join(accumulator, a, b);
+      code.set(into);
+    };
+    const get = (local: number) => () => code.get(local);
+    const last = (local: number) => () => {
+      code.get(local);
+      code.get(local);
+      code.shuffle([3, 3, 3, 3]);
+    };
+    for (const local of locals) {
+      for (const lanes of [[3, 4, 5, 6], [2, 3, 4, 5]] as const) {
+        join(local, get(local), () => {
+          identity();
+          code.get(local);
+          code.shuffle(lanes);
+        });
+      }
+    }
+    // The total waits for one addition a step, whatever the number of vectors: what is before each is added up beside it.
+    const before = code.local("v128");
+    const all = totals[0]!;
+    const sums = code.local("v128");
+    locals.forEach((local, u) => {
+      const own = code.local("v128");
+      last(local)();
+      code.set(own);
+      if (u > 0) join(before, get(all), get(sums));
+      join(local, get(u > 0 ? before : all), get(local));
+      if (u > 0) join(sums, get(sums), get(own));
+      else {
+        code.get(own);
+        code.set(sums);
+      }
+    });
+    join(all, get(all), get(sums));
+    for (const other of totals.slice(1)) {
+      code.get(all);
+      code.set(other);
     }
   }
 

@@ -69,6 +69,10 @@ class TextRenderer extends Renderer {
     }
   }
 
+  protected override prefix({ name, op }: Accumulator, total: Accumulator): void {
+    this.emit(`${name}, ${total.name} = running ${op} of ${name} from ${total.name};`);
+  }
+
   protected override barrier(): void {
     this.emit("barrier;");
   }

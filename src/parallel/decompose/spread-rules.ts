@@ -210,6 +210,12 @@ const structural: { readonly [K in Exclude<Op, ElementwiseName>]: (at: Site<Node
     }
     return x;
   },
+  scan: (at) => {
+    const [x] = at.src;
+    if (x.kind === "partial" && at.node.attrs.how === "prod") return nonlinear(at);
+    const along = x.kind === "batched" && x.axis === at.node.attrs.axis;
+    return along ? mixes(at, "running sums or products over its rows") : x;
+  },
   concat: (at) => {
     const { node, src } = at;
     const shard = ofShard(at);
