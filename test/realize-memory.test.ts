@@ -146,3 +146,24 @@ for (const [name, loop] of Object.entries(loops)) {
       assert.ok(late.resident <= early.resident + 64 * 2 ** 20, message);
     }));
 }
+
+const alive = (references: readonly WeakRef<object>[]) => references.filter((reference) => reference.deref()).length;
+
+test("of large tensors that were dropped, one collection takes all but the last ones", async () => {
+  const references = Array.from({ length: 20 }, () => new WeakRef(tensor(new Float32Array(2 ** 19))));
+  await nextTurn();
+  collectGarbage();
+  assert.ok(alive(references) <= 2, `${alive(references)} are there`);
+});
+
+onEachDevice("constants that only went into what was computed are not held", async (device) => {
+  const x = await tensor([1, 2, 3, 4], { device }).realize();
+  const references: WeakRef<object>[] = [];
+  for (let i = 0; i < 400; i++) {
+    const constant = s.zeros([1]);
+    references.push(new WeakRef(constant));
+    (await x.add(constant).realize()).dispose();
+  }
+  await collect();
+  assert.ok(alive(references) <= 10, `${alive(references)} are there`);
+});

@@ -6,10 +6,13 @@
 
 /** How many are held. */
 const places = 256;
+/** Bytes of data that was made while they were held: who holds more of it than that is not worth it. */
+const mostBytes = 2 ** 20;
 
 /** In the order in which they came; what was given up leaves its place empty. */
 const young: (Young | undefined)[] = new Array<Young | undefined>(places).fill(undefined);
 let next = 0;
+let bytesSince = 0;
 /** Whether a collection will tell. */
 let awaiting = false;
 
@@ -36,8 +39,15 @@ export abstract class Young {
 
   /** Holds none of them any more: the next collection takes what nobody else does. */
   static ageAll(): void {
+    bytesSince = 0;
     for (const each of young) each?.age();
     young.fill(undefined);
+  }
+
+  /** Data of so many bytes is made, which those that are held may lead to. */
+  static weigh(bytes: number): void {
+    bytesSince += bytes;
+    if (bytesSince > mostBytes) Young.ageAll();
   }
 }
 

@@ -35,13 +35,27 @@ export function startThread(text: string, name: string, failed: (reason: string)
       const worker = new threads.Worker(text, { eval: true, name, execArgv: [], env: {} });
       worker.on("error", (error) => failed(String(error)));
       worker.unref();
-      return { post: (message) => worker.postMessage(message) };
+      return { post: posting(worker, failed) };
     }
     const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     const worker = new Worker(url, { name });
     worker.onerror = ({ message }) => failed(message);
-    return { post: (message) => worker.postMessage(message) };
+    return { post: posting(worker, failed) };
   } catch {
     return undefined;
   }
+}
+
+/** What a thread cannot be sent is no error of who sends it: the thread is of no use then. */
+function posting(
+  worker: { postMessage(message: unknown): void },
+  failed: (reason: string) => void,
+): (message: unknown) => void {
+  return (message) => {
+    try {
+      worker.postMessage(message);
+    } catch (error) {
+      failed(String(error));
+    }
+  };
 }

@@ -89,7 +89,7 @@ class CpuExecutable extends LoadedExecutable<Piece> {
 /** Cuts a kernel: into chunks of combinations of its outer counters, and where these are few, of the fastest one, too. */
 function chunksOf({ code }: Program, work: number): Chunks {
   const { outer, inner, width } = code ?? { outer: 1, inner: 1, width: 1 };
-  const wanted = Math.min(Math.ceil(work / chunkWork), mostChunks);
+  const wanted = Math.max(1, Math.min(Math.ceil(work / chunkWork), mostChunks));
   const outerStep = Math.ceil(outer / wanted);
   const rows = Math.ceil(outer / outerStep);
   const innerStep = Math.ceil(inner / Math.ceil(wanted / rows) / width) * width;

@@ -2,6 +2,7 @@
  * What a thread of the crew does. These functions are sent to it as text, so that no file has to be found, by whatever bundler or
  * registry the library came: they must not use anything from outside of themselves.
  */
+import type { HostFunction } from "../../graph/lanes.ts";
 
 /** A kernel of a module; see compiler/wasm/module.ts. */
 export type WasmFunction = (begin: number, end: number, from: number, to: number, scratch: number) => void;
@@ -141,10 +142,14 @@ export function crewMember(take: typeof takeChunks, at: Layout): void {
   };
 
   const instance = (module: WebAssembly.Module, memory: WebAssembly.Memory, kernels: number): WasmFunction[] => {
-    const { exports } = new WebAssembly.Instance(module, {
-      host: { memory, sin: Math.sin, cos: Math.cos, tan: Math.tan, rem: (a: number, b: number) => a % b },
-    });
-    return Array.from({ length: kernels }, (_, i) => exports[`k${i}`] as unknown as WasmFunction);
+    const host: Record<HostFunction, (a: number, b: number) => number> = {
+      sin: Math.sin,
+      cos: Math.cos,
+      tan: Math.tan,
+      rem: (a, b) => a % b,
+    };
+    const { exports } = new WebAssembly.Instance(module, { host: { memory, ...host } });
+    return Array.from({ length: kernels }, (_, i) => exports[`k${i}`] as WasmFunction);
   };
 
   const receive = (message: CrewMessage): void => {

@@ -95,7 +95,7 @@ export class Kernels {
       const { exports } = new WebAssembly.Instance(compiled, kernelImports(memory));
       const module: CrewModule = { id: this.#modules++, module: compiled, kernels: codes.length };
       return codes.map((code, index) => {
-        const run = exports[`k${index}`] as unknown as WasmFunction;
+        const run = exports[`k${index}`] as WasmFunction;
         return [programs[index]!.key, { kind: "wasm", run, code, module, index }];
       });
     } catch (cause) {

@@ -311,7 +311,7 @@ function launch(
     const root = roots[i]!;
     settle(root, Storage.ofBuffer(device, outputs[i]!, root.dtype, size(root.shape)));
   }
-  for (const node of order) if (!isNumber(node)) recordOf(node).computed = true;
+  for (const node of order) if (node.src.length > 0) recordOf(node).computed = true;
 }
 
 /**
@@ -332,14 +332,12 @@ function withRecomputed(order: readonly Node[], wanted: readonly Node[]): readon
   return kept.size === 0 ? wanted : [...wanted, ...kept];
 }
 
-/** Whether a node is known without computing: data, a number, or one that fills a shape. */
-function isNumber({ src }: Node): boolean {
-  return src.length === 0 || (src.length === 1 && src[0]!.op === "const");
-}
-
-/** Whether a node was computed, and not kept. */
+/** Whether a node was computed, and not kept; a number that fills a shape is known without computing. */
 function isOld(node: Node): boolean {
-  return node.src.length > 0 && valueOf(node) === undefined && knownRecord(node)?.computed === true;
+  if (node.src.length === 0 || valueOf(node) !== undefined || knownRecord(node)?.computed !== true) return false;
+  let shown = node;
+  while (isMovement(shown)) shown = shown.src[0]!;
+  return shown.op !== "const";
 }
 
 /** What a chain of views shows. */

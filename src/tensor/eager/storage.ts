@@ -1,7 +1,7 @@
 /** Data that exists: on the host, on devices, or both. */
 import type { Device, DeviceBuffer } from "../../devices/device/device.ts";
 import { DeviceError, InternalError } from "../../errors.ts";
-import { Finalizer } from "../../graph/collected.ts";
+import { Finalizer, Young } from "../../graph/collected.ts";
 import { type DType, dtypes, type HostArray } from "../../graph/dtype.ts";
 import type { StorageToken } from "../../graph/node.ts";
 import { asWords, bytesOf, fromWords, toWords, type Words } from "../../graph/words.ts";
@@ -96,7 +96,12 @@ export class Storage implements StorageToken {
     this.dtype = dtype;
     this.count = count;
     this.#memory = memory;
-    this.#finalizer = memory && new Finalizer(collected, this, memory);
+    if (memory !== undefined) this.#finalizer = this.#finalizerOf(memory);
+  }
+
+  #finalizerOf(memory: Memory): Finalizer<Storage, Memory> {
+    Young.weigh(this.bytes);
+    return new Finalizer(collected, this, memory);
   }
 
   /** Of data that is still to be computed. */
@@ -111,7 +116,7 @@ export class Storage implements StorageToken {
     memory.owners++;
     storage.free();
     this.#memory = memory;
-    this.#finalizer = new Finalizer(collected, this, memory);
+    this.#finalizer = this.#finalizerOf(memory);
   }
 
   /** Takes over a host array. */
